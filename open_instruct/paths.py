@@ -1,0 +1,86 @@
+"""Where everything lies. The only reader of $base_dir and $data_dir.
+
+base_dir  folder of output/, eval_results/ and results/   (default: the repository)
+data_dir  folder of the formatted data                    (default: $base_dir/data)
+"""
+
+import os
+import re
+from pathlib import Path
+
+from open_instruct.records import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def base_dir() -> Path:
+    """Folder of output/, eval_results/ and results/.  Raises UserError where $base_dir is no folder."""
+    path = Path(os.environ.get("base_dir") or REPOSITORY).resolve()
+    if not path.is_dir():
+        raise UserError(f"base_dir is {path}, which is no folder; make it (`mkdir -p {path}`) or unset base_dir")
+    return path
+
+
+def data_dir() -> Path:
+    """Folder of the formatted data; need not exist yet.  Raises UserError where $data_dir is a file."""
+    path = Path(os.environ.get("data_dir") or base_dir() / "data").resolve()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"data_dir is {path}, which is a file; expected a folder: set data_dir to one, or unset it")
+    return path
+
+
+def safe_name(name: str) -> str:
+    """`name` itself, where it can stand in a path and in a shell word.  Raises UserError elsewhere."""
+    if not SAFE_NAME.fullmatch(name) or ".." in name:
+        raise UserError(f"the name {name!r} would become a file name; expected letters, digits and . _ + - only")
+    return name
+
+
+def relative(path: Path) -> str:
+    """`path` seen from base_dir where it lies inside, else as it is: what sidecars write down."""
+    path = path.resolve()
+    return str(path.relative_to(base_dir())) if path.is_relative_to(base_dir()) else str(path)
+
+
+def train_file(train_set: str) -> Path:
+    return data_dir() / f"{safe_name(train_set)}.jsonl"
+
+
+def evaluation_file(eval_set: str, task_format: str = "default") -> Path:
+    suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
+    return data_dir() / "evaluation" / f"{safe_name(eval_set)}{suffix}.jsonl"
+
+
+def native_checkpoint(family: str, checkpoint: str) -> Path:
+    """Folder of a checkpoint in OLMo's own format; `checkpoint` is `checkpoint-{step}` or `main`."""
+    return base_dir() / "output" / f"{safe_name(family)}_ckpts" / safe_name(checkpoint)
+
+
+def converted_checkpoint(family: str, checkpoint: str) -> Path:
+    """Folder of a checkpoint in transformers format."""
+    return base_dir() / "output" / f"{safe_name(family)}_tf_ckpts" / safe_name(checkpoint)
+
+
+def tokenizer_dir(family: str) -> Path:
+    return base_dir() / "output" / f"{safe_name(family)}_tokenizer"
+
+
+def fine_tuned_model(model_id: str) -> Path:
+    return base_dir() / "output" / safe_name(model_id)
+
+
+def prediction_file(eval_set: str, task_format: str, model_id: str, num_shots: int = 0) -> Path:
+    suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
+    shots = f"_{num_shots}shots" if num_shots else ""
+    name = f"{safe_name(eval_set)}{suffix}_{safe_name(model_id)}{shots}.jsonl"
+    return base_dir() / "output" / "predictions" / name
+
+
+def suite_file(task: str, model_id: str) -> Path:
+    """Metrics file of one ranked-classification task of `run_lm_eval`."""
+    return base_dir() / "eval_results" / "eval_pipeline" / f"{task.replace(':', '_')}_{safe_name(model_id)}.json"
+
+
+def results_dir() -> Path:
+    return base_dir() / "results" / "analysis"
