@@ -1,0 +1,87 @@
+"""Toy tokenizers and models for tests: made in a moment, without network, small enough for a laptop.
+
+`config` keywords override the toy's own sizes, so a test names only what it is about.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from olmo.config import ModelConfig, TrainConfig
+from olmo.model import OLMo
+from tokenizers import ByteLevelBPETokenizer
+from transformers import OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
+
+EOS, PAD = "<|endoftext|>", "<|padding|>"
+SENTENCES = [
+    "The cat sat on the mat, and the dog sat on the cat.",
+    "### Input_1: A man is eating.\n ### Input_2: A man is sleeping.\n ### Inference: contradiction",
+    "Does one thing follow from another? yes or no, entailment or neutral.",
+    "### Input: Jordan left the party early.\n ### Question: Why did Jordan do this?",
+]
+TOY_SIZES = {"n_layers": 2, "d_model": 32, "n_heads": 4, "mlp_hidden_size": 128, "max_sequence_length": 128}
+
+
+def toy_tokenizer(folder: Path, vocab_size: int = 300) -> PreTrainedTokenizerFast:
+    """A byte-level BPE (any text can be encoded) with EOS `<|endoftext|>` and pad `<|padding|>`, saved in `folder`."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(SENTENCES, vocab_size=vocab_size - 2, min_frequency=1, show_progress=False)
+    # After the ordinary tokens, so that EOS is not 0: a confusion of the two must show.
+    bpe.add_special_tokens([PAD, EOS])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=EOS, pad_token=PAD)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def toy_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OlmoForCausalLM:
+    """A random two-layer OlmoForCausalLM in transformers format with a toy tokenizer, saved in `folder`."""
+    tokenizer = toy_tokenizer(folder)
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    model = OlmoForCausalLM(OlmoConfig(**(sizes | config))).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def toy_native_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OLMo:
+    """A random two-layer OLMo with a SwiGLU of hidden size 64, saved in OLMo's own format in `folder`.
+
+    As in real OLMo-1B configs, the layer norms have no weights and `eos_token_id` is 0, which is wrong.
+    Its vocabulary is that of `toy_tokenizer` (300), its embedding is padded to 384.
+    """
+    sizes = {
+        "activation_type": "swiglu",
+        "rope": True,
+        "include_bias": False,
+        "layer_norm_with_affine": False,
+        "attention_layer_norm_with_affine": False,
+        "vocab_size": 300,
+        "embedding_size": 384,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "attention_dropout": 0.0,
+        "residual_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "init_device": "cpu",
+        "init_std": 0.2,
+    }
+    model_config = ModelConfig(**(TOY_SIZES | sizes | config))
+    torch.manual_seed(seed)
+    model = OLMo(model_config).eval()
+    # Norm weights start at one; anything else shows whether they were carried over, and to the right place.
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "ln_f" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    TrainConfig(model=model_config).save(folder / "config.yaml")
+    torch.save(model.state_dict(), folder / "model.pt")
+    return model
