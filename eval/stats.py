@@ -1,0 +1,244 @@
+"""How sure a number is: bootstrap intervals, paired differences of two models, trends over checkpoints.
+
+Every mean may carry weights, and is then a ratio of sums, sum(values) / sum(weights): bits per byte of a whole set is
+sum(bits) / sum(bytes). The items are what is resampled; two models are always compared on the same items.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from open_instruct.records import UserError
+
+NUM_RESAMPLES = 3_000
+CHUNK_ELEMENTS = 1 << 20
+"""Resampled items held at once: 3,000 resamples of 11,334 items would else take 270 MB."""
+MOST_EXACT_FLIPS = 14
+"""Up to this many non-zero differences, all 2^n sign flips are tried."""
+MOST_EXACT_POINTS = 8
+"""Up to this many checkpoints, all n! orders are tried."""
+
+Values = Sequence[float] | npt.NDArray[np.float64]
+Method = Literal["percentile", "bca"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, in the unit of its values. Of a single item, standard error and interval are NaN."""
+
+    mean: float
+    standard_error: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of a - b over the same items; `p_value` is two-sided, for: a and b can be swapped on any item."""
+
+    mean: float
+    standard_error: float
+    ci_low: float
+    ci_high: float
+    n: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Trend:
+    tau: float
+    """Kendall's tau-b; 0 where y never changes."""
+    p_value: float
+    """Two-sided, for: every order of y over x is as likely as another."""
+    slope: float
+    """Of the least-squares line, in units of y for each unit of x."""
+
+
+def bootstrap_mean(
+    values: Values,
+    weights: Values | None = None,
+    *,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = 0.95,
+    method: Method = "percentile",
+) -> Interval:
+    """Mean of `values` (items,), or sum(values) / sum(weights), with the bootstrap interval over items.
+
+    Raises UserError for no items, values that are not finite, weights that are not positive, unequal lengths.
+    """
+    values, weights = checked(values, weights)
+    mean = float(values.sum() / weights.sum())
+    if len(values) == 1:
+        return Interval(mean, np.nan, np.nan, np.nan, 1)
+    resampled = resampled_means(values, weights, seed=seed, num_resamples=num_resamples)
+    low, high = (1 - confidence) / 2, (1 + confidence) / 2
+    error = standard_error(values, weights)
+    # Where all items agree there is no skewness to correct for, only float noise.
+    if method == "bca" and error > 1e-12 * abs(mean):
+        low, high = bca_quantiles(values, weights, resampled, (low, high))
+    ci_low, ci_high = np.quantile(resampled, [low, high])
+    return Interval(mean, error, float(ci_low), float(ci_high), len(values))
+
+
+def paired_difference(
+    a: Values,
+    b: Values,
+    weights: Values | None = None,
+    *,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = 0.95,
+    method: Method = "percentile",
+) -> Difference:
+    """Mean of a - b, two models' values of the same items (items,), with its bootstrap interval and p-value.
+
+    Raises UserError as `bootstrap_mean` does.
+    """
+    a_values, shared_weights = checked(a, weights)
+    b_values, _ = checked(b, weights)
+    if len(a_values) != len(b_values):
+        raise UserError(
+            f"found {len(a_values)} values to compare with {len(b_values)}; expected the same items in both"
+        )
+    interval = bootstrap_mean(
+        a_values - b_values,
+        shared_weights,
+        seed=seed,
+        num_resamples=num_resamples,
+        confidence=confidence,
+        method=method,
+    )
+    return Difference(**asdict(interval), p_value=sign_flip_p_value(a_values - b_values))
+
+
+def checked(values: Values, weights: Values | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    array = np.asarray(values, dtype=np.float64)
+    weight_array = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0:
+        raise UserError(f"found values of shape {array.shape}; expected one value for each item, and an item at least")
+    if len(weight_array) != len(array):
+        raise UserError(f"found {len(weight_array)} weights for {len(array)} values; expected one each")
+    if not np.isfinite(array).all():
+        first = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise UserError(f"value {first} is {array[first]}; expected finite numbers: look at that item's prediction")
+    if not (np.isfinite(weight_array) & (weight_array > 0)).all():
+        raise UserError("found a weight that is not a positive number; expected, for instance, bytes of text")
+    return array, weight_array
+
+
+def resampled_means(
+    values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], *, seed: int, num_resamples: int
+) -> npt.NDArray[np.float64]:
+    """The mean of each resample, drawn with replacement.  -> (num_resamples,)"""
+    rng = np.random.default_rng(seed)
+    is_weighted = bool((weights != 1).any())
+    num_rows = max(1, CHUNK_ELEMENTS // len(values))
+    means = []
+    for start in range(0, num_resamples, num_rows):
+        rows = min(num_rows, num_resamples - start)
+        drawn = rng.integers(0, len(values), size=(rows, len(values)))  # (rows, items)
+        totals = weights[drawn].sum(axis=1) if is_weighted else len(values)
+        means.append(values[drawn].sum(axis=1) / totals)
+    return np.concatenate(means)
+
+
+def standard_error(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+    """Of a ratio of sums, by linearisation; with weights of one this is sample deviation / sqrt(n)."""
+    residuals = values - values.sum() / weights.sum() * weights
+    return float(np.sqrt(len(values) / (len(values) - 1) * np.square(residuals).sum()) / weights.sum())
+
+
+def bca_quantiles(
+    values: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    resampled: npt.NDArray[np.float64],
+    quantiles: tuple[float, float],
+) -> tuple[float, float]:
+    """Where to cut `resampled` instead of at `quantiles`: corrected for bias and skewness (Efron 1987)."""
+    mean = values.sum() / weights.sum()
+    bias = special.ndtri(((resampled < mean).mean() + (resampled <= mean).mean()) / 2)
+    left_out = (values.sum() - values) / (weights.sum() - weights)  # (items,): the mean without item i
+    influence = left_out.mean() - left_out
+    acceleration = np.sum(influence**3) / (6 * np.sum(influence**2) ** 1.5)
+    shifted = bias + special.ndtri(np.array(quantiles))
+    low, high = special.ndtr(bias + shifted / (1 - acceleration * shifted))
+    return float(low), float(high)
+
+
+def sign_flip_p_value(differences: npt.NDArray[np.float64]) -> float:
+    """Two-sided p-value of the paired permutation test: the sum against the sums under random signs.  (items,) -> p
+
+    Exact where all differences are of one size (this is McNemar's test) or few. Beyond, the sum under random signs is
+    taken as normal with variance sum(d^2): that distribution is symmetric, so the error falls with 1/n, and the
+    p-value needs no seed and has no floor at 1 / resamples, which a correction for many comparisons would run into.
+    """
+    moved = differences[differences != 0]
+    sizes = np.abs(moved)
+    if len(moved) == 0:
+        return 1.0
+    if np.ptp(sizes) == 0:
+        return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
+    if len(moved) <= MOST_EXACT_FLIPS:
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(moved))))  # (2^n, n)
+        return float((np.abs(signs @ sizes) >= abs(moved.sum()) - 1e-12 * sizes.sum()).mean())
+    return float(2 * stats.norm.sf(abs(moved.sum()) / np.sqrt(np.square(moved).sum())))
+
+
+def mcnemar(a_is_correct: Values, b_is_correct: Values) -> float:
+    """Exact two-sided p-value of McNemar's test: is one model right more often on the same items?  (items,) -> p
+
+    Raises UserError where a value is not 0 or 1, or the lengths differ.
+    """
+    a, b = np.asarray(a_is_correct), np.asarray(b_is_correct)
+    if a.shape != b.shape or not np.isin(np.concatenate([a, b]), (0, 1)).all():
+        raise UserError(f"found {a.shape} and {b.shape} values; expected 0 or 1 for each of the same items")
+    only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def trend(x: Values, y: Values) -> Trend:
+    """Does y rise or fall with x (points,)?  Raises UserError for fewer than two different x, or unequal lengths."""
+    x_values, _ = checked(x, None)
+    y_values, _ = checked(y, None)
+    if len(x_values) != len(y_values) or np.ptp(x_values) == 0:
+        raise UserError(f"found {len(x_values)} x and {len(y_values)} y; expected pairs, with two different x at least")
+    slope = float(np.polynomial.Polynomial.fit(x_values, y_values, 1).convert(domain=[-1, 1]).coef[-1])
+    if np.ptp(y_values) == 0:
+        return Trend(tau=0.0, p_value=1.0, slope=0.0)
+    kendall: Any = stats.kendalltau(x_values, y_values)
+    is_exact = len(x_values) <= MOST_EXACT_POINTS
+    p_value = kendall_exact_p_value(x_values, y_values) if is_exact else float(kendall.pvalue)
+    return Trend(float(kendall.statistic), p_value, slope)
+
+
+def kendall_exact_p_value(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    """Share of all orders of y that agree (or disagree) with x as much as the one found; ties are kept."""
+    first, second = np.triu_indices(len(x), k=1)  # (pairs,)
+    x_signs = np.sign(x[second] - x[first])
+    orders = y[permutations(len(y))]  # (n!, points)
+    agreement = np.sign(orders[:, second] - orders[:, first]) @ x_signs  # (n!,), whole numbers
+    return float((np.abs(agreement) >= abs(agreement[0])).mean())
+
+
+@cache
+def permutations(n: int) -> npt.NDArray[np.int64]:
+    """(n!, n); the first row is the order as it is."""
+    return np.array(list(itertools.permutations(range(n))))
+
+
+def holm(p_values: Values) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the order given: reject where one is below the level."""
+    array, _ = checked(p_values, None)
+    order = np.argsort(array, kind="stable")
+    factors = np.arange(len(array), 0, -1)
+    adjusted = np.empty_like(array)
+    adjusted[order] = np.minimum(np.maximum.accumulate(array[order] * factors), 1.0)
+    return adjusted.tolist()
