@@ -24,8 +24,8 @@ FAMILIES = {
     for family in (
         # 2048 sequences of 2048 tokens a step (OLMo paper, arXiv 2402.00838); ids as the study's authors wrote them.
         Family("olmo1b", "OLMo-1B", 4_194_304, "olmo", hub="allenai/OLMo-1B"),
-        # Pre-trained here by pretrain_tiny.py: 16 sequences of 256 tokens a step.
-        Family("tiny", "small OLMo made by pretrain_tiny.py", 4_096, "olmo", base_prefix="tiny_"),
+        # Pre-trained here by pretrain_tiny.py: 8 sequences of 256 tokens a step.
+        Family("tiny", "small OLMo made by pretrain_tiny.py", 2_048, "olmo", base_prefix="tiny_"),
     )
 }
 

@@ -114,8 +114,9 @@ def encode_messages(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mappi
     for message in messages:
         if message["role"] == "assistant":
             text += "<|assistant|>\n"
-            spans.append((len(text), len(text) + len(message["content"].strip() + tokenizer.eos_token)))
-            text += f"{message['content'].strip()}{tokenizer.eos_token}\n"
+            answer = f"{message['content'].strip()}{tokenizer.eos_token}"
+            spans.append((len(text), len(text) + len(answer)))
+            text += f"{answer}\n"
         else:
             text += f"<|{message['role']}|>\n{message['content'].strip()}\n"
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -9,7 +9,7 @@ from open_instruct.tasks import continuation, instruction, nli, paraphrase, pret
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
 FORMATS = ("default", "instruct", "inputoutput")
-PROTOCOLS = ("corrected", "paper")
+PROTOCOLS = ("corrected",)
 FAMILY_MODULES = (question_generation, continuation, nli, paraphrase, instruction, pretraining_text)
 
 TRAIN_SETS: dict[str, TrainSet] = {t.name: t for module in FAMILY_MODULES for t in module.TRAIN_SETS}

