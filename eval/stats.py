@@ -5,7 +5,7 @@ sum(bits) / sum(bytes). The items are what is resampled; two models are always c
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
@@ -24,7 +24,7 @@ MOST_EXACT_FLIPS = 14
 MOST_EXACT_POINTS = 8
 """Up to this many checkpoints, all n! orders are tried."""
 
-Values = Sequence[float] | npt.NDArray[np.float64]
+Values = Sequence[float] | npt.NDArray[Any]
 Method = Literal["percentile", "bca"]
 
 
@@ -86,6 +86,31 @@ def bootstrap_mean(
         low, high = bca_quantiles(values, weights, resampled, (low, high))
     ci_low, ci_high = np.quantile(resampled, [low, high])
     return Interval(mean, error, float(ci_low), float(ci_high), len(values))
+
+
+def bootstrap_table(
+    counts: npt.NDArray[np.int64],
+    statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]],
+    *,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = 0.95,
+) -> Interval:
+    """A statistic of a table of counts, say of a confusion matrix, with the bootstrap interval over the counted items.
+
+    `statistic` maps tables (..., *counts.shape) to numbers (...).  Raises UserError where nothing was counted.
+    """
+    n = int(counts.sum())
+    if n == 0:
+        raise UserError("found a table of zeros; expected one counted item at least")
+    mean = float(statistic(counts))
+    if n == 1:
+        return Interval(mean, np.nan, np.nan, np.nan, 1)
+    # To draw n items with replacement is to draw how many fall in each cell.
+    drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=num_resamples)
+    resampled = statistic(drawn.reshape(num_resamples, *counts.shape))  # (num_resamples,)
+    ci_low, ci_high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(resampled.std(ddof=1)), float(ci_low), float(ci_high), n)
 
 
 def paired_difference(
@@ -180,11 +205,12 @@ def sign_flip_p_value(differences: npt.NDArray[np.float64]) -> float:
     taken as normal with variance sum(d^2): that distribution is symmetric, so the error falls with 1/n, and the
     p-value needs no seed and has no floor at 1 / resamples, which a correction for many comparisons would run into.
     """
-    moved = differences[differences != 0]
+    # Differences of sums that are equal on paper are not always equal in floats.
+    moved = differences[np.abs(differences) > 1e-12 * np.abs(differences).max()]
     sizes = np.abs(moved)
     if len(moved) == 0:
         return 1.0
-    if np.ptp(sizes) == 0:
+    if np.ptp(sizes) <= 1e-9 * sizes.max():
         return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
     if len(moved) <= MOST_EXACT_FLIPS:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(moved))))  # (2^n, n)
