@@ -134,7 +134,7 @@ def test_a_model_does_not_differ_from_itself():
 def test_few_differences_are_tested_exactly_as_scipy_does(num_items):
     a, b = RNG.normal(0.5, 1, size=num_items), RNG.normal(0, 1, size=num_items)
     expected = scipy_stats.permutation_test(
-        (a, b), lambda x, y, axis: (x - y).mean(axis=axis), permutation_type="samples", n_resamples=np.inf
+        (a, b), lambda x, y, axis: (x - y).mean(axis=axis), permutation_type="samples", n_resamples=2**20
     )
     assert stats.paired_difference(a, b).p_value == pytest.approx(expected.pvalue, abs=1e-12)
 
@@ -190,7 +190,7 @@ def test_a_long_trend_is_that_of_scipy():
     x, y = np.arange(30), np.arange(30) + RNG.normal(0, 20, size=30)
     ours = stats.trend(x, y)
     assert (ours.tau, ours.p_value) == pytest.approx(tuple(scipy_stats.kendalltau(x, y)))
-    assert ours.slope == pytest.approx(tuple(scipy_stats.linregress(x, y))[0])
+    assert ours.slope == pytest.approx(np.polyfit(x, y, 1)[0])
 
 
 def test_what_never_changes_has_no_trend():
