@@ -19,7 +19,13 @@ SENTENCES = [
     "Does one thing follow from another? yes or no, entailment or neutral.",
     "### Input: Jordan left the party early.\n ### Question: Why did Jordan do this?",
 ]
-TOY_SIZES = {"n_layers": 2, "d_model": 32, "n_heads": 4, "mlp_hidden_size": 128, "max_sequence_length": 128}
+TOY_SIZES: dict[str, Any] = {
+    "n_layers": 2,
+    "d_model": 32,
+    "n_heads": 4,
+    "mlp_hidden_size": 128,
+    "max_sequence_length": 128,
+}
 
 
 def toy_tokenizer(folder: Path, vocab_size: int = 300) -> PreTrainedTokenizerFast:
@@ -37,7 +43,7 @@ def toy_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OlmoForCausalLM:
     """A random two-layer OlmoForCausalLM in transformers format with a toy tokenizer, saved in `folder`."""
     tokenizer = toy_tokenizer(folder)
     torch.manual_seed(seed)
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -58,7 +64,7 @@ def toy_native_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OLMo:
     As in real OLMo-1B configs, the layer norms have no weights and `eos_token_id` is 0, which is wrong.
     Its vocabulary is that of `toy_tokenizer` (300), its embedding is padded to 384.
     """
-    sizes = {
+    sizes: dict[str, Any] = {
         "activation_type": "swiglu",
         "rope": True,
         "include_bias": False,

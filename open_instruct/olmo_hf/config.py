@@ -1,0 +1,84 @@
+"""From the config.yaml of an OLMo checkpoint to the configuration of the converted model."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from olmo.config import ModelConfig
+from olmo.exceptions import OLMoError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
+
+from open_instruct.olmo_hf.weights import Target
+from open_instruct.records import UserError
+
+
+def read_native_config(path: Path) -> ModelConfig:
+    """The `model:` section of OLMo's TrainConfig.  Raises UserError for options that OLMo does not know or take."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        section = raw.get("model") if isinstance(raw, dict) else None
+        if not isinstance(section, dict):
+            raise UserError(f"{path}: expected a section `model` with OLMo's model options; download it again")
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
+        assert isinstance(config, ModelConfig)
+        check_sizes(config)
+        return config
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]}); download the checkpoint again") from error
+    except (OmegaConfBaseException, OLMoError) as error:
+        raise UserError(f"{path}: not a model config of OLMo: {' '.join(str(error).split())}") from error
+
+
+def check_sizes(config: ModelConfig) -> None:
+    """Raises UserError that names every pair of sizes which no model can have."""
+    pairs = (
+        ("d_model", config.d_model, "n_heads", config.n_heads),
+        ("n_heads", config.n_heads, "n_kv_heads", config.effective_n_kv_heads),
+        ("n_layers", config.n_layers, "block_group_size", config.block_group_size),
+    )
+    problems = [f"{a} {m} is no multiple of {b} {n}" for a, m, b, n in pairs if n < 1 or m % n]
+    if (config.embedding_size or config.vocab_size) < config.vocab_size:
+        problems.append(f"embedding_size {config.embedding_size} is less than vocab_size {config.vocab_size}")
+    if problems:
+        raise UserError(f"config.yaml: {'; '.join(problems)}; download the checkpoint again")
+
+
+def target_config(
+    native: ModelConfig, target: Target, tokenizer: PreTrainedTokenizerFast, dtype: str
+) -> PreTrainedConfig:
+    """The configuration of the converted model, its EOS and pad from the tokenizer."""
+    specific: dict[str, Any] = (
+        {"clip_qkv": native.clip_qkv} if target.model_type == "olmo" else {"rms_norm_eps": native.layer_norm_eps}
+    )
+    return AutoConfig.for_model(
+        target.model_type,
+        architectures=[target.architecture],
+        dtype=dtype,
+        vocab_size=native.embedding_size or native.vocab_size,
+        hidden_size=native.d_model,
+        # OLMo counts both halves of the SwiGLU.
+        intermediate_size=(native.mlp_hidden_size or native.mlp_ratio * native.d_model) // 2,
+        num_hidden_layers=native.n_layers,
+        num_attention_heads=native.n_heads,
+        num_key_value_heads=native.effective_n_kv_heads,
+        max_position_embeddings=native.max_sequence_length,
+        rope_parameters={"rope_type": "default", "rope_theta": float(native.rope_theta)},
+        attention_bias=False,
+        attention_dropout=native.attention_dropout,
+        tie_word_embeddings=native.weight_tying,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **specific,
+    )
+
+
+def training_only_options(native: ModelConfig) -> dict[str, float]:
+    """Options that change nothing but training and that the target cannot hold; reported, since they are dropped."""
+    options = {name: getattr(native, name) for name in ("residual_dropout", "embedding_dropout")}
+    dropped = {name: value for name, value in options.items() if value != 0.0}
+    for name, value in dropped.items():
+        print(f"note: {name} {value} has no counterpart in transformers; fine-tuning will go without it")
+    return dropped

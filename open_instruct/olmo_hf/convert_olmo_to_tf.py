@@ -1,0 +1,241 @@
+"""Convert a checkpoint from OLMo's own format to transformers format, and prove that both give the same logits.
+
+Reads    {input_dir}/config.yaml and model.pt, and a tokenizer.
+Writes   {output_dir}/: sharded safetensors, config, generation config, tokenizer, meta.json (with the proof)
+
+    python open_instruct/olmo_hf/convert_olmo_to_tf.py --family tiny --step 300 \\
+        --input_dir output/tiny_ckpts/checkpoint-300 --output_dir output/tiny_tf_ckpts/checkpoint-300 \\
+        --tokenizer_name_or_path output/tiny_tokenizer
+"""
+
+import fnmatch
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import PreTrainedTokenizerFast as Tokenizer
+
+from open_instruct import paths
+from open_instruct.checkpoints import Checkpoint
+from open_instruct.cli import run
+from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
+from open_instruct.olmo_hf.verification import verify
+from open_instruct.olmo_hf.weights import Piece, check_keys, layout, take, target_of
+from open_instruct.records import Artifact, UserError, read_sidecar, sidecar_path, write_json
+from open_instruct.study import Variant
+
+EOS = "<|endoftext|>"
+WRITTEN = ("config.json", "generation_config.json", "model*.safetensors*", "token*", "special_tokens_map.json", ".*")
+
+
+@dataclass(frozen=True)
+class Args:
+    family: str = "olmo1b"
+    """Family of the checkpoint (open_instruct/checkpoints.py)."""
+    step: int = -1
+    """Pre-training step of the checkpoint; -1: the final weights, `main`."""
+    input_dir: Path | None = None
+    """Folder with config.yaml and model.pt (default: output/{family}_ckpts/checkpoint-{step})."""
+    output_dir: Path | None = None
+    """Folder to write (default: output/{family}_tf_ckpts/checkpoint-{step})."""
+    tokenizer_name_or_path: str | None = None
+    """Folder or Hub name of the tokenizer (default: output/{family}_tokenizer)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the written weights."""
+    max_shard_size: str = "1GB"
+    """Largest size of one safetensors file; memory in use grows with it where the precision is not float32."""
+    verify: bool = True
+    """Compare the logits of both models in float32; takes the memory of two models."""
+    overwrite: bool = False
+    """Convert again even if other arguments made the output."""
+
+
+def main(args: Args) -> None:
+    checkpoint = Checkpoint(args.family, None if args.step == -1 else args.step)
+    input_dir = args.input_dir or paths.native_checkpoint(args.family, checkpoint.name)
+    output_dir = args.output_dir or paths.converted_checkpoint(args.family, checkpoint.name)
+    tokenizer_name = args.tokenizer_name_or_path or str(paths.tokenizer_dir(args.family))
+    dtype: torch.dtype = getattr(torch, args.dtype)
+    check_folders(input_dir, output_dir)
+    check_step(input_dir, checkpoint)
+    artifact = plan_artifact(args, checkpoint, input_dir, output_dir, tokenizer_name)
+    if artifact.is_done(overwrite=args.overwrite):
+        print(f"{paths.relative(output_dir)} is done; skipped")
+        return
+
+    native_config = read_native_config(input_dir / "config.yaml")
+    target = target_of(native_config)
+    tokenizer = load_tokenizer(tokenizer_name, native_config.vocab_size)
+    config = target_config(native_config, target, tokenizer, args.dtype)
+    state = load_state(input_dir / "model.pt")
+    empty = empty_tensors(config, dtype)
+    shapes = {name: tensor.shape for name, tensor in empty.items()}
+    pieces = layout(native_config, target, shapes)
+    check_keys(state, pieces, shapes)
+    check_disk(output_dir, sum(tensor.nbytes for tensor in empty.values()))
+
+    with artifact.making(is_folder=True) as facts:
+        try:
+            write_config(config, tokenizer, output_dir)
+            check_eos(output_dir, tokenizer)
+            facts["num_shards"] = write_shards(state, pieces, empty, output_dir, args.max_shard_size)
+            facts["training_only_options"] = training_only_options(native_config)
+            facts["verification"] = verify(native_config, state, pieces, output_dir, dtype) if args.verify else None
+        except UserError:
+            shutil.rmtree(output_dir)
+            raise
+    print(f"wrote {paths.relative(output_dir)}: {target.architecture}, {args.dtype}, {facts['num_shards']} shard(s)")
+
+
+def check_folders(input_dir: Path, output_dir: Path) -> None:
+    """Raises UserError where a file is missing, or where writing could delete what a conversion did not write."""
+    missing = [name for name in ("config.yaml", "model.pt") if not (input_dir / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{input_dir} lacks {' and '.join(missing)}; expected a checkpoint in OLMo's own format: "
+            "get one with `python open_instruct/download_olmo_ckpts.py`"
+        )
+    source, output = input_dir.resolve(), output_dir.resolve()
+    if output == source or output in source.parents or source in output.parents:
+        raise UserError(f"output_dir {output_dir} and input_dir {input_dir} overlap; choose another --output_dir")
+    if output_dir.is_dir() and not sidecar_path(output_dir).is_file():
+        foreign = [p.name for p in output_dir.iterdir() if not any(fnmatch.fnmatch(p.name, w) for w in WRITTEN)]
+        if foreign:
+            raise UserError(
+                f"output_dir {output_dir} holds {foreign[0]}, which no conversion wrote; choose another --output_dir"
+            )
+
+
+def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
+    """Raises UserError where the checkpoint's own sidecar names another family or step."""
+    identity = read_sidecar(input_dir).get("identity", {}) if sidecar_path(input_dir).is_file() else {}
+    for field, given in (("family", checkpoint.family), ("step", checkpoint.step)):
+        if field in identity and identity[field] != given:
+            right, wrong = (-1 if value is None else value for value in (identity[field], given))
+            raise UserError(f"{input_dir} is of {field} {right}, not {wrong}; add --{field} {right}")
+
+
+def plan_artifact(
+    args: Args, checkpoint: Checkpoint, input_dir: Path, output_dir: Path, tokenizer_name: str
+) -> Artifact:
+    # A folder with a sidecar is hashed without being read again; elsewhere only the two files count.
+    has_sidecar = sidecar_path(input_dir).is_file()
+    native = {"config": input_dir / "config.yaml", "weights": input_dir / "model.pt"}
+    inputs = {"checkpoint": input_dir} if has_sidecar else native
+    arguments = {
+        "family": args.family,
+        "step": checkpoint.step,
+        "dtype": args.dtype,
+        "max_shard_size": args.max_shard_size,
+        "verify": args.verify,
+    }
+    if Path(tokenizer_name).is_dir():
+        inputs = {**inputs, "tokenizer": Path(tokenizer_name)}
+    else:
+        arguments["tokenizer"] = tokenizer_name
+    return Artifact(output_dir, arguments=arguments, inputs=inputs, identity=Variant(checkpoint).identity())
+
+
+def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
+    """Raises UserError where there is none, or its EOS, pad or size do not fit an OLMo with `vocab_size` tokens."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no tokenizer at {name} ({reason}); set --tokenizer_name_or_path") from error
+    # Native configs of OLMo-1B name id 0 as EOS, which is `|||IP_ADDRESS|||`: only the tokenizer is to be believed.
+    if tokenizer.eos_token_id is None or tokenizer.decode([tokenizer.eos_token_id]) != EOS:
+        raise UserError(f"the EOS of {name} is {tokenizer.eos_token!r}, expected {EOS!r}; choose OLMo's tokenizer")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{name} names no pad token; set pad_token in its tokenizer_config.json")
+    if len(tokenizer) > vocab_size:
+        raise UserError(f"{name} has {len(tokenizer)} tokens, the checkpoint {vocab_size}; choose its own tokenizer")
+    return tokenizer
+
+
+def load_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of model.pt, mapped from disk and not yet read. Nothing but tensors is ever unpickled.
+
+    Raises UserError for anything else, be it truncated, a web page or code.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) is no state dict of tensors, or is cut short: {reason}; "
+            "nothing in it was executed; download it again from a source you trust"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: expected a dict of tensors, found {type(state).__name__}; download it again")
+    return state
+
+
+def empty_tensors(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The target's tensors without memory, a tied head only once."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def check_disk(output_dir: Path, needed_bytes: int) -> None:
+    folder = next(parent for parent in output_dir.resolve().parents if parent.is_dir())
+    if (free := shutil.disk_usage(folder).free) < needed_bytes:
+        raise UserError(f"{folder} has {free / 1e9:.1f} GB free, the model takes {needed_bytes / 1e9:.1f} GB")
+
+
+def write_config(config: PreTrainedConfig, tokenizer: Tokenizer, output_dir: Path) -> None:
+    config.save_pretrained(output_dir)
+    GenerationConfig.from_model_config(config).save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+
+
+def check_eos(output_dir: Path, tokenizer: Tokenizer) -> None:
+    """Raises UserError where a written config names another EOS than the tokenizer."""
+    for config in (AutoConfig.from_pretrained(output_dir), GenerationConfig.from_pretrained(output_dir)):
+        if config.eos_token_id != tokenizer.eos_token_id:
+            raise UserError(
+                f"{type(config).__name__} names EOS {config.eos_token_id}, expected {tokenizer.eos_token_id} ({EOS})"
+            )
+
+
+def write_shards(
+    state: Mapping[str, torch.Tensor],
+    pieces: Mapping[str, Piece],
+    empty: Mapping[str, torch.Tensor],
+    output_dir: Path,
+    max_shard_size: str,
+) -> int:
+    """Write safetensors files and, where there are several, their index; returns how many. One is in memory at a time.
+
+    Raises UserError for a weight that is not finite, or that becomes so in the target's precision.
+    """
+    try:
+        split = split_torch_state_dict_into_shards(
+            {name: empty[name] for name in pieces}, max_shard_size=max_shard_size
+        )
+    except ValueError as error:
+        raise UserError(f"max_shard_size: {error}") from error
+    for filename, names in split.filename_to_tensors.items():
+        shard = {name: take(state, pieces[name], empty[name].dtype) for name in names}
+        for name, tensor in shard.items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{pieces[name].source} has values that are not finite in {tensor.dtype}")
+        save_file(shard, output_dir / filename, metadata={"format": "pt"})
+        # safetensors makes files that only their owner can read; colleagues may read the rest of the folder.
+        shutil.copymode(output_dir / "config.json", output_dir / filename)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(output_dir / "model.safetensors.index.json", index)
+    return len(split.filename_to_tensors)
+
+
+if __name__ == "__main__":
+    run(main, Args)

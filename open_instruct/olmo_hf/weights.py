@@ -1,0 +1,166 @@
+"""Which tensor of OLMo's own format becomes which tensor of transformers', and which options have no counterpart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from olmo.config import ModelConfig
+
+from open_instruct.records import UserError
+
+# Native tensor -> the target tensors whose rows it holds, one below the other.
+ATTENTION_AND_MLP = {
+    "att_proj.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    "attn_out.weight": ("self_attn.o_proj.weight",),
+    # OLMo computes silu(second half) * first half: the second half is the gate.
+    "ff_proj.weight": ("mlp.up_proj.weight", "mlp.gate_proj.weight"),
+    "ff_out.weight": ("mlp.down_proj.weight",),
+}
+NORMS = {
+    "q_norm.weight": ("self_attn.q_norm.weight",),
+    "k_norm.weight": ("self_attn.k_norm.weight",),
+    "attn_norm.weight": ("post_attention_layernorm.weight",),
+    "ff_norm.weight": ("post_feedforward_layernorm.weight",),
+}
+EMBEDDING = {"transformer.wte.weight": ("model.embed_tokens.weight",)}
+UNTIED_HEAD = {"transformer.ff_out.weight": ("lm_head.weight",)}
+FINAL_NORM = {"transformer.ln_f.weight": ("model.norm.weight",)}
+
+# What every target needs: option -> the values that it can express.
+EXPRESSIBLE: dict[str, tuple[Any, ...]] = {
+    "block_type": ("sequential",),
+    "activation_type": ("swiglu",),
+    "rope": (True,),
+    "alibi": (False,),
+    "include_bias": (False,),
+    "bias_for_layer_norm": (False, None),
+    "embedding_layer_norm": (False,),
+    "scale_logits": (False,),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """An architecture of transformers: what it can express, and its tensors in every layer and at the end."""
+
+    model_type: str
+    architecture: str
+    expressible: Mapping[str, tuple[Any, ...]]
+    layer: Mapping[str, tuple[str, ...]]
+    final: Mapping[str, tuple[str, ...]]
+
+
+OLMO = Target(
+    "olmo",
+    "OlmoForCausalLM",
+    EXPRESSIBLE
+    | {
+        "norm_after": (False,),
+        "attention_layer_norm": (False,),
+        # They differ in precision under autocast only; the target always normalises in float32.
+        "layer_norm_type": ("default", "low_precision"),
+        "layer_norm_with_affine": (False,),
+        "layer_norm_eps": (1e-5,),
+    },
+    ATTENTION_AND_MLP,
+    {},
+)
+OLMO2 = Target(
+    "olmo2",
+    "Olmo2ForCausalLM",
+    EXPRESSIBLE
+    | {
+        "norm_after": (True,),
+        "attention_layer_norm": (True,),
+        "attention_layer_norm_with_affine": (True,),
+        "layer_norm_type": ("rms",),
+        "layer_norm_with_affine": (True,),
+        "clip_qkv": (None,),
+    },
+    ATTENTION_AND_MLP | NORMS,
+    FINAL_NORM,
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `start` to `stop` of one native tensor: what one target tensor is made of."""
+
+    source: str
+    start: int
+    stop: int
+
+
+def target_of(config: ModelConfig) -> Target:
+    """Raises UserError that names every option which the target architecture cannot express."""
+    target = OLMO2 if config.norm_after else OLMO
+    problems = []
+    for option, values in target.expressible.items():
+        # Options of OLMo are plain values or string enums; both compare with plain values.
+        if (value := getattr(config, option)) not in values:
+            expected = " or ".join(str(v) for v in values)
+            problems.append(f"{option} is {getattr(value, 'value', value)}, expected {expected}")
+    if problems:
+        raise UserError(
+            f"config.yaml: {target.architecture} cannot express this model: {'; '.join(problems)}; "
+            "such a checkpoint is not supported"
+        )
+    return target
+
+
+def layout(config: ModelConfig, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Piece]:
+    """Where each target tensor lies in the native checkpoint, in the order of the table.
+
+    `shapes` are those of the target model's tensors. Raises UserError where table and target model disagree.
+    """
+    table: dict[str, tuple[str, ...]] = dict(EMBEDDING)
+    for number in range(config.n_layers):
+        prefix = native_layer(config, number)
+        for source, names in target.layer.items():
+            table[f"{prefix}.{source}"] = tuple(f"model.layers.{number}.{name}" for name in names)
+    table.update(target.final)
+    table.update({} if config.weight_tying else UNTIED_HEAD)
+
+    mapped = [name for names in table.values() for name in names]
+    if sorted(mapped) != sorted(shapes):
+        unmatched = sorted(set(mapped) ^ set(shapes)) or sorted({n for n in mapped if mapped.count(n) > 1})
+        raise UserError(f"the weight table and {target.architecture} disagree about {', '.join(unmatched)}")
+    pieces = {}
+    for source, names in table.items():
+        start = 0
+        for name in names:
+            pieces[name] = Piece(source, start, start + shapes[name][0])
+            start += shapes[name][0]
+    return pieces
+
+
+def native_layer(config: ModelConfig, number: int) -> str:
+    """Prefix of a layer's tensors. Blocks that were wrapped in groups for training count within their group."""
+    if config.block_group_size == 1:
+        return f"transformer.blocks.{number}"
+    group, place = divmod(number, config.block_group_size)
+    return f"transformer.block_groups.{group}.{place}"
+
+
+def check_keys(
+    state: Mapping[str, torch.Tensor], pieces: Mapping[str, Piece], shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """Raises UserError that names every missing and unexpected tensor, and every one of another shape."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, piece in pieces.items():
+        rows = max(piece.stop, expected.get(piece.source, (0,))[0])
+        expected[piece.source] = (rows, *shapes[name][1:])
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in expected]
+    for key, shape in expected.items():
+        if key in state and tuple(state[key].shape) != shape:
+            problems.append(f"{key} has shape {tuple(state[key].shape)}, expected {shape}")
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise UserError(f"model.pt does not fit its config.yaml: {shown}; download the checkpoint again")
+
+
+def take(state: Mapping[str, torch.Tensor], piece: Piece, dtype: torch.dtype) -> torch.Tensor:
+    """One target tensor; a view of the native one where that has the same dtype."""
+    return state[piece.source][piece.start : piece.stop].to(dtype).contiguous()
