@@ -54,7 +54,7 @@ requests_of = st.lists(st.builds(Request, tokens, st.lists(tokens, min_size=1, m
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(requests=requests_of, max_batch_tokens=st.sampled_from([1, 12, 20480]))
 def test_scores_equal_one_pass_for_each_continuation(models, family, requests, max_batch_tokens):
     found = score(models[family], requests, max_batch_tokens=max_batch_tokens)

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Ranked classification of multiple-choice tasks with one model.  sbatch evaluate_it_model.sh, or bash evaluate_it_model.sh.
+#   model_path    folder of the model, transformers format     (required)
+#   tasks         names of tasks, separated by spaces          (default: the eight tasks of run_lm_eval)
+#   limit         ask a random sample of this many rows        (default: all)
+#   base_dir      folder of output/ and eval_results/          (default: the repository)
+# Further arguments go to run_lm_eval, e.g. bash evaluate_it_model.sh --num-shots 5
+#SBATCH --job-name=evaluate_it_model
+#SBATCH --gpus=1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=32G
+#SBATCH --time=04:00:00
+set -euo pipefail
+
+: "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/main bash evaluate_it_model.sh}"
+: "${tasks:=arc_easy arc_challenge boolq hellaswag openbookqa sciq piqa winogrande}"
+export base_dir
+read -ra task_names <<< "$tasks"
+
+cd "$base_dir"
+python -m olmo_eval.run_lm_eval \
+  --model-path "$model_path" \
+  --task "${task_names[@]}" \
+  ${limit:+--limit "$limit"} \
+  "$@"

@@ -1,0 +1,163 @@
+"""Tasks of run_lm_eval: what a row asks, which rows are asked, which exemplars stand before them."""
+
+import dataclasses
+import random
+
+import pytest
+
+from olmo_eval import instances
+from olmo_eval.instances import load_instances, read_rows
+from olmo_eval.tasks import TASKS, Item, clean, task_named
+from open_instruct.records import UserError
+
+ARC_ROW = {"question": "Which is hot?", "choices": {"text": ["ice", "fire"], "label": ["1", "2"]}, "answerKey": "2"}
+EXPECTED = {
+    "arc_easy": (ARC_ROW, Item(["Question: Which is hot?\nAnswer:"] * 2, [" ice", " fire"], 1)),
+    "openbookqa": (
+        {"question_stem": "Fire is", "choices": {"text": ["hot", "cold"], "label": ["A", "B"]}, "answerKey": "A"},
+        Item(["Fire is"] * 2, [" hot", " cold"], 0),
+    ),
+    "boolq": (
+        {"query": "Fire -- Hot.\nQuestion: is fire hot?\nAnswer:", "choices": ["yes", "no"], "gold": 0},
+        Item(["Fire -- Hot.\nQuestion: is fire hot?\nAnswer:"] * 2, [" no", " yes"], 1),
+    ),
+    "hellaswag": (
+        {
+            "activity_label": "Baking",
+            "ctx_a": "[header] How to bake [title] Mix.",
+            "ctx_b": "she",
+            "endings": ["stirs [step] it.", "sings."],
+            "label": "1",
+        },
+        Item(["Baking: How to bake. Mix. She"] * 2, [" stirs it.", " sings."], 1),
+    ),
+    "sciq": (
+        {
+            "support": "",
+            "question": "Who?",
+            "distractor1": "a",
+            "distractor2": "b",
+            "distractor3": "c",
+            "correct_answer": "d",
+        },
+        Item(["Question: Who?\nAnswer:"] * 4, [" a", " b", " c", " d"], 3),
+    ),
+    "piqa": (
+        {"goal": "Boil water", "sol1": "Heat it.", "sol2": "Cool it.", "label": 0},
+        Item(["Question: Boil water\nAnswer:"] * 2, [" Heat it.", " Cool it."], 0),
+    ),
+    "winogrande": (
+        {"sentence": "Ann thanked Eve so _ smiled.", "option1": "Ann", "option2": "Eve", "answer": "2"},
+        Item(["Ann thanked Eve so Ann", "Ann thanked Eve so Eve"], [" smiled."] * 2, 1),
+    ),
+    "copa": (
+        {"query": "It rained so", "choices": ["we dried.", "we got wet."], "gold": 1},
+        Item(["It rained so"] * 2, [" we dried.", " we got wet."], 1),
+    ),
+    "rte": (
+        {"sentence1": "A.", "sentence2": "B.", "label": 1},
+        Item(["A.\nQuestion: B. True or False?\nAnswer:"] * 2, [" True", " False"], 1),
+    ),
+    "mrpc": (
+        {"sentence1": "A.", "sentence2": "B.", "label": 1},
+        Item(
+            ["Sentence 1: A.\nSentence 2: B.\nQuestion: Do both sentences mean the same thing?\nAnswer:"] * 2,
+            [" no", " yes"],
+            1,
+        ),
+    ),
+    "sst2": (
+        {"sentence": "fine film . ", "label": 1},
+        Item(
+            ["fine film .\nQuestion: Is this sentence positive or negative?\nAnswer:"] * 2,
+            [" negative", " positive"],
+            1,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_rows_become_the_prompts_of_the_reference(name):
+    row, expected = EXPECTED[name]
+    assert TASKS[name].item(row) == expected
+
+
+def test_two_spaces_become_one_only_once():
+    assert clean("[header] a [step]  b") == " a  b"
+
+
+@pytest.mark.parametrize("name", sorted({*TASKS, "arc_easy:rc_5shot", "boolq:mc_5shot"} - {"hellaswag"}))
+def test_every_item_of_the_wheel_is_well_formed(name):
+    loaded = load_instances(task_named(name))
+    assert len(loaded) == task_named(name).num_rows
+    for instance in loaded:
+        item = instance.item
+        assert 0 <= item.gold < len(item.continuations) == len(item.contexts)
+        assert all(context and context == context.rstrip() for context in item.contexts)
+        assert all(continuation.startswith(" ") and continuation.strip() for continuation in item.continuations)
+    assert len({instance.item.gold for instance in loaded}) > 1 or name == "sciq"
+
+
+def test_titled_passages_of_boolq_have_the_answers_of_the_plain_dataset():
+    plain = dataclasses.replace(TASKS["boolq"], location="hf_datasets/boolq/none")
+    for row, titled in zip(read_rows(plain, "validation"), load_instances(TASKS["boolq"]), strict=True):
+        assert titled.item.gold == int(row["answer"])
+        assert f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:" in titled.item.contexts[0]
+
+
+@pytest.fixture
+def toy_task(monkeypatch):
+    """ARC with ten rows: 'Is it 0?' … 'Is it 9?', the right answer being the digit."""
+    rows = [
+        {"id": f"row{n}", "question": f"Is it {n}?"}
+        | {"choices": {"text": ["none", str(n)], "label": ["A", "B"]}, "answerKey": "B"}
+        for n in range(10)
+    ]
+    monkeypatch.setattr(instances, "read_rows", lambda task, split: rows)
+    return dataclasses.replace(TASKS["arc_easy"], num_rows=10)
+
+
+def test_the_limit_takes_a_seeded_sample(toy_task):
+    found = [i.ids["id"] for i in load_instances(toy_task, limit=4, random_subsample_seed=7)]
+    assert found == [f"row{n}" for n in random.Random(7).sample(range(10), 4)]
+    assert len(load_instances(toy_task, limit=11)) == 10
+
+
+@pytest.mark.parametrize("fewshot_seed", [None, 3])
+def test_exemplars_are_answered_drawn_by_seed_and_never_the_row_itself(toy_task, fewshot_seed):
+    for position, instance in enumerate(load_instances(toy_task, num_shots=2, fewshot_seed=fewshot_seed)):
+        seed = position if fewshot_seed is None else fewshot_seed
+        drawn = [n for n in random.Random(seed).sample(range(10), 3) if n != position][:2]
+        shots = "".join(f"Question: Is it {n}?\nAnswer: {n}\n\n" for n in drawn)
+        assert instance.item.contexts == [f"{shots}Question: Is it {position}?\nAnswer:"] * 2
+
+
+def test_what_cannot_be_asked_is_refused(toy_task):
+    with pytest.raises(UserError, match="10 exemplars asked for, only 10 rows"):
+        load_instances(toy_task, num_shots=10)
+    with pytest.raises(UserError, match=r"found 10 rows at .*, expected 570"):
+        load_instances(TASKS["arc_easy"])
+
+
+def test_splits_and_ready_contexts_are_checked():
+    with pytest.raises(UserError, match=r"no split 'test' .* --split can be validation"):
+        load_instances(TASKS["arc_easy"], split="test")
+    with pytest.raises(UserError, match="ready-made"):
+        load_instances(task_named("arc_easy:rc_5shot"), num_shots=1)
+    with pytest.raises(UserError, match="one split"):
+        load_instances(task_named("arc_easy:rc_5shot"), split="test")
+
+
+def test_ready_requests_keep_their_exemplars_and_their_primary_score():
+    task = task_named("openbookqa:rc_5shot")
+    assert (task.primary, task.unconditioned) == ("per_char", "Answer:")
+    assert task_named("winogrande:rc_5shot").unconditioned is None
+    first = load_instances(task, limit=1)[0].item
+    assert first.contexts[0].count("\n\n") == 5
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("arc_eazy", "arc_easy"), ("piqa:rc_6shot", "piqa:rc_5shot")])
+def test_unknown_tasks_are_named_with_the_nearest(name, nearest):
+    with pytest.raises(UserError, match=f"unknown task {name} .*{nearest}"):
+        task_named(name)

