@@ -21,6 +21,9 @@ CHUNK_ELEMENTS = 1 << 20
 """Resampled items held at once: 3,000 resamples of 11,334 items would else take 270 MB."""
 MOST_EXACT_FLIPS = 14
 """Up to this many non-zero differences, all 2^n sign flips are tried."""
+MOST_RANDOM_FLIPS = 1_000
+"""Up to this many, random ones are."""
+NUM_FLIPS = 10_000
 MOST_EXACT_POINTS = 8
 """Up to this many checkpoints, all n! orders are tried."""
 
@@ -141,7 +144,7 @@ def paired_difference(
         confidence=confidence,
         method=method,
     )
-    return Difference(**asdict(interval), p_value=sign_flip_p_value(a_values - b_values))
+    return Difference(**asdict(interval), p_value=sign_flip_p_value(a_values - b_values, seed=seed))
 
 
 def checked(values: Values, weights: Values | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -198,12 +201,12 @@ def bca_quantiles(
     return float(low), float(high)
 
 
-def sign_flip_p_value(differences: npt.NDArray[np.float64]) -> float:
+def sign_flip_p_value(differences: npt.NDArray[np.float64], *, seed: int = 0) -> float:
     """Two-sided p-value of the paired permutation test: the sum against the sums under random signs.  (items,) -> p
 
-    Exact where all differences are of one size (this is McNemar's test) or few. Beyond, the sum under random signs is
-    taken as normal with variance sum(d^2): that distribution is symmetric, so the error falls with 1/n, and the
-    p-value needs no seed and has no floor at 1 / resamples, which a correction for many comparisons would run into.
+    Exact where all differences are of one size (this is McNemar's test) or few; else by seeded random signs. Of many
+    differences the sum is taken as normal with variance sum(d^2): by then that errs less than random signs do, and the
+    p-value has no floor at 1 / flips, which a correction for many comparisons would run into.
     """
     # Differences of sums that are equal on paper are not always equal in floats.
     moved = differences[np.abs(differences) > 1e-12 * np.abs(differences).max()]
@@ -212,10 +215,19 @@ def sign_flip_p_value(differences: npt.NDArray[np.float64]) -> float:
         return 1.0
     if np.ptp(sizes) <= 1e-9 * sizes.max():
         return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
+    if len(moved) > MOST_RANDOM_FLIPS:
+        return float(2 * stats.norm.sf(abs(moved.sum()) / np.sqrt(np.square(moved).sum())))
+    at_least = abs(moved.sum()) - 1e-12 * sizes.sum()
     if len(moved) <= MOST_EXACT_FLIPS:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(moved))))  # (2^n, n)
-        return float((np.abs(signs @ sizes) >= abs(moved.sum()) - 1e-12 * sizes.sum()).mean())
-    return float(2 * stats.norm.sf(abs(moved.sum()) / np.sqrt(np.square(moved).sum())))
+        return float((np.abs(signs @ sizes) >= at_least).mean())
+    rng = np.random.default_rng(seed)
+    num_rows, as_large = CHUNK_ELEMENTS // len(moved), 0
+    for start in range(0, NUM_FLIPS, num_rows):
+        is_plus = rng.integers(0, 2, size=(min(num_rows, NUM_FLIPS - start), len(moved)))
+        as_large += int((np.abs(2 * (is_plus @ sizes) - sizes.sum()) >= at_least).sum())
+    # The signs as they were found are one more draw.
+    return (as_large + 1) / (NUM_FLIPS + 1)
 
 
 def mcnemar(a_is_correct: Values, b_is_correct: Values) -> float:
