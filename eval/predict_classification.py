@@ -1,0 +1,18 @@
+"""Choose labels: eval/predict.py for evaluation files of kind `labels`, and for no others.
+
+Reads and writes what eval/predict.py does, and takes its arguments.
+
+    python eval/predict_classification.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-300 \
+        --input_files data/evaluation/rte.jsonl data/evaluation/mrpc.jsonl
+"""
+
+from eval import predict
+from open_instruct.cli import run
+
+
+def main(args: predict.Args) -> None:
+    predict.main(args, only_kind="labels")
+
+
+if __name__ == "__main__":
+    run(main, predict.Args)

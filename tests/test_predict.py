@@ -1,0 +1,359 @@
+"""Predictions of toy models: what each kind of evaluation file gets, what is skipped, resumed and refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
+from transformers import AutoTokenizer, OlmoForCausalLM
+
+from eval import answers, predict, predict_classification
+from eval.predict import Args
+from open_instruct.records import Artifact, UserError, read_sidecar, write_json, write_jsonl
+
+NLI = "### Input_1: {}\n ### Input_2: {}\n ### Inference:"
+ANIMALS = ("cat", "dog", "man", "mat", "party", "question")
+# U+2028 ends a line for str.splitlines, not in JSON lines.
+RTE = [
+    ("rte", NLI.format(f"A {a} sat.", "It\u2028slept."), " " + ("entailment", "neutral")[i % 2])
+    for i, a in enumerate(ANIMALS)
+]
+SCIQ = [
+    ("sciq", f"### Input: The {animal} " + "sat " * i + "\n ### Question:", " Why did it sit?")
+    for i, animal in enumerate(ANIMALS)
+]
+TEXT = [("heldout_text", "", f"The {animal} sat on the mat.") for animal in ANIMALS]
+KINDS = {"rte": "labels", "sciq": "generation", "heldout_text": "text"}
+
+
+@pytest.fixture(scope="module")
+def toy_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    # Wide weights: random text then differs from item to item.
+    toy_olmo(folder, initializer_range=0.3, max_position_embeddings=256)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, toy_model):
+    """A base_dir with one model and three evaluation files, each with its sidecar."""
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    monkeypatch.delenv("data_dir", raising=False)
+    for rows in (RTE, SCIQ, TEXT):
+        write_evaluation(tmp_path / f"{rows[0][0]}.jsonl", rows)
+    with Artifact(tmp_path / "model", {}, identity={"model_id": "toy_ckpt7", "step": 7}).making(is_folder=True):
+        shutil.copytree(toy_model, tmp_path / "model", dirs_exist_ok=True)
+    return tmp_path
+
+
+def write_evaluation(path: Path, rows, task_format="default"):
+    name = rows[0][0]
+    identity = {"eval_set": name, "format": task_format, "protocol": "corrected", "kind": KINDS[name], "role": "other"}
+    with Artifact(path, {}, identity=identity).making():
+        write_jsonl(path, as_records(rows))
+
+
+def as_records(rows):
+    return [{"dataset": d, "id": f"{d}-{i}", "prompt": p, "completion": c} for i, (d, p, c) in enumerate(rows)]
+
+
+def ask(home, *names, **options):
+    files = tuple(home / f"{name}.jsonl" for name in names)
+    given: dict[str, Any] = {"max_new_tokens": 5} | options
+    predict.main(Args(home / "model", files, **given))
+    outputs = sorted((home / "output" / "predictions").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    return outputs[-1]
+
+
+def read(path):
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def log_prob(model, context, continuation):
+    """Log-likelihood in nats, one token after the other, as the definition says."""
+    ids, total = list(context), 0.0
+    for token in continuation:
+        with torch.no_grad():
+            total += model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
+        ids.append(token)
+    return total
+
+
+def loaded(home):
+    return OlmoForCausalLM.from_pretrained(home / "model").eval(), AutoTokenizer.from_pretrained(home / "model")
+
+
+def test_labels_are_scored_as_a_whole_and_the_likeliest_is_chosen(home):
+    predictions = read(ask(home, "rte"))
+    model, tokenizer = loaded(home)
+    for (_, prompt, completion), found in zip(RTE, predictions, strict=True):
+        context = tokenizer(prompt)["input_ids"]
+        expected = {
+            label: log_prob(model, context, tokenizer(f" {label}")["input_ids"]) for label in ("entailment", "neutral")
+        }
+        assert found["scores"] == pytest.approx(expected, abs=1e-3)
+        assert found["output"] == max(expected, key=expected.__getitem__)
+        assert found["gold_logprob"] == found["scores"][completion.strip()]
+        assert found["prompt"] == prompt
+
+
+def test_generated_text_is_greedy_and_the_gold_completion_is_scored(home):
+    path = ask(home, "sciq")
+    model, tokenizer = loaded(home)
+    reference: Any = model
+    predictions = read(path)
+    for (_, prompt, completion), found in zip(SCIQ, predictions, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        written = reference.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :].tolist()
+        assert found["output"] == tokenizer.decode(written, skip_special_tokens=True).strip()
+        assert found["finished"] == (tokenizer.eos_token_id in written)
+        expected = log_prob(model, ids[0].tolist(), tokenizer(completion)["input_ids"])
+        assert found["gold_logprob"] == pytest.approx(expected, abs=1e-3)
+    assert read_sidecar(path)["num_unfinished"] == sum(not found["finished"] for found in predictions)
+
+
+def test_text_is_scored_after_eos(home):
+    predictions = read(ask(home, "heldout_text"))
+    model, tokenizer = loaded(home)
+    expected = [log_prob(model, [tokenizer.eos_token_id], tokenizer(text)["input_ids"]) for _, _, text in TEXT]
+    assert [found["gold_logprob"] for found in predictions] == pytest.approx(expected, abs=1e-3)
+    assert "output" not in predictions[0]
+
+
+def test_name_and_sidecar_come_from_identities_not_from_file_names(home):
+    write_evaluation(home / "anything.jsonl", SCIQ, task_format="instruct")
+    path = ask(home, "anything")
+    assert path == home / "output" / "predictions" / "sciq_instruct_toy_ckpt7.jsonl"
+    identity = read_sidecar(path)["identity"]
+    assert {name: identity[name] for name in ("model_id", "step", "lr", "eval_set", "format", "kind", "shots")} == {
+        "model_id": "toy_ckpt7",
+        "step": 7,
+        "lr": None,
+        "eval_set": "sciq",
+        "format": "instruct",
+        "kind": "generation",
+        "shots": 0,
+    }
+
+
+def test_without_sidecars_folder_name_and_registry_are_used(home):
+    (home / "model" / "meta.json").unlink()
+    (home / "rte.jsonl.meta.json").unlink()
+    path = ask(home, "rte")
+    assert path.name == "rte_model.jsonl"
+    assert read_sidecar(path)["identity"]["kind"] == "labels"
+
+
+def test_what_is_done_is_skipped_without_torch(home):
+    ask(home, "rte", "heldout_text")
+    code = (
+        "import sys; from pathlib import Path; from eval import predict; "
+        "predict.main(predict.Args(Path('model'), (Path('rte.jsonl'), Path('heldout_text.jsonl')))); "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("done before")) == (0, 2), done.stderr
+
+
+def test_other_arguments_are_refused_only_where_they_decide_the_content(home):
+    ask(home, "rte", "sciq")
+    ask(home, "rte", max_new_tokens=7)  # nothing is generated for labels
+    with pytest.raises(UserError, match="max_new_tokens was 5, now 7; add --overwrite"):
+        ask(home, "sciq", max_new_tokens=7)
+    assert read_sidecar(ask(home, "sciq", max_new_tokens=7, overwrite=True))["arguments"]["max_new_tokens"] == 7
+
+
+@pytest.mark.parametrize("name", ["sciq", "rte"])
+def test_an_interrupted_file_goes_on_at_the_last_whole_chunk_to_the_same_bytes(home, monkeypatch, name):
+    path = ask(home, name, batch_size=2)
+    whole = path.read_bytes()
+    path.unlink()
+    score, calls = answers.log_likelihoods, []
+
+    def cut_short(model, questions):
+        calls.append(len(questions))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(model, questions)
+
+    monkeypatch.setattr(answers, "log_likelihoods", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        ask(home, name, batch_size=2)
+    assert not path.exists()
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("a", encoding="utf-8") as file:
+        file.write('{"a line": "cut')
+    ask(home, name, batch_size=2)
+    assert path.read_bytes() == whole
+    assert calls == [2, 2, 2, 2], "two chunks, the one cut short, and that one again"
+    assert read_sidecar(path)["num_resumed"] == 4
+    assert not partial.exists()
+
+
+def test_a_partial_file_of_other_arguments_is_not_taken_up(home):
+    path = home / "output" / "predictions" / "rte_toy_ckpt7.jsonl"
+    path.parent.mkdir(parents=True)
+    path.with_name(path.name + ".partial").write_text("another key\n{}\n{}\n")
+    ask(home, "rte", batch_size=2)
+    assert read_sidecar(path)["num_resumed"] == 0
+    assert len(read(path)) == 6
+
+
+def test_a_limit_asks_every_model_the_same_items_in_file_order(home):
+    limited = read(ask(home, "heldout_text", limit=3))
+    everything = read(ask(home, "heldout_text", overwrite=True))
+    ids = [item["id"] for item in limited]
+    assert len(ids) == 3
+    assert ids == sorted(ids)
+    assert [item["id"] for item in read(ask(home, "heldout_text", limit=3, overwrite=True))] == ids
+    by_id = {item["id"]: item["gold_logprob"] for item in everything}
+    assert [item["gold_logprob"] for item in limited] == pytest.approx([by_id[name] for name in ids], abs=1e-4)
+
+
+def test_exemplars_stand_before_the_item_each_ended_by_a_blank_line():
+    shots = as_records([("rte", "One:", " entailment"), ("rte", "Two:", " neutral")])
+    items = as_records([("rte", "Three:", " neutral")])
+    assert answers.texts(items, shots, chat=False) == [("One: entailment\n\nTwo: neutral\n\nThree:", " neutral")]
+
+
+def test_a_chat_item_is_a_users_turn_and_its_completion_has_no_space():
+    items = as_records([("sciq", "Why?", " Because.")])
+    assert answers.texts(items, [], chat=True) == [("<|user|>\nWhy?\n<|assistant|>\n", "Because.")]
+
+
+def test_shots_are_part_of_prompt_name_and_sidecar(home):
+    exemplars = as_records([("rte", "One:", " entailment"), ("rte", "Two:", " neutral")])
+    write_jsonl(home / "rte.exemplars.jsonl", exemplars)
+    path = ask(home, "rte", num_shots=2)
+    assert path.name == "rte_toy_ckpt7_2shots.jsonl"
+    assert read_sidecar(path)["exemplar_ids"] == ["rte-0", "rte-1"]
+    model, tokenizer = loaded(home)
+    context = tokenizer("One: entailment\n\nTwo: neutral\n\n" + RTE[0][1])["input_ids"]
+    expected = log_prob(model, context, tokenizer(" neutral")["input_ids"])
+    assert read(path)[0]["scores"]["neutral"] == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(UserError, match="2 exemplars, --num_shots asks for 3"):
+        ask(home, "rte", num_shots=3)
+
+
+def test_exemplars_that_are_missing_or_evaluated_are_refused(home):
+    with pytest.raises(UserError, match=r"rte\.exemplars\.jsonl: no such file"):
+        ask(home, "rte", num_shots=1)
+    write_jsonl(home / "rte.exemplars.jsonl", as_records(RTE[3:4]))
+    with pytest.raises(UserError, match="rte-0 would be exemplar and item"):
+        ask(home, "rte", num_shots=1)
+
+
+def test_long_prompts_are_refused_or_cut_and_counted(home):
+    long = [("rte", "cat " * 300 + prompt, completion) for _, prompt, completion in RTE[:2]]
+    write_evaluation(home / "rte.jsonl", [*long, *RTE])
+    with pytest.raises(UserError, match=r"2 of 8 prompts leave no room .* takes 256 .* --truncate_left"):
+        ask(home, "rte")
+    path = ask(home, "rte", truncate_left=True)
+    assert read_sidecar(path)["num_truncated"] == 2
+    model, tokenizer = loaded(home)
+    labels = [tokenizer(f" {label}")["input_ids"] for label in ("entailment", "neutral")]
+    kept = tokenizer(long[0][1])["input_ids"][-(256 - max(map(len, labels))) :]
+    assert read(path)[0]["scores"]["neutral"] == pytest.approx(log_prob(model, kept, labels[1]), abs=1e-3)
+
+
+def test_text_longer_than_the_model_takes_is_refused(home):
+    write_evaluation(home / "heldout_text.jsonl", [("heldout_text", "", "cat " * 400)])
+    with pytest.raises(UserError, match="the longest answer needs"):
+        ask(home, "heldout_text", truncate_left=True)
+
+
+def test_generation_stops_at_the_first_line_break(home):
+    model, tokenizer = loaded(home)
+    (newline,) = tokenizer("\n")["input_ids"]
+    assert newline in answers.newline_ids(tokenizer)
+    with torch.no_grad():
+        model.lm_head.weight[newline] *= 3  # large logits of either sign: likeliest at some steps
+    model.save_pretrained(home / "model")
+    free = read(ask(home, "sciq", max_new_tokens=40))
+    stopped = read(ask(home, "sciq", max_new_tokens=40, stop_at_newline=True, overwrite=True))
+    assert any("\n" in item["output"] for item in free), "the toy must write a line break, or nothing is tested"
+    for before, after in zip(free, stopped, strict=True):
+        assert "\n" not in after["output"]
+        assert before["output"].startswith(after["output"])
+
+
+def test_sampling_is_seeded_and_recorded(home):
+    first = read(ask(home, "sciq", do_sample=True, temperature=1.5))
+    again = ask(home, "sciq", do_sample=True, temperature=1.5, overwrite=True, batch_size=1)
+    assert [item["output"] for item in read(again)] == [item["output"] for item in first]
+    assert read_sidecar(again)["arguments"]["seed"] == 42
+    other = read(ask(home, "sciq", do_sample=True, temperature=1.5, overwrite=True, seed=1))
+    assert [item["output"] for item in other] != [item["output"] for item in first]
+
+
+def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(tmp_path):
+    tokenizer = toy_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="cannot tell the labels yes, yes apart"):
+        answers.encode_choices(tokenizer, [("Same?", " yes")], ["yes", "yes"])
+
+
+def test_a_gold_completion_that_is_no_label_is_refused(home):
+    write_evaluation(home / "rte.jsonl", [*RTE, ("rte", "One:", " perhaps")])
+    with pytest.raises(UserError, match="' perhaps' is none of the labels entailment, neutral"):
+        ask(home, "rte")
+
+
+def test_nan_weights_are_refused_and_leave_nothing_done(home):
+    model, _ = loaded(home)
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("nan")
+    model.save_pretrained(home / "model")
+    for name in ("rte", "sciq"):
+        with pytest.raises(UserError, match=r"not finite|NaN"):
+            ask(home, name)
+    assert not list((home / "output" / "predictions").glob("*.jsonl"))
+
+
+def test_a_folder_that_is_no_transformers_model_is_refused_with_the_cure(home):
+    toy_native_olmo(home / "native")
+    (home / "adapter").mkdir()
+    (home / "adapter" / "adapter_config.json").write_text("{}")
+    for folder, message in {
+        "native": "OLMo's own format.*convert_olmo_to_tf.py",
+        "adapter": "merge_lora.py",
+        "nowhere": "no such folder",
+        "output": "no such folder|no config.json",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            predict.main(Args(home / folder, (home / "rte.jsonl",)))
+
+
+def test_missing_weights_are_refused(home):
+    config = json.loads((home / "model" / "config.json").read_text())
+    write_json(home / "model" / "config.json", config | {"num_hidden_layers": 3})
+    with pytest.raises(UserError, match="missing_keys"):
+        ask(home, "rte")
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (("rte", "sciq"), {"output_file": Path("x.jsonl")}, "one input file, found 2"),
+        (("rte", "rte"), {}, "same output"),
+        (("rte",), {"limit": 0, "num_shots": -1}, "num_shots is -1.*limit is 0"),
+        (("sciq",), {"temperature": 0.5}, "without --do_sample"),
+        (("heldout_text",), {"use_chat_format": True}, "plain text"),
+        (("nowhere",), {}, "no such file"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_before_a_model_is_loaded(home, monkeypatch, names, options, message):
+    monkeypatch.setattr("eval.model_folder.load", None)
+    with pytest.raises(UserError, match=message):
+        ask(home, *names, **options)
+
+
+def test_predict_classification_takes_labels_only(home):
+    with pytest.raises(UserError, match="sciq is of kind generation, expected labels"):
+        predict_classification.main(Args(home / "model", (home / "sciq.jsonl",)))
+    predict_classification.main(Args(home / "model", (home / "rte.jsonl",)))
+    assert (home / "output" / "predictions" / "rte_toy_ckpt7.jsonl").is_file()
