@@ -17,8 +17,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from eval.model_folder import check_folder, identify, load
 from olmo_eval.instances import load_instances
-from olmo_eval.models import check_folder, load_model, longest_input, model_identity
 from olmo_eval.plan import TaskRun, planned_runs, with_config_file
 from olmo_eval.ranking import predict, record, summarise
 from olmo_eval.tasks import task_named
@@ -69,6 +69,8 @@ class Args:
     """Run tasks again whose metrics are there, made by these or by other arguments."""
 
 
+LONGEST_CONTEXT = 2048
+"""Tokens; the reference pipeline never gives a model more."""
 PROGRESS = "{desc}: {percentage:3.0f}% {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -115,7 +117,7 @@ def model_folder(args: Args) -> Path:
 
 
 def metrics_files(args: Args, runs: Sequence[TaskRun]) -> list[MetricsFile]:
-    identity = model_identity(model_folder(args))
+    identity = identify(model_folder(args))
     if args.metrics_file:
         return [MetricsFile(artifact(args, args.metrics_file, runs, identity), runs)]
     suite_files = [(paths.suite_file(r.name, identity["model_id"]), r) for r in runs]
@@ -126,7 +128,7 @@ def full_output(args: Args, runs: Sequence[TaskRun]) -> Artifact | None:
     if args.full_output_file is None:
         return None
     recorded = {f"{r.name}.num_recorded_inputs": r.num_recorded_inputs for r in runs}
-    made = artifact(args, args.full_output_file, runs, model_identity(model_folder(args)))
+    made = artifact(args, args.full_output_file, runs, identify(model_folder(args)))
     return replace(made, arguments=dict(made.arguments) | recorded)
 
 
@@ -145,14 +147,23 @@ def artifact(args: Args, path: Path, runs: Sequence[TaskRun], identity: dict[str
 
 def prepare_model(args: Args) -> Model:
     folder = model_folder(args)
-    network, tokenizer = load_model(folder)
+    network, tokenizer = load(folder, folder, float16=False)
     max_length = longest_input(network, tokenizer, args.model_max_length)
     report = {
-        "model": args.model or model_identity(folder)["model_id"],
+        "model": args.model or identify(folder)["model_id"],
         "model_path": str(folder),
         "model_kwargs": {"model_class": args.model_class, "dtype": str(network.dtype), "model_max_length": max_length},
     }
     return Model(network, tokenizer, max_length, report)
+
+
+def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, wanted: int | None) -> int:
+    """Tokens a context and its continuation may have together.  Raises UserError where more are `wanted` than fit."""
+    positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_CONTEXT
+    most = min(tokenizer.model_max_length, positions, LONGEST_CONTEXT)
+    if wanted is not None and not 1 <= wanted <= most:
+        raise UserError(f"--model-max-length is {wanted}; expected 1 to {most}, which this model and tokenizer take")
+    return wanted or most
 
 
 def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: Artifact | None) -> None:

@@ -14,13 +14,12 @@ set -euo pipefail
 
 : "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/main bash evaluate_it_model.sh}"
-: "${tasks:=arc_easy arc_challenge boolq hellaswag openbookqa sciq piqa winogrande}"
 export base_dir
-read -ra task_names <<< "$tasks"
+read -ra task_names <<< "${tasks:-}"
 
 cd "$base_dir"
 python -m olmo_eval.run_lm_eval \
   --model-path "$model_path" \
-  --task "${task_names[@]}" \
+  ${tasks:+--task "${task_names[@]}"} \
   ${limit:+--limit "$limit"} \
   "$@"
