@@ -32,7 +32,15 @@ from open_instruct.records import Artifact, UserError, read_sidecar, sidecar_pat
 from open_instruct.study import Variant
 
 EOS = "<|endoftext|>"
-WRITTEN = ("config.json", "generation_config.json", "model*.safetensors*", "token*", "special_tokens_map.json", ".*")
+WRITTEN = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors*",
+    "token*",
+    "special_tokens_map.json",
+    "chat_template*",
+    ".*",
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,8 @@ class Args:
     """Folder or Hub name of the tokenizer (default: output/{family}_tokenizer)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the written weights."""
-    max_shard_size: str = "1GB"
-    """Largest size of one safetensors file; memory in use grows with it where the precision is not float32."""
+    max_shard_size: str = "500MB"
+    """Largest size of one safetensors file; memory in use grows with it."""
     verify: bool = True
     """Compare the logits of both models in float32; takes the memory of two models."""
     overwrite: bool = False
@@ -85,7 +93,7 @@ def main(args: Args) -> None:
         try:
             write_config(config, tokenizer, output_dir)
             check_eos(output_dir, tokenizer)
-            facts["num_shards"] = write_shards(state, pieces, empty, output_dir, args.max_shard_size)
+            facts["num_shards"] = write_shards(input_dir / "model.pt", pieces, empty, output_dir, args.max_shard_size)
             facts["training_only_options"] = training_only_options(native_config)
             facts["verification"] = verify(native_config, state, pieces, output_dir, dtype) if args.verify else None
         except UserError:
@@ -207,16 +215,13 @@ def check_eos(output_dir: Path, tokenizer: Tokenizer) -> None:
 
 
 def write_shards(
-    state: Mapping[str, torch.Tensor],
+    source: Path,
     pieces: Mapping[str, Piece],
     empty: Mapping[str, torch.Tensor],
     output_dir: Path,
     max_shard_size: str,
 ) -> int:
-    """Write safetensors files and, where there are several, their index; returns how many. One is in memory at a time.
-
-    Raises UserError for a weight that is not finite, or that becomes so in the target's precision.
-    """
+    """Write safetensors files and, where there are several, their index; returns how many."""
     try:
         split = split_torch_state_dict_into_shards(
             {name: empty[name] for name in pieces}, max_shard_size=max_shard_size
@@ -224,17 +229,26 @@ def write_shards(
     except ValueError as error:
         raise UserError(f"max_shard_size: {error}") from error
     for filename, names in split.filename_to_tensors.items():
-        shard = {name: take(state, pieces[name], empty[name].dtype) for name in names}
-        for name, tensor in shard.items():
-            if not torch.isfinite(tensor).all():
-                raise UserError(f"{pieces[name].source} has values that are not finite in {tensor.dtype}")
-        save_file(shard, output_dir / filename, metadata={"format": "pt"})
+        # Mapped anew for every file: what was read of a mapping takes memory for as long as the mapping lives.
+        write_shard(load_state(source), {name: pieces[name] for name in names}, empty, output_dir / filename)
         # safetensors makes files that only their owner can read; colleagues may read the rest of the folder.
         shutil.copymode(output_dir / "config.json", output_dir / filename)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(output_dir / "model.safetensors.index.json", index)
     return len(split.filename_to_tensors)
+
+
+def write_shard(
+    state: Mapping[str, torch.Tensor], pieces: Mapping[str, Piece], empty: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Raises UserError for a weight that is not finite, or that becomes so in the target's precision."""
+    shard = {name: take(state, piece, empty[name].dtype) for name, piece in pieces.items()}
+    for name, tensor in shard.items():
+        # The extremes tell (nan is one where there is any), without a copy of the tensor.
+        if not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            raise UserError(f"{pieces[name].source} has values that are not finite in {tensor.dtype}")
+    save_file(shard, path, metadata={"format": "pt"})
 
 
 if __name__ == "__main__":
