@@ -2,7 +2,8 @@
 
 Reads    the tables of results/analysis (made by produce_tables.py).
 Writes   results/analysis/findings.json and findings.csv.
-P-values are Holm-corrected within each family of claims; at 0.05 a claim is supported, contradicted or undecided.
+P-values are Holm-corrected within each family of claims. Where one is at most 0.05 and the interval lies on one side
+of zero, the claim is supported or contradicted; elsewhere it is undecided.
 
     python analysis/findings.py
 """
@@ -92,20 +93,29 @@ def verdict_of(finding: Finding, p_holm: float | None) -> str:
     if finding.effect is None or p_holm is None:
         return "missing"
     # 2/5! times 3 claims is 0.05 on paper and a little more in floating point.
-    if p_holm > LEVEL + 1e-9:
+    is_clear = p_holm <= LEVEL + 1e-9 and interval_agrees(finding)
+    if not is_clear:
         return "undecided"
     return "supported" if finding.expected in (0, finding.direction) else "contradicted"
+
+
+def interval_agrees(finding: Finding) -> bool:
+    """Whether the whole interval lies on the side of zero that the test found.
+
+    An order of five checkpoints can come about by chance in numbers that hardly differ: a trend has to move, too.
+    """
+    if finding.ci_low is None or finding.ci_high is None:
+        return False
+    return finding.ci_low > 0 if finding.direction > 0 else finding.ci_high < 0
 
 
 def sentence_of(finding: Finding, p_holm: float | None, verdict: str) -> str:
     if verdict == "missing":
         return f"Cannot be told: whether {finding.claim} ({finding.missing or 'too few checkpoints'})."
-    effect = finding.effect or 0.0
-    direction = "up" if effect > 0 else "down" if effect < 0 else "unchanged"
     interval = ""
     if finding.ci_low is not None and finding.ci_high is not None:
         interval = f", 95% interval {finding.ci_low:+.3g} to {finding.ci_high:+.3g}"
-    numbers = f"{METRIC_LABELS.get(finding.metric, finding.metric)} {direction}: {effect:+.3g}{interval}; "
+    numbers = f"change of {METRIC_LABELS.get(finding.metric, finding.metric)} {finding.effect:+.3g}{interval}; "
     numbers += f"p {format_p(p_holm)} after Holm{finding.note}"
     opening = {
         "supported": f"Supported: {finding.claim}",

@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from analysis.tidy import order_checkpoints
@@ -25,7 +26,7 @@ BASE_COLOUR = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "*")
 SCALES = ("index", "linear", "log")
-DODGE = 0.05
+DODGE = 0.07
 """Between the curves of a panel, in parts of the distance of two checkpoints: their intervals stay apart."""
 TICK_GAP = 0.09
 """Least distance of two tick labels, in parts of the axis."""
@@ -111,7 +112,7 @@ def draw(rows: Sequence[Sequence[Panel]], *, title: str, scale: str = "index") -
     num_columns = max(len(row) for row in rows)
     with rc_context(STYLE):
         size = (max(5.0, 3.1 * num_columns + 0.4), 2.7 * len(rows) + 1.1)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
         grid = figure.subplots(len(rows), num_columns, squeeze=False)
         for axes_row, panels in zip(grid, rows, strict=True):
             for axes, panel in itertools.zip_longest(axes_row, panels):

@@ -17,7 +17,7 @@ from open_instruct.tasks import EVAL_SETS
 
 STUDY = """\
 name: simulated
-family: tiny
+family: olmo1b
 steps: [0, 20, 60, 150, 300]
 train_sets:
   socialiqa: {epochs: 3, lr: 1e-3}
@@ -31,7 +31,6 @@ evaluation:
   mrpc: {}
   heldout_text: {}
 suite: {tasks: [arc_easy, sciq, openbookqa, hellaswag, boolq], train_sets: [qa_chat]}
-pretrain: {batch_size: 16, sequence_length: 256, lr: 1e-3}
 """
 FORMAT_STEP = {"default": 0.0, "instruct": 0.5, "inputoutput": 1.0}
 

@@ -51,7 +51,7 @@ def test_forgetting_is_as_large_as_in_the_truth(of_the_truth):
 def test_no_effect_is_not_called_one(tmp_path, monkeypatch):
     found = found_in(tmp_path, monkeypatch, effect=0.0)
     verdicts = [f["verdict"] for f in found]
-    # Holm bounds the chance of one false claim in a family by 5%.
+    # Holm bounds the chance of any false claim in a family by 5%; there are eleven families.
     assert len([v for v in verdicts if v != "undecided"]) <= 1
     assert all(f["sentence"].startswith("Undecided") for f in found if f["verdict"] == "undecided")
 
@@ -72,9 +72,14 @@ def test_holm_counts_the_claims_of_the_family():
 
 
 def test_a_clear_effect_of_the_other_sign_contradicts():
-    (judged,) = judge([finding(effect=-0.5, direction=-1)])
+    (judged,) = judge([finding(effect=-0.5, ci_low=-0.6, ci_high=-0.4, direction=-1)])
     assert judged.verdict == "contradicted"
     assert judged.sentence.startswith("Contradicted")
+
+
+def test_a_trend_that_does_not_move_is_undecided():
+    (judged,) = judge([finding(test=claims.KENDALL, p_value=2 / 120, n=5, effect=0.01, ci_low=-0.01, ci_high=0.03)])
+    assert judged.verdict == "undecided"
 
 
 def test_a_missing_cell_is_said_and_not_counted():

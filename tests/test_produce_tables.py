@@ -65,15 +65,15 @@ def test_the_same_measurements_give_the_same_bytes(study_file):
 
 
 def test_what_is_missing_is_listed_and_never_averaged_over(study_file):
-    gone = paths.prediction_file("heldout_text", "default", "tiny_checkpoint-20").with_suffix(".metrics.json")
+    gone = paths.prediction_file("heldout_text", "default", "checkpoint-20").with_suffix(".metrics.json")
     gone.unlink()
-    unfinished = paths.suite_file("boolq", "tiny_checkpoint-60")
+    unfinished = paths.suite_file("boolq", "checkpoint-60")
     sidecar_path(unfinished).unlink()
     main(Args(study_file))
     tables = read_tables(paths.results_dir())
     assert list(zip(tables.missing["model_id"], tables.missing["eval dataset"], strict=True)) == [
-        ("tiny_checkpoint-20", "heldout_text"),
-        ("tiny_checkpoint-60", "boolq"),
+        ("checkpoint-20", "heldout_text"),
+        ("checkpoint-60", "boolq"),
     ]
     assert list(tables.missing["reason"]) == ["no such file", "unfinished: it has no sidecar"]
     mean = select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE_MEAN, eval_set="heldout_text")

@@ -1,0 +1,104 @@
+import pandas as pd
+import pytest
+from simulated_study import STUDY, write_study
+
+from analysis import panels, plotting, produce_tables
+from analysis.panels import Curve, Panel, draw, positions, readable_ticks, save, short_step, style_of
+from analysis.plotting import FIGURES
+from analysis.tidy import Tables, as_table, read_tables
+from open_instruct import paths
+from open_instruct.records import UserError
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    base_dir = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("base_dir", str(base_dir))
+        study = STUDY.replace("[0, 20, 60, 150, 300]", "[0, 20, 60]").replace("  rte: {}\n", "")
+        produce_tables.main(produce_tables.Args(write_study(base_dir, num_items=8, text=study)))
+        yield read_tables(paths.results_dir())
+
+
+def curve(label, checkpoints, values):
+    rows = pd.DataFrame({"checkpoint": checkpoints, "Performance": values})
+    rows["ci_low"], rows["ci_high"] = rows["Performance"] - 0.1, rows["Performance"] + 0.1
+    return Curve(label, style_of([label])[label], rows)
+
+
+def texts_of(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_the_same_figure_gives_the_same_bytes(tables, tmp_path):
+    first, second = (save(plotting.heldout_text(tables), tmp_path / name / "figure") for name in "ab")
+    assert [path.name for path in first] == ["figure.png", "figure.pdf"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_figure_without_data_says_so(tables):
+    empty = Tables(*(as_table([], tuple(frame.columns)) for frame in vars(tables).values()))
+    for name, figure in FIGURES.items():
+        assert texts_of(figure.make(empty)) == ["not measured"], name
+
+
+def test_a_panel_names_what_was_not_measured():
+    panel = Panel(
+        "xsum", "ROUGE-L", [curve("base", ["0", "20"], [0.1, 0.2]), curve("tuned", ["0"], [0.3])], ["0", "20"]
+    )
+    assert texts_of(draw([[panel]], title="")) == ["not measured: tuned 20"]
+
+
+def test_a_missing_checkpoint_breaks_the_line():
+    panel = Panel("xsum", "ROUGE-L", [curve("base", ["0", "60"], [0.1, 0.2])], ["0", "20", "60"])
+    (line, *_) = draw([[panel]], title="").axes[0].get_lines()
+    assert pd.isna(list(line.get_ydata())).tolist() == [False, True, False]
+
+
+def test_step_zero_has_a_place_on_the_log_axis_and_main_comes_last():
+    places = positions(["0", "20", "60", "main"], "log")
+    # log(1 + step / 20): 0, log 2 and log 4, stretched over two distances; then main, one distance on.
+    assert places == pytest.approx({"0": 0, "20": 1, "60": 2, "main": 3})
+
+
+def test_linear_places_follow_the_steps():
+    assert positions(["0", "100", "400"], "linear") == pytest.approx({"0": 0, "100": 0.5, "400": 2})
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(UserError, match="index, linear, log"):
+        positions(["0", "20"], "cubic")
+
+
+def test_tick_labels_keep_their_distance():
+    shown = readable_ticks({"0": 0.0, "1000": 0.01, "500000": 1.5, "738000": 2.0}, 2.0)
+    assert shown == {"0", "500000", "738000"}
+
+
+def test_short_steps():
+    assert [short_step(name) for name in ("0", "300", "1500", "738000", "main")] == ["0", "300", "1.5k", "738k", "main"]
+
+
+def test_base_is_black_and_the_others_differ():
+    styles = style_of([f"set{i}" for i in range(12)], base=["base"])
+    assert styles["base"].colour == panels.BASE_COLOUR
+    assert len(set(styles.values())) == 13
+
+
+def test_a_series_keeps_its_style_through_all_figures(tables):
+    styles = plotting.styles_of(tables)
+    assert set(styles) == {"base", "socialiqa", "hellaswag_endings", "qa_chat"}
+    suites = plotting.instruction_suites(tables).axes[0].get_lines()
+    assert {line.get_color() for line in suites} == {styles["base"].colour, styles["qa_chat"].colour}
+
+
+def test_nothing_is_drawn_outside_the_figure(tables):
+    for name, described in FIGURES.items():
+        figure = described.make(tables, scale="log")
+        figure.draw_without_rendering()
+        box = figure.get_tightbbox()
+        width, height = figure.get_size_inches()
+        assert box.x0 >= -0.02, name
+        assert box.y0 >= -0.02, name
+        assert box.x1 <= width + 0.02, name
+        assert box.y1 <= height + 0.02, name
