@@ -15,8 +15,8 @@ from open_instruct.olmo_hf.weights import Piece, take
 from open_instruct.records import UserError
 
 TOLERANCE = 1e-4
-"""Largest difference allowed, as a share of the largest logit where that is above 1: float32 rounds relatively, so a
-large model with logits of 20 differs by 1e-4 out of rounding alone, while a wrong mapping differs by whole units."""
+"""Largest difference allowed, as a share of the largest logit where that is above 1, since float32 rounds relatively:
+another attention kernel alone moves logits of 10 by 5e-5, a wrong mapping by whole units (docs/convert.md)."""
 TEXT = (
     "The Amazon river carries more water than the next seven largest rivers together.\n"
     "### Input: Jordan left the party early.\n ### Question: Why did Jordan do this?"
