@@ -70,7 +70,7 @@ def pre_training(tables: Tables) -> Iterator[Finding]:
         if row["series"] == base_series(tables.performance, row["family"]):
             levels = select(tables.performance, **same(row, "series", "setting", "format", "metric"))
             claim = f"{metric_on(row)} of base models falls from checkpoint to checkpoint"
-            yield trending("pre-training trend", claim, row, levels, "Performance", expected=-1)
+            yield trending("pre-training trend", claim, row, levels, "Performance", expected=-1, tables=tables)
 
 
 def own_task(tables: Tables) -> Iterator[Finding]:
@@ -96,12 +96,12 @@ def latent_benefit(tables: Tables) -> Iterator[Finding]:
         if row["format"] == "default" and row["metric"] in LOWER_IS_BETTER:
             levels = select(tables.performance, **same(row, "series", "setting", "format", "metric"))
             claim = f"after fine-tuning on {row['series']}, {metric_on(row)} falls the longer the pre-training"
-            yield trending("latent benefit: level", claim, row, levels, "Performance", expected=-1)
+            yield trending("latent benefit: level", claim, row, levels, "Performance", expected=-1, tables=tables)
     for row in rows_of(tables.differences, contrasts.FINE_TUNED_MINUS_BASE_GROWTH, "in-domain"):
         if row["format"] == "default" and row["metric"] in LOWER_IS_BETTER:
             claim = f"what fine-tuning on {row['series']} saves in {metric_on(row)} grows with pre-training"
             gains = change_by_checkpoint(tables, row)
-            yield trending("latent benefit: gain", claim, row, gains, "difference", expected=-1)
+            yield trending("latent benefit: gain", claim, row, gains, "difference", expected=-1, tables=tables)
 
 
 def forgetting(tables: Tables) -> Iterator[Finding]:
@@ -110,7 +110,9 @@ def forgetting(tables: Tables) -> Iterator[Finding]:
         yield paired("forgetting", claim, row, expected=1)
     for row in rows_of(tables.differences, contrasts.FINE_TUNED_MINUS_BASE_GROWTH, "pre-training"):
         claim = f"the change of {metric_on(row)} by fine-tuning on {row['series']} rises or falls with pre-training"
-        yield trending("forgetting trend", claim, row, change_by_checkpoint(tables, row), "difference", expected=0)
+        yield trending(
+            "forgetting trend", claim, row, change_by_checkpoint(tables, row), "difference", expected=0, tables=tables
+        )
 
 
 def other_tasks(tables: Tables) -> Iterator[Finding]:
@@ -162,7 +164,7 @@ def format_sensitivity(tables: Tables) -> Iterator[Finding]:
             models = "base models" if is_base else f"models fine-tuned on {row['series']}"
             claim = f"the spread of {metric_on(row)} over formats narrows with pre-training, in {models}"
             family = "format sensitivity trend: base" if is_base else "format sensitivity trend"
-            yield trending(family, claim, row, spreads, "difference", expected=-1)
+            yield trending(family, claim, row, spreads, "difference", expected=-1, tables=tables)
 
 
 def rows_of(differences: pd.DataFrame, comparison: str, *relations: str) -> Iterator[dict[Any, Any]]:
@@ -195,17 +197,24 @@ def paired(
 
 
 def trending(
-    family: str, claim: str, row: dict[Any, Any], levels: pd.DataFrame, column: str, *, expected: int
+    family: str, claim: str, row: dict[Any, Any], levels: pd.DataFrame, column: str, *, expected: int, tables: Tables
 ) -> Finding:
-    """Effect and interval from `row`, last minus first checkpoint; the p-value from the trend of `levels`."""
-    values = in_order(levels)[column].to_numpy(float)
+    """Effect and interval from `row`, last minus first checkpoint; the p-value from the trend of `levels`.
+
+    A trend needs every checkpoint that the tables hold for this family of models.
+    """
+    measured_levels = in_order(levels.dropna(subset=[column]))
+    values = measured_levels[column].to_numpy(float)
+    checkpoints = contrasts.found_checkpoints(tables.performance)[row["family"]]
+    absent = [name for name in checkpoints if name not in set(measured_levels["checkpoint"])]
     tested: dict[str, Any] = {"p_value": None, "n": len(values), "test": KENDALL, "direction": 0}
+    tested |= {"missing": f"missing: checkpoint {', '.join(absent)}" if absent else row["missing"]}
     # Less than three points have no order to speak of.
-    if len(values) >= 3 and np.isfinite(values).all() and number(row["difference"]) is not None:
+    if not absent and len(values) >= 3 and number(row["difference"]) is not None:
         found = trend(np.arange(len(values), dtype=float), values)
         tested |= {"p_value": found.p_value, "direction": sign(found.tau)}
         tested |= {"note": f"; Kendall tau {found.tau:+.2f} over {len(values)} checkpoints, from the first to the last"}
-    return Finding(family, claim, expected=expected, **about(row), **measured(row), **tested)
+    return Finding(family, claim, expected=expected, **about(row), **measured(row) | tested)
 
 
 def about(row: dict[Any, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ Okabe and Ito, which readers with colour-blindness can tell apart.
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,8 +29,10 @@ MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "*")
 SCALES = ("index", "linear", "log")
 DODGE = 0.07
 """Between the curves of a panel, in parts of the distance of two checkpoints: their intervals stay apart."""
-TICK_GAP = 0.09
-"""Least distance of two tick labels, in parts of the axis."""
+CHARACTER = 0.03
+"""Width of a tick label's character, in parts of the axis."""
+NOTE_WIDTH = 44
+"""Characters of a note that fit into a panel."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -66,7 +69,6 @@ class Panel:
     """Those that every curve should have; a curve that lacks one is named in the panel."""
     is_change: bool = False
     """Draw a line at zero."""
-    notes: Sequence[str] = field(default_factory=tuple)
 
 
 def style_of(names: Iterable[str], base: Iterable[str] = (), *, offset: int = 0) -> dict[str, Style]:
@@ -150,7 +152,7 @@ def draw_panel(axes: Axes, panel: Panel, scale: str) -> None:
         axes.axhline(0, color="#555555", linewidth=0.8)
     for number, curve in enumerate(curves):
         draw_curve(axes, curve, places, DODGE * (number - (len(curves) - 1) / 2))
-    notes = [*panel.notes, *missing_notes(panel, checkpoints)]
+    notes = [line for note in missing_notes(panel, checkpoints) for line in textwrap.wrap(note, NOTE_WIDTH)]
     if notes:
         # Above the data, so that it never covers a point.
         low, high = axes.get_ylim()
@@ -187,12 +189,17 @@ def missing_notes(panel: Panel, checkpoints: Sequence[str]) -> list[str]:
 
 def readable_ticks(places: Mapping[str, float], width: float) -> set[str]:
     """The ticks that can be labelled without touching: from the last backwards, the first one too."""
-    shown: dict[str, float] = {}
+    shown: list[str] = []
     names = list(places)
     for name in [names[-1], names[0], *reversed(names[1:-1])]:
-        if all(abs(places[name] - other) >= TICK_GAP * width for other in shown.values()):
-            shown[name] = places[name]
+        if all(abs(places[name] - places[other]) >= width * room_for(name, other) for other in shown):
+            shown.append(name)
     return set(shown)
+
+
+def room_for(first: str, second: str) -> float:
+    """Least distance of two tick labels, in parts of the axis."""
+    return CHARACTER * (1 + (len(short_step(first)) + len(short_step(second))) / 2)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

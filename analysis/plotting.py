@@ -122,8 +122,8 @@ def instruction_suites(tables: Tables, *, scale: str = "index") -> Figure:
     panels = []
     styles = styles_of(tables)
     for (setting,), rows in groups(scored, "setting"):
-        found = groups(rows, "series")
-        curves = [Curve(label_of(tables, name), styles[name], in_order(group)) for (name,), group in found]
+        found = [(name, in_order(select(rows, series=name))) for name in sorted(set(scored["series"]))]
+        curves = [Curve(label_of(tables, name), styles[name], group) for name, group in found]
         checkpoints = [c for found in found_checkpoints(scored).values() for c in found]
         panels.append(Panel(setting, "accuracy", curves, checkpoints))
     return draw(wrapped(panels, "Suites"), title="Ranked-classification suites", scale=scale)

@@ -1,11 +1,12 @@
 import json
 
 import pytest
-from simulated_study import write_study
+from simulated_study import STUDY, write_study
 
 from analysis import claims, findings, produce_tables
 from analysis.claims import Finding
 from analysis.findings import judge
+from analysis.tidy import read_tables
 from open_instruct import paths
 
 
@@ -101,3 +102,13 @@ def test_suites_are_compared_unpaired(of_the_truth):
     assert [f["effect"] for f in suites] == pytest.approx([0.05] * 5)
     # Base 0.25 of 1000, tuned 0.30: sqrt(.25 * .75 / 1000 + .3 * .7 / 1000) = 0.01994; 0.05 +- 1.96 * that.
     assert (suites[0]["ci_low"], suites[0]["ci_high"]) == pytest.approx((0.0109, 0.0891), abs=1e-4)
+
+
+def test_a_trend_needs_every_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    study_file = write_study(tmp_path, num_items=8, text=STUDY.replace("  rte: {}\n  mrpc: {}\n", ""))
+    paths.prediction_file("heldout_text", "default", "checkpoint-60").with_suffix(".metrics.json").unlink()
+    produce_tables.main(produce_tables.Args(study_file))
+    found = findings.find(read_tables(paths.results_dir()))
+    (of_base,) = [f for f in found if f.family == "pre-training trend"]
+    assert (of_base.verdict, of_base.missing) == ("missing", "missing: checkpoint 60")
