@@ -157,6 +157,8 @@ def identify_evaluation(input_file: Path) -> dict[str, Any]:
     """Evaluation set, format and kind from the sidecar; without one, from the records and the task registry."""
     if not input_file.is_file():
         raise UserError(f"{input_file}: no such file; make it with open_instruct/format_generalization.py")
+    if input_file.name.endswith(".exemplars.jsonl"):
+        raise UserError(f"{input_file} holds exemplars, which are not evaluated; leave it out of --input_files")
     if sidecar_path(input_file).is_file():
         return read_sidecar(input_file)["identity"]
     names = sorted({str(record["dataset"]) for record in read_jsonl(input_file, required=("dataset",))})

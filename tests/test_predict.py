@@ -248,6 +248,12 @@ def test_exemplars_that_are_missing_or_evaluated_are_refused(home):
         ask(home, "rte", num_shots=1)
 
 
+def test_exemplars_are_not_evaluated_themselves(home):
+    write_jsonl(home / "rte.exemplars.jsonl", as_records(RTE[3:4]))
+    with pytest.raises(UserError, match="holds exemplars"):
+        ask(home, "rte", "rte.exemplars")
+
+
 def test_long_prompts_are_refused_or_cut_and_counted(home):
     long = [("rte", "cat " * 300 + prompt, completion) for _, prompt, completion in RTE[:2]]
     write_evaluation(home / "rte.jsonl", [*long, *RTE])

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Put evaluation files to one model.  sbatch generate_pred.sh, or bash generate_pred.sh.
+#   model_path    folder of the model, transformers format     (required)
+#   input_files   evaluation files, separated by spaces        (default: all of $data_dir/evaluation)
+#   num_shots     exemplars before each item                   (default: 0)
+#   limit         ask only this many items of each file        (default: all)
+#   base_dir      folder of output/                            (default: the repository)
+#   data_dir      folder of the formatted data                 (default: $base_dir/data)
+# Further arguments go to predict.py, e.g. bash generate_pred.sh --stop_at_newline
+#SBATCH --job-name=generate_pred
+#SBATCH --gpus=1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=32G
+#SBATCH --time=04:00:00
+set -euo pipefail
+
+: "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${data_dir:=$base_dir/data}"
+: "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/main bash generate_pred.sh}"
+export base_dir data_dir
+shopt -s extglob
+files=("$data_dir"/evaluation/!(*.exemplars).jsonl)
+[[ -z "${input_files:-}" ]] || read -ra files <<< "$input_files"
+
+cd "$base_dir"
+python eval/predict.py \
+  --model_name_or_path "$model_path" \
+  --input_files "${files[@]}" \
+  --num_shots "${num_shots:-0}" \
+  ${limit:+--limit "$limit"} \
+  "$@"
