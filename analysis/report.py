@@ -27,6 +27,7 @@ from analysis.tidy import (
     PERFORMANCE_TABLE,
     SUITE_TABLE,
     SUMMARY_TABLE,
+    order_checkpoints,
     read_table,
 )
 from open_instruct import paths
@@ -106,7 +107,7 @@ def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Pa
         for name, low, high in items.itertuples()
     ]
     facts = {
-        "Models": f"{both['model_id'].nunique()}: {listed(both['series'])} at checkpoints {listed(both['checkpoint'])}",
+        "Models": f"{both['model_id'].nunique()}: {listed(both['series'])} at checkpoints {', '.join(order_checkpoints(both['checkpoint']))}",
         "Evaluation sets": ", ".join(sizes) or "none",
         "Suite tasks": listed(suites["eval dataset"]) or "none",
         "Versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),
