@@ -101,13 +101,14 @@ def build_page(folder: Path, study_file: Path | None = None) -> str:
 
 def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Path | None) -> list[str]:
     both = pd.concat([performance, suites])
+    checkpoints = ", ".join(order_checkpoints(both["checkpoint"]))
     items = performance.groupby("eval dataset")["n"].agg(["min", "max"])
     sizes = [
         f"{name} ({low} to {high} items)" if low < high else f"{name} ({low} items)"
         for name, low, high in items.itertuples()
     ]
     facts = {
-        "Models": f"{both['model_id'].nunique()}: {listed(both['series'])} at checkpoints {', '.join(order_checkpoints(both['checkpoint']))}",
+        "Models": f"{both['model_id'].nunique()}: {listed(both['series'])} at checkpoints {checkpoints}",
         "Evaluation sets": ", ".join(sizes) or "none",
         "Suite tasks": listed(suites["eval dataset"]) or "none",
         "Versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),

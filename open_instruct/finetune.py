@@ -79,9 +79,15 @@ def main(args: Args) -> None:
         return
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     set_seed(args.seed)
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=torch.float32)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{args.model_name_or_path} is neither a model folder nor a model of the Hub: {reason}"
+        ) from error
     train, validation, num_cut = load_examples(args, tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=torch.float32)
     # Every process waits for rank 0 to clear the folder, and rank 0 alone writes.
     if not accelerator.is_main_process:
         fit(args, accelerator, model, train, validation)
@@ -184,7 +190,9 @@ def fit(
         log.append({"step": 0, "validation_loss": mean_loss(module, validation, accelerator.device)})
     started, num_tokens = time.monotonic(), 0
     module.train()
-    for number, indices in enumerate(tqdm(steps, unit="step", disable=not accelerator.is_main_process), start=1):
+    for number, indices in enumerate(
+        tqdm(steps, unit="step", disable=None if accelerator.is_main_process else True), start=1
+    ):
         examples = [train[i] for i in indices]
         num_targets = sum(example.num_targets for example in examples)
         loss = torch.zeros((), device=accelerator.device)

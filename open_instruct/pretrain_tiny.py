@@ -102,9 +102,7 @@ def read_documents(*, num_tokens: int) -> list[str]:
         # English at this vocabulary has about 4 characters a token; 6 is more than any text seen here.
         if num_characters > 6 * num_tokens and len(documents) >= TOKENIZER_DOCUMENTS:
             break
-    print(
-        f"text: {len(documents)} documents, {num_characters / 1e6:.1f} M characters; {num_left_out} left out as evaluated"
-    )
+    print(f"text: {len(documents)} documents, {num_characters / 1e6:.1f} M characters; left out: {num_left_out}")
     return documents
 
 
@@ -149,7 +147,7 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"model: {num_parameters / 1e6:.1f} M parameters; {len(batches)} steps of {tokens_per_step()} tokens")
     log: list[dict] = []
-    progress = tqdm(range(len(batches) + 1), unit="step", desc="pre-training")
+    progress = tqdm(range(len(batches) + 1), unit="step", desc="pre-training", disable=None)
     for step in progress:
         if step in artifacts:
             save(artifacts[step], model, config, log)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -207,6 +208,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@cache
 def git_commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
@@ -215,6 +217,7 @@ def git_commit() -> str | None:
         return None
 
 
+@cache
 def package_version(name: str) -> str | None:
     try:
         return version(name)

@@ -35,6 +35,7 @@ class Recipe:
     """Examples per optimiser step, over all processes."""
     rows: int | None = None
     """Train on this many of the formatted rows only (None: all of them)."""
+    mixed_precision: str = "bf16"
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,6 @@ class EvalPlan:
     """How one evaluation set is put to every model."""
 
     formats: tuple[str, ...] = ("default",)
-    limit: int | None = None
-    """Ask only this many items, the same for every model (None: all of them)."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,17 @@ class SuitePlan:
     tasks: tuple[str, ...]
     limit: int | None = None
     train_sets: tuple[str, ...] = ()
-    """Fine-tuned models that sit the suite, beside every base model."""
+    """Train sets whose models sit the suite, beside every base model."""
 
 
 @dataclass(frozen=True)
 class PretrainPlan:
-    """Pre-training of the embedded tiny model (family `tiny` only)."""
+    """Pre-training of the embedded model (family `tiny` only); 2,048 tokens a step."""
 
-    batch_size: int
-    sequence_length: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    vocab_size: int
     lr: float
 
 
@@ -77,6 +78,8 @@ class Study:
     pretrain: PretrainPlan | None = None
     protocol: str = "corrected"
     shots: int = 0
+    eval_limit: int | None = None
+    """Ask only this many items of each evaluation set, the same for every model (None: all of them)."""
     max_new_tokens: int = 60
     seed: int = DEFAULT_SEED
 

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# From a fresh machine with Python 3.11 to the figures of the study in miniature; run again, it skips what is done.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup.sh
+exec .venv/bin/python scripts/run_study.py scripts/studies/tiny.yaml "$@"

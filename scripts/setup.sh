@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Make .venv with the pinned requirements and this project; instant where it is up to date.
+#   scripts/setup.sh [requirements file]      (default: requirements.txt)
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+requirements=${1:-requirements.txt}
+: "${PYTHON:=python3.11}"
+command -v "$PYTHON" >/dev/null || PYTHON=python3
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+  echo "error: $("$PYTHON" --version) found, Python 3.11 expected; set PYTHON=/path/to/python3.11" >&2
+  exit 2
+}
+
+stamp=.venv/.installed-$requirements
+wanted=$(cat requirements*.txt pyproject.toml | cksum)
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+  .venv/bin/python -m pip install --quiet -r "$requirements"
+  .venv/bin/python -m pip install --quiet --no-deps -e .
+  echo "$wanted" >"$stamp"
+fi
