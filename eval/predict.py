@@ -67,8 +67,9 @@ class Args:
     """Put each item as a user's turn, for models that were tuned on chats."""
     load_in_float16: bool = False
     """Load the weights in float16 instead of float32."""
-    limit: int | None = None
-    """Ask only this many items, the same for every model (default: all)."""
+    limit: tuple[int, ...] = ()
+    """Ask only this many items, the same for every model: one number for all input files, or one for each
+    (default: all items)."""
     truncate_left: bool = False
     """Cut prompts that are too long for the model on the left, and count them (default: refuse them)."""
     stop_at_newline: bool = False
@@ -85,6 +86,8 @@ class Job:
     kind: str
     labels: tuple[str, ...]
     """Words to choose from, for kind `labels`."""
+    limit: int | None
+    """Items to ask; None: all."""
     artifact: Artifact
 
 
@@ -92,12 +95,13 @@ def main(args: Args, only_kind: str | None = None) -> None:
     check_arguments(args)
     model_folder.check_folder(args.model_name_or_path)
     model_identity = model_folder.identify(args.model_name_or_path)
-    jobs = [plan(path, args, model_identity, only_kind) for path in args.input_files]
+    limits = limit_of_each(args)
+    jobs = [plan(*of_file, args, model_identity, only_kind) for of_file in zip(args.input_files, limits, strict=True)]
     require_different([job.artifact.path for job in jobs])
     unfinished = [job for job in jobs if not is_done(job, overwrite=args.overwrite)]
     if not unfinished:
         return
-    items = [read_items(job, args.limit) for job in unfinished]
+    items = [read_items(job) for job in unfinished]
     exemplars = [read_exemplars(job, args.num_shots, asked) for job, asked in zip(unfinished, items, strict=True)]
     tokenizer_folder = args.tokenizer_name_or_path or args.model_name_or_path
     model, tokenizer = model_folder.load(args.model_name_or_path, tokenizer_folder, float16=args.load_in_float16)
@@ -116,7 +120,7 @@ def check_arguments(args: Args) -> None:
     if args.output_file and len(args.input_files) != 1:
         problems.append(f"--output_file goes with one input file, found {len(args.input_files)}")
     at_least = {"num_shots": 0, "max_new_tokens": 1, "batch_size": 1, "limit": 1}
-    values = {name: getattr(args, name) for name in at_least}
+    values = {name: getattr(args, name) for name in at_least} | {"limit": min(args.limit, default=None)}
     problems += [
         f"--{name} is {value}; expected at least {at_least[name]}"
         for name, value in values.items()
@@ -126,11 +130,22 @@ def check_arguments(args: Args) -> None:
         problems.append("--temperature and --top_p do nothing without --do_sample; add it or leave them out")
     if args.temperature <= 0 or not 0 < args.top_p <= 1:
         problems.append("expected --temperature above 0 and --top_p above 0 and at most 1")
+    if len(args.limit) not in (0, 1, len(args.input_files)):
+        problems.append(
+            f"--limit takes one number or {len(args.input_files)}, one for each file; found {len(args.limit)}"
+        )
     if problems:
         raise UserError("; ".join(problems))
 
 
-def plan(input_file: Path, args: Args, model_identity: Mapping[str, Any], only_kind: str | None) -> Job:
+def limit_of_each(args: Args) -> tuple[int | None, ...]:
+    limits = args.limit or (None,)
+    return limits * len(args.input_files) if len(limits) == 1 else limits
+
+
+def plan(
+    input_file: Path, limit: int | None, args: Args, model_identity: Mapping[str, Any], only_kind: str | None
+) -> Job:
     """Raises UserError where the file does not exist, or cannot be asked in this way."""
     evaluation = identify_evaluation(input_file)
     name, kind = evaluation["eval_set"], evaluation["kind"]
@@ -150,7 +165,8 @@ def plan(input_file: Path, args: Args, model_identity: Mapping[str, Any], only_k
     )
     identity = {**model_identity, **evaluation, "shots": args.num_shots}
     labels = tuple(dict.fromkeys(eval_set_named(name).labels.values())) if kind == "labels" else ()
-    return Job(input_file, kind, labels, Artifact(output, deciding_arguments(args, kind), inputs, identity))
+    arguments = deciding_arguments(args, kind) | {"limit": limit}
+    return Job(input_file, kind, labels, limit, Artifact(output, arguments, inputs, identity))
 
 
 def identify_evaluation(input_file: Path) -> dict[str, Any]:
@@ -170,7 +186,7 @@ def identify_evaluation(input_file: Path) -> dict[str, Any]:
 
 def deciding_arguments(args: Args, kind: str) -> dict[str, Any]:
     """The arguments that decide what is predicted for an evaluation set of this kind."""
-    names = ["num_shots", "use_chat_format", "load_in_float16", "limit", "truncate_left"]
+    names = ["num_shots", "use_chat_format", "load_in_float16", "truncate_left"]
     if kind == "generation":
         names += ["max_new_tokens", "stop_at_newline", "do_sample"]
         names += ["temperature", "top_p", "seed"] if args.do_sample else []
@@ -190,12 +206,12 @@ def is_done(job: Job, *, overwrite: bool) -> bool:
     return done
 
 
-def read_items(job: Job, limit: int | None) -> list[dict[str, Any]]:
+def read_items(job: Job) -> list[dict[str, Any]]:
     """The items that are asked, in the order of the file."""
     items = list(read_jsonl(job.input_file, required=("id", "prompt", "completion")))
     if not items:
         raise UserError(f"{job.input_file}: no items; make it again with open_instruct/format_generalization.py")
-    chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[:limit]
+    chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[: job.limit]
     return [items[i] for i in sorted(chosen)]
 
 

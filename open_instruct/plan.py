@@ -26,6 +26,8 @@ class Job:
     inputs: tuple[Path, ...] = ()
     whole_machine: bool = False
     """Runs alone, with all cores."""
+    can_overwrite: bool = True
+    """Knows --overwrite; what does not is made anew whenever it runs."""
 
     @property
     def key(self) -> str:
@@ -124,13 +126,17 @@ def questioning(study: Study, variant: Variant) -> Iterator[Job]:
         for name, plan in study.evaluation.items()
         for task_format in plan.formats
     )
-    limit = ("--limit", str(study.eval_limit)) if study.eval_limit else ()
+    limits = [
+        str(plan.limit or eval_set_named(name).num_rows)
+        for name, plan in study.evaluation.items()
+        for _ in plan.formats
+    ]
     yield Job(
         "predict",
         variant.model_id,
         (
             *("eval/predict.py", "--model_name_or_path", str(variant.folder), "--input_files", *map(str, files)),
-            *("--num_shots", str(study.shots), "--max_new_tokens", str(study.max_new_tokens), *limit),
+            *("--num_shots", str(study.shots), "--max_new_tokens", str(study.max_new_tokens), "--limit", *limits),
         ),
         inputs=(variant.folder, *files),
         outputs=predictions,
@@ -154,15 +160,22 @@ def questioning(study: Study, variant: Variant) -> Iterator[Job]:
         )
 
 
+def from_repository(path: Path) -> Path:
+    """Jobs run in the repository; inside it a path is the same wherever it was cloned to."""
+    path = path.resolve()
+    return path.relative_to(paths.REPOSITORY) if path.is_relative_to(paths.REPOSITORY) else path
+
+
 def analysis(study: Study, study_file: Path, *, measured: list[Path]) -> Iterator[Job]:
     results = paths.results_dir()
     tables = tuple(results / name for name in ("all_perf_table.csv", "official_eval_table.csv"))
     yield Job(
         "report",
         study.name,
-        ("analysis/report.py", "--study", str(study_file)),
+        ("analysis/report.py", "--study", str(from_repository(study_file))),
         inputs=tuple(measured),
         outputs=(*tables, results / "report.html", results / "figures"),
+        can_overwrite=False,
     )
     notebook = paths.REPOSITORY / "analysis" / "gen_paper_figs.ipynb"
     yield Job(
@@ -174,4 +187,5 @@ def analysis(study: Study, study_file: Path, *, measured: list[Path]) -> Iterato
         ),
         inputs=(*tables, notebook),
         outputs=(results / notebook.name,),
+        can_overwrite=False,
     )

@@ -40,7 +40,7 @@ class Args:
     steps: tuple[int, ...] = (0, 20, 60, 200, 600)
     """Optimiser steps after which a checkpoint is kept; 0 is the random initialisation."""
     d_model: int = 128
-    num_layers: int = 4
+    num_layers: int = 2
     num_heads: int = 4
     vocab_size: int = 4_096
     lr: float = 3e-3
@@ -201,6 +201,7 @@ def save(artifact: Artifact, model: OLMo, config: ModelConfig, log: list[dict]) 
         with atomic_write(artifact.path / "model.pt", "wb") as file:
             torch.save(model.state_dict(), file)
         facts["training_log"] = list(log)
+    print(f"wrote {artifact.path}" + (f", loss {log[-1]['loss']}" if log else ""), flush=True)
 
 
 if __name__ == "__main__":

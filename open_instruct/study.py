@@ -43,6 +43,8 @@ class EvalPlan:
     """How one evaluation set is put to every model."""
 
     formats: tuple[str, ...] = ("default",)
+    limit: int | None = None
+    """Ask only this many items, drawn once, the same for every model (None: all of them)."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,6 @@ class Study:
     pretrain: PretrainPlan | None = None
     protocol: str = "corrected"
     shots: int = 0
-    eval_limit: int | None = None
-    """Ask only this many items of each evaluation set, the same for every model (None: all of them)."""
     max_new_tokens: int = 60
     seed: int = DEFAULT_SEED
 

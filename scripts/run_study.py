@@ -9,22 +9,23 @@ Writes  what the stages write, a log a job in output/logs/{study}/, and output/j
 
 import fcntl
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
-from open_instruct import paths
+from olmo_eval.tasks import task_named
+from open_instruct import paths, warm_process
 from open_instruct.cli import run
 from open_instruct.plan import Job, plan
-from open_instruct.records import content_hash, read_json, write_json
+from open_instruct.records import UserError, content_hash, read_json, write_json
 from open_instruct.study import load_study
 
 
@@ -43,22 +44,31 @@ class Args:
 @dataclass
 class Running:
     job: Job
-    process: subprocess.Popen
+    process: BaseProcess
     log: Path
     started: float
 
 
+class Outcome(NamedTuple):
+    state: str
+    """`done` before, `ran`, or `failed`."""
+    seconds: float = 0.0
+    exit_code: int = 0
+
+
 def main(args: Args) -> None:
     study = load_study(args.study)
+    for task in study.suite.tasks if study.suite else ():
+        task_named(task)
     jobs = plan(study, args.study)
     if args.dry_run:
         print_plan(jobs, Stamps(study.name))
         return
-    with sole_run(paths.base_dir() / "output" / f".{study.name}.lock") as lock:
+    with sole_run(study.name) as lock:
         outcomes = run_all(jobs, Stamps(study.name), args, lock)
     print_summary(jobs, outcomes)
-    if any(outcome == "failed" for outcome, _ in outcomes.values()):
-        sys.exit(1)
+    if failed := [outcome.exit_code for outcome in outcomes.values() if outcome.state == "failed"]:
+        sys.exit(failed[0])
     print(f"figures: {paths.results_dir() / 'figures'}")
     print(f"page:    {paths.results_dir() / 'report.html'}")
 
@@ -96,87 +106,85 @@ def print_plan(jobs: Sequence[Job], stamps: Stamps) -> None:
 
 
 @contextmanager
-def sole_run(path: Path) -> Iterator[IO[str]]:
-    """Hold the study's lock. Jobs inherit it, so those that outlive a killed run are waited for too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+def sole_run(study_name: str) -> Iterator[Path]:
+    """No other run of this study, and no job that a killed one left behind.  Yields the lock that jobs are to hold."""
+    folder = paths.base_dir() / "output" / "jobs" / study_name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("an earlier run of this study, or a job that it left behind, is still at work; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
+        except BlockingIOError as error:
+            raise UserError(
+                f"study {study_name} is running already in {paths.base_dir()}; wait for it, or end it"
+            ) from error
+        warm_process.wait_for_earlier(folder / "jobs.lock")
+        yield folder / "jobs.lock"
 
 
-def run_all(jobs: Sequence[Job], stamps: Stamps, args: Args, lock: IO[str]) -> dict[str, tuple[str, float]]:
-    """Run what is not done, each job once all it reads is there.  -> job key: (outcome, seconds)"""
-    outcomes: dict[str, tuple[str, float]] = {}
-    waiting, running = list(jobs), list[Running]()
+def run_all(jobs: Sequence[Job], stamps: Stamps, args: Args, lock: Path) -> dict[str, Outcome]:
+    """Run what is not done, each job once all it reads is there.  -> by job key"""
+    outcomes: dict[str, Outcome] = {}
+    waiting, running, undone = list(jobs), list[Running](), set[str]()
     made_by = {path: job for job in jobs for path in job.outputs}
 
     def is_ready(job: Job) -> bool:
-        return all(outcomes.get(made_by[p].key, ("", 0))[0] in ("done", "ran") for p in job.inputs if p in made_by)
+        makers = [made_by[path].key for path in job.inputs if path in made_by]
+        return all(key in outcomes and outcomes[key].state != "failed" for key in makers)
 
     while waiting or running:
-        failed = any(outcome == "failed" for outcome, _ in outcomes.values())
+        failed = any(outcome.state == "failed" for outcome in outcomes.values())
         for job in [] if failed else [job for job in waiting if is_ready(job)]:
-            if stamps.is_done(job):
+            if job.key not in undone and stamps.is_done(job):
                 waiting.remove(job)
-                outcomes[job.key] = ("done", 0.0)
-            elif not running or (
+                outcomes[job.key] = Outcome("done")
+                continue
+            undone.add(job.key)
+            if not running or (
                 len(running) < args.num_parallel and not job.whole_machine and not running[0].job.whole_machine
             ):
                 waiting.remove(job)
                 running.append(start(job, args, lock))
         if failed and not running:
             break
-        for one in [one for one in running if one.process.poll() is not None]:
+        for one in [one for one in running if not one.process.is_alive()]:
             running.remove(one)
             seconds = time.monotonic() - one.started
-            outcomes[one.job.key] = ("ran" if one.process.returncode == 0 else "failed", seconds)
-            if one.process.returncode == 0:
+            exit_code = one.process.exitcode or 0
+            outcomes[one.job.key] = Outcome("failed" if exit_code else "ran", seconds, exit_code)
+            if exit_code == 0:
                 stamps.put(one.job)
             report(one, number=len(outcomes), total=len(jobs), seconds=seconds)
         if running:
-            time.sleep(0.02)
+            time.sleep(0.05)
     return outcomes
 
 
-def start(job: Job, args: Args, lock: IO[str]) -> Running:
+def start(job: Job, args: Args, lock: Path) -> Running:
     log = paths.base_dir() / "output" / "logs" / f"{job.key}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     cores = os.cpu_count() or 1
+    if job.whole_machine:
+        print(f"{job.stage} {job.name}: minutes, on all {cores} cores; see {paths.relative(log)}", flush=True)
+    command = [*job.command, "--overwrite"] if args.overwrite and job.can_overwrite else job.command
     num_threads = cores if job.whole_machine else max(1, cores // args.num_parallel)
-    command = [sys.executable, *job.command]
-    if args.overwrite and "jupyter" not in command and job.stage != "report":
-        command.append("--overwrite")
-    process = subprocess.Popen(
-        command,
-        cwd=paths.REPOSITORY,
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": str(num_threads), "TOKENIZERS_PARALLELISM": "false"},
-        pass_fds=(lock.fileno(),),
-    )
+    process = warm_process.start(command, folder=paths.REPOSITORY, log=log, num_threads=num_threads, lock=lock)
     return Running(job, process, log, time.monotonic())
 
 
 def report(one: Running, *, number: int, total: int, seconds: float) -> None:
     """One line a job; for a failed one also what it said last and how to run it alone."""
     print(f"[{number:>3}/{total}] {one.job.stage:<9} {one.job.name:<55} {seconds:6.1f} s", flush=True)
-    if one.process.returncode != 0:
+    if one.process.exitcode != 0:
         tail = "\n".join(one.log.read_text(errors="replace").splitlines()[-15:])
         command = f"python {' '.join(one.job.command)}"
-        print(f"failed with exit code {one.process.returncode}; {one.log} ends with\n{tail}\nrun it alone: {command}")
+        print(f"failed with exit code {one.process.exitcode}; {one.log} ends with\n{tail}\nrun it alone: {command}")
 
 
-def print_summary(jobs: Sequence[Job], outcomes: dict[str, tuple[str, float]]) -> None:
+def print_summary(jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> None:
     print(f"\n{'stage':<10}{'jobs':>5}{'done before':>13}{'ran':>5}{'failed':>8}{'not run':>9}{'seconds':>9}")
     for stage in dict.fromkeys(job.stage for job in jobs):
-        found = [outcomes.get(job.key, ("not run", 0.0)) for job in jobs if job.stage == stage]
-        count = Counter(outcome for outcome, _ in found)
-        seconds = sum(seconds for _, seconds in found)
+        found = [outcomes.get(job.key, Outcome("not run")) for job in jobs if job.stage == stage]
+        count = Counter(outcome.state for outcome in found)
+        seconds = sum(outcome.seconds for outcome in found)
         print(
             f"{stage:<10}{len(found):>5}{count['done']:>13}{count['ran']:>5}{count['failed']:>8}"
             f"{count['not run']:>9}{seconds:>9.0f}"

@@ -1,10 +1,52 @@
-"""Every test has a base_dir of its own, so that none sees the repository's output or another's."""
+"""Fixtures that several test files share. Every test has a base_dir of its own."""
+
+import shutil
 
 import pytest
+import torch
+from toy_evaluation import RTE, SCIQ, TEXT, write_evaluation
+from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
+
+from open_instruct.records import Artifact
 
 
 @pytest.fixture(autouse=True)
 def base_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     monkeypatch.delenv("data_dir", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Toy matrices lose far more time to threads waiting for each other than they gain."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a native checkpoint in native/ and its tokenizer in tokenizer/."""
+    toy_native_olmo(tmp_path / "native")
+    toy_tokenizer(tmp_path / "tokenizer")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    # Wide weights: random text then differs from item to item.
+    toy_olmo(folder, initializer_range=0.3, max_position_embeddings=256)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, toy_model):
+    """A base_dir with one model and three evaluation files, each with its sidecar."""
+    for rows in (RTE, SCIQ, TEXT):
+        write_evaluation(tmp_path / f"{rows[0][0]}.jsonl", rows)
+    with Artifact(tmp_path / "model", {}, identity={"model_id": "toy_ckpt7", "step": 7}).making(is_folder=True):
+        shutil.copytree(toy_model, tmp_path / "model", dirs_exist_ok=True)
     return tmp_path

@@ -79,7 +79,8 @@ def test_in_a_chat_only_what_the_assistant_says_is_a_target(tokenizer):
     targets = [label for label in example.labels if label != IGNORED]
     assert tokenizer.decode(targets) == "no<|endoftext|>The cat.<|endoftext|>"
     assert tokenizer.decode(example.ids) == (
-        "<|user|>\nyes or no?\n<|assistant|>\nno<|endoftext|>\n<|user|>\nThe dog?\n<|assistant|>\nThe cat.<|endoftext|>\n"
+        "<|user|>\nyes or no?\n<|assistant|>\nno<|endoftext|>\n"
+        "<|user|>\nThe dog?\n<|assistant|>\nThe cat.<|endoftext|>\n"
     )
 
 

@@ -1,91 +1,15 @@
 """Predictions of toy models: what each kind of evaluation file gets, what is skipped, resumed and refused."""
 
-import json
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
-from transformers import AutoTokenizer, OlmoForCausalLM
+from toy_evaluation import RTE, SCIQ, TEXT, as_records, ask, loaded, log_prob, read, write_evaluation
 
-from eval import answers, predict, predict_classification
-from eval.predict import Args
-from open_instruct.records import Artifact, UserError, read_sidecar, write_json, write_jsonl
-
-NLI = "### Input_1: {}\n ### Input_2: {}\n ### Inference:"
-ANIMALS = ("cat", "dog", "man", "mat", "party", "question")
-# U+2028 ends a line for str.splitlines, not in JSON lines.
-RTE = [
-    ("rte", NLI.format(f"A {a} sat.", "It\u2028slept."), " " + ("entailment", "neutral")[i % 2])
-    for i, a in enumerate(ANIMALS)
-]
-SCIQ = [
-    ("sciq", f"### Input: The {animal} " + "sat " * i + "\n ### Question:", " Why did it sit?")
-    for i, animal in enumerate(ANIMALS)
-]
-TEXT = [("heldout_text", "", f"The {animal} sat on the mat.") for animal in ANIMALS]
-KINDS = {"rte": "labels", "sciq": "generation", "heldout_text": "text"}
-
-
-@pytest.fixture(scope="module")
-def toy_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "toy"
-    # Wide weights: random text then differs from item to item.
-    toy_olmo(folder, initializer_range=0.3, max_position_embeddings=256)
-    return folder
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch, toy_model):
-    """A base_dir with one model and three evaluation files, each with its sidecar."""
-    monkeypatch.setenv("base_dir", str(tmp_path))
-    monkeypatch.delenv("data_dir", raising=False)
-    for rows in (RTE, SCIQ, TEXT):
-        write_evaluation(tmp_path / f"{rows[0][0]}.jsonl", rows)
-    with Artifact(tmp_path / "model", {}, identity={"model_id": "toy_ckpt7", "step": 7}).making(is_folder=True):
-        shutil.copytree(toy_model, tmp_path / "model", dirs_exist_ok=True)
-    return tmp_path
-
-
-def write_evaluation(path: Path, rows, task_format="default"):
-    name = rows[0][0]
-    identity = {"eval_set": name, "format": task_format, "protocol": "corrected", "kind": KINDS[name], "role": "other"}
-    with Artifact(path, {}, identity=identity).making():
-        write_jsonl(path, as_records(rows))
-
-
-def as_records(rows):
-    return [{"dataset": d, "id": f"{d}-{i}", "prompt": p, "completion": c} for i, (d, p, c) in enumerate(rows)]
-
-
-def ask(home, *names, **options):
-    files = tuple(home / f"{name}.jsonl" for name in names)
-    given: dict[str, Any] = {"max_new_tokens": 5} | options
-    predict.main(Args(home / "model", files, **given))
-    outputs = sorted((home / "output" / "predictions").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-    return outputs[-1]
-
-
-def read(path):
-    return [json.loads(line) for line in path.open(encoding="utf-8")]
-
-
-def log_prob(model, context, continuation):
-    """Log-likelihood in nats, one token after the other, as the definition says."""
-    ids, total = list(context), 0.0
-    for token in continuation:
-        with torch.no_grad():
-            total += model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
-        ids.append(token)
-    return total
-
-
-def loaded(home):
-    return OlmoForCausalLM.from_pretrained(home / "model").eval(), AutoTokenizer.from_pretrained(home / "model")
+from eval import answers
+from open_instruct.records import UserError, read_sidecar, write_jsonl
 
 
 def test_labels_are_scored_as_a_whole_and_the_likeliest_is_chosen(home):
@@ -204,13 +128,20 @@ def test_a_partial_file_of_other_arguments_is_not_taken_up(home):
     assert len(read(path)) == 6
 
 
+def test_limits_can_differ_by_file(home):
+    ask(home, "rte", "heldout_text", limit=(2, 4))
+    folder = home / "output" / "predictions"
+    counts = {name: len(read(folder / f"{name}_toy_ckpt7.jsonl")) for name in ("rte", "heldout_text")}
+    assert counts == {"rte": 2, "heldout_text": 4}
+
+
 def test_a_limit_asks_every_model_the_same_items_in_file_order(home):
-    limited = read(ask(home, "heldout_text", limit=3))
+    limited = read(ask(home, "heldout_text", limit=(3,)))
     everything = read(ask(home, "heldout_text", overwrite=True))
     ids = [item["id"] for item in limited]
     assert len(ids) == 3
     assert ids == sorted(ids)
-    assert [item["id"] for item in read(ask(home, "heldout_text", limit=3, overwrite=True))] == ids
+    assert [item["id"] for item in read(ask(home, "heldout_text", limit=(3,), overwrite=True))] == ids
     by_id = {item["id"]: item["gold_logprob"] for item in everything}
     assert [item["gold_logprob"] for item in limited] == pytest.approx([by_id[name] for name in ids], abs=1e-4)
 
@@ -295,71 +226,3 @@ def test_sampling_is_seeded_and_recorded(home):
     assert read_sidecar(again)["arguments"]["seed"] == 42
     other = read(ask(home, "sciq", do_sample=True, temperature=1.5, overwrite=True, seed=1))
     assert [item["output"] for item in other] != [item["output"] for item in first]
-
-
-def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(tmp_path):
-    tokenizer = toy_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="cannot tell the labels yes, yes apart"):
-        answers.encode_choices(tokenizer, [("Same?", " yes")], ["yes", "yes"])
-
-
-def test_a_gold_completion_that_is_no_label_is_refused(home):
-    write_evaluation(home / "rte.jsonl", [*RTE, ("rte", "One:", " perhaps")])
-    with pytest.raises(UserError, match="' perhaps' is none of the labels entailment, neutral"):
-        ask(home, "rte")
-
-
-def test_nan_weights_are_refused_and_leave_nothing_done(home):
-    model, _ = loaded(home)
-    with torch.no_grad():
-        model.lm_head.weight[5] = float("nan")
-    model.save_pretrained(home / "model")
-    for name in ("rte", "sciq"):
-        with pytest.raises(UserError, match=r"not finite|NaN"):
-            ask(home, name)
-    assert not list((home / "output" / "predictions").glob("*.jsonl"))
-
-
-def test_a_folder_that_is_no_transformers_model_is_refused_with_the_cure(home):
-    toy_native_olmo(home / "native")
-    (home / "adapter").mkdir()
-    (home / "adapter" / "adapter_config.json").write_text("{}")
-    for folder, message in {
-        "native": "OLMo's own format.*convert_olmo_to_tf.py",
-        "adapter": "merge_lora.py",
-        "nowhere": "no such folder",
-        "output": "no such folder|no config.json",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            predict.main(Args(home / folder, (home / "rte.jsonl",)))
-
-
-def test_missing_weights_are_refused(home):
-    config = json.loads((home / "model" / "config.json").read_text())
-    write_json(home / "model" / "config.json", config | {"num_hidden_layers": 3})
-    with pytest.raises(UserError, match="missing_keys"):
-        ask(home, "rte")
-
-
-@pytest.mark.parametrize(
-    ("names", "options", "message"),
-    [
-        (("rte", "sciq"), {"output_file": Path("x.jsonl")}, "one input file, found 2"),
-        (("rte", "rte"), {}, "same output"),
-        (("rte",), {"limit": 0, "num_shots": -1}, "num_shots is -1.*limit is 0"),
-        (("sciq",), {"temperature": 0.5}, "without --do_sample"),
-        (("heldout_text",), {"use_chat_format": True}, "plain text"),
-        (("nowhere",), {}, "no such file"),
-    ],
-)
-def test_arguments_that_make_no_sense_are_refused_before_a_model_is_loaded(home, monkeypatch, names, options, message):
-    monkeypatch.setattr("eval.model_folder.load", None)
-    with pytest.raises(UserError, match=message):
-        ask(home, *names, **options)
-
-
-def test_predict_classification_takes_labels_only(home):
-    with pytest.raises(UserError, match="sciq is of kind generation, expected labels"):
-        predict_classification.main(Args(home / "model", (home / "sciq.jsonl",)))
-    predict_classification.main(Args(home / "model", (home / "rte.jsonl",)))
-    assert (home / "output" / "predictions" / "rte_toy_ckpt7.jsonl").is_file()

@@ -35,9 +35,14 @@ def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_write(path) as file:
-        file.write("half of the new")
-        raise RuntimeError
+
+    def write_half():
+        with atomic_write(path) as file:
+            file.write("half of the new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.txt"]
 
@@ -64,9 +69,14 @@ def test_an_artifact_is_done_only_once_its_sidecar_is_there(tmp_path):
 
 def test_making_that_fails_leaves_no_sidecar_even_over_a_finished_artifact(tmp_path):
     artifact = make(tmp_path / "x")
-    with pytest.raises(RuntimeError), artifact.making():
-        artifact.path.write_text("half")
-        raise RuntimeError
+
+    def make_half():
+        with artifact.making():
+            artifact.path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        make_half()
     assert not sidecar_path(artifact.path).exists()
     assert not artifact.is_done()
 
