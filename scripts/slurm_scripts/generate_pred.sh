@@ -18,9 +18,10 @@ set -euo pipefail
 : "${data_dir:=$base_dir/data}"
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/main bash generate_pred.sh}"
 export base_dir data_dir
-shopt -s extglob
-files=("$data_dir"/evaluation/!(*.exemplars).jsonl)
-[[ -z "${input_files:-}" ]] || read -ra files <<< "$input_files"
+files=()
+for file in ${input_files:-"$data_dir"/evaluation/*.jsonl}; do
+  [[ $file == *.exemplars.jsonl ]] || files+=("$file")
+done
 
 cd "$base_dir"
 python eval/predict.py \
