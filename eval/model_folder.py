@@ -28,7 +28,7 @@ def check_folder(folder: Path) -> None:
             "convert it with `python open_instruct/olmo_hf/convert_olmo_to_tf.py`"
         )
     if (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} holds an adapter alone; merge it with `python open_instruct/merge_lora.py`")
+        raise UserError(f"{folder} holds an adapter alone; merge it into its base model first (peft: merge_and_unload)")
     raise UserError(f"{folder}: no config.json; expected a folder made by save_pretrained")
 
 

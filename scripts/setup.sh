@@ -15,6 +15,7 @@ command -v "$PYTHON" >/dev/null || PYTHON=python3
 stamp=.venv/.installed-$requirements
 wanted=$(cat requirements*.txt pyproject.toml | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  echo "installing $requirements into .venv (some minutes)"
   [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
   .venv/bin/python -m pip install --quiet -r "$requirements"
   .venv/bin/python -m pip install --quiet --no-deps -e .

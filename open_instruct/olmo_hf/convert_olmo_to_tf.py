@@ -3,8 +3,8 @@
 Reads    {input_dir}/config.yaml and model.pt, and a tokenizer.
 Writes   {output_dir}/: sharded safetensors, config, generation config, tokenizer, meta.json (with the proof)
 
-    python open_instruct/olmo_hf/convert_olmo_to_tf.py --family tiny --step 300 \\
-        --input_dir output/tiny_ckpts/checkpoint-300 --output_dir output/tiny_tf_ckpts/checkpoint-300 \\
+    python open_instruct/olmo_hf/convert_olmo_to_tf.py --family tiny --step 600 \\
+        --input_dir output/tiny_ckpts/checkpoint-600 --output_dir output/tiny_tf_ckpts/checkpoint-600 \\
         --tokenizer_name_or_path output/tiny_tokenizer
 """
 

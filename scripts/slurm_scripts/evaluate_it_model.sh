@@ -13,7 +13,7 @@
 set -euo pipefail
 
 : "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
-: "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/main bash evaluate_it_model.sh}"
+: "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash evaluate_it_model.sh}"
 export base_dir
 read -ra task_names <<< "${tasks:-}"
 

@@ -16,7 +16,7 @@ set -euo pipefail
 
 : "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
 : "${data_dir:=$base_dir/data}"
-: "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/main bash generate_pred.sh}"
+: "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash generate_pred.sh}"
 export base_dir data_dir
 files=()
 for file in ${input_files:-"$data_dir"/evaluation/*.jsonl}; do
