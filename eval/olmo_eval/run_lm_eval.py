@@ -111,7 +111,9 @@ def main(args: Args) -> None:
 def model_folder(args: Args) -> Path:
     """Raises UserError where none is named, or it cannot be evaluated."""
     if args.model_path is None:
-        raise UserError("no model; name its folder with --model-path, e.g. --model-path output/tiny_tf_ckpts/checkpoint-600")
+        raise UserError(
+            "no model; name its folder with --model-path, e.g. --model-path output/tiny_tf_ckpts/checkpoint-600"
+        )
     check_folder(args.model_path)
     return args.model_path
 
