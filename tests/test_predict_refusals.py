@@ -47,7 +47,7 @@ def test_a_folder_that_is_no_transformers_model_is_refused_with_the_cure(home):
     (home / "adapter" / "adapter_config.json").write_text("{}")
     for folder, message in {
         "native": "OLMo's own format.*convert_olmo_to_tf.py",
-        "adapter": "merge_lora.py",
+        "adapter": "merge_and_unload",
         "nowhere": "no such folder",
         "output": "no such folder|no config.json",
     }.items():
