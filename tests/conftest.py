@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from private_slurm import PrivateSlurm, missing_programs
 from toy_evaluation import RTE, SCIQ, TEXT, write_evaluation
 from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
 
@@ -24,6 +25,26 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A running private cluster, the same for all tests; one that harms it starts its own."""
+    if missing := missing_programs():
+        pytest.skip(f"Slurm is not installed ({', '.join(missing)} not found)")
+    with PrivateSlurm() as cluster:
+        yield cluster
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [
+        str(r.longrepr)
+        for r in terminalreporter.stats.get("skipped", ())
+        if "Slurm is not installed" in str(r.longrepr)
+    ]
+    if skipped:
+        terminalreporter.section("NOT TESTED: the study on Slurm", red=True)
+        terminalreporter.line(f"{len(skipped)} tests were skipped; to run them: apt-get install slurm-wlm munge")
 
 
 @pytest.fixture
