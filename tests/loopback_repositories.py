@@ -1,0 +1,65 @@
+"""What the loopback Hub holds: repositories with commits, refs and files, listed as the Hub lists them."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LFS_SUFFIXES = (".parquet", ".bin", ".pt", ".safetensors", ".gz", ".zip", ".arrow")
+
+
+@dataclass
+class Commit:
+    """The files of a repository at one commit: path -> content, in memory or on disk."""
+
+    id: str
+    files: dict[str, bytes | Path]
+    title: str
+
+
+@dataclass
+class Repository:
+    commits: dict[str, Commit] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    """Full name (`refs/heads/main`, `refs/tags/v1`, `refs/convert/parquet`) -> commit id."""
+
+    def commit(self, revision: str) -> Commit | None:
+        """By commit id, full ref, branch or tag."""
+        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
+            revision = self.refs.get(name, revision)
+        return self.commits.get(revision)
+
+
+def entries(commit: Commit) -> list[dict[str, Any]]:
+    """Every file and folder of a commit, as tree listings give them."""
+    folders = sorted({str(parent) for path in commit.files for parent in Path(path).parents} - {"."})
+    listed = [{"type": "directory", "path": f, "oid": git_id(f.encode()), "size": 0} for f in folders]
+    listed += [{"type": "file", "path": path} | file_entry(path, commit.files[path]) for path in sorted(commit.files)]
+    return listed
+
+
+def inside(path: str, folder: str, *, recursive: bool) -> bool:
+    parents = [str(parent) for parent in Path(path).parents]
+    return (folder or ".") in (parents if recursive else parents[:1])
+
+
+def file_entry(path: str, content: bytes | Path) -> dict[str, Any]:
+    """Size and ids of a file, as the Hub gives them; large kinds of files are in LFS."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if not path.endswith(LFS_SUFFIXES):
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        return {"size": size, "oid": git_id(data)}
+    sha256 = digest_of(content)
+    lfs = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 134}
+    return {"size": size, "oid": git_id(sha256.encode()), "lfs": lfs}
+
+
+def digest_of(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
