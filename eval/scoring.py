@@ -1,31 +1,23 @@
 """Log-likelihood of whole continuations: the one way in which this project asks a model what it finds likely.
 
-A request is one row: its context once, then its continuations side by side, none of which sees another.
-
-    row          c0 c1 c2 | a0 a1 | b0 b1        (the last token of a continuation predicts nothing: it is left out)
-    position     0  1  2    3  4    3  4
-    a1 attends   c0 c1 c2   a0 a1
-    b1 attends   c0 c1 c2           b0 b1
-
-The vocabulary is projected only at the positions that predict a token of a continuation.
+Every distinct beginning of the requests' texts is computed once, be it the exemplars of a whole set, the context of an
+item's alternatives or their common first words (forest.py), without padding; the vocabulary is projected only at the
+positions that predict a token of a continuation, once for each such position.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
+from eval.attention import Computed, compute, own_attention
+from eval.forest import Forest, Strand, num_shared
+from eval.vocabulary import check_head, target_log_probs
 from open_instruct.records import UserError
 
-MAX_MASK_ELEMENTS = 2**26
-"""Bound on batch x row length x row length: 256 MiB in fp32."""
-MAX_LOGIT_ELEMENTS = 2**23
-"""Bound on projected positions x vocabulary: 32 MiB in fp32, which is quicker on a CPU than more at once."""
-RESHAPED_LOGITS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-"""Config fields by which a model changes the output embedding's logits, and the value that changes nothing."""
+MAX_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -46,18 +38,24 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A request, or some of the continuations of one that is too long for a row."""
+class Question(Strand):
+    """One continuation after its context. The last token of a continuation predicts nothing: it is left out."""
 
-    request: int
-    first: int
-    """Index of `continuations[0]` within the request."""
-    context: list[int]
-    continuations: list[list[int]]
+    number: int
+    """Of the continuation within the request."""
+    targets: list[int]
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
+
+@dataclass
+class Batch:
+    """Questions of one forward pass."""
+
+    forest: Forest
+    questions: list[Question] = field(default_factory=list)
+    predictors: list[int] = field(default_factory=list)
+    """For each target of each question, the index of the token that predicts it."""
+    num_begun: int = 0
+    """Requests whose first question is here."""
 
 
 @torch.inference_mode()
@@ -65,32 +63,40 @@ def score(
     model: PreTrainedModel,
     requests: Sequence[Request],
     *,
-    max_batch_tokens: int = 20480,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    batch_size: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[list[Score]]:
     """Scores of every continuation of every request, in the order of `requests`.
 
-    A continuation's score does not depend on what else is in the batch, beyond float noise. Contexts are taken as they
-    are: to cut long ones is the caller's job. `progress` is called after each batch with the number of requests begun.
+    A forward pass holds at most `max_batch_tokens` tokens, what it shares with the pass before not counted, and at most
+    `batch_size` requests. A continuation's score does not depend on what else is in it, beyond float noise. Where
+    memory does not suffice the bound is halved. Contexts are taken as they are: to cut long ones is the caller's job.
+    `progress` is called after each pass with the number of requests begun.
 
-    Raises UserError for empty or foreign token ids, for a model that cannot take a tree mask, and for NaN logits.
+    Raises UserError for empty or foreign token ids, for a model whose attention cannot share texts, for NaN logits.
     """
     check_requests(requests, vocab_size=cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings)
-    rows = [row for index, request in enumerate(requests) for row in split_rows(index, request, max_batch_tokens)]
-    rows.sort(key=lambda row: -row.num_tokens)
-    check_model(model, longest=rows[0].num_tokens if rows else 0)
-    was_training = model.training
-    model.eval()
+    check_model(model, longest=max((longest_text(request) for request in requests), default=0))
     scores: list[list[Score | None]] = [[None] * len(request.continuations) for request in requests]
-    for batch in batches(rows, max_batch_tokens):
-        batch_scores = score_batch(model, batch)
-        for row in batch:
-            for offset in range(len(row.continuations)):
-                scores[row.request][row.first + offset] = next(batch_scores)
-        if progress:
-            progress(sum(row.first == 0 for row in batch))
-    model.train(was_training)
-    return [[found for found in of_request if found] for of_request in scores]
+    questions = list(in_order(requests))
+    done, chain = 0, Computed()
+    with own_attention(model):
+        while done < len(questions):
+            batch = take(questions, done, max_batch_tokens=max_batch_tokens, batch_size=batch_size)
+            following = done + len(batch.questions)
+            num_kept = questions[following].num_shared if following < len(questions) else 0
+            try:
+                found, chain = score_batch(model, batch, chain, batch.forest.path[:num_kept])
+            except RuntimeError as error:
+                max_batch_tokens = halved(len(batch.forest.ids), error, is_single=len(batch.questions) == 1)
+                continue
+            for question, one in zip(batch.questions, found, strict=True):
+                scores[question.owner][question.number] = one
+            done = following
+            if progress:
+                progress(batch.num_begun)
+    return [[one for one in of_request if one] for of_request in scores]
 
 
 def check_requests(requests: Sequence[Request], *, vocab_size: int) -> None:
@@ -106,109 +112,74 @@ def check_requests(requests: Sequence[Request], *, vocab_size: int) -> None:
             )
 
 
+def longest_text(request: Request) -> int:
+    return len(request.context) + max((len(tokens) - 1 for tokens in request.continuations), default=0)
+
+
 def check_model(model: PreTrainedModel, *, longest: int) -> None:
-    """Raises UserError where a tree mask, or projecting only some positions, would change the model's answers."""
-    attention = getattr(model.config, "_attn_implementation", "sdpa")
-    if attention not in ("sdpa", "eager"):
-        raise UserError(f"attention is {attention}, which takes no tree mask; load the model with attention 'sdpa'")
+    """Raises UserError where sharing texts, or projecting only some positions, would change the model's answers."""
     window = getattr(model.config, "sliding_window", None)
     if window and longest > window:
-        raise UserError(f"the model attends to {window} tokens, a row has {longest}; lower the maximum length")
-    for name, neutral in RESHAPED_LOGITS.items():
-        value = getattr(model.config, name, neutral)
-        if value not in (None, neutral):
-            raise UserError(f"{name} is {value} in the model's config; models that reshape logits cannot be scored yet")
+        raise UserError(f"the model attends to {window} tokens, a text has {longest}; lower the maximum length")
+    check_head(model)
 
 
-def split_rows(index: int, request: Request, max_tokens: int) -> Iterator[Row]:
-    """One row, or several where the continuations do not fit side by side under `max_tokens` and the mask's bound."""
-    room = min(max_tokens, math.isqrt(MAX_MASK_ELEMENTS)) - len(request.context)
-    first, used = 0, 0
-    for number, tokens in enumerate(request.continuations):
-        if number > first and used + len(tokens) - 1 > room:
-            yield Row(index, first, request.context, request.continuations[first:number])
-            first, used = number, 0
-        used += len(tokens) - 1
-    if request.continuations:
-        yield Row(index, first, request.context, request.continuations[first:])
+def in_order(requests: Sequence[Request]) -> Iterator[Question]:
+    """Every continuation of every request; texts that begin alike follow each other."""
+    before: list[int] = []  # the context of the question before
+    for owner in sorted(range(len(requests)), key=lambda i: requests[i].context):
+        context, continuations = requests[owner].context, requests[owner].continuations
+        shared, tail = num_shared(before, context), None
+        for number in sorted(range(len(continuations)), key=continuations.__getitem__):
+            ids = continuations[number][:-1]
+            if tail is None:
+                yield Question(owner, shared, context[shared:] + ids, number, continuations[number])
+            else:
+                also = num_shared(tail, ids)
+                yield Question(owner, len(context) + also, ids[also:], number, continuations[number])
+            before, tail = context, ids
 
 
-def batches(rows: Sequence[Row], max_batch_tokens: int) -> Iterator[list[Row]]:
-    """Runs of `rows` (longest first) whose padded size keeps both bounds; a row that keeps neither stands alone."""
-    batch: list[Row] = []
-    for row in rows:
-        longest = batch[0].num_tokens if batch else row.num_tokens
-        num_padded = (len(batch) + 1) * longest
-        if batch and (num_padded > max_batch_tokens or num_padded * longest > MAX_MASK_ELEMENTS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def take(questions: Sequence[Question], first: int, *, max_batch_tokens: int, batch_size: int | None) -> Batch:
+    """As many questions from `first` on as keep both bounds; one that keeps neither stands alone."""
+    batch = Batch(Forest(questions[first].num_shared))
+    owners = 0
+    for number in range(first, len(questions)):
+        question = questions[number]
+        is_begun = number == 0 or questions[number - 1].owner != question.owner
+        owners += is_begun or number == first
+        is_full = len(batch.forest.ids) + len(question.ids) > max_batch_tokens
+        if batch.questions and (is_full or (batch_size is not None and owners > batch_size)):
+            break
+        batch.forest.add(question)
+        batch.questions.append(question)
+        batch.predictors += batch.forest.path[-len(question.targets) :]
+        batch.num_begun += is_begun
+    return batch
 
 
-def score_batch(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[Score]:
-    """Scores of all continuations of `rows`, in order."""
-    width = max(row.num_tokens for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    position_ids = torch.zeros_like(ids)
-    segments = torch.full_like(ids, -1)  # 0 context, 1.. continuations, -1 padding
-    predictors, targets, lengths = [], [], []
-    for r, row in enumerate(rows):
-        start = len(row.context)
-        ids[r, :start] = torch.tensor(row.context)
-        position_ids[r, :start] = torch.arange(start)
-        segments[r, :start] = 0
-        for number, tokens in enumerate(row.continuations, start=1):
-            inside = slice(start, start + len(tokens) - 1)
-            ids[r, inside] = torch.tensor(tokens[:-1], dtype=torch.long)
-            position_ids[r, inside] = torch.arange(len(row.context), len(row.context) + len(tokens) - 1)
-            segments[r, inside] = number
-            predictors += [
-                r * width + position for position in (len(row.context) - 1, *range(inside.start, inside.stop))
-            ]
-            targets += tokens
-            lengths.append(len(tokens))
-            start = inside.stop
-    hidden = model.base_model(
-        input_ids=ids.to(model.device),
-        position_ids=position_ids.to(model.device),
-        attention_mask=tree_mask(segments.to(model.device), dtype=model.dtype),
-        use_cache=False,
-    ).last_hidden_state  # (rows, width, hidden)
-    predicting = hidden.flatten(0, 1)[torch.tensor(predictors, device=hidden.device)]  # (targets, hidden)
-    log_probs, is_top = target_log_probs(model, predicting, torch.tensor(targets, device=hidden.device))
-    for log_prob, top in zip(log_probs.split(lengths), is_top.split(lengths), strict=True):
-        yield Score(log_prob.sum().item(), len(log_prob), bool(top.all()))
+def score_batch(
+    model: PreTrainedModel, batch: Batch, chain: Computed, keep: Sequence[int]
+) -> tuple[list[Score], Computed]:
+    """Scores of the batch's questions, and what was computed for the tokens `keep`."""
+    hidden, kept = compute(model, batch.forest, chain, keep)
+    # Questions of one request share the position that predicts their first tokens.
+    predictors, rows = torch.unique(torch.tensor(batch.predictors), return_inverse=True)
+    targets = torch.tensor([token for question in batch.questions for token in question.targets])
+    predicting = hidden[predictors.to(hidden.device)]  # (positions, hidden)
+    log_probs, is_top = target_log_probs(model, predicting, rows.to(hidden.device), targets.to(hidden.device))
+    lengths = [len(question.targets) for question in batch.questions]
+    by_question = zip(log_probs.split(lengths), is_top.split(lengths), lengths, strict=True)
+    return [Score(log_prob.sum().item(), length, bool(top.all())) for log_prob, top, length in by_question], kept
 
 
-def tree_mask(segments: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
-    """(batch, width) segment numbers -> (batch, 1, width, width) additive mask.
-
-    A token sees the context and its own segment up to itself. Padding sees itself, so that no row of the mask is empty,
-    and nothing sees padding.
-    """
-    queries, keys = segments[:, :, None], segments[:, None, :]
-    allowed = ((keys == 0) | (keys == queries)).tril()
-    return torch.zeros(allowed.shape, dtype=dtype, device=segments.device).masked_fill(
-        ~allowed, torch.finfo(dtype).min
-    )[:, None]
-
-
-def target_log_probs(
-    model: PreTrainedModel, predicting: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(targets, hidden), (targets,) -> each target's log-probability (float64), and whether it is the most likely.
-
-    Raises UserError where logits are not finite.
-    """
-    project = cast(torch.nn.Linear, model.get_output_embeddings())
-    log_probs, is_top = [], []
-    chunk = max(1, MAX_LOGIT_ELEMENTS // project.weight.shape[0])
-    for part, wanted in zip(predicting.split(chunk), targets.split(chunk), strict=True):
-        logits = project(part).float()  # (chunk, vocabulary)
-        log_probs.append(-torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
-        if not log_probs[-1].isfinite().all():
-            raise UserError("the model gives logits that are not finite; its weights are broken, or overflow in fp16")
-        is_top.append(logits.gather(-1, wanted[:, None])[:, 0] == logits.amax(-1))
-    return torch.cat(log_probs).double().cpu(), torch.cat(is_top).cpu()
+def halved(num_tokens: int, error: RuntimeError, *, is_single: bool) -> int:
+    """A smaller bound on a batch's tokens after it ran out of memory.  Raises `error` where there is no smaller one."""
+    is_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if not is_memory:
+        raise error
+    if is_single:
+        raise UserError("memory does not suffice for a single text; shorten the texts, or use float16") from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return max(1, num_tokens // 2)
