@@ -62,7 +62,10 @@ def load(folder: Path, tokenizer: Path, *, float16: bool) -> tuple["PreTrainedMo
     if any(wrong.values()):
         raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}; make the folder again")
     if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise UserError(f"{tokenizer}: no tokenizer.json; give its folder by --tokenizer_name_or_path")
+        raise UserError(
+            f"{tokenizer}: no tokenizer.json; save the tokenizer there too, or (predict.py alone) give its folder by "
+            "--tokenizer_name_or_path"
+        )
     words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     num_embeddings = model.get_input_embeddings().num_embeddings
     if len(words) > num_embeddings:

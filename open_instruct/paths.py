@@ -77,9 +77,11 @@ def prediction_file(eval_set: str, task_format: str, model_id: str, num_shots: i
     return base_dir() / "output" / "predictions" / name
 
 
-def suite_file(task: str, model_id: str) -> Path:
+def suite_file(task: str, model_id: str, *, num_shots: int = 0, is_chat: bool = False) -> Path:
     """Metrics file of one ranked-classification task of `run_lm_eval`."""
-    return base_dir() / "eval_results" / "eval_pipeline" / f"{task.replace(':', '_')}_{safe_name(model_id)}.json"
+    shots, chat = f"_{num_shots}shots" if num_shots else "", "_chat" if is_chat else ""
+    name = f"{task.replace(':', '_')}_{safe_name(model_id)}{shots}{chat}.json"
+    return base_dir() / "eval_results" / "eval_pipeline" / name
 
 
 def results_dir() -> Path:

