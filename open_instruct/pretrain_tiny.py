@@ -87,7 +87,9 @@ def checkpoint_artifact(step: int, arguments: dict) -> Artifact:
 
 
 def tokens_per_step() -> int:
-    return family_named("tiny").tokens_per_step
+    num_tokens = family_named("tiny").tokens_per_step
+    assert num_tokens is not None, "families.yaml says how many"
+    return num_tokens
 
 
 def read_documents(*, num_tokens: int) -> list[str]:
