@@ -64,7 +64,7 @@ class Family:
         """Step of the folder of a native checkpoint of this family, on any host; None for any other address."""
         if self.urls is None:
             return None
-        match = re.fullmatch(as_expression(urlsplit(self.urls).path), urlsplit(url).path.rstrip("/"))
+        match = re.fullmatch(as_expression(urlsplit(self.urls).path.rstrip("/")), urlsplit(url).path.rstrip("/"))
         return int(match["step"]) if match else None
 
 

@@ -10,7 +10,7 @@ import yaml
 def check_content(path: Path, name: str, *, deep: bool) -> str | None:
     """Check `path`, which holds a file called `name`; `deep` reads all of it where its format has checksums.
 
-    Returns how its content was proved, None where the format proves nothing. Raises ValueError where it is no such file.
+    Returns how its content was proved (None: its format proves nothing). Raises ValueError where it is no such file.
     """
     with path.open("rb") as file:
         beginning = file.read(512)
@@ -64,3 +64,6 @@ def check_text(path: Path, name: str) -> None:
         raise ValueError(f"it cannot be read ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"expected options by name, found {str(value)[:40]!r}")
+    # Cut YAML is YAML: a config of OLMo ends with a line and has these sections, in this order and far apart.
+    if name == "config.yaml" and not (text.endswith("\n") and {"model", "tokenizer"} <= value.keys()):
+        raise ValueError("it lacks its section `model` or `tokenizer`, or its last line is cut")
