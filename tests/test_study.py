@@ -74,7 +74,7 @@ def test_a_study_is_read_with_its_defaults(tmp_path):
         ),
         ({"evaluation": {"rtee": None}}, r"unknown evaluation set rtee \(did you mean rte"),
         ({"evaluation": {"rte": {"formats": ["instuct"]}}}, r"unknown format instuct of rte \(did you mean instruct"),
-        ({"family": "olmo2b"}, r"unknown family olmo2b \(did you mean olmo1b"),
+        ({"family": "olmo2b"}, r"unknown family olmo2b \(did you mean olmo"),
         ({"protocol": "papers"}, r"unknown protocol papers"),
         ({"steps": [10, 0]}, r"ascending numbers"),
         ({"steps": ["ten"]}, r"steps\[0\]: expected int, found 'ten'"),

@@ -119,6 +119,11 @@ def choose_amount(available: Sequence[Available], amount: int) -> list[Available
     return [points[j] for j in reversed(chosen)]
 
 
+def nearest_step(numbers: Sequence[int], step: int) -> int:
+    """Of two that are as close, the lower one."""
+    return min(numbers, key=lambda number: (abs(number - step), number))
+
+
 def choose_steps(
     available: Sequence[Available], steps: Sequence[int | None], *, nearest: bool
 ) -> dict[int | None, Available]:
@@ -136,7 +141,7 @@ def choose_steps(
         elif step is None or not numbers:
             missing.append("main" if step is None else str(step))
         elif nearest:
-            chosen[step] = by_step[min(numbers, key=lambda number: (abs(number - step), number))]
+            chosen[step] = by_step[nearest_step(numbers, step)]
         else:
             missing.append(f"{step} (nearest: {', '.join(map(str, closest(numbers, step)))})")
     if missing:

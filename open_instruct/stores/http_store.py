@@ -247,7 +247,8 @@ def receive(
     start = size(path)
     headers = {"Range": f"bytes={start}-"} if start else {}
     # Without If-Range a file that changed meanwhile would be sewn to the part of the old one.
-    headers |= {"If-Range": remote.validator} if start and is_strong(remote.validator) else {}
+    if start and remote.validator and not remote.validator.startswith("W/"):
+        headers["If-Range"] = remote.validator
     with client.stream("GET", remote.url, headers=headers) as answer:
         if answer.status_code in GONE:
             raise UserError(f"{remote.url}: HTTP {answer.status_code}; the store had it a moment ago, try again later")
@@ -272,10 +273,6 @@ def receive(
                     since, at_since = time.monotonic(), received
     if received < remote.num_bytes:
         raise Broken(f"ended after {received:,} of {remote.num_bytes:,} bytes")
-
-
-def is_strong(validator: str | None) -> bool:
-    return validator is not None and not validator.startswith("W/")
 
 
 def check_range(answer: httpx.Response, remote: Remote, start: int) -> int:
