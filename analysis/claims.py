@@ -19,6 +19,7 @@ from analysis.tidy import (
     METRIC_LABELS,
     Tables,
     base_series,
+    found_checkpoints,
     groups,
     in_order,
     primary_metric,
@@ -205,7 +206,7 @@ def trending(
     """
     measured_levels = in_order(levels.dropna(subset=[column]))
     values = measured_levels[column].to_numpy(float)
-    checkpoints = contrasts.found_checkpoints(tables.performance)[row["family"]]
+    checkpoints = found_checkpoints(tables.performance)[row["family"]]
     absent = [name for name in checkpoints if name not in set(measured_levels["checkpoint"])]
     tested: dict[str, Any] = {"p_value": None, "n": len(values), "test": KENDALL, "direction": 0}
     tested |= {"missing": f"missing: checkpoint {', '.join(absent)}" if absent else row["missing"]}

@@ -1,47 +1,25 @@
-"""Drawing: curves over checkpoints with their intervals, panels in a grid, one legend; files with the same bytes.
+"""What a figure shows, before it is drawn: curves over checkpoints, in panels, in rows.
 
 Base models are black; every fine-tuned series keeps one colour and marker through all figures. Colours are those of
 Okabe and Ito, which readers with colour-blindness can tell apart.
 """
 
-import itertools
 import math
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
+from scipy import stats
 
-from analysis.tidy import order_checkpoints
-from open_instruct.records import UserError, atomic_write
+from analysis.soundness import unsound_settings
+from analysis.tidy import METRIC_LABELS, Tables, found_checkpoints, groups, in_order, select
 
 BASE_COLOUR = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "*")
-SCALES = ("index", "linear", "log")
-DODGE = 0.07
-"""Between the curves of a panel, in parts of the distance of two checkpoints: their intervals stay apart."""
-CHARACTER = 0.03
-"""Width of a tick label's character, in parts of the axis."""
-NOTE_WIDTH = 44
-"""Characters of a note that fit into a panel."""
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "pdf.fonttype": 42,
-}
+MOST_COLUMNS = 5
+Z_90 = float(stats.norm.ppf(0.95))
 
 
 class Style(NamedTuple):
@@ -71,143 +49,101 @@ class Panel:
     """Draw a line at zero."""
 
 
+Grid = list[list[Panel]]
+
+
 def style_of(names: Iterable[str], base: Iterable[str] = (), *, offset: int = 0) -> dict[str, Style]:
-    """Base models are black dots; the others take colours and markers by alphabet, from the `offset`-th on.
+    """Base models are black dots; the others take colours and markers in their order, from the `offset`-th on.
 
     Names beyond the number of colours are dashed.
     """
     styles = dict.fromkeys(base, Style(BASE_COLOUR, "o", "-"))
-    for number, name in enumerate(sorted(set(names) - set(styles)), start=offset):
+    for number, name in enumerate((name for name in dict.fromkeys(names) if name not in styles), start=offset):
         line = "-" if number - offset < len(COLOURS) else "--"
         styles[name] = Style(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], line)
     return styles
 
 
-def positions(checkpoints: Sequence[str], scale: str) -> dict[str, float]:
-    """Where checkpoints stand on the axis, from 0 to their number - 1.
-
-    `index`: evenly; `linear`: by step; `log`: by log(1 + step / smallest positive step), which has a place for step 0.
-    `main` has no step and stands one mean distance behind the last.  Raises UserError for an unknown scale.
-    """
-    if scale not in SCALES:
-        raise UserError(f"unknown scale {scale!r} of the step axis; expected {', '.join(SCALES)}")
-    ordered = order_checkpoints(checkpoints)
-    steps = [int(name) for name in ordered if name != "main"]
-    if scale == "index" or len(steps) < 2:
-        return {name: float(i) for i, name in enumerate(ordered)}
-    smallest = min(step for step in steps if step > 0)
-    raw = [math.log1p(step / smallest) if scale == "log" else float(step) for step in steps]
-    places = [(x - raw[0]) / (raw[-1] - raw[0]) * (len(raw) - 1) for x in raw]
-    return dict(zip(ordered, [*places, len(raw)], strict=False))
+def styles_of(tables: Tables) -> dict[str, Style]:
+    """One style a series, through all figures."""
+    both = pd.concat(
+        [frame[["series", "train_set"]].drop_duplicates() for frame in (tables.performance, tables.suites)]
+    )
+    bases = sorted({str(name) for name in select(pd.DataFrame(both), train_set=None)["series"] if "=" not in name})
+    # What differs from the usual comes last, so that the usual ones have the plain colours.
+    return style_of(sorted(set(both["series"]), key=lambda name: ("=" in name, name)), bases)
 
 
-def short_step(name: str) -> str:
-    """`738000` -> `738k`, `1500` -> `1.5k`; others as they are."""
-    return f"{int(name) / 1000:g}k" if name.isdigit() and int(name) >= 1000 else name
+def label_of(rows: pd.DataFrame, series: str) -> str:
+    return series if len(select(rows, train_set=None)) == len(rows) else f"fine-tuned: {series}"
 
 
-def draw(rows: Sequence[Sequence[Panel]], *, title: str, scale: str = "index") -> Figure:
-    """A figure of panels, with one legend below them.
+def on_axis(tables: Tables, axis: str) -> Tables:
+    """The tables as they are, or with tokens in place of steps: `checkpoint` then holds the number of tokens."""
+    if axis == "step":
+        return tables
+    both = pd.concat([tables.performance, tables.suites]).dropna(subset=["tokens", "family"])
+    keys = zip(both["family"], both["checkpoint"], strict=True)
+    tokens = {key: str(int(count)) for key, count in zip(keys, both["tokens"], strict=True)}
 
-    Raises UserError for an unknown scale.
-    """
-    num_columns = max(len(row) for row in rows)
-    with rc_context(STYLE):
-        size = (max(5.0, 3.1 * num_columns + 0.4), 2.7 * len(rows) + 1.1)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
-        grid = figure.subplots(len(rows), num_columns, squeeze=False)
-        for axes_row, panels in zip(grid, rows, strict=True):
-            for axes, panel in itertools.zip_longest(axes_row, panels):
-                if panel is None:
-                    axes.set_axis_off()
-                else:
-                    draw_panel(axes, panel, scale)
-        figure.suptitle(title, fontsize=11, fontweight="bold")
-        add_legend(figure, [curve for row in rows for panel in row for curve in panel.curves])
-    return figure
+    def renamed(frame: pd.DataFrame) -> pd.DataFrame:
+        pairs = zip(frame["family"], frame["checkpoint"], strict=True)
+        names = [tokens.get((family, name), name) for family, name in pairs]
+        return frame.assign(checkpoint=pd.Series(names, index=frame.index, dtype=object))
+
+    return Tables(
+        renamed(tables.performance), renamed(tables.suites), renamed(tables.differences), missing=tables.missing
+    )
 
 
-def add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
-    """Base models first, then by alphabet; in as many columns as the longest label allows."""
-    styles = {curve.label: curve.style for curve in curves if len(curve.rows.dropna(subset=[curve.value]))}
-    labels = sorted(styles, key=lambda label: (styles[label].colour != BASE_COLOUR, label))
-    if not labels:
-        return
-    handles = [Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.line) for s in map(styles.get, labels) if s]
-    inches = 0.8 + 0.075 * max(map(len, labels))
-    columns = max(1, min(len(labels), int(figure.get_size_inches()[0] / inches)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+def level_panel(tables: Tables, title: str, rows: pd.DataFrame) -> Panel:
+    """Every series of `rows`, which are of one evaluation and metric."""
+    styles = styles_of(tables)
+    curves = [Curve(label_of(group, name), styles[name], in_order(group)) for (name,), group in groups(rows, "series")]
+    metric = str(rows["metric"].iloc[0])
+    return Panel(title + unsound_mark(tables, rows), METRIC_LABELS[metric], curves, checkpoints_of(tables, rows))
 
 
-def draw_panel(axes: Axes, panel: Panel, scale: str) -> None:
-    axes.set_title(panel.title)
-    curves = [curve for curve in panel.curves if len(curve.rows.dropna(subset=[curve.value]))]
-    if not curves:
-        axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="#555555")
-        axes.set(xticks=[], yticks=[])
-        return
-    checkpoints = order_checkpoints([*panel.checkpoints, *(c for curve in curves for c in curve.rows["checkpoint"])])
-    places = positions(checkpoints, scale)
-    if panel.is_change:
-        axes.axhline(0, color="#555555", linewidth=0.8)
-    for number, curve in enumerate(curves):
-        draw_curve(axes, curve, places, DODGE * (number - (len(curves) - 1) / 2))
-    notes = [line for note in missing_notes(panel, checkpoints) for line in textwrap.wrap(note, NOTE_WIDTH)]
-    if notes:
-        # Above the data, so that it never covers a point.
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.09 * len(notes) * (high - low))
-        axes.text(0.02, 0.98, "\n".join(notes), va="top", fontsize=7, transform=axes.transAxes, color="#B00000")
-    width = max(places.values()) or 1.0
-    axes.set_xlim(-0.06 * width - 0.15, 1.06 * width + 0.15)
-    shown = readable_ticks(places, width)
-    axes.set_xticks(list(places.values()), [short_step(c) if c in shown else "" for c in places])
-    axes.set(xlabel="pre-training step" + ("" if scale == "index" else f" ({scale})"), ylabel=panel.y_label)
+def change_panel(tables: Tables, title: str, rows: pd.DataFrame, *, is_change: bool = True) -> Panel:
+    """Every series of `rows` of paired_differences.csv, which are of one evaluation and metric."""
+    styles = styles_of(tables)
+    curves = [
+        Curve(label_of(group, name), styles[name], in_order(group), value="difference")
+        for (name,), group in groups(rows, "series")
+    ]
+    label = METRIC_LABELS[str(rows["metric"].iloc[0])]
+    y_label = f"change of {label}" if is_change else f"spread of {label}"
+    return Panel(title + unsound_mark(tables, rows), y_label, curves, checkpoints_of(tables, rows), is_change=is_change)
 
 
-def draw_curve(axes: Axes, curve: Curve, places: Mapping[str, float], shift: float) -> None:
-    rows = curve.rows.set_index("checkpoint")
-    # A missing checkpoint breaks the line: nothing is drawn where nothing was measured.
-    rows = rows.reindex([name for name in places if name in rows.index or name != "main"])
-    x = np.array([places[str(name)] for name in rows.index]) + shift
-    y, low, high = (rows[name].to_numpy(float) for name in (curve.value, "ci_low", "ci_high"))
-    errors = np.clip(np.stack([y - low, high - y]), 0, None)
-    colour, marker, line = curve.style
-    look = {"color": colour, "marker": marker, "linestyle": line, "markersize": 4, "linewidth": 1.4}
-    axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, **look)
+def unsound_mark(tables: Tables, rows: pd.DataFrame) -> str:
+    if set(rows["kind"]) != {"labels"}:
+        return ""
+    return " (unsound)" if set(rows["setting"]) & set(unsound_settings(tables.performance)) else ""
 
 
-def missing_notes(panel: Panel, checkpoints: Sequence[str]) -> list[str]:
-    notes = []
-    for curve in panel.curves:
-        found = set(curve.rows.dropna(subset=[curve.value])["checkpoint"])
-        absent = [short_step(name) for name in checkpoints if name not in found]
-        if absent:
-            notes.append(f"not measured: {curve.label} {', '.join(absent) if found else ''}".strip())
-    return notes
+def checkpoints_of(tables: Tables, rows: pd.DataFrame) -> list[str]:
+    found = found_checkpoints(pd.concat([tables.performance, tables.suites]))
+    return [name for family in sorted(set(rows["family"].dropna())) for name in found[family]]
 
 
-def readable_ticks(places: Mapping[str, float], width: float) -> set[str]:
-    """The ticks that can be labelled without touching: from the last backwards, the first one too."""
-    shown: list[str] = []
-    names = list(places)
-    for name in [names[-1], names[0], *reversed(names[1:-1])]:
-        if all(abs(places[name] - places[other]) >= width * room_for(name, other) for other in shown):
-            shown.append(name)
-    return set(shown)
+def with_90(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with 90% intervals, from their standard errors."""
+    half = Z_90 * rows["std"].astype(float)
+    return rows.assign(ci_low=rows["difference"] - half, ci_high=rows["difference"] + half)
 
 
-def room_for(first: str, second: str) -> float:
-    """Least distance of two tick labels, in parts of the axis."""
-    return CHARACTER * (1 + (len(short_step(first)) + len(short_step(second))) / 2)
+def in_rows(columns: Sequence[Sequence[Panel]], empty: str) -> Grid:
+    """Columns of (primary metric, bits per byte) as rows of at most MOST_COLUMNS panels."""
+    depth = max((len(column) for column in columns), default=0)
+    rows = []
+    # Six columns stand as three and three, not as five and one.
+    width = math.ceil(len(columns) / max(1, math.ceil(len(columns) / MOST_COLUMNS)))
+    for start in range(0, len(columns), max(1, width)):
+        block = columns[start : start + width]
+        rows += [[column[i] for column in block if i < len(column)] for i in range(depth)]
+    return rows or [[Panel(empty, "")]]
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """`path`.png and `path`.pdf; without dates, so that the same figure gives the same bytes."""
-    written = []
-    for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
-        target = path.with_name(f"{path.name}.{ending}")
-        with atomic_write(target, "wb") as file:
-            figure.savefig(file, format=ending, dpi=150, metadata=metadata)
-        written.append(target)
-    return written
+def wrapped(panels: Sequence[Panel], empty: str) -> Grid:
+    return in_rows([[panel] for panel in panels], empty)

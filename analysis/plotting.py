@@ -3,11 +3,10 @@
 Reads    the tables that produce_tables.py makes.
 Writes   results/analysis/figures/*.png and *.pdf
 
-    python analysis/plotting.py --scale log
+    python analysis/plotting.py --axis tokens --scale log
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -16,284 +15,317 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import contrasts
-from analysis.contrasts import found_checkpoints
-from analysis.panels import BASE_COLOUR, Curve, Panel, Style, draw, save, style_of
+from analysis.drawing import draw, save
+from analysis.panels import (
+    Curve,
+    Grid,
+    Panel,
+    change_panel,
+    checkpoints_of,
+    in_rows,
+    level_panel,
+    on_axis,
+    style_of,
+    with_90,
+    wrapped,
+)
+from analysis.soundness import unsound_settings
+from analysis.summaries import APART
 from analysis.tidy import (
     DIFFERENCE_TABLE,
-    LOWER_IS_BETTER,
+    IMPROVING,
     METRIC_LABELS,
+    NOT_IMPROVING,
     PERFORMANCE_TABLE,
     SUITE_TABLE,
     Tables,
     base_series,
+    found_checkpoints,
     groups,
     in_order,
-    primary_metric,
+    primary_only,
     read_tables,
     relation,
     select,
+    usual,
+    where,
 )
 from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.records import Artifact
 
-MOST_COLUMNS = 5
+BITS = "bits_per_byte"
+SCORE = "accuracy or ROUGE-L"
 
 
 @dataclass(frozen=True)
 class Args:
     scale: Literal["index", "linear", "log"] = "index"
-    """Step axis: checkpoints at even distances, by step, or by log(1 + step / smallest)."""
+    """Checkpoints at even distances, by step or tokens, or by log(1 + step / smallest)."""
+    axis: Literal["step", "tokens"] = "step"
+    """Count pre-training in steps or in tokens."""
 
 
 class Described(NamedTuple):
-    """A figure's function and the two sentences below it."""
+    """What a figure shows and the sentences below it."""
 
-    make: Callable[..., Figure]
+    title: str
+    grid: Callable[[Tables], Grid]
     caption: str
+
+    def make(self, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
+        return draw(self.grid(on_axis(tables, axis)), title=self.title, scale=scale, axis=axis)
 
 
 def main(args: Args) -> None:
     folder = paths.results_dir()
     inputs = {name: folder / name for name in (PERFORMANCE_TABLE, SUITE_TABLE, DIFFERENCE_TABLE)}
-    with Artifact(folder / "figures", arguments={"scale": args.scale}, inputs=inputs).making(is_folder=True):
-        written = save_all(read_tables(folder), folder / "figures", scale=args.scale)
+    with Artifact(folder / "figures", arguments=vars(args), inputs=inputs).making(is_folder=True):
+        written = save_all(read_tables(folder), folder / "figures", scale=args.scale, axis=args.axis)
     print(f"wrote {len(written)} files to {folder / 'figures'}")
 
 
-def save_all(tables: Tables, folder: Path, *, scale: str = "index") -> list[Path]:
+def save_all(tables: Tables, folder: Path, *, scale: str = "index", axis: str = "step") -> list[Path]:
     """Every figure as PNG and PDF."""
-    return [path for name, made in FIGURES.items() for path in save(made.make(tables, scale=scale), folder / name)]
+    figures = ((name, described.make(tables, scale=scale, axis=axis)) for name, described in FIGURES.items())
+    return [path for name, figure in figures for path in save(figure, folder / name)]
 
 
-def base_models(tables: Tables, *, scale: str = "index") -> Figure:
-    """Base models against step: what improves, what does not, and bits per byte."""
-    scored = pd.concat([select(tables.performance, format="default"), tables.suites])
+def draw_figure(name: str, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
+    return FIGURES[name].make(tables, scale=scale, axis=axis)
+
+
+def base_models(tables: Tables) -> Grid:
+    """Base models against step: what improves, what does not, instruction following apart, and bits per byte."""
     rows = []
-    for family, checkpoints in found_checkpoints(scored).items():
-        of_base = select(scored, series=base_series(scored, family))
-        names = {(name, kind): task_label(name, kind) for (name, kind), _ in groups(of_base, "eval dataset", "kind")}
-        styles = style_of(names.values())
-        scores, bits = [], []
-        for (name, kind), label in names.items():
-            rows_of_task = in_order(select(of_base, **{"eval dataset": name, "kind": kind}))
-            if kind != "text":
-                scores.append(Curve(label, styles[label], select(rows_of_task, metric=primary_metric(kind))))
-            if kind != "suite":
-                bits.append(Curve(label, styles[label], select(rows_of_task, metric="bits_per_byte")))
-        improving = [curve for curve in scores if improves(curve.rows)]
-        others = [curve for curve in scores if not improves(curve.rows)]
-        score = "accuracy or ROUGE-L"
-        rows.append(
-            [
-                Panel("Improving", score, improving, checkpoints),
-                Panel("Not improving", score, others, checkpoints),
-                Panel("Bits per byte", "bits per byte", bits, checkpoints),
+    everything = usual(select(all_scores(tables), format="default"))
+    for family in found_checkpoints(everything):
+        of_base = select(everything, series=base_series(everything, family))
+        scored = primary_only(of_base)
+        scored = where(scored, scored["kind"] != "text")
+        apart = scored["eval_set"].astype(str).str.startswith(APART)
+        parts = {
+            ("Improving", SCORE): where(scored, (scored["group"] == IMPROVING) & ~apart),
+            ("Not improving", SCORE): where(scored, (scored["group"] == NOT_IMPROVING) & ~apart),
+            ("Instruction following", "accuracy"): where(scored, apart),
+            ("Bits per byte", METRIC_LABELS[BITS]): select(of_base, metric=BITS),
+        }
+        pairs = [pair for part in parts.values() for pair, _ in groups(part, "kind", "setting")]
+        styles = style_of(task_label(setting, kind) for kind, setting in pairs)
+        row = []
+        for (title, label), part in parts.items():
+            curves = [
+                Curve(name, styles[name], in_order(group))
+                for (setting, kind), group in groups(part, "setting", "kind")
+                for name in (task_label(setting, kind),)
             ]
-        )
-    return draw(rows or [[Panel("Base models", "")]], title="Base models over pre-training", scale=scale)
+            if curves:
+                row.append(Panel(title, label, curves, checkpoints_of(tables, of_base)))
+        rows.append(row)
+    return rows or [[Panel("Base models", "")]]
 
 
-def task_label(name: str, kind: str) -> str:
+def task_label(setting: str, kind: str) -> str:
     """A suite task may share its name with an evaluation set that is asked otherwise."""
-    return f"{name} (suite)" if kind == "suite" else name
+    return f"{setting} (suite)" if kind == "suite" else setting
 
 
-def improves(rows: pd.DataFrame) -> bool:
-    """Whether the last checkpoint's interval lies above the first's."""
-    return bool(rows["ci_low"].iloc[-1] > rows["ci_high"].iloc[0])
+def all_scores(tables: Tables) -> pd.DataFrame:
+    return pd.concat([tables.performance, tables.suites])
 
 
-def own_task(tables: Tables, *, scale: str = "index") -> Figure:
+def own_task(tables: Tables) -> Grid:
     """Base against fine-tuned, on the evaluation set of the train set."""
     columns = []
-    for series, setting, family in fine_tuned_on(tables.performance, "in-domain"):
-        where = {"setting": setting, "format": "default"}
-        both = [base_series(tables.performance, family), series]
-        metrics = metrics_of(tables.performance, setting)
+    performance = usual(tables.performance)
+    for series, setting, family in fine_tuned_on(performance, "in-domain"):
+        both = [base_series(performance, family), series]
         title = f"{setting}" if series == setting else f"{setting}\nfine-tuned on {series}"
-        columns.append([level_panel(tables, title, both, metric, **where) for metric in metrics])
-    return draw(in_rows(columns, "Own task"), title="Fine-tuning on its own task", scale=scale)
+        rows = select(performance, series=both, setting=setting, format="default")
+        columns.append([level_panel(tables, title, select(rows, metric=metric)) for metric in metrics_of(rows)])
+    return in_rows(columns, "Own task")
 
 
-def instruction_suites(tables: Tables, *, scale: str = "index") -> Figure:
-    """Base against instruction-tuned models, on every suite task."""
-    scored = select(tables.suites, metric=primary_metric("suite"))
-    panels = []
-    styles = styles_of(tables)
-    for (setting,), rows in groups(scored, "setting"):
-        found = [(name, in_order(select(rows, series=name))) for name in sorted(set(scored["series"]))]
-        curves = [Curve(label_of(tables, name), styles[name], group) for name, group in found]
-        checkpoints = [c for found in found_checkpoints(scored).values() for c in found]
-        panels.append(Panel(setting, "accuracy", curves, checkpoints))
-    return draw(wrapped(panels, "Suites"), title="Ranked-classification suites", scale=scale)
+def instruction_suites(tables: Tables) -> Grid:
+    """Base against instruction-tuned models: every suite task, and instruction following."""
+    suites = primary_only(tables.suites)
+    panels = [level_panel(tables, name, rows) for (name,), rows in groups(suites, "eval dataset")]
+    tuned = set(suites.loc[suites["train_set"].notna(), "train_set"])
+    asked = where(tables.performance, tables.performance["eval_set"].astype(str).str.startswith(APART))
+    asked = where(asked, asked["train_set"].isna() | asked["train_set"].isin(list(tuned)))
+    panels += [level_panel(tables, name, rows) for (name,), rows in groups(primary_only(asked), "eval dataset")]
+    return wrapped(panels, "Suites")
 
 
-def task_format(tables: Tables, *, scale: str = "index") -> Figure:
-    """Every format, base and fine-tuned, and the spread over formats."""
-    columns = []
-    formats = sorted(set(tables.performance["format"]))
-    styles = style_of(formats, offset=len(set(tables.performance["series"])))
-    for series, setting, family in fine_tuned_on(tables.performance, "in-domain"):
-        base = base_series(tables.performance, family)
-        if len(set(select(tables.performance, setting=setting)["format"])) < 2:
+def task_format(tables: Tables) -> Grid:
+    """Every format, base and fine-tuned, and the spread over formats: a row for each task and metric."""
+    rows = []
+    performance = usual(tables.performance)
+    styles = style_of(sorted(set(performance["format"])), offset=len(set(performance["series"])))
+    for series, setting, family in fine_tuned_on(performance, "in-domain"):
+        of_setting = select(performance, setting=setting)
+        if len(set(of_setting["format"])) < 2:
             continue
-        metrics = metrics_of(tables.performance, setting)
-        for name in (base, series):
-            column = []
-            for metric in metrics:
-                rows = select(tables.performance, setting=setting, series=name, metric=metric)
-                curves = [Curve(f"format: {f}", styles[f], in_order(group)) for (f,), group in groups(rows, "format")]
+        base = base_series(performance, family)
+        for metric in metrics_of(of_setting):
+            row = []
+            for name in (base, series):
+                asked = select(of_setting, series=name, metric=metric)
+                if asked.empty:
+                    continue
+                curves = [Curve(f"format: {f}", styles[f], in_order(group)) for (f,), group in groups(asked, "format")]
                 title = f"{setting}\n{'base' if name == base else f'fine-tuned on {name}'}"
-                column.append(Panel(title, METRIC_LABELS[metric], curves, all_checkpoints(tables, family)))
-            columns.append(column)
-        spreads = select(tables.differences, comparison=contrasts.SPREAD, setting=setting, series=[base, series])
-        columns.append([change_panel(tables, f"{setting}\nspread over formats", spreads, m) for m in metrics])
-    return draw(in_rows(columns, "Prompt formats"), title="Sensitivity to the prompt format", scale=scale)
+                row.append(Panel(title, METRIC_LABELS[metric], curves, checkpoints_of(tables, asked)))
+            spreads = select(tables.differences, comparison=contrasts.SPREAD, setting=setting, metric=metric)
+            spreads = select(spreads, series=[base, series])
+            if len(spreads):
+                row.append(change_panel(tables, f"{setting}\nspread over formats", spreads, is_change=False))
+            rows.append(row)
+    return rows or [[Panel("Prompt formats", "")]]
 
 
-def cross_task(tables: Tables, *, scale: str = "index") -> Figure:
-    """Trained on A, evaluated on B: the change by fine-tuning."""
-    return changes(tables, "other", title="Trained on one task, evaluated on another", scale=scale)
+def cross_task(tables: Tables) -> Grid:
+    """Trained on A, evaluated on B: the change by fine-tuning; labels first, then generation."""
+    return changes(tables, "other")
 
 
-def out_of_domain(tables: Tables, *, scale: str = "index") -> Figure:
-    """The change by fine-tuning on other data of the same task."""
-    return changes(tables, "out-of-domain", title="Out of domain", scale=scale)
-
-
-def changes(tables: Tables, wanted: str, *, title: str, scale: str) -> Figure:
+def changes(tables: Tables, wanted: str) -> Grid:
     columns = []
-    of_each = select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, format="default")
+    chosen = fine_tuned_changes(tables, wanted)
+    for (kind, setting), rows in sorted(groups(chosen, "kind", "setting"), key=lambda found: found[0][0] != "labels"):
+        title = {"labels": "classification", "generation": "generation"}.get(kind, "text")
+        columns.append(
+            [change_panel(tables, f"{setting} ({title})", select(rows, metric=metric)) for metric in metrics_of(rows)]
+        )
+    return in_rows(columns, wanted)
+
+
+def fine_tuned_changes(tables: Tables, wanted: str) -> pd.DataFrame:
+    """Fine-tuned minus base, in the default format, where the evaluation set is `wanted` of the train set."""
+    of_each = usual(select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, format="default"))
     is_wanted = [relation(role, train_set) == wanted for role, train_set in of_each[["role", "train_set"]].to_numpy()]
-    chosen = cast(pd.DataFrame, of_each.loc[is_wanted])
-    for (setting,), rows in groups(chosen, "setting"):
-        metrics = metrics_of(tables.performance, setting)
-        columns.append([change_panel(tables, setting, rows, metric, is_change=True) for metric in metrics])
-    return draw(in_rows(columns, title), title=f"{title}: fine-tuned minus base", scale=scale)
+    return cast(pd.DataFrame, of_each.loc[is_wanted])
 
 
-def heldout_text(tables: Tables, *, scale: str = "index") -> Figure:
+def out_of_domain(tables: Tables) -> Grid:
+    """The change by fine-tuning on other data of the same task, a panel a train set, with 90% intervals."""
+    panels = []
+    unsound = unsound_settings(tables.performance)
+    chosen = fine_tuned_changes(tables, "out-of-domain")
+    styles = style_of(sorted(set(chosen["setting"])), offset=1)
+    for (metric, series), rows in sorted(
+        groups(chosen, "metric", "series"), key=lambda found: (found[0][0] == BITS, found[0])
+    ):
+        curves = [
+            Curve(
+                f"{setting} (unsound)" if setting in unsound else setting,
+                styles[setting],
+                with_90(in_order(group)),
+                "difference",
+            )
+            for (setting,), group in groups(rows, "setting")
+        ]
+        label = f"change of {METRIC_LABELS[metric]}"
+        panels.append(Panel(f"fine-tuned on {series}", label, curves, checkpoints_of(tables, rows), is_change=True))
+    return wrapped(panels, "Out of domain")
+
+
+def heldout_text(tables: Tables) -> Grid:
     """Bits per byte of pre-training text, before and after fine-tuning, and the change."""
     panels = []
-    for (setting,), rows in groups(select(tables.performance, role="pre-training"), "setting"):
-        series = sorted(set(rows["series"]))
-        where = {"setting": setting, "format": "default"}
-        panels.append(level_panel(tables, f"{setting}: level", series, "bits_per_byte", **where))
+    for (setting,), rows in groups(select(tables.performance, role="pre-training", format="default"), "setting"):
+        panels.append(level_panel(tables, f"{setting}: level", rows))
         changed = select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, setting=setting)
-        panels.append(change_panel(tables, f"{setting}: change", changed, "bits_per_byte", is_change=True))
-    return draw(wrapped(panels, "Held-out text"), title="Held-out text, before and after fine-tuning", scale=scale)
+        if len(changed):
+            panels.append(change_panel(tables, f"{setting}: change", changed))
+    return wrapped(panels, "Held-out text")
+
+
+def every_score(tables: Tables) -> Grid:
+    """Appendix: every evaluation, format and number of shots, every series."""
+    return levels_grid(tables, primary_only(where(tables.performance, tables.performance["kind"] != "text")))
+
+
+def every_bits(tables: Tables) -> Grid:
+    """Appendix: bits per byte of every evaluation and format, every series."""
+    return levels_grid(tables, select(tables.performance, metric=BITS))
+
+
+def levels_grid(tables: Tables, scores: pd.DataFrame) -> Grid:
+    panels = []
+    for (kind, setting, dataset), rows in groups(scores, "kind", "setting", "eval dataset"):
+        shots = setting.removeprefix(str(rows["eval_set"].iloc[0]))
+        panels.append((kind, level_panel(tables, f"{dataset}{shots}", rows)))
+    return wrapped([panel for _, panel in sorted(panels, key=lambda found: found[0])], "Every evaluation")
 
 
 FIGURES = {
     "fig2_base_models": Described(
+        "Base models over pre-training",
         base_models,
-        "Base models against pre-training step; a task counts as improving where the 95% interval of the last "
-        "checkpoint lies above that of the first. Bars are 95% intervals over items; fewer bits per byte are better.",
+        "Base models against pre-training; a task counts as improving where the 95% interval of the last checkpoint "
+        "lies above that of the first. Bars are 95% intervals over items; fewer bits per byte are better.",
     ),
     "fig3_own_task": Described(
+        "Fine-tuning on its own task",
         own_task,
         "Base models and models fine-tuned on the task's train set, on its evaluation set. "
         "If pre-training helps in a latent way, the two curves drift apart.",
     ),
     "fig4_suites": Described(
+        "Instruction tuning",
         instruction_suites,
-        "Base and instruction-tuned models on the ranked-classification suites. Bars are 95% Wilson intervals.",
+        "Base and instruction-tuned models on the ranked-classification suites and on instruction following. "
+        "Bars are 95% intervals (Wilson's, for suites).",
     ),
     "fig5_task_format": Described(
+        "Sensitivity to the prompt format",
         task_format,
-        "The same items in three prompt formats, and the largest minus the smallest of the three. "
+        "The same items in several prompt formats, and the largest minus the smallest of them. "
         "Fine-tuning sees the default format only.",
     ),
     "fig6_cross_task": Described(
+        "Trained on one task, evaluated on another: fine-tuned minus base",
         cross_task,
-        "Change by fine-tuning on tasks other than the one trained on, on the same items. "
-        "Above zero means a higher score, or more bits per byte.",
+        "Change by fine-tuning on tasks other than the one trained on. "
+        "Above zero means a higher score, or more bits per byte. Bars are 95% intervals.",
     ),
     "fig7_out_of_domain": Described(
+        "Out of domain: fine-tuned minus base",
         out_of_domain,
-        "Change by fine-tuning on other data of the same task, on the same items. "
-        "Above zero means a higher score, or more bits per byte.",
+        "Change by fine-tuning on other data of the same task, a panel for each train set. "
+        "Above zero means a higher score, or more bits per byte. Bars are 90% intervals.",
     ),
     "fig8_heldout_text": Described(
+        "Held-out text, before and after fine-tuning",
         heldout_text,
         "Bits per byte of held-out pre-training text, before and after fine-tuning, and their difference. "
         "Above zero is forgetting.",
     ),
+    "appendix_a_scores": Described(
+        "Every evaluation, format and number of shots",
+        every_score,
+        "The main score of every model on every evaluation set, in every format. Bars are 95% intervals.",
+    ),
+    "appendix_b_bits_per_byte": Described(
+        "Bits per byte of every evaluation and format",
+        every_bits,
+        "Bits per byte of the gold completion, for every model, evaluation set and format. Bars are 95% intervals.",
+    ),
 }
 
 
-def fine_tuned_on(performance: pd.DataFrame, wanted: str) -> Iterator[tuple[str, str, str]]:
+def fine_tuned_on(performance: pd.DataFrame, wanted: str) -> list[tuple[str, str, str]]:
     """(series, setting, family) of fine-tuned models and the evaluation sets that are `wanted` of their train set."""
-    for (series, setting, family, train_set, role), _ in groups(
-        performance, "series", "setting", "family", "train_set", "role"
-    ):
-        if relation(role, train_set) == wanted:
-            yield series, setting, family
+    columns = ["series", "setting", "family", "train_set", "role"]
+    found = performance[columns].dropna().drop_duplicates()
+    rows = sorted(found.itertuples(index=False, name=None))
+    return [(series, setting, family) for series, setting, family, name, role in rows if relation(role, name) == wanted]
 
 
-def metrics_of(performance: pd.DataFrame, setting: str) -> list[str]:
-    """Of a setting: the primary one, then bits per byte."""
-    return sorted(set(select(performance, setting=setting)["metric"]), key=lambda name: (name == "bits_per_byte", name))
-
-
-def level_panel(
-    tables: Tables, title: str, series: Sequence[str | None], metric: str, *, setting: str, format: str
-) -> Panel:
-    styles = styles_of(tables)
-    curves = []
-    for name in (name for name in series if name is not None):
-        rows = select(tables.performance, series=name, metric=metric, setting=setting, format=format)
-        curves.append(Curve(label_of(tables, name), styles[name], in_order(rows)))
-    families = set(select(tables.performance, series=list(series))["family"])
-    checkpoints = [c for family in families for c in all_checkpoints(tables, family)]
-    return Panel(title, METRIC_LABELS[metric], curves, checkpoints)
-
-
-def change_panel(
-    tables: Tables, title: str, differences: pd.DataFrame, metric: str, *, is_change: bool = False
-) -> Panel:
-    styles = styles_of(tables)
-    rows = select(differences, metric=metric)
-    found = groups(rows, "series")
-    curves = [
-        Curve(label_of(tables, series), styles[series], in_order(group), value="difference")
-        for (series,), group in found
-    ]
-    better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
-    y_label = f"change of {METRIC_LABELS[metric]}\n({better})" if is_change else f"spread of {METRIC_LABELS[metric]}"
-    return Panel(title, y_label, curves, is_change=is_change)
-
-
-def styles_of(tables: Tables) -> dict[str, Style]:
-    """One style a series, through all figures."""
-    both = pd.concat([tables.performance, tables.suites])
-    bases = {str(name) for name in both.loc[both["train_set"].isna(), "series"]}
-    return style_of((str(name) for name in both["series"]), bases)
-
-
-def label_of(tables: Tables, series: str) -> str:
-    return series if styles_of(tables)[series].colour == BASE_COLOUR else f"fine-tuned: {series}"
-
-
-def all_checkpoints(tables: Tables, family: str) -> list[str]:
-    return found_checkpoints(tables.performance).get(family, [])
-
-
-def in_rows(columns: Sequence[Sequence[Panel]], empty: str) -> list[list[Panel]]:
-    """Columns of (primary metric, bits per byte) as rows of at most MOST_COLUMNS panels."""
-    depth = max((len(column) for column in columns), default=0)
-    rows = []
-    # Six columns stand as three and three, not as five and one.
-    width = math.ceil(len(columns) / max(1, math.ceil(len(columns) / MOST_COLUMNS)))
-    for start in range(0, len(columns), max(1, width)):
-        block = columns[start : start + width]
-        rows += [[column[i] for column in block if i < len(column)] for i in range(depth)]
-    return rows or [[Panel(empty, "")]]
-
-
-def wrapped(panels: Sequence[Panel], empty: str) -> list[list[Panel]]:
-    return in_rows([[panel] for panel in panels], empty)
+def metrics_of(rows: pd.DataFrame) -> list[str]:
+    """The primary one, then bits per byte."""
+    return sorted(set(rows["metric"]), key=lambda name: (name == BITS, name))
 
 
 if __name__ == "__main__":

@@ -1,150 +1,161 @@
 """Gather every measurement into tables.
 
-Reads    output/predictions/*.metrics.json and eval_results/eval_pipeline/*.json, with their sidecars; with --study
-         the study, for what should be there.
-Writes   results/analysis/all_perf_table.csv      a row for each model, evaluation set and metric
-         results/analysis/official_eval_table.csv the same for the ranked-classification suites
+Reads    output/predictions/*.metrics.json and eval_results/eval_pipeline/*.json, with their sidecars, and with --study
+         the study, for what should be there; or with --released the authors' released tables.
+Writes   results/analysis/measurements.parquet     a row for each model, evaluation and metric, and its source
+         results/analysis/all_perf_table.csv      the same rows without the suites
+         results/analysis/official_eval_table.csv the ranked-classification suites
          results/analysis/paired_differences.csv  models compared on the same items
          results/analysis/change_summary.csv      mean change and slope over checkpoints
+         results/analysis/group_summary.csv       the same over tasks that improve with pre-training, and others
          results/analysis/missing.csv             what the study asks for and is not there
-The same measurements give the same bytes.
+The same measurements give the same bytes. Files that have not changed are not read again.
 
     python analysis/produce_tables.py --study scripts/studies/tiny.yaml
+    python analysis/produce_tables.py --released ../released_tables
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.contrasts import FINE_TUNED_MINUS_BASE, Cell, Key, compare_all, found_checkpoints
+from analysis.contrasts import FINE_TUNED_MINUS_BASE, Contrast, Evaluator, Key, compare_all
+from analysis.measurements import Measurement, dataset_name, expected_files, missing_from, read_measurements
+from analysis.paired import Cell, evaluate_paired
+from analysis.released import read_released
+from analysis.series import name_series
+from analysis.summaries import summarise_changes, summarise_groups, task_groups
 from analysis.tidy import (
     DIFFERENCE_COLUMNS,
     DIFFERENCE_TABLE,
+    GROUP_TABLE,
     MISSING_COLUMNS,
     MISSING_TABLE,
     PERFORMANCE_COLUMNS,
     PERFORMANCE_TABLE,
     SUITE_TABLE,
     SUMMARY_TABLE,
+    TIDY_TABLE,
     as_table,
-    name_series,
+    found_checkpoints,
+    groups,
     order_checkpoints,
     select,
-    summarise_changes,
     write_table,
 )
+from analysis.unpaired import evaluate_unpaired
 from open_instruct import paths
 from open_instruct.cli import run
-from open_instruct.records import UserError, read_json, read_sidecar, sidecar_path
+from open_instruct.records import UserError
 from open_instruct.study import Study, load_study
 
-IDENTITY_OF = {
-    "metrics.json": ("model_id", "eval_set", "format", "protocol", "kind", "role"),
-    "json": ("model_id",),
-}
 SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
+Cells = dict[tuple[str, str], dict[Key, Any]]
+"""(setting, metric) -> (series, checkpoint, format) -> what a model did there."""
 
 
 @dataclass(frozen=True)
 class Args:
     study: Path | None = None
     """Take only the models and evaluations of this study, and list what is missing (default: all there is)."""
+    released: Path | None = None
+    """Folder of the authors' released tables, to be read in place of one's own measurements."""
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One finished metrics file."""
-
-    path: Path
-    identity: Mapping[str, Any]
-    content: Mapping[str, Any]
+class Gathered:
+    rows: list[dict[str, Any]]
+    """Of performance, named; kind `suite` among them."""
+    evaluate: Evaluator
+    missing: list[dict[str, Any]]
+    inputs: Mapping[str, Path]
+    """Small files that were read; of measurements, the tidy table names file and hash in each row."""
 
 
 def main(args: Args) -> None:
+    if args.study and args.released:
+        raise UserError("--study and --released exclude each other: released tables belong to no study file; drop one")
     study = load_study(args.study) if args.study else None
-    predictions, unfinished_predictions = read_measurements(paths.base_dir() / "output" / "predictions", "metrics.json")
-    suites, unfinished_suites = read_measurements(paths.base_dir() / "eval_results" / "eval_pipeline", "json")
-    missing = unfinished_predictions + unfinished_suites
+    gathered = gather_released(args.released) if args.released else gather(study)
+    rows = in_groups(gathered.rows)
+    performance = table_of(row for row in rows if row["kind"] != "suite")
+    official = table_of(row for row in rows if row["kind"] == "suite")
+    differences = compare_all(performance, gathered.evaluate, checkpoints_of(study, performance))
+    differences = as_table(sorted(differences, key=difference_order), DIFFERENCE_COLUMNS)
+    missing = gathered.missing + (missing_in_curves(performance) if args.released else [])
+
+    folder = paths.results_dir()
+    arguments = {key: str(value) if value else None for key, value in vars(args).items()}
+    tidy = pd.concat([frame for frame in (performance, official) if len(frame)])
+    write_table(folder / TIDY_TABLE, tidy, gathered.inputs, arguments)
+    write = partial(write_table, inputs={TIDY_TABLE: folder / TIDY_TABLE}, arguments=arguments)
+    write(folder / PERFORMANCE_TABLE, performance)
+    write(folder / SUITE_TABLE, official)
+    write(folder / DIFFERENCE_TABLE, differences)
+    write(folder / SUMMARY_TABLE, summarise_changes(select(differences, comparison=FINE_TUNED_MINUS_BASE), performance))
+    write(folder / GROUP_TABLE, summarise_groups(tidy))
+    write(folder / MISSING_TABLE, as_table(missing, MISSING_COLUMNS))
+    for row in missing:
+        print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
+
+
+def gather(study: Study | None) -> Gathered:
+    predictions, suites, missing = read_measurements()
     if study:
         expected_predictions, expected_suites = expected_files(study)
         missing = missing_from(expected_predictions, predictions) + missing_from(expected_suites, suites)
         predictions = [m for m in predictions if m.path in expected_predictions]
         suites = [m for m in suites if m.path in expected_suites]
     require_measurements(predictions, suites)
-
     rows = name_series([*performance_rows(predictions), *suite_rows(suites)])
-    performance = table_of(row for row in rows if row["kind"] != "suite")
-    differences = compare_all(performance, cells_of(predictions, performance), checkpoints_of(study, performance))
-    differences = as_table(sorted(differences, key=difference_order), DIFFERENCE_COLUMNS)
+    cells = cells_of(predictions, rows)
 
-    folder, arguments = paths.results_dir(), {"study": str(args.study) if args.study else None}
-    from_predictions = {paths.relative(m.path): m.path for m in predictions}
-    from_suites = {paths.relative(m.path): m.path for m in suites}
-    official = table_of(row for row in rows if row["kind"] == "suite")
-    write_table(folder / PERFORMANCE_TABLE, performance, from_predictions, arguments)
-    write_table(folder / SUITE_TABLE, official, from_suites, arguments)
-    write_table(folder / DIFFERENCE_TABLE, differences, from_predictions, arguments)
-    summary = summarise_changes(select(differences, comparison=FINE_TUNED_MINUS_BASE), performance)
-    write_table(folder / SUMMARY_TABLE, summary, from_predictions, arguments)
-    write_table(folder / MISSING_TABLE, as_table(missing, MISSING_COLUMNS), {}, arguments)
-    for row in missing:
-        print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
+    def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
+        return evaluate_paired(contrasts, cells[setting, metric])
+
+    return Gathered(rows, evaluate, missing, {})
 
 
-def read_measurements(folder: Path, ending: str) -> tuple[list[Measurement], list[dict[str, Any]]]:
-    """The finished files of a folder, by name, and rows of missing.csv for those that are not finished.
+def gather_released(folder: Path) -> Gathered:
+    rows, files = read_released(folder)
+    levels: Cells = {}
+    for row in rows:
+        key = (row["series"], row["checkpoint"], row["format"])
+        levels.setdefault((row["setting"], row["metric"]), {})[key] = (row["Performance"], row["std"])
 
-    Raises UserError where a file has not the fields of its kind.
-    """
-    measurements, unfinished = [], []
-    for path in sorted(folder.glob(f"*.{ending}")):
-        if path.name.endswith(".meta.json"):
-            continue
-        if not sidecar_path(path).is_file():
-            row = {"model_id": None, "eval dataset": None, "reason": "unfinished: it has no sidecar"}
-            unfinished.append(row | {"file": paths.relative(path)})
-            continue
-        content = read_json(path)
-        identity = content.get("identity") or read_sidecar(path).get("identity") or {}
-        absent = [key for key in IDENTITY_OF[ending] if key not in identity]
-        absent += [] if "metrics" in content else ["metrics"]
-        if absent:
-            raise UserError(f"{path}: found no {', '.join(absent)} in it; remove it and run its stage again")
-        measurements.append(Measurement(path, identity, content))
-    return measurements, unfinished
+    def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
+        return evaluate_unpaired(contrasts, levels[setting, metric])
+
+    return Gathered(rows, evaluate, [], files)
 
 
-def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path, tuple[str, str]]]:
-    """Metrics files and suite files of the whole grid -> model id and name of the evaluation set."""
-    predictions, suites = {}, {}
-    for variant in study.variants():
-        for eval_set, plan in study.evaluation.items():
-            for task_format in plan.formats:
-                path = paths.prediction_file(eval_set, task_format, variant.model_id, study.shots)
-                name = dataset_name(eval_set, task_format)
-                predictions[path.with_suffix(".metrics.json")] = (variant.model_id, name)
-        if study.suite and variant.train_set in (None, *study.suite.train_sets):
-            for task in study.suite.tasks:
-                suites[paths.suite_file(task, variant.model_id)] = (variant.model_id, task)
-    return predictions, suites
+def in_groups(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with `group`: as the released tables' importer says, else by the rule of `task_groups`."""
+    if any(row.get("group") for row in rows):
+        return rows
+    found = task_groups(table_of(rows))
+    return [{**row, "group": found.get((row["family"], row["setting"], row["kind"]))} for row in rows]
 
 
-def missing_from(expected: Mapping[Path, tuple[str, str]], found: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Rows of missing.csv, in the order of the study."""
-    finished = {measurement.path for measurement in found}
-    rows = []
-    for path, (model_id, dataset) in expected.items():
-        if path not in finished:
-            reason = "unfinished: it has no sidecar" if path.is_file() else "no such file"
-            row = {"model_id": model_id, "eval dataset": dataset, "reason": reason, "file": paths.relative(path)}
-            rows.append(row)
-    return rows
+def missing_in_curves(performance: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of released tables no study says what should be there: a curve with most checkpoints lacks the others."""
+    checkpoints, rows = found_checkpoints(performance), []
+    for (family, series, dataset, setting, metric), curve in groups(
+        performance, "family", "series", "eval dataset", "setting", "metric"
+    ):
+        found = set(curve["checkpoint"])
+        if len(found) >= len(checkpoints[family]) / 2:
+            for name in checkpoints[family]:
+                if name not in found:
+                    reason = f"no row of {series} at {name} on {setting} ({metric}); the curve has {len(found)}"
+                    rows.append({"model_id": f"{series} at {name}", "eval dataset": dataset, "reason": reason})
+    return [{**row, "file": None} for row in rows]
 
 
 def require_measurements(predictions: Sequence[Measurement], suites: Sequence[Measurement]) -> None:
@@ -153,10 +164,6 @@ def require_measurements(predictions: Sequence[Measurement], suites: Sequence[Me
             f"no finished measurement in {paths.base_dir()}: expected output/predictions/*.metrics.json with sidecars; "
             "make them with eval/predict.py and eval/eval_pred.py, or set base_dir to where they lie"
         )
-
-
-def dataset_name(eval_set: str, task_format: str) -> str:
-    return eval_set if task_format == "default" else f"{eval_set}_{task_format}"
 
 
 def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
@@ -170,7 +177,8 @@ def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]
             about |= {"shots": measurement.identity.get("shots") or 0}
             about |= {"eval dataset": dataset_name(about["eval_set"], about["format"]), "metric": metric}
             about |= {"Performance": value["mean"], "std": value["standard_error"], "n": value["n"]}
-            rows.append({**identity, **about, "ci_low": value["ci_low"], "ci_high": value["ci_high"]})
+            about |= {"ci_low": value["ci_low"], "ci_high": value["ci_high"]}
+            rows.append({**identity, **about, **source_of(measurement)})
     return rows
 
 
@@ -188,8 +196,12 @@ def suite_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
                 about |= {"shots": result.get("task_options", {}).get("num_shots") or 0}
                 about |= {"Performance": accuracy, "std": math.sqrt(accuracy * (1 - accuracy) / n)}
                 about |= {"ci_low": float(interval.low), "ci_high": float(interval.high)}
-                rows.append({**model_fields(measurement.identity), **about})
+                rows.append({**model_fields(measurement.identity), **about, **source_of(measurement)})
     return rows
+
+
+def source_of(measurement: Measurement) -> dict[str, str]:
+    return {"source": measurement.source, "source_sha256": measurement.sha256}
 
 
 def model_fields(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +209,7 @@ def model_fields(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {name: identity.get(name) for name in names}
 
 
-def table_of(rows: Any) -> pd.DataFrame:
+def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A table in a fixed order: by evaluation set, metric, series and checkpoint."""
     rows = list(rows)
     rank = {name: i for i, name in enumerate(order_checkpoints(row["checkpoint"] for row in rows))}
@@ -208,33 +220,21 @@ def table_of(rows: Any) -> pd.DataFrame:
     return as_table(sorted(rows, key=order), PERFORMANCE_COLUMNS)
 
 
-def cells_of(measurements: Sequence[Measurement], performance: pd.DataFrame) -> dict[tuple[str, str], dict[Key, Cell]]:
-    """(setting, metric) -> (series, checkpoint, format) -> the per-item values.
-
-    Raises UserError where two models claim the same place.
-    """
-    places = ["model_id", "eval_set", "format", "shots", "protocol"]
-    columns = (performance[name] for name in (*places, "setting", "series", "checkpoint"))
-    named = {tuple(values[:5]): values[5:] for values in zip(*columns, strict=True)}
-    cells: dict[tuple[str, str], dict[Key, Cell]] = {}
+def cells_of(measurements: Sequence[Measurement], rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """The per-item values of every model.  Raises UserError where two models claim the same place."""
+    named = {(row["source"], row["metric"]): row for row in rows}
+    cells: Cells = {}
     for measurement in measurements:
-        identity, items = measurement.identity, measurement.content["items"]
-        place = (*(identity.get(key) for key in places[:3]), identity.get("shots") or 0, identity.get("protocol"))
-        setting, series, checkpoint = named[place]
-        for metric in dict.fromkeys((measurement.content["primary"], "bits_per_byte")):
-            if metric not in measurement.content["metrics"]:
-                continue
-            is_bits = metric == "bits_per_byte"
-            values = np.asarray(items["gold_bits" if is_bits else metric], dtype=float)
-            weights = np.asarray(items["gold_bytes"], dtype=float) if is_bits else None
-            of_setting = cells.setdefault((setting, metric), {})
-            key = (series, checkpoint, identity["format"])
+        for metric, cell in measurement.cells.items():
+            row = named[measurement.source, metric]
+            of_setting = cells.setdefault((row["setting"], metric), {})
+            key = (row["series"], row["checkpoint"], row["format"])
             if key in of_setting:
                 raise UserError(
-                    f"{measurement.path}: a second model is {' '.join(key)} on {setting}; "
+                    f"{measurement.path}: a second model is {' '.join(key)} on {row['setting']}; "
                     "choose one grid with --study, or move the other away"
                 )
-            of_setting[key] = Cell(tuple(items["id"]), values, weights)
+            of_setting[key] = cast(Cell, cell)
     return cells
 
 

@@ -1,8 +1,4 @@
-"""The result tables as data frames: their columns, how they are read and written, what series and settings are called.
-
-A series is one curve over checkpoints: a family's base models, or those fine-tuned by one recipe. A setting is one way
-of asking: an evaluation set, with shots and protocol where a table holds several. Both are named by what differs.
-"""
+"""The result tables as data frames: their columns, how they are read, written, filtered and ordered."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,22 +15,30 @@ SUITE_TABLE = "official_eval_table.csv"
 DIFFERENCE_TABLE = "paired_differences.csv"
 MISSING_TABLE = "missing.csv"
 SUMMARY_TABLE = "change_summary.csv"
+GROUP_TABLE = "group_summary.csv"
+TIDY_TABLE = "measurements.parquet"
 
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
 IDENTITY = ("family", "step", "tokens", "train_set", "format", "shots", "lr", "epochs", "seed")
 PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", "protocol")
-PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint")
+PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint", "group")
+PERFORMANCE_COLUMNS += ("source", "source_sha256")
 DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric")
 DIFFERENCE_COLUMNS += ("difference", "std", "ci_low", "ci_high", "p_value", "n", "family", "train_set", "eval_set")
 DIFFERENCE_COLUMNS += ("format", "setting", "kind", "role", "missing")
 MISSING_COLUMNS = ("model_id", "eval dataset", "reason", "file")
-SUMMARY_COLUMNS = ("series", "eval dataset", "metric", "checkpoints", "mean raw change", "mean relative change")
-SUMMARY_COLUMNS += ("base slope per checkpoint", "fine-tuned slope per checkpoint")
 WHOLE_NUMBERS = ("step", "tokens", "shots", "epochs", "seed", "n")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", "difference", "p_value", "lr")
 
-LOWER_IS_BETTER = frozenset({"bits_per_byte"})
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "toxicity"})
 METRIC_LABELS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "bits_per_byte": "bits per byte", "acc": "accuracy"}
+METRIC_LABELS |= {
+    "win_rate": "win rate in %",
+    "toxicity": "share of toxic answers",
+    "truthful": "share of true answers",
+}
+PRIMARY_METRICS = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte", "suite": "acc"}
+IMPROVING, NOT_IMPROVING = "improving", "not improving"
 ALL_CHECKPOINTS = "all"
 
 
@@ -60,54 +64,37 @@ def read_tables(folder: Path) -> Tables:
 def read_table(path: Path) -> pd.DataFrame:
     # Only an empty cell is missing: a model or an evaluation set may well be called `none` or `NA`.
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"checkpoint": object, "missing": object})
-    return as_table(frame.to_dict("records"), tuple(frame.columns))
+    return typed(frame)
 
 
 def as_table(rows: Iterable[Mapping[Any, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
-    """A frame with these columns; whole numbers stay whole beside empty cells, and text is object with None."""
-    frame = pd.DataFrame(list(rows), columns=list(columns))
-    for name in columns:
+    """A frame with these columns, typed; a row that lacks one has an empty cell there."""
+    rows = list(rows)
+    return typed(pd.DataFrame({name: [row.get(name) for row in rows] for name in columns}, columns=list(columns)))
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whole numbers stay whole beside empty cells; text is object with None."""
+    columns = {}
+    for name in frame.columns:
         if name in WHOLE_NUMBERS:
-            frame[name] = frame[name].astype("Int64")
+            columns[name] = cast(pd.Series, pd.to_numeric(frame[name])).astype("Int64")
+        elif name in REAL_NUMBERS:
+            columns[name] = frame[name].astype(float)
         else:
-            values = [None if pd.isna(value) else value for value in frame[name]]
-            frame[name] = pd.Series(values, dtype=float if name in REAL_NUMBERS else object)
-    return frame
+            columns[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return pd.DataFrame(columns, columns=frame.columns)
 
 
 def write_table(path: Path, frame: pd.DataFrame, inputs: Mapping[str, Path], arguments: Mapping[str, Any]) -> None:
-    """CSV with the same bytes for the same rows, and its sidecar."""
+    """CSV (or Parquet, by the name) with the same bytes for the same rows, and its sidecar."""
     with Artifact(path, arguments=arguments, inputs=inputs).making() as facts:
-        frame.to_csv(path, index=False, lineterminator="\n")
+        if path.suffix == ".parquet":
+            frame.to_parquet(path, index=False, compression="zstd")
+        else:
+            frame.to_csv(path, index=False, lineterminator="\n")
         facts["rows"] = len(frame)
     print(f"wrote {path} ({len(frame)} rows)")
-
-
-def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add `series`, `setting` and `checkpoint` to rows that hold the identity of a model and of its evaluation."""
-    several_families = len({row["family"] for row in rows}) > 1
-    conditions_of: dict[str, dict[str, set[Any]]] = {}
-    for row in rows:
-        found = conditions_of.setdefault(row["kind"], {"shots": set(), "protocol": set()})
-        for key in found:
-            found[key].add(row[key])
-    recipes: dict[tuple[Any, ...], dict[str, set[Any]]] = {}
-    for row in rows:
-        varying = recipes.setdefault((row["family"], row["train_set"]), {})
-        for key in ("lr", "epochs", "seed", "adapter"):
-            varying.setdefault(key, set()).add(row[key])
-    named = []
-    for row in rows:
-        varying = recipes[row["family"], row["train_set"]]
-        details = [f"{key}={row[key]}" for key, found in varying.items() if len(found) > 1]
-        prefix = [row["family"]] if several_families else []
-        # A folder without sidecar belongs to no curve: it stands alone, under its own name.
-        series = " ".join([*prefix, row["train_set"] or "base", *details]) if row["family"] else row["model_id"]
-        conditions = [f"{row[key]} {key}" for key, found in conditions_of[row["kind"]].items() if len(found) > 1]
-        setting = " ".join([row["eval_set"], *conditions])
-        checkpoint = "main" if row["step"] is None else str(row["step"])
-        named.append({**row, "series": series, "setting": setting, "checkpoint": checkpoint})
-    return named
 
 
 def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
@@ -120,6 +107,11 @@ def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
     return cast(pd.DataFrame, frame.loc[mask])
 
 
+def where(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
+    """The rows for which `mask`, a Series or array (rows,), holds."""
+    return cast(pd.DataFrame, frame.loc[np.asarray(mask, dtype=bool)])
+
+
 def groups(frame: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """The values of `columns`, sorted, and the rows that have them."""
     for values, group in frame.groupby(list(columns), sort=True):
@@ -127,9 +119,14 @@ def groups(frame: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[str, ...]
 
 
 def base_series(frame: pd.DataFrame, family: str) -> str | None:
-    """The series of a family's base models; None where the table has none."""
-    found = select(frame, family=family, train_set=None)
-    return str(found["series"].iloc[0]) if len(found) else None
+    """The series of a family's base models, the usual one where there are several; None where the table has none."""
+    found = cast(pd.Series, frame["series"][(frame["family"] == family) & frame["train_set"].isna()])
+    return str(found.mode().iloc[0]) if len(found) else None
+
+
+def found_checkpoints(performance: pd.DataFrame) -> dict[str, list[str]]:
+    """All checkpoints that a table holds, for each family."""
+    return {family: order_checkpoints(group["checkpoint"]) for (family,), group in groups(performance, "family")}
 
 
 def order_checkpoints(names: Iterable[str]) -> list[str]:
@@ -152,35 +149,26 @@ def relation(role: str, train_set: str) -> str:
 
 def primary_metric(kind: str) -> str:
     """Of a kind of evaluation set, as its tables name it."""
-    return {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte", "suite": "acc"}[kind]
+    return PRIMARY_METRICS[kind]
 
 
-def summarise_changes(differences: pd.DataFrame, performance: pd.DataFrame) -> pd.DataFrame:
-    """Mean raw change, mean relative change and slope per checkpoint of every fine-tuned series and evaluation.
+def primary_only(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each evaluation's main metric; an evaluation without the one of its kind keeps what it has."""
+    wanted = frame["kind"].map(primary_metric)
+    has_primary = set(frame.loc[frame["metric"] == wanted, "eval dataset"])
+    alone = ~frame["eval dataset"].isin(list(has_primary))
+    return cast(pd.DataFrame, frame.loc[(frame["metric"] == wanted) | alone])
 
-    `differences` are fine-tuned minus base, a row for each checkpoint. The mean relative change is the mean over
-    checkpoints of change / base. Series that lack a checkpoint are left out: missing.csv has them.
-    """
-    rows = []
-    for (series, setting, task_format, metric), group in groups(differences, "series", "setting", "format", "metric"):
-        ordered = in_order(group)
-        change = ordered["difference"].to_numpy(float)
-        if np.isnan(change).any():
-            continue
-        where = {"series": ordered["reference"].iloc[0], "setting": setting, "format": task_format, "metric": metric}
-        base_rows = select(performance, **where).set_index("checkpoint")["Performance"]
-        base = base_rows.loc[list(ordered["checkpoint"])].to_numpy(float)
-        enough, index = len(change) > 1, np.arange(len(change))
-        rows.append(
-            {
-                "series": series,
-                "eval dataset": ordered["eval dataset"].iloc[0],
-                "metric": metric,
-                "checkpoints": len(change),
-                "mean raw change": float(change.mean()),
-                "mean relative change": float(np.mean(change / base)) if (base != 0).all() else None,
-                "base slope per checkpoint": float(np.polyfit(index, base, 1)[0]) if enough else None,
-                "fine-tuned slope per checkpoint": float(np.polyfit(index, base + change, 1)[0]) if enough else None,
-            }
-        )
-    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+def usual(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the settings and recipes that few rows have, where the usual one is there too; the appendix has all."""
+    plain_settings = set(frame.loc[frame["setting"] == frame["eval_set"], "eval_set"])
+    plain_series = {tuple(k) for k in frame.loc[~varied(frame), ["family", "train_set"]].astype(str).to_numpy()}
+    is_usual = (frame["setting"] == frame["eval_set"]) | ~frame["eval_set"].isin(list(plain_settings))
+    models = [tuple(k) in plain_series for k in frame[["family", "train_set"]].astype(str).to_numpy()]
+    return cast(pd.DataFrame, frame.loc[is_usual & ~(varied(frame) & pd.Series(models, index=frame.index, dtype=bool))])
+
+
+def varied(frame: pd.DataFrame) -> pd.Series:
+    """Whether a series is named by more than its train set: `mnli lr=2e-05`."""
+    return cast(pd.Series, frame["series"].astype(str).str.contains("=", regex=False))

@@ -2,8 +2,9 @@ import pandas as pd
 import pytest
 from simulated_study import STUDY, write_study
 
-from analysis import panels, plotting, produce_tables
-from analysis.panels import Curve, Panel, draw, positions, readable_ticks, save, short_step, style_of
+from analysis import panels, produce_tables
+from analysis.drawing import draw, positions, readable_ticks, save, short_step
+from analysis.panels import Curve, Panel, style_of, styles_of
 from analysis.plotting import FIGURES
 from analysis.tidy import Tables, as_table, read_tables
 from open_instruct import paths
@@ -31,7 +32,7 @@ def texts_of(figure):
 
 
 def test_the_same_figure_gives_the_same_bytes(tables, tmp_path):
-    first, second = (save(plotting.heldout_text(tables), tmp_path / name / "figure") for name in "ab")
+    first, second = (save(FIGURES["fig8_heldout_text"].make(tables), tmp_path / name / "figure") for name in "ab")
     assert [path.name for path in first] == ["figure.png", "figure.pdf"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
@@ -77,7 +78,16 @@ def test_tick_labels_keep_their_distance():
 
 
 def test_short_steps():
-    assert [short_step(name) for name in ("0", "300", "1500", "738000", "main")] == ["0", "300", "1.5k", "738k", "main"]
+    names = ("0", "300", "1500", "738000", "3095412736", "main")
+    assert [short_step(name) for name in names] == ["0", "300", "1.5k", "738k", "3.1B", "main"]
+
+
+def test_the_token_axis_counts_tokens(tables):
+    figure = FIGURES["fig8_heldout_text"].make(tables, axis="tokens")
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "pre-training tokens"
+    # 2048 sequences of 2048 tokens a step: 20 steps are 83.9 million tokens.
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "83.9M", "252M"]
 
 
 def test_base_is_black_and_the_others_differ():
@@ -87,15 +97,15 @@ def test_base_is_black_and_the_others_differ():
 
 
 def test_a_series_keeps_its_style_through_all_figures(tables):
-    styles = plotting.styles_of(tables)
+    styles = styles_of(tables)
     assert set(styles) == {"base", "socialiqa", "hellaswag_endings", "qa_chat"}
-    suites = plotting.instruction_suites(tables).axes[0].get_lines()
+    suites = FIGURES["fig4_suites"].make(tables).axes[0].get_lines()
     assert {line.get_color() for line in suites} == {styles["base"].colour, styles["qa_chat"].colour}
 
 
 def test_nothing_is_drawn_outside_the_figure(tables):
     for name, described in FIGURES.items():
-        figure = described.make(tables, scale="log")
+        figure = described.make(tables, scale="log", axis="tokens")
         figure.draw_without_rendering()
         box = figure.get_tightbbox()
         width, height = figure.get_size_inches()

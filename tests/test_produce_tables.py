@@ -4,9 +4,12 @@ import pytest
 from simulated_study import STUDY, write_study
 
 from analysis import contrasts
-from analysis.contrasts import Cell, Contrast, evaluate, evaluate_spread
+from analysis.contrasts import Contrast
+from analysis.paired import Cell, evaluate_paired
 from analysis.produce_tables import Args, main
-from analysis.tidy import DIFFERENCE_TABLE, name_series, order_checkpoints, read_tables, relation, select
+from analysis.series import name_series
+from analysis.tidy import DIFFERENCE_TABLE, order_checkpoints, read_tables, relation, select
+from eval.stats import paired_difference
 from open_instruct import paths
 from open_instruct.records import UserError, sidecar_path
 
@@ -108,7 +111,8 @@ def test_a_contrast_weights_bits_by_bytes():
     }
     terms = {("tuned", "0", "default"): 1.0, ("base", "0", "default"): -1.0}
     # (2 - 1 + 3 - 0) bits / (1 + 3) bytes
-    assert evaluate(Contrast("", "", "", "", terms), cells)["difference"] == pytest.approx(1.0)
+    (result,) = evaluate_paired([Contrast("", "", "", "", terms)], cells)
+    assert result["difference"] == pytest.approx(1.0)
 
 
 def test_other_items_are_not_compared():
@@ -117,17 +121,43 @@ def test_other_items_are_not_compared():
         ("base", "0", "default"): Cell(("a",), np.zeros(1), None),
     }
     terms = {("tuned", "0", "default"): 1.0, ("base", "0", "default"): -1.0}
-    assert "other items: 2" in evaluate(Contrast("", "", "", "", terms), cells)["missing"]
+    (result,) = evaluate_paired([Contrast("", "", "", "", terms)], cells)
+    assert "other items: 2" in result["missing"]
 
 
 def test_the_spread_is_the_largest_mean_minus_the_smallest():
     items = np.array([0.0, 1.0, 2.0, 3.0])
     keys = [("base", "0", name) for name in ("default", "instruct", "inputoutput")]
     cells = {key: Cell(("a", "b", "c", "d"), items + shift, None) for key, shift in zip(keys, (0, 5, 2), strict=True)}
-    result = evaluate_spread([(1.0, keys)], cells)
+    (result,) = evaluate_paired([Contrast("", "", "", "", spreads=[(1.0, keys)])], cells)
     # Every resample draws the same items for all formats, so the spread has no uncertainty here.
     assert (result["difference"], result["ci_low"], result["ci_high"]) == pytest.approx((5, 5, 5))
     assert result["p_value"] is None
+
+
+@pytest.mark.parametrize("num_items", [12, 30, 1200])
+@pytest.mark.parametrize("kind", ["accuracy", "score", "bits"])
+def test_many_contrasts_at_once_are_as_sure_as_one_by_one(num_items, kind):
+    rng = np.random.default_rng(num_items)
+    ids = tuple(str(i) for i in range(num_items))
+    weights = rng.integers(20, 90, num_items).astype(float) if kind == "bits" else None
+    models = [rng.random(num_items) for _ in range(3)]
+    if kind == "accuracy":
+        models = [(values < 0.6).astype(float) for values in models]
+    keys = [(name, "0", "default") for name in "abc"]
+    cells = {key: Cell(ids, values, weights) for key, values in zip(keys, models, strict=True)}
+    terms = [{keys[0]: 1.0, keys[1]: -1.0}, {keys[0]: 0.5, keys[1]: 0.5, keys[2]: -1.0}]
+    results = evaluate_paired([Contrast("", "", "", "", of_one) for of_one in terms], cells)
+    for result, of_one in zip(results, terms, strict=True):
+        plus = sum(c * cells[key].values for key, c in of_one.items() if c > 0)
+        minus = sum(-c * cells[key].values for key, c in of_one.items() if c < 0)
+        alone = paired_difference(plus, minus, weights)
+        width = alone.ci_high - alone.ci_low
+        assert (result["difference"], result["std"]) == pytest.approx((alone.mean, alone.standard_error))
+        # Resamples and flips may be drawn otherwise: within what 3,000 and 10,000 draws leave open.
+        found, expected = (result["ci_low"], result["ci_high"]), (alone.ci_low, alone.ci_high)
+        assert found == pytest.approx(expected, abs=0.05 * width)
+        assert result["p_value"] == pytest.approx(alone.p_value, abs=0.03)
 
 
 def test_checkpoints_ascend_and_main_is_last():

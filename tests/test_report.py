@@ -60,7 +60,7 @@ def test_the_page_is_whole_and_needs_no_network(page):
     outline = Outline()
     outline.feed(page)
     assert outline.open == []
-    assert outline.num_images == 7
+    assert outline.num_images == len(FIGURES)
     assert all(link.startswith("data:image/png;base64,") for link in outline.links)
     assert "http" not in page
 
@@ -86,6 +86,8 @@ def test_every_output_has_its_sidecar(base_dir):
     made = [path for path in folder.iterdir() if not path.name.endswith(".meta.json")]
     assert {path.name for path in made} == {
         *report.SHOWN,
+        "group_summary.csv",
+        "measurements.parquet",
         "missing.csv",
         "findings.json",
         "findings.csv",
@@ -96,7 +98,7 @@ def test_every_output_has_its_sidecar(base_dir):
 
 
 def test_every_figure_is_there_as_png_and_pdf(base_dir):
-    found = {path.name for path in (paths.results_dir() / "figures").glob("fig*")}
+    found = {path.name for path in (paths.results_dir() / "figures").glob("*.p*")}
     assert found == {f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf")}
 
 
@@ -120,4 +122,4 @@ def test_the_notebook_runs_on_a_results_folder(base_dir):
     # The kernel inherits base_dir from this process.
     ExecutePreprocessor(timeout=120, kernel_name="python3").preprocess(notebook)
     images = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(images) == 7
+    assert len(images) == len(FIGURES)
