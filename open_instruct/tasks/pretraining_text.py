@@ -1,6 +1,6 @@
 """Held-out text of the pre-training corpus: bits per byte, before and after fine-tuning."""
 
-from open_instruct.tasks.declarations import EvalSet, Template, TrainSet
+from open_instruct.tasks.declarations import EvalSet, Split, Template, TrainSet
 
 TEXT = Template(prompts={"default": ""}, completion="{text}")
 
@@ -11,8 +11,7 @@ EVAL_SETS = [
         "text",
         TEXT,
         {"text": "text"},
-        num_rows=500,
-        olmo_data="tiny_corpus/heldout",
+        split=Split(num_rows=500, olmo_data="tiny_corpus/heldout"),
         role="pre-training",
     )
 ]
