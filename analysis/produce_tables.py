@@ -53,7 +53,7 @@ from analysis.unpaired import evaluate_unpaired
 from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.records import UserError
-from open_instruct.study import Study, load_study
+from open_instruct.study import MAIN, Study, load_study
 
 SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
 Cells = dict[tuple[str, str], dict[Key, Any]]
@@ -241,7 +241,9 @@ def cells_of(measurements: Sequence[Measurement], rows: Sequence[Mapping[str, An
 def checkpoints_of(study: Study | None, performance: pd.DataFrame) -> dict[str, list[str]]:
     """The checkpoints that every curve of a family should have."""
     found = found_checkpoints(performance)
-    return found | {study.family: [str(step) for step in study.steps]} if study else found
+    steps_by_family = study.steps_by_family() if study else {}
+    named = {f: [MAIN if step is None else str(step) for step in steps] for f, steps in steps_by_family.items()}
+    return found | named
 
 
 def difference_order(row: Mapping[str, Any]) -> tuple[Any, ...]:

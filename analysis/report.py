@@ -117,9 +117,11 @@ def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Pa
     if study_file:
         study = load_study(study_file)
         recipes = [
-            f"{name} ({r.epochs} epochs, lr {r.lr:g}, batch {r.batch_size})" for name, r in study.train_sets.items()
+            f"{name} ({r.epochs} epochs, lr {listed(f'{lr:g}' for lr in r.lr)}, batch {r.batch_size})"
+            for name, r in study.train_sets.items()
         ]
-        facts = {"Study": f"{study.name}, family {study.family}, seed {study.seed}, {study.shots} shots"} | facts
+        families, shots = listed(study.steps_by_family()), listed(map(str, study.shots))
+        facts = {"Study": f"{study.name}, family {families}, seed {study.seed}, {shots} shots"} | facts
         facts["Fine-tuned on"] = ", ".join(recipes)
     rows = [
         f"<tr><th>{html.escape(key)}</th><td style='white-space:normal'>{html.escape(value)}</td></tr>"

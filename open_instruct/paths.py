@@ -6,6 +6,7 @@ data_dir  folder of the formatted data                    (default: $base_dir/da
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 from open_instruct.records import UserError
@@ -16,7 +17,13 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 def base_dir() -> Path:
     """Folder of output/, eval_results/ and results/.  Raises UserError where $base_dir is no folder."""
-    path = Path(os.environ.get("base_dir") or REPOSITORY).resolve()
+    return checked_base(os.environ.get("base_dir") or str(REPOSITORY), os.getcwd())
+
+
+@cache
+def checked_base(value: str, _working_dir: str) -> Path:
+    # A plan asks for hundreds of thousands of paths: the disk is asked once.
+    path = Path(value).resolve()
     if not path.is_dir():
         raise UserError(f"base_dir is {path}, which is no folder; make it (`mkdir -p {path}`) or unset base_dir")
     return path
@@ -28,6 +35,11 @@ def data_dir() -> Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"data_dir is {path}, which is a file; expected a folder: set data_dir to one, or unset it")
     return path
+
+
+def environment() -> dict[str, str]:
+    """The two variables, absolute: for processes that start in another folder."""
+    return {"base_dir": str(base_dir()), "data_dir": str(data_dir())}
 
 
 def safe_name(name: str) -> str:
@@ -86,3 +98,8 @@ def suite_file(task: str, model_id: str, *, num_shots: int = 0, is_chat: bool = 
 
 def results_dir() -> Path:
     return base_dir() / "results" / "analysis"
+
+
+def locks_folder() -> Path:
+    """Locks of the jobs of all studies, one for each output that is being written."""
+    return base_dir() / "output" / "jobs" / "locks"

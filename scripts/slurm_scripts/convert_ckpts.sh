@@ -10,14 +10,15 @@
 #SBATCH --time=04:00:00
 set -euo pipefail
 
-: "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${base_dir:=$repository}"
 : "${family:=olmo1b}"
 : "${steps:=1000 18000 342000 424000 505000 592000 738000 -1}"
 : "${tokenizer:=$base_dir/output/${family}_tokenizer}"
 : "${dtype:=float32}"
 export base_dir
 
-cd "$base_dir"
+cd "$repository"
 for step in $steps; do
   python open_instruct/olmo_hf/convert_olmo_to_tf.py \
     --family "$family" --step "$step" --tokenizer_name_or_path "$tokenizer" --dtype "$dtype"

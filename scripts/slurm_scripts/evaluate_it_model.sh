@@ -12,12 +12,13 @@
 #SBATCH --time=04:00:00
 set -euo pipefail
 
-: "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${base_dir:=$repository}"
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash evaluate_it_model.sh}"
 export base_dir
 read -ra task_names <<< "${tasks:-}"
 
-cd "$base_dir"
+cd "$repository"
 python -m olmo_eval.run_lm_eval \
   --model-path "$model_path" \
   ${tasks:+--task "${task_names[@]}"} \

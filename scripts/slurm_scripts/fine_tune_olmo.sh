@@ -16,7 +16,8 @@
 #SBATCH --time=08:00:00
 set -euo pipefail
 
-: "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${base_dir:=$repository}"
 : "${data_dir:=$base_dir/data}"
 : "${data_file_name:?set data_file_name to a train set, e.g. data_file_name=socialiqa ckpt=592000 bash fine_tune_olmo.sh}"
 : "${ckpt:?set ckpt to a pre-training step, e.g. data_file_name=socialiqa ckpt=592000 bash fine_tune_olmo.sh}"
@@ -24,7 +25,7 @@ set -euo pipefail
 : "${model_name:=$base_dir/output/${family}_tf_ckpts/checkpoint-$ckpt}"
 export base_dir data_dir
 
-cd "$base_dir"
+cd "$repository"
 accelerate launch --num_processes "${NUM_GPUS:-1}" --num_machines 1 --dynamo_backend no \
   --mixed_precision "${mixed_precision:-bf16}" \
   open_instruct/finetune.py \

@@ -14,7 +14,8 @@
 #SBATCH --time=04:00:00
 set -euo pipefail
 
-: "${base_dir:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${base_dir:=$repository}"
 : "${data_dir:=$base_dir/data}"
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash generate_pred.sh}"
 export base_dir data_dir
@@ -23,7 +24,7 @@ for file in ${input_files:-"$data_dir"/evaluation/*.jsonl}; do
   [[ $file == *.exemplars.jsonl ]] || files+=("$file")
 done
 
-cd "$base_dir"
+cd "$repository"
 python eval/predict.py \
   --model_name_or_path "$model_path" \
   --input_files "${files[@]}" \

@@ -14,23 +14,31 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from open_instruct import locks
+from open_instruct.paths import locks_folder
+
 HEAVY_MODULES = ["torch", "accelerate", "datasets", "transformers.models.auto.modeling_auto", "scipy.stats", "pandas"]
 
 
-def start(command: Sequence[str], *, folder: Path, log: Path, num_threads: int, lock: Path) -> BaseProcess:
-    """Start `python {command}` in `folder`; what it prints goes to `log`. It holds `lock`, shared, while it runs."""
+def start(
+    command: Sequence[str], *, folder: Path, log: Path, num_threads: int, lock: Path, outputs: Sequence[Path]
+) -> BaseProcess:
+    """Start `python {command}` in `folder`; what it prints goes to `log`.
+
+    While it runs it holds `lock`, shared, and, alone, locks for its outputs.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY_MODULES)
     # Set before the fork server starts: the libraries read it once.
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=work, args=(list(command), folder, log, num_threads, lock))
+    process = context.Process(target=work, args=(list(command), folder, log, num_threads, lock, list(outputs)))
     process.start()
     return process
 
 
-def work(command: list[str], folder: Path, log: Path, num_threads: int, lock: Path) -> None:
+def work(command: list[str], folder: Path, log: Path, num_threads: int, lock: Path, outputs: list[Path]) -> None:
     import torch  # loaded already, by the fork server
 
     held = lock.open("w")
@@ -41,13 +49,14 @@ def work(command: list[str], folder: Path, log: Path, num_threads: int, lock: Pa
         os.dup2(file.fileno(), 2)
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     torch.set_num_threads(num_threads)
-    if command[0] == "-m":
-        sys.argv = command[1:]
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = command
-        sys.path.insert(0, str(Path(command[0]).resolve().parent))
-        runpy.run_path(command[0], run_name="__main__")
+    with locks.hold_all(outputs, locks_folder()):
+        if command[0] == "-m":
+            sys.argv = command[1:]
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = command
+            sys.path.insert(0, str(Path(command[0]).resolve().parent))
+            runpy.run_path(command[0], run_name="__main__")
 
 
 def wait_for_earlier(lock: Path) -> None:

@@ -1,0 +1,83 @@
+"""What of a study is done: after each job the hashes of all that it read and wrote, compared before it is run again.
+
+The stages know this themselves; the stamps spare starting a process to ask them. A stamp is shared by all studies in
+which the job is the same.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from open_instruct import paths
+from open_instruct.plan import Job
+from open_instruct.records import UserError, content_hash, digest, read_json, sidecar_path, write_json
+
+
+class Stamps:
+    """One object asks the disk for each file once: make a new one to see what has changed since."""
+
+    def __init__(self) -> None:
+        self.folder = paths.base_dir() / "output" / "jobs"
+        self._hashes: dict[Path, str | None] = {}
+        self._signatures: dict[Path, str] = {}
+
+    def path(self, job: Job) -> Path:
+        return self.folder / f"{job.id}.json"
+
+    def is_done(self, job: Job) -> bool:
+        """Whether all that the job read and wrote is as the job left it."""
+        if not self.path(job).is_file():
+            return False
+        found = read_json(self.path(job))
+        # Sizes and times first: hashes need every sidecar to be read.
+        if found["signature"] == self.signature(job):
+            return True
+        return all(p.exists() for p in job.outputs) and found["content"] == self.content(job)
+
+    def seconds(self, job: Job) -> float | None:
+        """How long the job took, where it was run."""
+        return read_json(self.path(job)).get("seconds") if self.path(job).is_file() else None
+
+    def put(self, job: Job, *, seconds: float | None) -> None:
+        """Write down that the job is done. `seconds`: None where it was found done.
+
+        Raises UserError where the job left out an output.
+        """
+        if missing := [paths.relative(path) for path in job.outputs if not path.exists()]:
+            raise UserError(f"{job.key} ended well, but did not write {', '.join(missing)}")
+        content, signature = self.content(job), self.signature(job)
+        write_json(self.path(job), {"content": content, "signature": signature, "seconds": seconds})
+
+    def content(self, job: Job) -> str:
+        return digest([self._hash(path) for path in (*job.inputs, *job.outputs)])
+
+    def signature(self, job: Job) -> str:
+        return digest([self._signature(path) for path in (*job.inputs, *job.outputs)])
+
+    def _hash(self, path: Path) -> str | None:
+        if path not in self._hashes:
+            self._hashes[path] = content_hash(path) if path.exists() else None
+        return self._hashes[path]
+
+    def _signature(self, path: Path) -> str:
+        if path not in self._signatures:
+            self._signatures[path] = signature_of(path)
+        return self._signatures[path]
+
+
+def signature_of(path: Path) -> str:
+    """Size and time of a file and of its sidecar, or of all files of a folder; of a missing one, nothing."""
+    name = str(path)
+    try:
+        found = os.stat(name)
+    except FileNotFoundError:
+        return ""
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{found.st_size},{found.st_mtime_ns};{signature_of(sidecar_path(path)) if not is_sidecar(name) else ''}"
+    with os.scandir(name) as entries:
+        inside = sorted(entry.name for entry in entries)
+    return "".join(f"{entry}:{signature_of(path / entry)}" for entry in inside)
+
+
+def is_sidecar(name: str) -> bool:
+    return name.endswith("meta.json")

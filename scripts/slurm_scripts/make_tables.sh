@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Tables, findings, figures and the page of them all.  sbatch make_tables.sh, or bash make_tables.sh.
+#   study         study file: what should be there             (default: take what is there)
+#   base_dir      folder of output/ and results/               (default: the repository)
+# Further arguments go to report.py.
+#SBATCH --job-name=make_tables
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=16G
+#SBATCH --time=02:00:00
+set -euo pipefail
+
+: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+: "${base_dir:=$repository}"
+export base_dir
+
+cd "$repository"
+python analysis/report.py ${study:+--study "$study"} "$@"
