@@ -4,6 +4,7 @@ The dataclass is the schema: field names are the keys, type hints what may stand
 """
 
 import dataclasses
+import io
 import types
 import typing
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ def read_yaml(path: Path, kind: type) -> tuple[Any, Reading]:
 def build(kind: type, raw: Any, *, where: str, problems: list[str]) -> Any:
     """A dataclass from plain values that were read elsewhere. What is wrong with them is added to `problems`."""
     reading = Reading(Path())
-    value = from_node(kind, yaml.SafeDumper("").represent_data(raw), where, reading)
+    value = from_node(kind, yaml.SafeDumper(io.StringIO()).represent_data(raw), where, reading)
     problems += [text for _, text in reading.problems]
     return value
 
