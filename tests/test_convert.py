@@ -45,6 +45,17 @@ def test_converted_model_gives_the_native_logits(folder, name):
     assert measured["max_abs_logit"] > 1000 * measured["tolerance"]
 
 
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_layer_by_layer_the_same_is_measured(folder, name):
+    toy_native_olmo(folder / "native", **SUPPORTED[name])
+    whole = read_sidecar(run_conversion(folder, verify_by="whole"))["verification"]
+    layers = read_sidecar(run_conversion(folder, verify_by="layers", overwrite=True))["verification"]
+    assert (whole["by_layer"], layers["by_layer"]) == (False, True)
+    assert layers["max_abs_difference"] < 1e-4
+    assert layers["max_abs_logit"] == pytest.approx(whole["max_abs_logit"], rel=1e-5)
+    assert layers["num_tokens"] == whole["num_tokens"]
+
+
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     heads=st.sampled_from([2, 4, 8]),
@@ -129,6 +140,7 @@ WRONG_MAPPINGS = {
     "gate and up swapped": lambda m: swap(m, "ff_proj.weight", (1, 0)),
     "query and key swapped": lambda m: swap(m, "att_proj.weight", (1, 0, 2)),
     "output projection transposed": lambda m: patch_take(m, "attn_out.weight", lambda t: t.T),
+    "head transposed": lambda m: patch_take(m, "transformer.ff_out.weight", lambda t: t.T),
     "query heads permuted": lambda m: patch_take(m, "att_proj.weight", lambda t: t.roll(8, dims=0)),
     "vocabulary rows permuted": lambda m: patch_take(m, "wte.weight", lambda t: t.roll(1, dims=0)),
     "rope theta": lambda m: patch_config(m, rope_parameters={"rope_type": "default", "rope_theta": 20_000.0}),
@@ -136,11 +148,13 @@ WRONG_MAPPINGS = {
 }
 
 
+@pytest.mark.parametrize("verify_by", ["whole", "layers"])
 @pytest.mark.parametrize("name", WRONG_MAPPINGS)
-def test_wrong_mapping_is_refused_by_the_logits(folder, monkeypatch, name):
-    toy_native_olmo(folder / "native", clip_qkv=1.0)
+def test_wrong_mapping_is_refused_by_the_logits(folder, monkeypatch, name, verify_by):
+    # As many embeddings as dimensions: a transposed head has the right shape.
+    toy_native_olmo(folder / "native", clip_qkv=1.0, weight_tying=False, d_model=384, embedding_size=384)
     WRONG_MAPPINGS[name](monkeypatch)
-    refuse(folder, "the converted model is not the native one: logits differ by")
+    refuse(folder, "the converted model is not the native one: logits differ by", verify_by=verify_by)
 
 
 def test_layer_too_few_is_refused(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""A family on the Hub: listed, chosen, downloaded, verified and made ready, by the real client against a loopback Hub."""
+"""A family on the Hub: listed, chosen, downloaded, verified, made ready; by the real client, from a loopback Hub."""
 
 import io
 import os

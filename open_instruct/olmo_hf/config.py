@@ -1,5 +1,6 @@
 """From the config.yaml of an OLMo checkpoint to the configuration of the converted model."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,26 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from open_instruct.olmo_hf.weights import Target
 from open_instruct.records import UserError
 
+OF_TRANSFORMERS = {
+    *PreTrainedConfig().to_dict(),
+    *("architectures", "auto_map", "model_type", "torch_dtype", "transformers_version", "use_cache", "_name_or_path"),
+    *("tie_word_embeddings", "return_dict", "output_hidden_states", "output_attentions"),
+} - {field.name for field in dataclasses.fields(ModelConfig)}
+"""What transformers writes into every config.json, and that is no option of OLMo's."""
+
 
 def read_native_config(path: Path) -> ModelConfig:
-    """The `model:` section of OLMo's TrainConfig.  Raises UserError for options that OLMo does not know or take."""
+    """OLMo's options: the section `model` of its config.yaml, or the config.json of the package hf_olmo.
+
+    Raises UserError for options that OLMo does not know or take.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        section = raw.get("model") if isinstance(raw, dict) else None
+        section = raw.get("model") if isinstance(raw, dict) and path.suffix == ".yaml" else raw
         if not isinstance(section, dict):
             raise UserError(f"{path}: expected a section `model` with OLMo's model options; download it again")
+        if path.suffix == ".json":
+            section = {name: value for name, value in section.items() if name not in OF_TRANSFORMERS}
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
         assert isinstance(config, ModelConfig)
         check_sizes(config)

@@ -1,6 +1,6 @@
 """Convert a checkpoint from OLMo's own format to transformers format, and prove that both give the same logits.
 
-Reads    {input_dir}/config.yaml and model.pt, and a tokenizer.
+Reads    {input_dir}/ in one of the layouts of native.py, e.g. config.yaml and model.pt; and a tokenizer.
 Writes   {output_dir}/: sharded safetensors, config, generation config, tokenizer, meta.json (with the proof)
 
     python open_instruct/olmo_hf/convert_olmo_to_tf.py --family tiny --step 600 \\
@@ -9,9 +9,8 @@ Writes   {output_dir}/: sharded safetensors, config, generation config, tokenize
 """
 
 import fnmatch
-import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,12 +25,13 @@ from open_instruct import paths
 from open_instruct.checkpoints import Checkpoint
 from open_instruct.cli import run
 from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
-from open_instruct.olmo_hf.verification import verify
+from open_instruct.olmo_hf.native import NativeFiles, find_native, load_state
+from open_instruct.olmo_hf.tokenizer import EOS
+from open_instruct.olmo_hf.verification import How, verify
 from open_instruct.olmo_hf.weights import Piece, check_keys, layout, take, target_of
 from open_instruct.records import Artifact, UserError, read_sidecar, sidecar_path, write_json
 from open_instruct.study import Variant
 
-EOS = "<|endoftext|>"
 WRITTEN = (
     "config.json",
     "generation_config.json",
@@ -50,7 +50,7 @@ class Args:
     step: int = -1
     """Pre-training step of the checkpoint; -1: the final weights, `main`."""
     input_dir: Path | None = None
-    """Folder with config.yaml and model.pt (default: output/{family}_ckpts/checkpoint-{step})."""
+    """Folder of the checkpoint in OLMo's own format (default: output/{family}_ckpts/checkpoint-{step})."""
     output_dir: Path | None = None
     """Folder to write (default: output/{family}_tf_ckpts/checkpoint-{step})."""
     tokenizer_name_or_path: str | None = None
@@ -60,7 +60,9 @@ class Args:
     max_shard_size: str = "500MB"
     """Largest size of one safetensors file; memory in use grows with it."""
     verify: bool = True
-    """Compare the logits of both models in float32; takes the memory of two models."""
+    """Compare the logits of both models in float32."""
+    verify_by: How = "auto"
+    """`whole` holds both models, `layers` one layer of each; `auto` takes what the memory allows."""
     overwrite: bool = False
     """Convert again even if other arguments made the output."""
 
@@ -71,18 +73,19 @@ def main(args: Args) -> None:
     output_dir = args.output_dir or paths.converted_checkpoint(args.family, checkpoint.name)
     tokenizer_name = args.tokenizer_name_or_path or str(paths.tokenizer_dir(args.family))
     dtype: torch.dtype = getattr(torch, args.dtype)
+    native = find_native(input_dir)
     check_folders(input_dir, output_dir)
     check_step(input_dir, checkpoint)
-    artifact = plan_artifact(args, checkpoint, input_dir, output_dir, tokenizer_name)
+    artifact = plan_artifact(args, checkpoint, input_dir, native, output_dir, tokenizer_name)
     if artifact.is_done(overwrite=args.overwrite):
         print(f"{paths.relative(output_dir)} is done; skipped")
         return
 
-    native_config = read_native_config(input_dir / "config.yaml")
+    native_config = read_native_config(native.config)
     target = target_of(native_config)
     tokenizer = load_tokenizer(tokenizer_name, native_config.vocab_size)
     config = target_config(native_config, target, tokenizer, args.dtype)
-    state = load_state(input_dir / "model.pt")
+    state = load_state(native.weights)
     empty = empty_tensors(config, dtype)
     shapes = {name: tensor.shape for name, tensor in empty.items()}
     pieces = layout(native_config, target, shapes)
@@ -93,9 +96,10 @@ def main(args: Args) -> None:
         try:
             write_config(config, tokenizer, output_dir)
             check_eos(output_dir, tokenizer)
-            facts["num_shards"] = write_shards(input_dir / "model.pt", pieces, empty, output_dir, args.max_shard_size)
+            facts["num_shards"] = write_shards(native.weights, pieces, empty, output_dir, args.max_shard_size)
             facts["training_only_options"] = training_only_options(native_config)
-            facts["verification"] = verify(native_config, state, pieces, output_dir, dtype) if args.verify else None
+            proof = (native_config, native.weights, pieces, output_dir, dtype, args.verify_by)
+            facts["verification"] = verify(*proof) if args.verify else None
         except UserError:
             shutil.rmtree(output_dir)
             raise
@@ -103,13 +107,7 @@ def main(args: Args) -> None:
 
 
 def check_folders(input_dir: Path, output_dir: Path) -> None:
-    """Raises UserError where a file is missing, or where writing could delete what a conversion did not write."""
-    missing = [name for name in ("config.yaml", "model.pt") if not (input_dir / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{input_dir} lacks {' and '.join(missing)}; expected a checkpoint in OLMo's own format: "
-            "get one with `python open_instruct/download_olmo_ckpts.py`"
-        )
+    """Raises UserError where writing could delete what a conversion did not write."""
     source, output = input_dir.resolve(), output_dir.resolve()
     if output == source or output in source.parents or source in output.parents:
         raise UserError(f"output_dir {output_dir} and input_dir {input_dir} overlap; choose another --output_dir")
@@ -131,12 +129,12 @@ def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
 
 
 def plan_artifact(
-    args: Args, checkpoint: Checkpoint, input_dir: Path, output_dir: Path, tokenizer_name: str
+    args: Args, checkpoint: Checkpoint, input_dir: Path, native: NativeFiles, output_dir: Path, tokenizer_name: str
 ) -> Artifact:
-    # A folder with a sidecar is hashed without being read again; elsewhere only the two files count.
-    has_sidecar = sidecar_path(input_dir).is_file()
-    native = {"config": input_dir / "config.yaml", "weights": input_dir / "model.pt"}
-    inputs = {"checkpoint": input_dir} if has_sidecar else native
+    # A folder with a sidecar is hashed without being read again; elsewhere only the files that are read count.
+    inputs = {"checkpoint": input_dir}
+    if not sidecar_path(input_dir).is_file():
+        inputs = {"config": native.config} | {f"weights_{n}": path for n, path in enumerate(native.weights)}
     arguments = {
         "family": args.family,
         "step": checkpoint.step,
@@ -168,24 +166,6 @@ def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load_state(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of model.pt, mapped from disk and not yet read. Nothing but tensors is ever unpickled.
-
-    Raises UserError for anything else, be it truncated, a web page or code.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is no state dict of tensors, or is cut short: {reason}; "
-            "nothing in it was executed; download it again from a source you trust"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: expected a dict of tensors, found {type(state).__name__}; download it again")
-    return state
-
-
 def empty_tensors(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The target's tensors without memory, a tied head only once."""
     with torch.device("meta"):
@@ -215,7 +195,7 @@ def check_eos(output_dir: Path, tokenizer: Tokenizer) -> None:
 
 
 def write_shards(
-    source: Path,
+    source: Sequence[Path],
     pieces: Mapping[str, Piece],
     empty: Mapping[str, torch.Tensor],
     output_dir: Path,

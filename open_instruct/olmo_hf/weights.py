@@ -158,7 +158,7 @@ def check_keys(
             problems.append(f"{key} has shape {tuple(state[key].shape)}, expected {shape}")
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise UserError(f"model.pt does not fit its config.yaml: {shown}; download the checkpoint again")
+        raise UserError(f"the weights do not fit their config: {shown}; download the checkpoint again")
 
 
 def take(state: Mapping[str, torch.Tensor], piece: Piece, dtype: torch.dtype) -> torch.Tensor:
