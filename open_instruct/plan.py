@@ -12,6 +12,7 @@ from pathlib import Path
 
 from open_instruct import paths
 from open_instruct.checkpoints import Checkpoint, family_named
+from open_instruct.duplicates import refuse_duplicates
 from open_instruct.records import UserError, digest, sidecar_path
 from open_instruct.study import MAIN, Recipe, Study, Variant
 from open_instruct.tasks import eval_set_named
@@ -51,8 +52,10 @@ class Job:
 def plan(study: Study, study_file: Path) -> list[Job]:
     """All jobs of a study, each after those whose outputs it reads.
 
-    Raises UserError where a job reads what neither another job makes nor lies on the disk.
+    Raises UserError where a job reads what neither another job makes nor lies on the disk, and where two checkpoints
+    have the same weights.
     """
+    refuse_duplicates(study.checkpoints())
     jobs = [*pretraining(study), *downloading(study), *formatting(study)]
     for checkpoint in study.checkpoints():
         jobs += conversion(Variant(checkpoint))

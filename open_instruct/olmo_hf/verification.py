@@ -13,7 +13,7 @@ from typing import Any, Literal
 import psutil
 import torch
 from olmo.config import ModelConfig
-from olmo.model import OLMo
+from olmo.model import OLMo, OLMoBlock
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -192,21 +192,16 @@ def compare_layers(
         return native_in_place_of(name, written, load_state(weights), pieces, dtype)
 
     native = empty_native(native_config)
+    blocks = [module for module in native.modules() if isinstance(module, OLMoBlock)]
     with torch.device("meta"):
         converted = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
     # Its buffer is computed, not loaded.
     converted.model.rotary_emb = type(converted.model.rotary_emb)(converted.config)
     with (
-        weights_while_used(native.eval(), native_layers(native), native_tensor),
+        weights_while_used(native.eval(), blocks, native_tensor),
         weights_while_used(converted.eval(), converted.model.layers, converted_tensor),
     ):
         return compare(native, converted, [list(prompts)])
-
-
-def native_layers(native: OLMo) -> list[nn.Module]:
-    if native.config.block_group_size == 1:
-        return list(native.transformer.blocks)
-    return [block for group in native.transformer.block_groups for block in group]
 
 
 @contextmanager
