@@ -39,7 +39,7 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.first_seed, args.first_seed + args.num_schedules):
             base_dir = Path(folder) / str(seed)
-            os.environ["base_dir"] = str(base_dir)
+            os.environ.update(base_dir=str(base_dir))
             with redirect_stdout(StringIO()):
                 ends[run_schedule(base_dir, seed)] += 1
     print(
