@@ -363,6 +363,81 @@ def test_a_tokenizer_that_adds_the_space_itself_sees_one_less(tmp_path, folder):
     assert prediction.outputs[0]["num_chars"] == 5
 
 
+def test_defaults_are_those_of_the_reference():
+    expected = {"split": "validation", "batch_size": 32, "max_batch_tokens": 20480, "num_shots": 0, "limit": None}
+    expected |= {
+        "random_subsample_seed": 1234,
+        "num_recorded_inputs": 0,
+        "fewshot_seed": None,
+        "model_max_length": None,
+    }
+    expected |= {"model_max_length": None, "model_class": "hf"}
+    assert {name: getattr(Args(), name) for name in expected} == expected
+
+
+def test_every_flag_of_the_reference_on_one_command_line(base, folder, monkeypatch, capsys):
+    tasks, config = base / "tasks.jsonl", base / "config.yaml"
+    tasks.write_text('{"name": "copa", "num_shots": 1, "fewshot_seed": 5}\n')
+    config.write_text("limit: 9\nnum_shots: 2\n")
+    flags = {"--config-file": config, "--model": "my-model", "--model-path": folder, "--model-class": "hf"}
+    flags |= {"--task": "mmlu_virology", "--task-file": tasks, "--split": "validation", "--batch-size": 4}
+    flags |= {"--max-batch-tokens": 700, "--model-max-length": 120, "--fewshot-seed": 3, "--limit": 3}
+    flags |= {"--random-subsample-seed": 7, "--num-recorded-inputs": 1, "--gsheet": "sheet"}
+    flags |= {"--full-output-file": base / "full.jsonl", "--metrics-file": base / "metrics.json"}
+    monkeypatch.setattr(sys, "argv", ["run_lm_eval", *(str(part) for pair in flags.items() for part in pair)])
+    run(main, Args)
+    assert "--gsheet is not supported" in capsys.readouterr().out
+    mmlu, copa = read_json(base / "metrics.json")["metrics"]
+    common = {"split": "validation", "batch_size": 4, "max_batch_tokens": 700, "limit": 3, "use_chat_format": False}
+    common |= {"random_subsample_seed": 7, "num_recorded_inputs": 1}
+    assert mmlu["task_options"] == common | {"num_shots": 2, "fewshot_seed": 3}
+    assert copa["task_options"] == common | {"num_shots": 1, "fewshot_seed": 5}
+    assert {entry["model"] for entry in (mmlu, copa)} == {"my-model"}
+    assert mmlu["model_kwargs"] == {"model_class": "hf", "dtype": "torch.float32", "model_max_length": 120}
+    assert mmlu["model_path"] == str(folder)
+    assert mmlu["metrics"]["rc_metrics"]["num_truncated_contexts"] == 12  # 3 instances, 4 choices, 2 long exemplars
+    lines = list(read_jsonl(base / "full.jsonl"))
+    assert [len(line["instance_predictions"]) for line in lines] == [3, 3]
+    asked = load_instances(TASKS["copa"], num_shots=1, fewshot_seed=5, limit=3, random_subsample_seed=7)
+    recorded = lines[1]["instance_predictions"][0]["model_input"]
+    assert [context for context, _ in recorded] == asked[0].item.contexts
+
+
+def test_batches_change_no_result(base, folder):
+    found = []
+    for name, changes in {"one": {"max_batch_tokens": 60}, "many": {"batch_size": 1}}.items():
+        args = Args(model_path=folder, task=("social_iqa",), limit=6, full_output_file=base / f"{name}.jsonl")
+        main(dataclasses.replace(args, overwrite=True, **changes))
+        [line] = read_jsonl(base / f"{name}.jsonl")
+        outputs = [output for one in line["instance_predictions"] for output in one["prediction"]["model_output"]]
+        found.append([output["sum_logits"] for output in outputs])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_a_continuation_that_greedy_decoding_would_write_is_called_greedy(folder):
+    model, tokenizer = OlmoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+    def likeliest(context):
+        with torch.no_grad():
+            return int(model(torch.tensor([tokenizer(context)["input_ids"]])).logits[0, -1].argmax())
+
+    # A context whose likeliest next token is a text of its own, not a part of a letter.
+    contexts = (f"Question: {number}" for number in range(1000))
+    context = next(c for c in contexts if tokenizer(tokenizer.decode(likeliest(c)))["input_ids"] == [likeliest(c)])
+    word = tokenizer.decode(likeliest(context))
+    instance = Instance({}, Item([context] * 2, [word, word + "xyz"], 0))
+    [prediction] = predict(model, tokenizer, [instance], unconditioned=None, max_length=100, max_batch_tokens=100)
+    assert [output["is_greedy"] for output in prediction.outputs] == [True, False]
+
+
+def test_a_class_of_models_that_is_not_known_is_refused(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run_lm_eval", "--model-path", str(folder), "--model-class", "hf_olmo.Other"])
+    with pytest.raises(SystemExit) as ended:
+        run(main, Args)
+    assert ended.value.code == 2
+    assert "hf_olmo.Other" in capsys.readouterr().err
+
+
 def test_an_unknown_task_ends_with_exit_code_two(folder, monkeypatch, capsys):
     command = ["run_lm_eval", "--model-path", str(folder), "--task", "arc_eazy"]
     monkeypatch.setattr(sys, "argv", command)
