@@ -7,7 +7,7 @@ else of the model works on single tokens, and so on tokens laid end to end.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -77,6 +77,22 @@ class Computed:
     hidden: torch.Tensor | None = None
     """(tokens, hidden)"""
 
+    @property
+    def num_tokens(self) -> int:
+        return 0 if self.hidden is None else len(self.hidden)
+
+    @property
+    def last_hidden(self) -> torch.Tensor:
+        """Raises ValueError where nothing was computed."""
+        if self.hidden is None:
+            raise ValueError("nothing was computed yet")
+        return self.hidden
+
+    def part(self, tokens: slice | torch.Tensor) -> "Computed":
+        """What was computed for some of the tokens."""
+        keys, values = ([layer[tokens] for layer in layers] for layers in (self.keys, self.values))
+        return Computed(keys, values, self.last_hidden[tokens])
+
 
 @dataclass(frozen=True)
 class DeviceBucket:
@@ -137,8 +153,7 @@ def compute(
 ) -> tuple[torch.Tensor, Computed]:
     """One forward pass.  -> hidden states by index (chain first), and what was computed for the tokens `keep`."""
     if not forest.ids:  # these texts are beginnings of the one before
-        hidden, index = cast(torch.Tensor, chain.hidden), torch.tensor(keep, dtype=torch.long, device=model.device)
-        return hidden, Computed([k[index] for k in chain.keys], [v[index] for v in chain.values], hidden[index])
+        return chain.last_hidden, chain.part(torch.tensor(keep, dtype=torch.long, device=model.device))
     running = ForestPass(forest, chain, keep, model=model)
     hidden = model.base_model(
         input_ids=torch.tensor(forest.ids, device=model.device)[None],
@@ -150,3 +165,14 @@ def compute(
         hidden = torch.cat([chain.hidden, hidden])
     running.kept.hidden = hidden[running.keep]
     return hidden, running.kept
+
+
+def is_lack_of_memory(error: RuntimeError, *, at_least: bool) -> bool:
+    """Whether a pass failed for want of memory.  Raises UserError where it was the least that can be asked for."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return False
+    if at_least:
+        raise UserError("memory does not suffice for a single text; shorten it, or --load_in_float16") from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True

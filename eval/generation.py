@@ -1,20 +1,34 @@
 """Text that a model writes after a prompt: greedy, or sampled by seed; the other way to ask a model is scoring.py.
 
-Prompts of similar length share a batch, padded on the left, so that every row's next token stands in the last column:
-
-    ids         . . a b c | d        mask      0 0 1 1 1 | 1
-                e f g h i | j                  1 1 1 1 1 | 1
-    position    0 0 0 1 2 | 3        A row that has ended leaves the batch, and its keys and values leave the cache.
-                0 1 2 3 4 | 5
+The longest prompts come first. What prompts have in common is computed once, and their own parts end to end without
+padding (forest.py); then every row writes a token a step (decoding.py). A text that has ended leaves its row to another
+prompt, so that no step computes what nobody reads.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from eval.attention import Computed, compute, is_lack_of_memory, own_attention
+from eval.decoding import Rows
+from eval.forest import Forest, Strand, num_shared
+from eval.vocabulary import all_logits, check_head, most_likely
 from open_instruct.records import UserError
+
+MAX_BATCH_TOKENS = 32768
+MAX_PASS_TOKENS = 4096
+"""Prompt tokens that are computed in one pass."""
+LEAST_COMMON = 32
+"""Tokens that all prompts must begin with to be held once: fewer are held in each row."""
+SHARE_REFILLED = 1 / 8
+"""Of the rows that must be free before new prompts are computed: each time costs a pass more."""
+Choose = Callable[[torch.Tensor, list[int], list[int]], torch.Tensor]
+"""Hidden states (rows, hidden), each row's prompt, each row's step -> the next token of each row (rows,)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,8 @@ def generate(
     max_new_tokens: int,
     eos_id: int,
     stop_ids: Sequence[int] = (),
-    max_batch_tokens: int = 16384,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    batch_size: int | None = None,
     do_sample: bool = False,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -42,33 +57,43 @@ def generate(
 ) -> list[Generated]:
     """What the model writes after each prompt, in the order of `prompts`.
 
-    The batch holds at most `max_batch_tokens` tokens, new ones included, and does not change what is written, beyond
-    float noise: a sampled token depends on the seed, the prompt's index and the step only. Prompts are taken as they
-    are: to cut long ones is the caller's job. `progress` is called after each batch with its number of prompts.
+    At most `batch_size` texts are written at once, of at most `max_batch_tokens` tokens together, new ones included and
+    common ones not. Neither changes what is written, beyond float noise: a sampled token depends on the seed, the
+    prompt's index and the step only. Where memory does not suffice, fewer are written at once. Prompts are taken as
+    they are: to cut long ones is the caller's job. `progress` is called with the number of texts that have ended.
 
     Raises UserError for an empty prompt, for settings out of range, and for NaN logits.
     """
     check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
-    was_training = model.training
-    model.eval()
+    check_head(model)
     endings = {eos_id, *stop_ids}
-    written: dict[int, list[int]] = {}
-    for batch in batches(prompts, max_new_tokens=max_new_tokens, max_batch_tokens=max_batch_tokens):
-        draws = uniform_draws(batch, seed=seed, steps=max_new_tokens).to(model.device) if do_sample else None
+    draws = uniform_draws(len(prompts), seed=seed, steps=max_new_tokens).to(model.device) if do_sample else None
 
-        def choose(
-            logits: torch.Tensor, rows: list[int], step: int, draws: torch.Tensor | None = draws
-        ) -> torch.Tensor:
-            if draws is None:
-                return most_likely(logits)
-            return sample(logits, draws[rows, step], temperature=temperature, top_p=top_p)
+    def choose(hidden: torch.Tensor, indices: list[int], steps: list[int]) -> torch.Tensor:
+        if draws is None:
+            return most_likely(model, hidden)
+        return sample(all_logits(model, hidden), draws[indices, steps], temperature=temperature, top_p=top_p)
 
-        texts = write_batch(model, [prompts[i] for i in batch], choose, endings=endings, max_new_tokens=max_new_tokens)
-        written.update(zip(batch, texts, strict=True))
-        if progress:
-            progress(len(batch))
-    model.train(was_training)
-    return [finish(written[index], eos_id=eos_id, endings=endings) for index in range(len(prompts))]
+    with own_attention(model):
+        common = common_beginning(model, prompts)
+        writer = Writer(model, prompts, common, endings, max_new_tokens, choose, progress)
+        waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        most = batch_size or len(prompts)
+        while waiting:
+            capacity = writer.num_places(waiting[0])
+            # Much shorter prompts wait for narrower rows, of which there can be more.
+            num_similar = sum(2 * writer.num_places(index) > capacity for index in waiting)
+            rows = max(1, min(most, max_batch_tokens // capacity))
+            # As many turns as it takes, all of a size: a last turn of a few rows costs nearly as much as a full one.
+            rows = math.ceil(num_similar / math.ceil(num_similar / rows))
+            try:
+                writer.write(waiting[:num_similar], Rows(model, common, most=rows, capacity=capacity))
+            except RuntimeError as error:
+                if not is_lack_of_memory(error, at_least=rows == 1):
+                    raise
+                most = rows // 2
+            waiting = [index for index in waiting if index not in writer.written]
+    return [finish(writer.written[index], eos_id=eos_id, endings=endings) for index in range(len(prompts))]
 
 
 def check(prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float, top_p: float) -> None:
@@ -83,96 +108,115 @@ def check(prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: flo
         raise UserError(f"top_p is {top_p}; expected more than 0 and at most 1")
 
 
-def batches(prompts: Sequence[list[int]], *, max_new_tokens: int, max_batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of prompts, longest first, in runs whose padded size keeps the bound; one that does not stands alone."""
-    batch: list[int] = []
-    for index in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
-        width = len(prompts[batch[0] if batch else index]) + max_new_tokens
-        if batch and (len(batch) + 1) * width > max_batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def common_beginning(model: PreTrainedModel, prompts: Sequence[list[int]]) -> Computed:
+    """What was computed for the tokens that all prompts begin with; nothing where they are few."""
+    if not prompts:
+        return Computed()
+    # Every prompt keeps a token of its own.
+    common = prompts[0][: min(map(len, prompts)) - 1]
+    for prompt in prompts:
+        common = common[: num_shared(common, prompt)]
+    if len(common) < LEAST_COMMON or len(prompts) == 1:
+        return Computed()
+    forest = Forest(0)
+    forest.add(Strand(0, 0, common))
+    return compute(model, forest, Computed(), forest.path)[1]
 
 
-def uniform_draws(indices: Sequence[int], *, seed: int, steps: int) -> torch.Tensor:
+@dataclass
+class Writer:
+    """Texts as they are written."""
+
+    model: PreTrainedModel
+    prompts: Sequence[list[int]]
+    common: Computed
+    endings: set[int]
+    max_new_tokens: int
+    choose: Choose
+    progress: Callable[[int], object] | None
+    written: dict[int, list[int]] = field(default_factory=dict)
+    """Texts that have ended; one of `endings` is their last token, or they are `max_new_tokens` long."""
+
+    def num_places(self, index: int) -> int:
+        """Tokens that a row must be able to hold for this prompt."""
+        return len(self.prompts[index]) - self.common.num_tokens + self.max_new_tokens
+
+    def write(self, indices: Sequence[int], rows: Rows) -> None:
+        """Write after the prompts of these indices."""
+        waiting, texts = deque(indices), {}
+        holders: list[int] = []
+        """Which prompt each row belongs to."""
+        while waiting or holders:
+            num_free = rows.most - len(holders)
+            if waiting and num_free >= max(1, rows.most * SHARE_REFILLED):
+                taken = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
+                for begun, computed in read(self.model, self.prompts, taken, self.common):
+                    lengths = [len(self.prompts[index]) - self.common.num_tokens for index in begun]
+                    rows.put(computed, lengths)
+                    holders += begun
+                    last = [end - 1 for end in accumulate(lengths)]
+                    tokens = self.choose(computed.last_hidden[last], begun, [0] * len(begun)).tolist()
+                    texts |= {index: [token] for index, token in zip(begun, tokens, strict=True)}
+            else:
+                hidden = rows.step(self.model, [texts[index][-1] for index in holders])
+                tokens = self.choose(hidden, holders, [len(texts[index]) for index in holders]).tolist()
+                for index, token in zip(holders, tokens, strict=True):
+                    texts[index].append(token)
+            self.remove_ended(holders, texts, rows)
+
+    def remove_ended(self, holders: list[int], texts: dict[int, list[int]], rows: Rows) -> None:
+        num_before = len(holders)
+        for row in reversed(range(num_before)):
+            text = texts[holders[row]]
+            if text[-1] in self.endings or len(text) == self.max_new_tokens:
+                self.written[holders[row]] = texts.pop(holders[row])
+                rows.drop(row)
+                holders[row] = holders[-1]
+                holders.pop()
+        if self.progress and len(holders) < num_before:
+            self.progress(num_before - len(holders))
+
+
+def read(
+    model: PreTrainedModel, prompts: Sequence[list[int]], indices: Sequence[int], common: Computed
+) -> Iterator[tuple[list[int], Computed]]:
+    """Some of the prompts, and what was computed for their own tokens, which lie end to end; until all were there."""
+    order = sorted(indices, key=prompts.__getitem__)
+    shared = [common.num_tokens, *(num_shared(prompts[a], prompts[b]) for a, b in pairwise(order)), 0]
+    chain, begin = common, 0
+    while begin < len(order):
+        forest, own, end = Forest(shared[begin]), [], begin
+        while end == begin or (
+            end < len(order) and len(forest.ids) + len(prompts[order[end]]) - shared[end] <= MAX_PASS_TOKENS
+        ):
+            forest.add(Strand(order[end], shared[end], prompts[order[end]][shared[end] :]))
+            own += forest.path[common.num_tokens :]
+            end += 1
+        # What the next pass begins with, then what is asked for.
+        _, computed = compute(model, forest, chain, forest.path[: shared[end]] + own)
+        chain = computed.part(slice(0, shared[end]))
+        yield order[begin:end], computed.part(slice(shared[end], None))
+        begin = end
+
+
+def uniform_draws(num_prompts: int, *, seed: int, steps: int) -> torch.Tensor:
     """Numbers from [0, 1) that decide what is sampled.  -> (prompts, steps)"""
     # A generator for each prompt, so that what is written does not depend on what else is in the batch.
-    return torch.stack([torch.rand(steps, generator=torch.Generator().manual_seed(seed + i)) for i in indices])
-
-
-def write_batch(
-    model: PreTrainedModel,
-    prompts: Sequence[list[int]],
-    choose: Callable[[torch.Tensor, list[int], int], torch.Tensor],
-    *,
-    endings: set[int],
-    max_new_tokens: int,
-) -> list[list[int]]:
-    """Token ids written after each prompt; one of `endings` is the last where the text has ended."""
-    width = max(len(prompt) for prompt in prompts)
-    padded = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
-    ids = torch.tensor(padded, device=model.device)  # (rows, width)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)  # (rows,)
-    mask = torch.arange(width, device=model.device) >= width - lengths[:, None]  # (rows, width)
-    position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    written: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))
-    """Which prompt each row of the batch belongs to."""
-    for step in range(max_new_tokens):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (rows, vocabulary)
-        tokens = choose(logits, rows, step)  # (rows,)
-        chosen = tokens.tolist()
-        for row, token in zip(rows, chosen, strict=True):
-            written[row].append(token)
-        open_rows = [i for i, token in enumerate(chosen) if token not in endings]
-        if not open_rows:
-            break
-        if len(open_rows) < len(rows):
-            rows = [rows[i] for i in open_rows]
-            kept = torch.tensor(open_rows, device=model.device)
-            tokens, mask, lengths = tokens[kept], mask[kept], lengths[kept]
-            cache.batch_select_indices(kept)
-        ids = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        position_ids = lengths[:, None] + step
-    return written
-
-
-def most_likely(logits: torch.Tensor) -> torch.Tensor:
-    """(rows, vocabulary) -> (rows,) token ids.  Raises UserError for NaN logits."""
-    values, tokens = logits.max(dim=-1)
-    refuse_nan(values)
-    return tokens
+    of_prompts = [torch.rand(steps, generator=torch.Generator().manual_seed(seed + i)) for i in range(num_prompts)]
+    return torch.stack(of_prompts) if of_prompts else torch.empty(0, steps)
 
 
 def sample(logits: torch.Tensor, draws: torch.Tensor, *, temperature: float, top_p: float) -> torch.Tensor:
     """(rows, vocabulary), (rows,) in [0, 1) -> (rows,) token ids, by inverting the distribution function.
 
     Of the tokens, the fewest most likely ones that together have probability `top_p` can be drawn.
-    Raises UserError for NaN logits.
     """
-    probabilities, tokens = (logits.float() / temperature).softmax(-1).sort(dim=-1, descending=True)
-    refuse_nan(probabilities[:, 0])
+    probabilities, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True)
     below = probabilities.cumsum(-1) - probabilities  # (rows, vocabulary): probability of all more likely tokens
     can_be_drawn = below < top_p
     total = (probabilities * can_be_drawn).sum(-1, keepdim=True)
     last_at_or_below = (can_be_drawn & (below <= draws[:, None] * total)).sum(-1, keepdim=True) - 1
     return tokens.gather(-1, last_at_or_below)[:, 0]
-
-
-def refuse_nan(values: torch.Tensor) -> None:
-    if values.isnan().any():
-        raise UserError("the model gives logits that are NaN; its weights are broken, or overflow in fp16")
 
 
 def finish(ids: list[int], *, eos_id: int, endings: set[int]) -> Generated:

@@ -12,12 +12,12 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
-from eval.attention import Computed, compute, own_attention
+from eval.attention import Computed, compute, is_lack_of_memory, own_attention
 from eval.forest import Forest, Strand, num_shared
 from eval.vocabulary import check_head, target_log_probs
 from open_instruct.records import UserError
 
-MAX_BATCH_TOKENS = 8192
+MAX_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ def score(
             try:
                 found, chain = score_batch(model, batch, chain, batch.forest.path[:num_kept])
             except RuntimeError as error:
-                max_batch_tokens = halved(len(batch.forest.ids), error, is_single=len(batch.questions) == 1)
+                if not is_lack_of_memory(error, at_least=len(batch.questions) == 1):
+                    raise
+                max_batch_tokens = len(batch.forest.ids) // 2
                 continue
             for question, one in zip(batch.questions, found, strict=True):
                 scores[question.owner][question.number] = one
@@ -171,15 +173,3 @@ def score_batch(
     lengths = [len(question.targets) for question in batch.questions]
     by_question = zip(log_probs.split(lengths), is_top.split(lengths), lengths, strict=True)
     return [Score(log_prob.sum().item(), length, bool(top.all())) for log_prob, top, length in by_question], kept
-
-
-def halved(num_tokens: int, error: RuntimeError, *, is_single: bool) -> int:
-    """A smaller bound on a batch's tokens after it ran out of memory.  Raises `error` where there is no smaller one."""
-    is_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    if not is_memory:
-        raise error
-    if is_single:
-        raise UserError("memory does not suffice for a single text; shorten the texts, or use float16") from error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return max(1, num_tokens // 2)

@@ -66,6 +66,30 @@ def block_log_probs(
     return log_probs, found == top[rows]
 
 
+def most_likely(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """(rows, hidden) -> (rows,) token ids, the first of equals.  Raises UserError for NaN logits."""
+    firsts, slices = zip(*sliced_logits(model, hidden), strict=True)
+    values, winners = torch.stack([logits.amax(-1) for logits in slices]).max(0)
+    refuse_nan(values)
+    tokens = torch.empty_like(winners)
+    for number in winners.unique().tolist():
+        of_slice = (winners == number).nonzero()[:, 0]
+        tokens[of_slice] = slices[number][of_slice].argmax(-1) + firsts[number]
+    return tokens
+
+
+def all_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """(rows, hidden) -> (rows, vocabulary) in float32.  Raises UserError for NaN logits."""
+    logits = torch.cat([logits for _, logits in sliced_logits(model, hidden)], dim=-1)
+    refuse_nan(logits)
+    return logits
+
+
+def refuse_nan(values: torch.Tensor) -> None:
+    if values.isnan().any():
+        raise UserError("the model gives logits that are NaN; its weights are broken, or overflow in fp16")
+
+
 def sliced_logits(model: PreTrainedModel, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """(positions, hidden) -> the id of a slice's first word, and its logits (positions, words) in float32."""
     head = cast(torch.nn.Linear, model.get_output_embeddings())

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import (
     GPTNeoXConfig,
@@ -16,7 +16,8 @@ from transformers import (
     OlmoForCausalLM,
 )
 
-from eval.generation import batches, generate, sample
+from eval import generation
+from eval.generation import generate, sample
 from open_instruct.records import UserError
 
 EOS = 63
@@ -68,13 +69,62 @@ def one_by_one(model, prompt, max_new_tokens, endings):
     return ids[len(prompt) :]
 
 
-def test_text_is_that_of_plain_greedy_decoding_whatever_the_batch(model, prompts):
+@pytest.mark.parametrize("exemplars", [0, 36])
+def test_text_is_that_of_plain_greedy_decoding_whatever_the_batch(model, prompts, exemplars):
+    """Rows alone, few or all; with and without a beginning that all share and that is held once."""
+    num_prompts = 64 if isinstance(model, OlmoForCausalLM) and exemplars else 16
+    prompts = [[*range(10, 10 + exemplars), *prompt] for prompt in prompts[:num_prompts]]
     expected = [one_by_one(model, prompt, 8, {EOS, *STOPS}) for prompt in prompts]
-    assert len({len(ids) for ids in expected}) > 3, "rows must end at different steps, or nothing leaves the batch"
-    for rows in (1, 8, 64):
-        found = generate(model, prompts, max_new_tokens=8, eos_id=EOS, stop_ids=STOPS, max_batch_tokens=rows * (20 + 8))
-        assert [answer.ids for answer in found] == [ids[:-1] if ids[-1] == EOS else ids for ids in expected]
-        assert [answer.finished for answer in found] == [ids[-1] in (EOS, *STOPS) for ids in expected]
+    assert len({len(ids) for ids in expected}) > 2, "rows must end at different steps, or nothing leaves the batch"
+    order = random.Random(1).sample(range(num_prompts), num_prompts)
+    for bounds in ({"batch_size": 1}, {"batch_size": 8}, {"batch_size": 64}, {"max_batch_tokens": 100}):
+        shuffled = [prompts[i] for i in order]
+        found = generate(model, shuffled, max_new_tokens=8, eos_id=EOS, stop_ids=STOPS, **bounds)
+        for place, i in enumerate(order):
+            ids = expected[i]
+            assert found[place].ids == (ids[:-1] if ids[-1] == EOS else ids)
+            assert found[place].finished == (ids[-1] in (EOS, *STOPS))
+
+
+token_lists = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=10)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(token_lists, st.integers(0, 40), st.integers(1, 12), st.integers(1, 30))
+def test_prompts_that_begin_alike_are_told_apart(olmo, monkeypatch, prompts, exemplars, batch_size, pass_tokens):
+    monkeypatch.setattr(generation, "MAX_PASS_TOKENS", pass_tokens)
+    prompts = [[5] * exemplars + prompt for prompt in prompts]
+    found = generate(olmo, prompts, max_new_tokens=4, eos_id=EOS, batch_size=batch_size)
+    expected = {tuple(prompt): one_by_one(olmo, prompt, 4, {EOS}) for prompt in prompts}
+    for prompt, answer in zip(prompts, found, strict=True):
+        assert answer.ids == [token for token in expected[tuple(prompt)] if token != EOS]
+
+
+def test_a_common_beginning_is_computed_once_and_prompts_once(olmo, monkeypatch):
+    passes = []
+
+    def counting(model, batch, *args):
+        passes.append(len(batch.ids))
+        return compute(model, batch, *args)
+
+    compute = generation.compute
+    monkeypatch.setattr(generation, "compute", counting)
+    generate(olmo, [[*range(40), i, i] for i in range(1, 11)], max_new_tokens=3, eos_id=EOS, batch_size=3)
+    assert passes[0] == 40
+    assert sum(passes) == 40 + 10 * 2
+
+
+def test_fewer_rows_are_written_where_memory_does_not_suffice(olmo, prompts, monkeypatch):
+    class LittleMemory(generation.Rows):
+        def __init__(self, *args, most, capacity):
+            if most > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(*args, most=most, capacity=capacity)
+
+    options = {"max_new_tokens": 4, "eos_id": EOS}
+    expected = generate(olmo, prompts[:20], **options)
+    monkeypatch.setattr(generation, "Rows", LittleMemory)
+    assert generate(olmo, prompts[:20], **options) == expected
 
 
 def test_sampled_text_does_not_depend_on_the_batch_and_depends_on_the_seed(olmo, prompts):
@@ -87,7 +137,7 @@ def test_sampled_text_does_not_depend_on_the_batch_and_depends_on_the_seed(olmo,
             do_sample=True,
             top_p=0.9,
             seed=seed,
-            max_batch_tokens=rows * 28,
+            batch_size=rows,
         )
         return [answer.ids for answer in found]
 
@@ -123,17 +173,9 @@ def test_draws_pick_tokens_by_cumulative_probability():
     assert sample(logits, draws, temperature=0.01, top_p=1.0).tolist() == [1, 1, 1, 1]
 
 
-@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 10), st.integers(1, 200))
-def test_batches_hold_every_prompt_once_under_the_budget(lengths, new, budget):
-    found = list(batches([[0] * n for n in lengths], max_new_tokens=new, max_batch_tokens=budget))
-    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
-    for batch in found:
-        assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + new) <= budget
-
-
 def test_progress_counts_every_prompt(olmo, prompts):
     counts = []
-    generate(olmo, prompts[:10], max_new_tokens=2, eos_id=EOS, max_batch_tokens=40, progress=counts.append)
+    generate(olmo, prompts[:10], max_new_tokens=2, eos_id=EOS, batch_size=4, progress=counts.append)
     assert sum(counts) == 10
     assert len(counts) > 1
 
