@@ -17,16 +17,27 @@ IGNORED = -100
 """Label of a position that is no target (the value torch's cross-entropy skips)."""
 
 
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{{- '<|' + message['role'] + '|>\\n' + message['content'].strip() }}
+{%- if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}
+{{- '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"""
+"""The layout of `encode_messages`, for tokenizers' `apply_chat_template`."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One training example: `labels[i]` is `ids[i]` where that token is a target, else IGNORED."""
 
-    ids: list[int]
-    labels: list[int]
+    ids: Sequence[int]
+    labels: Sequence[int]
 
     @property
     def num_targets(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
+        """Nothing comes before the first token that could predict it."""
+        return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass(frozen=True)
@@ -101,10 +112,14 @@ def cut_left(example: Encoded, *, max_length: int, name: str) -> Encoded:
     Raises UserError where the last answer alone does not fit.
     """
     cut, labels = len(example.ids) - max_length, example.labels
-    while cut < len(labels) and labels[cut] != IGNORED and labels[cut - 1] != IGNORED:
+    # One token must stay before an answer: its first token is predicted from that.
+    while cut < len(labels) and labels[cut] != IGNORED:
         cut += 1
     if all(label == IGNORED for label in labels[cut:]):
-        raise UserError(f"{name}: its completion alone exceeds max_seq_length {max_length}; raise --max_seq_length")
+        raise UserError(
+            f"{name}: its completion alone exceeds max_seq_length {max_length}, less one token to predict it from; "
+            "raise --max_seq_length"
+        )
     return Encoded(example.ids[cut:], labels[cut:])
 
 

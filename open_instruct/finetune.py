@@ -1,7 +1,9 @@
 """Fine-tune one checkpoint on one train set: the loss is on completion (or assistant) tokens and EOS only.
 
-Reads   a model folder in transformers format and a train file (JSON lines with prompt/completion or messages).
-Writes  output/{model_id}/: weights, tokenizer, training_log.jsonl, meta.json.
+Reads   a model (folder in transformers format, or name on the Hub) and a train file (JSON lines with
+        prompt/completion or messages).
+Writes  output/{model_id}/: weights, tokenizer, README.md, training_log.jsonl, meta.json; and, while it runs,
+        output/{model_id}.state/: what it needs to go on where it was stopped.
 
     python open_instruct/finetune.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \\
         --train_file data/socialiqa.jsonl --learning_rate 1e-3 --num_train_epochs 2
@@ -10,256 +12,282 @@ Several processes: `accelerate launch --num_processes 2 open_instruct/finetune.p
 many (beyond float noise): the loss is averaged over all target tokens of an optimiser step.
 """
 
-import json
-import random
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
+from accelerate.utils import DistributedType, set_seed
+from transformers import AutoConfig
 
+from open_instruct import paths
 from open_instruct.checkpoints import Checkpoint
 from open_instruct.cli import run
-from open_instruct.encode import IGNORED, Encoded, encode_examples
-from open_instruct.paths import fine_tuned_model
-from open_instruct.records import Artifact, UserError, read_jsonl, read_sidecar, sidecar_path
-from open_instruct.study import DEFAULT_SEED, Variant
+from open_instruct.records import (
+    Artifact,
+    UserError,
+    describe_files,
+    provenance,
+    read_sidecar,
+    sidecar_path,
+    write_json,
+)
+from open_instruct.study import Variant
+from open_instruct.training import memory
+from open_instruct.training.arguments import Args, resolve, training_arguments
+from open_instruct.training.batches import Holding, most_held, step_rows
+from open_instruct.training.data import Examples, load_train_and_validation
+from open_instruct.training.hub import publish, require_login
+from open_instruct.training.loop import LOG_NAME, Run, as_lines, fit, prepare
+from open_instruct.training.model import (
+    TargetLoss,
+    add_adapters,
+    check_projection,
+    load_model,
+    load_tokenizer,
+    model_folder,
+)
+from open_instruct.training.model_card import model_card
+from open_instruct.training.saving import remove_weights, save_model, save_surroundings, save_trained
+from open_instruct.training.state import State
 
-
-@dataclass(frozen=True)
-class Args:
-    model_name_or_path: str
-    """Folder (or Hub name) of the model, in transformers format."""
-    train_file: Path
-    """Records made by format_generalization.py."""
-    learning_rate: float
-    """Peak learning rate; linear warm-up, then linear decay to 0."""
-    num_train_epochs: int
-    output_dir: Path | None = None
-    """Default: output/{model_id}, named from the checkpoint, the train set and the recipe."""
-    max_train_rows: int | None = None
-    """Train on this many rows from the beginning of the file (None: all)."""
-    num_validation_rows: int = 0
-    """Hold back this many rows from the end of the file; their loss is logged before training and after each epoch."""
-    total_batch_size: int = 8
-    """Examples per optimiser step, over all processes."""
-    per_device_train_batch_size: int = 8
-    """Examples that one process holds at once; does not change the result."""
-    max_seq_length: int = 2048
-    """Longest example in tokens; a longer one loses the beginning of its prompt, never its answer."""
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """On a GPU that has it, `bf16` is the study's setting; on the CPU it is often slower than full precision."""
-    seed: int = DEFAULT_SEED
-    """Order of the examples."""
-    overwrite: bool = False
-    """Train again where other arguments made the output."""
+TRACKING_PROJECT = "pretraining-vs-finetuning"
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def main(args: Args) -> None:
-    variant = variant_of(args)
+    args = resolve(args, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
+    require_files(args)
+    base = model_folder(args.model_name_or_path, args.model_revision)
+    variant = variant_of(args, base)
+    output = output_dir(args, variant)
     artifact = Artifact(
-        output_dir(args, variant),
+        output,
         arguments=training_arguments(args),
-        inputs=local_inputs(args),
-        identity=variant.identity() if variant else {"model_id": output_dir(args, variant).name},
+        inputs=inputs(args, base),
+        identity=variant.identity() if variant else {"model_id": paths.safe_name(output.name)},
     )
     if artifact.is_done(overwrite=args.overwrite):
         print(f"done already: {artifact.path}")
-        return
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    set_seed(args.seed)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-        model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=torch.float32)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{args.model_name_or_path} is neither a model folder nor a model of the Hub: {reason}"
-        ) from error
-    train, validation, num_cut = load_examples(args, tokenizer)
-    # Every process waits for rank 0 to clear the folder, and rank 0 alone writes.
-    if not accelerator.is_main_process:
-        fit(args, accelerator, model, train, validation)
-        return
-    with artifact.making(is_folder=True) as facts:
-        log = fit(args, accelerator, model, train, validation)
-        facts.update(rows=len(train), examples_cut=num_cut, final=log[-1])
-        (artifact.path / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-        model.save_pretrained(artifact.path)
-        tokenizer.save_pretrained(artifact.path)
-    print(f"wrote {artifact.path}")
+        is_main_process = True
+    else:
+        is_main_process = train(args, base, artifact)
+    if is_main_process:
+        run_commands(args, artifact)
+        if args.push_to_hub:
+            print(f"published {publish(artifact.path, args.push_to_hub)}")
 
 
-def variant_of(args: Args) -> Variant | None:
-    """The identity of what is being made; None where the model or the data did not come from this project."""
-    folder, train_file = Path(args.model_name_or_path), args.train_file
-    if not sidecar_path(folder).is_file() or not sidecar_path(train_file).is_file():
-        return None
-    base, data = read_sidecar(folder)["identity"], read_sidecar(train_file)["identity"]
-    checkpoint = Checkpoint(base["family"], base["step"])
-    return Variant(checkpoint, data["train_set"], args.num_train_epochs, args.learning_rate, args.seed)
+def train(args: Args, base: Path, artifact: Artifact) -> bool:
+    """Make the artifact; all processes go through here.  -> whether this is the one that writes."""
+    accelerator = make_accelerator(args, artifact)
+    is_main = accelerator.is_main_process
+    tokenizer = load_tokenizer(Path(args.tokenizer_name) if args.tokenizer_name else base)
+    examples, validation, num_cut = load_train_and_validation(
+        tokenizer,
+        args.train_file,
+        validation_file=args.validation_file,
+        max_train_rows=args.max_train_rows,
+        num_validation_rows=args.num_validation_rows,
+        max_length=args.max_seq_length,
+        num_workers=args.preprocessing_num_workers,
+    )
+    steps = step_rows(
+        len(examples),
+        num_epochs=args.num_train_epochs,
+        batch_size=args.total_batch_size or 1,
+        seed=args.seed,
+        max_steps=args.max_train_steps,
+    )
+    check_memory(args, accelerator, base, examples, steps)
+    # Every process waits for the main one to clear the folder; the others write nothing.
+    with artifact.making(is_folder=True) if is_main else nullcontext({}) as facts:
+        set_seed(args.seed)
+        model = make_model(args, accelerator, base, tokenizer)
+        module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
+        state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
 
+        def save_best(step: int) -> None:
+            weights = trained_weights(accelerator, module)
+            state.on_main(lambda: save_trained(model, weights, state.folder / f"best-{step}"))
 
-def output_dir(args: Args, variant: Variant | None) -> Path:
-    if args.output_dir is None and variant is None:
-        raise UserError("the model or the train file has no sidecar, so the output has no name; give --output_dir")
-    return args.output_dir or (variant.folder if variant else fine_tuned_model("unnamed"))
-
-
-def training_arguments(args: Args) -> dict:
-    """What decides the weights. Where things lie and how many examples are held at once does not."""
-    without = ("model_name_or_path", "train_file", "output_dir", "per_device_train_batch_size", "overwrite")
-    return {name: value for name, value in asdict(args).items() if name not in without}
-
-
-def local_inputs(args: Args) -> dict[str, Path]:
-    """Raises UserError where the train file is missing or the model folder is in OLMo's own format."""
-    folder = Path(args.model_name_or_path)
-    if (folder / "model.pt").is_file():
-        raise UserError(
-            f"{folder} is in OLMo's own format; convert it first: "
-            f"python open_instruct/olmo_hf/convert_olmo_to_tf.py --input_dir {folder} --output_dir …"
+        progress = fit(
+            Run(args, accelerator, module, optimizer, scheduler, steps, examples, validation, state, save_best)
         )
+        weights = trained_weights(accelerator, module)
+        if is_main:
+            best = state.folder / f"best-{progress.best_step}" if progress.best_step is not None else None
+            save_model(model, weights, artifact.path, base=base, merge=args.keep_weights != "lora", best=best)
+            save_surroundings(tokenizer, artifact.path)
+            (artifact.path / LOG_NAME).write_text(as_lines(progress.log))
+            facts.update(rows=len(examples), examples_cut=num_cut, tokens=progress.num_tokens, **final(progress.log))
+            facts.update(training_seconds=round(progress.seconds, 2), sessions=progress.sessions)
+            facts.update(num_processes=accelerator.num_processes)
+            facts.update(base_model=args.model_name_or_path, best_step=progress.best_step)
+            meta = {"identity": artifact.identity, "arguments": artifact.arguments, **facts, **provenance()}
+            (artifact.path / "README.md").write_text(model_card(meta, log=progress.log))
+    if is_main:
+        state.clear()
+        print(f"wrote {artifact.path}")
+    return is_main
+
+
+def require_files(args: Args) -> None:
+    """Raises UserError for what is not there, before anything heavy."""
     if not args.train_file.is_file():
         raise UserError(
             f"{args.train_file}: no such train file; make it with "
             f"`python open_instruct/format_generalization.py --train_sets {args.train_file.stem}`"
         )
-    return {"train_file": args.train_file} | ({"model": folder} if folder.is_dir() else {})
+    if args.validation_file and not args.validation_file.is_file():
+        raise UserError(f"{args.validation_file}: no such validation file; hold rows back by --num_validation_rows")
+    missing = [name for name in args.report_to if args.with_tracking and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--report_to {' '.join(missing)}: not installed; pip install {' '.join(missing)}")
+    if args.push_to_hub:
+        require_login(args.push_to_hub)
 
 
-def load_examples(args: Args, tokenizer) -> tuple[list[Encoded], list[Encoded], int]:
-    records = list(read_jsonl(args.train_file, required=("id",)))
-    num_train = len(records) - args.num_validation_rows
-    num_train = min(num_train, args.max_train_rows or num_train)
-    if num_train < 1 or num_train < (args.max_train_rows or 0):
+def variant_of(args: Args, base: Path) -> Variant | None:
+    """The identity of what is being made; None where the model or the data did not come from this project."""
+    if not sidecar_path(base).is_file() or not sidecar_path(args.train_file).is_file():
+        return None
+    model, data = read_sidecar(base)["identity"], read_sidecar(args.train_file)["identity"]
+    if model.get("train_set") is not None:
+        return None
+    checkpoint = Checkpoint(model["family"], model["step"])
+    adapter = "lora" if args.use_lora else "full"
+    return Variant(checkpoint, data["train_set"], args.num_train_epochs, args.learning_rate, args.seed, adapter)
+
+
+def output_dir(args: Args, variant: Variant | None) -> Path:
+    if args.output_dir is not None:
+        return args.output_dir
+    if variant is None:
         raise UserError(
-            f"{args.train_file}: {len(records)} rows, {args.num_validation_rows} of them held back; "
-            f"expected at least {args.max_train_rows or 1} to train on"
+            "the model is no checkpoint of this project, or the train file has no sidecar, so the output has no name; "
+            "give --output_dir"
         )
-    validation_records = records[len(records) - args.num_validation_rows :]
-    train, num_cut = encode_examples(tokenizer, records[:num_train], max_length=args.max_seq_length)
-    validation, _ = encode_examples(tokenizer, validation_records, max_length=args.max_seq_length)
-    return train, validation, num_cut
+    return variant.folder
 
 
-class TargetLoss(nn.Module):
-    """A causal language model that returns the summed loss of its targets, and projects nothing else."""
-
-    def __init__(self, model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """ids, labels: (batch, seq), padded on the right.  -> () nats, summed over targets."""
-        # Causal attention never looks right, so padding there needs no mask.
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (batch, seq-1, d)
-        targets = labels[:, 1:]
-        is_target = targets != IGNORED
-        logits = self.model.get_output_embeddings()(hidden[is_target]).float()  # (targets, vocabulary)
-        return cross_entropy(logits, targets[is_target], reduction="sum")
+def inputs(args: Args, base: Path) -> dict[str, Path]:
+    """What is read, by role."""
+    given = {"config": args.config_name, "tokenizer": args.tokenizer_name, "validation_file": args.validation_file}
+    return {"train_file": args.train_file, "model": base} | {k: Path(v) for k, v in given.items() if v is not None}
 
 
-def fit(
-    args: Args, accelerator: Accelerator, model, train: Sequence[Encoded], validation: Sequence[Encoded]
-) -> list[dict]:
-    """Train `model` in place; returns the log, one dict an optimiser step."""
-    order = example_order(len(train), num_epochs=args.num_train_epochs, seed=args.seed)
-    steps = [order[i : i + args.total_batch_size] for i in range(0, len(order), args.total_batch_size)]
-    module, optimizer = accelerator.prepare(
-        TargetLoss(model),
-        torch.optim.AdamW(
-            model.parameters(), lr=args.learning_rate, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True
-        ),
+def make_accelerator(args: Args, artifact: Artifact) -> Accelerator:
+    """Processes, precision and trackers."""
+    accelerator = Accelerator(
+        # Told so, accelerate joins processes on CPUs; else each would take itself for the only one.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=args.mixed_precision,
+        log_with=trackers(args, artifact) or None,
     )
-    num_warmup = round(args.warmup_ratio * len(steps))
-    scheduler = get_scheduler("linear", optimizer, num_warmup_steps=num_warmup, num_training_steps=len(steps))
-    log: list[dict] = []
-    if validation:
-        log.append({"step": 0, "validation_loss": mean_loss(module, validation, accelerator.device)})
-    started, num_tokens = time.monotonic(), 0
-    module.train()
-    for number, indices in enumerate(
-        tqdm(steps, unit="step", disable=None if accelerator.is_main_process else True), start=1
-    ):
-        examples = [train[i] for i in indices]
-        num_targets = sum(example.num_targets for example in examples)
-        loss = torch.zeros((), device=accelerator.device)
-        for micro in micro_batches(args, accelerator, examples):
-            ids, labels = collate(micro, accelerator.device)
-            with accelerator.autocast():
-                total = module(ids, labels)
-            # Data parallelism averages gradients over processes; the loss is a mean over all target tokens.
-            accelerator.backward(total * accelerator.num_processes / num_targets)
-            loss += total.detach() / num_targets
-        grad_norm = accelerator.clip_grad_norm_(module.parameters(), args.max_grad_norm)
-        optimizer.step()
-        lr = scheduler.get_last_lr()[0]
-        scheduler.step()
-        optimizer.zero_grad()
-        num_tokens += sum(len(example.ids) for example in examples)
-        log.append(
-            {
-                "step": number,
-                "loss": round(accelerator.reduce(loss, "sum").item(), 5),  # pyright: ignore[reportAttributeAccessIssue]
-                "lr": lr,
-                "grad_norm": round(float(grad_norm or 0.0), 4),
-                "tokens_per_second": round(num_tokens / (time.monotonic() - started)),
-            }
-        )
-        if validation and (number * args.total_batch_size) % len(train) < args.total_batch_size:
-            log[-1]["validation_loss"] = mean_loss(module, validation, accelerator.device)
-    return log
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise UserError(f"{started} processes were started, and accelerate sees {accelerator.num_processes} of them")
+    config = {k: v if isinstance(v, int | float | bool) else str(v) for k, v in artifact.arguments.items()}
+    accelerator.init_trackers(TRACKING_PROJECT, config=config)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # DeepSpeed wants to be told what it would else read from a data loader or its own file.
+        plugin: Any = accelerator.state.deepspeed_plugin
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        plugin.deepspeed_config["gradient_clipping"] = args.max_grad_norm
+    return accelerator
 
 
-def example_order(num_rows: int, *, num_epochs: int, seed: int) -> list[int]:
-    """Row numbers of all epochs, each epoch in its own seeded order."""
-    epochs = [random.Random(f"{seed}-{epoch}").sample(range(num_rows), num_rows) for epoch in range(num_epochs)]
-    return [row for epoch in epochs for row in epoch]
+def trackers(args: Args, artifact: Artifact) -> list[Any]:
+    if not args.with_tracking:
+        return []
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    folder, name = paths.base_dir() / "output" / "tracking", artifact.path.name
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [TensorBoardTracker(name, logging_dir=folder)] if "tensorboard" in args.report_to else []
+    if "wandb" in args.report_to:
+        made.append(WandBTracker(TRACKING_PROJECT, name=name, dir=str(folder)))
+    return made
 
 
-def micro_batches(args: Args, accelerator: Accelerator, examples: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """This process's share of an optimiser step. All processes get as many; one without an example gets one to skip."""
-    size, world, rank = args.per_device_train_batch_size, accelerator.num_processes, accelerator.process_index
-    nothing = Encoded(examples[0].ids, [IGNORED] * len(examples[0].ids))
-    for first in range(0, len(examples), size * world):
-        # Shorter beside shorter: less padding, the same examples in the step.
-        share = sorted(examples[first : first + size * world], key=lambda example: len(example.ids))
-        part = -(-len(share) // world)
-        yield share[rank * part : (rank + 1) * part] or [nothing]
+def check_memory(args: Args, accelerator: Accelerator, base: Path, examples: Examples, steps: list[list[int]]) -> None:
+    """Print what the run needs and what there is.  Raises UserError where it cannot fit."""
+    holding = Holding(args.max_tokens_per_batch, args.per_device_train_batch_size, args.packing)
+    world = accelerator.num_processes
+    num_tokens, num_targets = most_held(examples.lengths, examples.num_targets, steps, holding, num_processes=world)
+    need = memory.estimate(
+        AutoConfig.from_pretrained(args.config_name or base),
+        num_tokens=num_tokens,
+        num_targets=num_targets,
+        half_precision=args.mixed_precision != "no",
+        gradient_checkpointing=args.gradient_checkpointing,
+        lora_rank=args.lora_rank if args.use_lora else None,
+        num_shards=world if accelerator.distributed_type in SHARDED else 1,
+    )
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    free = memory.available(accelerator.device, num_local_processes=local_world)
+    accelerator.print(f"memory: about {need}; {free / memory.GB:.3g} GB are free")
+    if args.check_memory:
+        memory.require(need, free)
 
 
-def collate(examples: Sequence[Encoded], device: torch.device) -> tuple[Tensor, Tensor]:
-    """ids and labels, padded on the right.  -> (batch, seq), (batch, seq)"""
-    width = max(len(example.ids) for example in examples)
-    ids = torch.zeros(len(examples), width, dtype=torch.long)
-    labels = torch.full((len(examples), width), IGNORED)
-    for row, example in enumerate(examples):
-        ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        labels[row, : len(example.labels)] = torch.tensor(example.labels)
-    return ids.to(device), labels.to(device)
+def make_model(args: Args, accelerator: Accelerator, base: Path, tokenizer: Any) -> Any:
+    model = load_model(
+        base,
+        tokenizer,
+        config_folder=Path(args.config_name) if args.config_name else None,
+        packing=args.packing,
+        half_precision=args.mixed_precision != "no",
+    )
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:  # whose weights lie in pieces already
+        check_projection(model, packing=args.packing)
+    if args.use_lora:
+        model = add_adapters(model, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
 
 
-@torch.no_grad()
-def mean_loss(module: nn.Module, examples: Sequence[Encoded], device: torch.device, *, batch_size: int = 32) -> float:
-    """Nats per target token."""
-    module.eval()
-    ordered = sorted(examples, key=lambda example: len(example.ids))
-    batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    total = sum(module(*collate(batch, device)).item() for batch in batches)
-    module.train()
-    return round(total / sum(example.num_targets for example in examples), 5)
+def trained_weights(accelerator: Accelerator, module: Any) -> dict[str, Any]:
+    """The state of the model inside TargetLoss, whole on the main process.  All processes call it."""
+    weights: dict[str, Any] = accelerator.get_state_dict(module)
+    return {name.removeprefix("model."): tensor for name, tensor in (weights or {}).items()}
+
+
+def final(log: list[dict[str, Any]]) -> dict[str, Any]:
+    validations = [line for line in log if "validation_loss" in line]
+    return {"final": [line for line in log if "loss" in line][-1]} | (
+        {"final_validation": validations[-1]} if validations else {}
+    )
+
+
+def run_commands(args: Args, artifact: Artifact) -> None:
+    """What is to be done with the finished model; then its weights go where they are not to be kept.
+
+    Ends the process with a command's exit code where one fails: the weights stay, and the next start goes on here.
+    """
+    if read_sidecar(artifact.path).get("weights_removed"):
+        return
+    for command in args.then:
+        print(f"then: python {command}", flush=True)
+        # Not part of the launcher's group of processes.
+        environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+        done = subprocess.run([sys.executable, *shlex.split(command)], cwd=paths.REPOSITORY, env=environment)
+        if done.returncode != 0:
+            print(f"error: exit code {done.returncode} of: python {command}", file=sys.stderr)
+            sys.exit(done.returncode)
+    if args.keep_weights == "none":
+        remove_weights(artifact.path)
+        files = {entry.pop("name"): entry for entry in describe_files(artifact.path)}
+        write_json(sidecar_path(artifact.path), read_sidecar(artifact.path) | {"files": files, "weights_removed": True})
+        print(f"removed the weights of {artifact.path}")
 
 
 if __name__ == "__main__":

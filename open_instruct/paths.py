@@ -82,6 +82,11 @@ def fine_tuned_model(model_id: str) -> Path:
     return base_dir() / "output" / safe_name(model_id)
 
 
+def encoded_file(key: str) -> Path:
+    """A train file as token ids; its sidecar says of which file, by which tokenizer."""
+    return base_dir() / "output" / "encoded" / f"{safe_name(key)}.arrow"
+
+
 def prediction_file(eval_set: str, task_format: str, model_id: str, num_shots: int = 0) -> Path:
     suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
     shots = f"_{num_shots}shots" if num_shots else ""

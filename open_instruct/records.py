@@ -172,9 +172,10 @@ class Artifact:
             changes = "; ".join(f"{k} was {found.get(k)!r}, now {expected.get(k)!r}" for k in differing)
             raise UserError(f"{self.path} was made by other arguments: {changes}; add --overwrite to make it again")
         is_whole = content_hash(self.path) == digest({name: e["sha256"] for name, e in meta["files"].items()})
-        return is_whole and meta["inputs"] == self._input_hashes()
+        return is_whole and meta["inputs"] == self.input_hashes()
 
-    def _input_hashes(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
+        """Hash of the content of every input, by role."""
         return {role: content_hash(path) for role, path in self.inputs.items()}
 
     @contextmanager
@@ -202,7 +203,7 @@ class Artifact:
         if is_folder and self.path.exists():
             shutil.rmtree(self.path)
         (self.path if is_folder else self.path.parent).mkdir(parents=True, exist_ok=True)
-        input_hashes = self._input_hashes()
+        input_hashes = self.input_hashes()
         facts: dict[str, Any] = {}
         yield facts
         write_json(

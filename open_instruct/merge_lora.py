@@ -1,0 +1,61 @@
+"""Fold a low-rank adapter into the model it was trained on: an ordinary model, that every stage can read.
+
+Reads   an adapter folder (finetune.py --use_lora --keep_weights lora) and the model it was trained on.
+Writes  {output_dir}/: weights, tokenizer, generation settings, meta.json (the adapter's identity).
+
+    python open_instruct/merge_lora.py --lora_model_name_or_path output/tiny_hf_ckpt600_socialiqa_2epoch_1e-3_lora \\
+        --output_dir output/tiny_hf_ckpt600_socialiqa_2epoch_1e-3_lora_merged
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_instruct import paths
+from open_instruct.cli import run
+from open_instruct.records import Artifact, UserError, read_json, read_sidecar, sidecar_path
+from open_instruct.training.model import load_tokenizer, model_folder
+from open_instruct.training.saving import merge_adapter, save_surroundings
+
+
+@dataclass(frozen=True)
+class Args:
+    lora_model_name_or_path: str
+    """Folder or Hub name of the adapter."""
+    output_dir: Path
+    base_model_name_or_path: str | None = None
+    """Folder or Hub name of the model (None: the one that the adapter names)."""
+    overwrite: bool = False
+    """Merge again where another adapter made the output."""
+
+
+def main(args: Args) -> None:
+    adapter = model_folder(args.lora_model_name_or_path)
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter}: no adapter_config.json; expected an adapter, made by finetune.py --use_lora")
+    base_name = args.base_model_name_or_path or read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
+    base = model_folder(base_name)
+    artifact = Artifact(
+        args.output_dir,
+        arguments={"merged": True},
+        inputs={"adapter": adapter, "model": base},
+        identity=identity(args, adapter),
+    )
+    if artifact.is_done(overwrite=args.overwrite):
+        print(f"done already: {artifact.path}")
+        return
+    tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base)
+    with artifact.making(is_folder=True):
+        merge_adapter(base, adapter).save_pretrained(artifact.path)
+        save_surroundings(tokenizer, artifact.path)
+    print(f"wrote {artifact.path}")
+
+
+def identity(args: Args, adapter: Path) -> dict:
+    """The adapter's own; without a sidecar the output's name."""
+    if sidecar_path(adapter).is_file():
+        return read_sidecar(adapter)["identity"]
+    return {"model_id": paths.safe_name(args.output_dir.name)}
+
+
+if __name__ == "__main__":
+    run(main, Args)

@@ -1,0 +1,178 @@
+"""The arguments of a fine-tuning run: what they mean, which of them decide the weights, and what cannot work."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from open_instruct.records import UserError
+from open_instruct.study import DEFAULT_SEED
+
+
+@dataclass(frozen=True)
+class Args:
+    model_name_or_path: str
+    """Folder of the model in transformers format, or its name on the Hub."""
+    train_file: Path
+    """Records made by format_generalization.py."""
+    learning_rate: float
+    """Peak learning rate, reached after warm-up."""
+    num_train_epochs: int = 3
+    max_train_steps: int | None = None
+    """Optimiser steps in all; takes the place of num_train_epochs (the schedule ends there too)."""
+    output_dir: Path | None = None
+    """Default: output/{model_id}, named from the checkpoint, the train set and the recipe."""
+    validation_file: Path | None = None
+    """Records whose loss is logged before training and after each epoch."""
+    early_stopping_patience: int | None = None
+    """Stop when the validation loss has not fallen for so many epochs, and keep the weights where it was lowest."""
+    max_train_rows: int | None = None
+    """Train on this many rows from the beginning of the file (None: all)."""
+    num_validation_rows: int = 0
+    """Hold back this many rows from the end of the train file, in place of a validation file."""
+    total_batch_size: int | None = None
+    """Examples per optimiser step, over all processes.
+    Default: per_device_train_batch_size x gradient_accumulation_steps x processes where these are given, else 8."""
+    per_device_train_batch_size: int | None = None
+    """Most examples that one process holds at once (None: as many as max_tokens_per_batch); changes no result."""
+    gradient_accumulation_steps: int | None = None
+    """Together with per_device_train_batch_size, another way to say total_batch_size."""
+    max_tokens_per_batch: int = 16_384
+    """Most tokens, padding included, that one process holds at once; changes no result."""
+    packing: bool = False
+    """Put examples end to end in place of padding them; each attends to itself alone, so no result changes."""
+    max_seq_length: int = 2048
+    """Longest example in tokens; a longer one loses the beginning of its prompt, never its answer."""
+    preprocessing_num_workers: int = 1
+    """Processes that tokenise."""
+    config_name: str | None = None
+    """Folder or Hub name of another config.json (None: the model's)."""
+    tokenizer_name: str | None = None
+    """Folder or Hub name of another tokenizer (None: the model's)."""
+    model_revision: str | None = None
+    """Branch, tag or commit of a model of the Hub."""
+    lr_scheduler_type: Literal["linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"] = (
+        "linear"
+    )
+    warmup_ratio: float = 0.03
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """On matrices; never on biases and norms."""
+    max_grad_norm: float = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """On a GPU that has it, `bf16` is the study's setting; on the CPU it is often slower than full precision."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice in place of keeping them: less memory, a third more work."""
+    use_lora: bool = False
+    """Train low-rank adapters of all linear layers in place of all weights."""
+    lora_rank: int = 64
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.1
+    keep_weights: Literal["full", "lora", "none"] = "full"
+    """`full`: a whole model (adapters folded in); `lora`: the adapter alone; `none`: weights go once `then` has run."""
+    then: tuple[str, ...] = ()
+    """Python command lines (script and arguments) run on the finished model, e.g. its evaluations."""
+    checkpointing_steps: str = "epoch"
+    """When the state to resume from is saved: `epoch`, a number of steps, or `never`. Signals save it in any case."""
+    resume_from_checkpoint: str = "auto"
+    """`auto`: the last state that this very run saved; `no`: begin anew; or the folder of a state."""
+    stop_file: Path | None = None
+    """Save the state and stop when this file appears: for launchers that do not pass signals on."""
+    seed: int = DEFAULT_SEED
+    """Order of the examples, first values of the adapters, dropout."""
+    logging_steps: int = 1
+    """Steps in one line of the log; its loss is their mean."""
+    with_tracking: bool = False
+    """Also send the log to `report_to`."""
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    push_to_hub: str | None = None
+    """Publish the finished model as this repository of the Hub (login: `hf auth login`)."""
+    check_memory: bool = True
+    """Refuse to start where the estimate exceeds the memory."""
+    overwrite: bool = False
+    """Train again where other arguments made the output."""
+
+
+WITHOUT_EFFECT_ON_WEIGHTS = (
+    "model_name_or_path",
+    "train_file",
+    "validation_file",
+    "output_dir",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_tokens_per_batch",
+    "packing",
+    "preprocessing_num_workers",
+    "config_name",
+    "tokenizer_name",
+    "model_revision",
+    "gradient_checkpointing",
+    "checkpointing_steps",
+    "resume_from_checkpoint",
+    "stop_file",
+    "logging_steps",
+    "with_tracking",
+    "report_to",
+    "push_to_hub",
+    "check_memory",
+    "overwrite",
+)
+"""Where things lie (their content is an input), how many examples are held at once, and what is told about it."""
+
+
+COUNTS = (
+    "num_train_epochs",
+    "max_train_steps",
+    "total_batch_size",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_tokens_per_batch",
+    "max_seq_length",
+    "logging_steps",
+    "lora_rank",
+    "preprocessing_num_workers",
+)
+
+
+def training_arguments(args: Args) -> dict:
+    """What decides the artifact."""
+    return {name: value for name, value in asdict(args).items() if name not in WITHOUT_EFFECT_ON_WEIGHTS}
+
+
+def resolve(args: Args, *, num_processes: int) -> Args:
+    """`args` with total_batch_size filled in.  Raises UserError that names every problem at once."""
+    problems = []
+    held, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    total = args.total_batch_size
+    if held is not None or accumulated is not None:
+        product = (held or 1) * (accumulated or 1) * num_processes
+        if accumulated is not None and total not in (None, product):
+            problems.append(
+                f"total_batch_size is {total}, but per_device_train_batch_size {held or 1} x "
+                f"gradient_accumulation_steps {accumulated} x {num_processes} processes = {product}; give one"
+            )
+        total = total or product
+    if args.early_stopping_patience is not None and not (args.validation_file or args.num_validation_rows):
+        problems.append("early_stopping_patience needs validation_file or num_validation_rows")
+    if args.validation_file and args.num_validation_rows:
+        problems.append("validation_file and num_validation_rows are two ways to say the same; give one")
+    if args.keep_weights == "lora" and not args.use_lora:
+        problems.append("keep_weights lora keeps an adapter, and none is trained; add --use_lora")
+    if args.keep_weights == "none" and not args.then:
+        problems.append("keep_weights none would leave nothing; name the evaluations to run by --then")
+    if args.keep_weights == "none" and args.push_to_hub:
+        problems.append("keep_weights none leaves nothing to push_to_hub")
+    if args.checkpointing_steps not in ("epoch", "never") and not args.checkpointing_steps.isdecimal():
+        problems.append(
+            f"checkpointing_steps is {args.checkpointing_steps!r}; expected epoch, never or a number of steps"
+        )
+    if not 0 <= args.warmup_ratio <= 1:
+        problems.append(f"warmup_ratio is {args.warmup_ratio}; expected a share from 0 to 1")
+    if args.learning_rate <= 0:
+        problems.append(f"learning_rate is {args.learning_rate}; expected more than 0")
+    for name in COUNTS:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            problems.append(f"{name} is {value}; expected at least 1")
+    if problems:
+        raise UserError("; ".join(problems))
+    return replace(args, total_batch_size=total or 8)

@@ -1,0 +1,161 @@
+"""A train file as token ids, tokenised once and kept by content: all checkpoints of a family share it.
+
+An Arrow file under output/encoded, named by what decides it: the file's bytes, the tokenizer, the longest example, the
+rows, and the encoder's own source.
+"""
+
+import fcntl
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
+
+from open_instruct import encode, paths
+from open_instruct.encode import IGNORED, Encoded, encode_examples
+from open_instruct.records import (
+    Artifact,
+    UserError,
+    atomic_write,
+    content_hash,
+    digest,
+    read_jsonl,
+    read_sidecar,
+    sha256,
+)
+
+RECORDS_A_PIECE = 1_000
+
+
+class Examples(Sequence[Encoded]):
+    """Encoded examples in one memory-mapped table: a row is a view, not a copy."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.ids, self.starts = flatten(table["ids"])
+        self.labels, _ = flatten(table["labels"])
+        self.lengths = np.diff(self.starts)  # (rows,) tokens
+        is_target = (self.labels != IGNORED).astype(np.int64)
+        is_target[self.starts[:-1]] = 0  # nothing comes before a first token that could predict it
+        self.num_targets = np.add.reduceat(is_target, self.starts[:-1])  # (rows,)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        span = slice(self.starts[index], self.starts[index + 1])
+        return Encoded(self.ids[span], self.labels[span])
+
+
+def flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """-> values (tokens,), starts (rows + 1,)"""
+    lists: Any = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return lists.values.to_numpy(), lists.offsets.to_numpy()
+
+
+def load_train_and_validation(
+    tokenizer: PreTrainedTokenizerFast,
+    train_file: Path,
+    *,
+    validation_file: Path | None,
+    max_train_rows: int | None,
+    num_validation_rows: int,
+    max_length: int,
+    num_workers: int,
+) -> tuple[Examples, Examples | None, int]:
+    """Train and validation examples, and how many of the former lost prompt tokens to fit.
+
+    Raises UserError where there are fewer rows than asked for.
+    """
+    records = list(read_jsonl(train_file, required=("id",)))
+    num_train = len(records) - num_validation_rows
+    num_train = min(num_train, max_train_rows or num_train)
+    if num_train < 1 or num_train < (max_train_rows or 0):
+        raise UserError(
+            f"{train_file}: {len(records)} rows, {num_validation_rows} of them held back; "
+            f"expected at least {max_train_rows or 1} to train on"
+        )
+    load = partial(load_examples, tokenizer, max_length=max_length, num_workers=num_workers)
+    train, num_cut = load(train_file, records, rows=slice(0, num_train))
+    if validation_file is not None:
+        held_back = list(read_jsonl(validation_file, required=("id",)))
+        if not held_back:
+            raise UserError(f"{validation_file}: no rows; expected records to validate on")
+        return train, load(validation_file, held_back, rows=slice(0, len(held_back)))[0], num_cut
+    if num_validation_rows == 0:
+        return train, None, num_cut
+    return train, load(train_file, records, rows=slice(len(records) - num_validation_rows, len(records)))[0], num_cut
+
+
+def load_examples(
+    tokenizer: PreTrainedTokenizerFast,
+    source: Path,
+    records: list[dict],
+    *,
+    rows: slice,
+    max_length: int,
+    num_workers: int,
+) -> tuple[Examples, int]:
+    """`records[rows]` of `source`, from the cache where they are in it, and how many of them were cut."""
+    arguments = {
+        "rows": [rows.start, rows.stop],
+        "max_length": max_length,
+        "tokenizer": tokenizer_hash(tokenizer),
+        "encoder": sha256(Path(encode.__file__)),
+    }
+    key = digest({**arguments, "source": content_hash(source)})
+    artifact = Artifact(paths.encoded_file(key[:24]), arguments, inputs={"source": source})
+    artifact.path.parent.mkdir(parents=True, exist_ok=True)
+    # Runs that start together wait for the first.
+    with artifact.path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not artifact.is_done():
+            with artifact.making() as facts:
+                facts.update(encode_to(artifact.path, tokenizer, records[rows], max_length, num_workers))
+        num_cut = read_sidecar(artifact.path)["examples_cut"]
+    return Examples(pa.ipc.open_file(pa.memory_map(str(artifact.path))).read_all()), num_cut
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Of all that decides ids: not of its folder's name, nor of its chat template."""
+    return digest([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token])
+
+
+def encode_to(
+    path: Path, tokenizer: PreTrainedTokenizerFast, records: list[dict], max_length: int, num_workers: int
+) -> dict[str, int]:
+    pieces = [records[i : i + RECORDS_A_PIECE] for i in range(0, len(records), RECORDS_A_PIECE)]
+    work = partial(encode_piece, tokenizer, max_length)
+    if num_workers > 1:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+            encoded = list(pool.map(work, pieces))
+    else:
+        encoded = [work(piece) for piece in pieces]
+    table = pa.concat_tables([table for table, _ in encoded]).combine_chunks()
+    with atomic_write(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return {"rows": len(table), "examples_cut": sum(num_cut for _, num_cut in encoded)}
+
+
+def encode_piece(tokenizer: PreTrainedTokenizerFast, max_length: int, records: list[dict]) -> tuple[pa.Table, int]:
+    examples, num_cut = encode_examples(tokenizer, records, max_length=max_length)
+    return as_table(examples), num_cut
+
+
+def as_table(examples: Sequence[Encoded]) -> pa.Table:
+    ids = pa.array([example.ids for example in examples], pa.large_list(pa.int32()))
+    labels = pa.array([example.labels for example in examples], pa.large_list(pa.int32()))
+    return pa.table({"ids": ids, "labels": labels})
