@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from open_instruct.records import UserError
@@ -31,8 +32,8 @@ CHAT_TEMPLATE = """\
 class Encoded:
     """One training example: `labels[i]` is `ids[i]` where that token is a target, else IGNORED."""
 
-    ids: Sequence[int]
-    labels: Sequence[int]
+    ids: Sequence[int] | NDArray
+    labels: Sequence[int] | NDArray
 
     @property
     def num_targets(self) -> int:

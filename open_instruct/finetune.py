@@ -211,7 +211,7 @@ def trackers(args: Args, artifact: Artifact) -> list[Any]:
 
     folder, name = paths.base_dir() / "output" / "tracking", artifact.path.name
     folder.mkdir(parents=True, exist_ok=True)
-    made = [TensorBoardTracker(name, logging_dir=folder)] if "tensorboard" in args.report_to else []
+    made: list[Any] = [TensorBoardTracker(name, logging_dir=folder)] if "tensorboard" in args.report_to else []
     if "wandb" in args.report_to:
         made.append(WandBTracker(TRACKING_PROJECT, name=name, dir=str(folder)))
     return made
@@ -231,7 +231,7 @@ def check_memory(args: Args, accelerator: Accelerator, base: Path, examples: Exa
         lora_rank=args.lora_rank if args.use_lora else None,
         num_shards=world if accelerator.distributed_type in SHARDED else 1,
     )
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or world)
     free = memory.available(accelerator.device, num_local_processes=local_world)
     accelerator.print(f"memory: about {need}; {free / memory.GB:.3g} GB are free")
     if args.check_memory:
@@ -257,7 +257,7 @@ def make_model(args: Args, accelerator: Accelerator, base: Path, tokenizer: Any)
 
 def trained_weights(accelerator: Accelerator, module: Any) -> dict[str, Any]:
     """The state of the model inside TargetLoss, whole on the main process.  All processes call it."""
-    weights: dict[str, Any] = accelerator.get_state_dict(module)
+    weights: Any = accelerator.get_state_dict(module)
     return {name.removeprefix("model."): tensor for name, tensor in (weights or {}).items()}
 
 

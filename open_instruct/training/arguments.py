@@ -65,7 +65,7 @@ class Args:
     use_lora: bool = False
     """Train low-rank adapters of all linear layers in place of all weights."""
     lora_rank: int = 64
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
     lora_dropout: float = 0.1
     keep_weights: Literal["full", "lora", "none"] = "full"
     """`full`: a whole model (adapters folded in); `lora`: the adapter alone; `none`: weights go once `then` has run."""

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from open_instruct.encode import IGNORED, eos_id
 from open_instruct.records import UserError
@@ -123,7 +123,7 @@ def attend_within_examples(
 AttentionInterface.register("within_examples", attend_within_examples)
 
 
-def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
+def add_adapters(model: Any, *, rank: int, alpha: int, dropout: float) -> Any:
     """Low-rank adapters on all linear layers but the head; only they are trained."""
     from peft import LoraConfig, get_peft_model
 
