@@ -23,8 +23,11 @@ def render(
     `corrected`: the prompt ends without white space and the completion begins with its one space.
     `paper`: prompt and completion as the paper's code puts them together, values untouched.
     Both may be empty: see `empty_part`. Unlabelled rows, where allowed, get the word of the lowest label.
-    Raises UserError for a hidden or unknown label, and for malformed messages.
+    Raises UserError for a missing column, a hidden or unknown label, and malformed messages.
     """
+    missing = [column for column in task.fields.values() if column.partition(".")[0] not in row]
+    if missing:
+        raise UserError(f"{row_id}: no column {', '.join(missing)}; found {', '.join(row)}")
     record = {"dataset": task.name, "id": row_id}
     if task.template is None:
         return record | {"messages": messages(row[task.fields["messages"]], row_id=row_id)}

@@ -1,0 +1,160 @@
+"""Small copies of every data set of the paper, with the columns of the real ones, on a loopback Hub or a disk."""
+
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from loopback_hub import LoopbackHub
+
+from open_instruct.tasks import EVAL_SETS, TRAIN_SETS
+from open_instruct.tasks.declarations import Split
+
+NUM_ROWS = 40
+Row = dict[str, Any]
+
+
+def sentences(one: str, two: str, label: Callable[[int], Any]) -> Callable[[str, int], Row]:
+    return lambda split, i: {
+        one: f"The {split} cat {i} sat.",
+        two: f"A {split} cat {i} was sitting.",
+        "label": label(i),
+        "idx": i,
+    }
+
+
+# (dataset, pattern of its files) -> the row at a position of a split.
+ROWS: dict[tuple[str, str], Callable[[str, int], Row]] = {
+    ("EdinburghNLP/xsum", "*"): lambda s, i: {
+        "document": f"Report {i} of {s}.\nIt rained in town {i}.",
+        "summary": f"Rain fell on town {i}.",
+        "id": f"{i}",
+    },
+    ("csebuetnlp/xlsum", "*"): lambda s, i: {
+        "id": f"uk-{i}",
+        "url": "https://example.org",
+        "title": f"Title {i}",
+        "summary": f"Snow fell on town {i}.",
+        "text": f"Report {i} of {s}. It snowed.",
+    },
+    ("abisee/cnn_dailymail", "*"): lambda s, i: {
+        "article": f"(CNN) -- Event {i} of {s} took place.",
+        "highlights": f"Event {i} .\nIt took place .",
+        "id": f"{i}",
+    },
+    ("allenai/social_i_qa", "*"): lambda s, i: {
+        "context": f"Jo ran {i} miles in {s}.",
+        "question": f"Why did Jo run {i} miles?",
+        "answerA": "fast",
+        "answerB": "far",
+        "answerC": f"home {i}",
+        "label": "1",
+    },
+    ("allenai/sciq", "*"): lambda s, i: {
+        "question": f"What is {i}?",
+        "distractor3": "gas",
+        "distractor1": "rock",
+        "distractor2": "sand",
+        "correct_answer": f"water {i}",
+        "support": f"Water {i} in {s} is wet.",
+    },
+    ("ucsbnlp/tweet_qa", "*"): lambda s, i: {
+        "Question": f"who won game {i}?",
+        "Answer": [f"team {i}", "they"],
+        "Tweet": f"Team {i} wins {s}! @x",
+        "qid": f"{i}",
+    },
+    ("nyu-mll/glue", "mnli/*"): sentences("premise", "hypothesis", lambda i: i % 3),
+    ("nyu-mll/glue", "qqp/*"): sentences("question1", "question2", lambda i: i % 2),
+    ("nyu-mll/glue", "stsb/*"): sentences("sentence1", "sentence2", lambda i: i / 8),
+    ("nyu-mll/glue", "*"): sentences("sentence1", "sentence2", lambda i: i % 2),
+    ("pietrolesci/gpt3_nli", "*"): sentences("text_a", "text_b", lambda i: i % 3),
+    ("google-research-datasets/paws", "*"): sentences("sentence1", "sentence2", lambda i: i % 2),
+    ("SetFit/qqp", "*"): sentences("text1", "text2", lambda i: -1),
+    ("SetFit/stsb", "*"): sentences("text1", "text2", lambda i: -1),
+    ("allenai/tulu-v2-sft-mixture", "*"): lambda s, i: {
+        "dataset": "flan_v2",
+        "id": f"flan_{i}",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f"What is {i} + 1?"},
+            {"role": "assistant", "content": f"It is {i + 1}."},
+        ],
+    },
+}
+
+
+def splits() -> dict[tuple[str, str], Split]:
+    """Every split on the Hub that some task names, each once."""
+    every = [split for train_set in TRAIN_SETS.values() for split in train_set.splits]
+    every += [s for e in EVAL_SETS.values() for s in (e.split, e.paper_split, e.exemplars) if s]
+    return {(str(split.hub), split.files): split for split in every if split.hub}
+
+
+def rows(split: Split, num_rows: int = NUM_ROWS) -> list[Row]:
+    named = split.files.partition("-*")[0].partition("/*")[0].replace("/", " ")
+    make = next(make for (hub, files), make in ROWS.items() if hub == split.hub and fnmatch(split.files, files))
+    return [make(named, i) for i in range(num_rows)]
+
+
+def files(split: Split, num_rows: int = NUM_ROWS) -> Iterator[tuple[str, bytes]]:
+    """The files of a small copy: Parquet in two parts of several row groups, or JSON lines."""
+    of_split = rows(split, num_rows)
+    if split.files.endswith(".jsonl"):
+        yield split.files, json_lines(of_split)
+        return
+    half = len(of_split) // 2 + 1
+    for number, part in enumerate((of_split[:half], of_split[half:])):
+        yield split.files.replace("*", f"0000{number}-of-00002"), parquet(part)
+
+
+def parquet(of_split: list[Row]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(of_split), file, row_group_size=7)
+    return file.getvalue()
+
+
+def json_lines(of_split: list[Row]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in of_split).encode()
+
+
+def fill_hub(hub: LoopbackHub) -> None:
+    """Every split at its pinned revision."""
+    for split in splits().values():
+        is_commit = len(split.revision) == 40
+        hub.add(
+            "dataset",
+            str(split.hub),
+            dict(files(split)),
+            ref="main" if is_commit else split.revision,
+            commit_id=split.revision if is_commit else None,
+        )
+
+
+def fill_mirror(folder: Path, *, as_json_lines: bool = False, gzipped: bool = False) -> None:
+    """Every split below `folder`, as `hf download --local-dir` lays it out, or as JSON lines."""
+    for split in splits().values():
+        content = dict(files(split))
+        if as_json_lines:
+            name = split.files.replace("-*.parquet", ".jsonl").replace("/*.parquet", ".jsonl")
+            lines = json_lines(rows(split))
+            content = {f"{name}.gz": gzip.compress(lines)} if gzipped else {name: lines}
+        for name, data in content.items():
+            path = folder / str(split.hub) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+
+def fill_llmbar(folder: Path, num_rows: dict[str, int]) -> None:
+    """LLMBar's files; every second row prefers output 2."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size in num_rows.items():
+        items = [
+            {"input": f"Count to {i}.", "output_1": f"{i}", "output_2": "one", "label": 1 + i % 2} for i in range(size)
+        ]
+        (folder / f"{name}.json").write_text(json.dumps(items))
