@@ -5,33 +5,36 @@ of is decided by the set's role (in-domain of X, out-of-domain of X, other, pre-
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis import contrasts
+from analysis.soundness import unsound_settings
 from analysis.tidy import (
     LOWER_IS_BETTER,
     METRIC_LABELS,
     Tables,
     base_series,
     found_checkpoints,
-    groups,
     in_order,
-    primary_metric,
     relation,
     select,
+    usual,
+    where,
 )
 from eval.stats import trend
 
 PAIRED = "permutation of signs, on the same items"
 JOINT = "bootstrap over items, jointly for all formats"
 KENDALL = "Kendall trend over checkpoints, exact"
-UNPAIRED = "two proportions, unpaired"
+KENDALL_TASKS = "Kendall over tasks, exact up to eight"
+UNPAIRED = "two means, unpaired"
+FEWEST_LEVEL = 5
+"""Checkpoints on a level: of four, no order has a p-value below 1/12."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ class Finding:
 
 
 def pre_training(tables: Tables) -> Iterator[Finding]:
-    for row in rows_of(tables.differences, contrasts.STEP_MINUS_PREVIOUS, "pre-training"):
+    for row in rows_of(tables, contrasts.STEP_MINUS_PREVIOUS, "pre-training"):
         claim = f"{metric_on(row)} falls from checkpoint {row['reference']} to {row['checkpoint']}"
         yield paired("pre-training", claim, row, expected=-1)
-    for row in rows_of(tables.differences, contrasts.LAST_MINUS_FIRST, "pre-training"):
+    for row in rows_of(tables, contrasts.LAST_MINUS_FIRST, "pre-training"):
         if row["series"] == base_series(tables.performance, row["family"]):
             levels = select(tables.performance, **same(row, "series", "setting", "format", "metric"))
             claim = f"{metric_on(row)} of base models falls from checkpoint to checkpoint"
@@ -76,7 +79,7 @@ def pre_training(tables: Tables) -> Iterator[Finding]:
 
 def own_task(tables: Tables) -> Iterator[Finding]:
     """Per checkpoint; says too whether the two models' own 95% intervals are apart."""
-    for row in rows_of(tables.differences, contrasts.FINE_TUNED_MINUS_BASE, "in-domain"):
+    for row in rows_of(tables, contrasts.FINE_TUNED_MINUS_BASE, "in-domain"):
         if row["format"] != "default":
             continue
         expected = -1 if row["metric"] in LOWER_IS_BETTER else 1
@@ -87,29 +90,95 @@ def own_task(tables: Tables) -> Iterator[Finding]:
 
 
 def intervals_apart(performance: pd.DataFrame, row: dict[str, Any]) -> bool | None:
-    where = same(row, "checkpoint", "setting", "format", "metric")
-    both = select(performance, **where, series=[row["series"], row["reference"]])
+    keys = same(row, "checkpoint", "setting", "format", "metric")
+    both = select(performance, **keys, series=[row["series"], row["reference"]])
     return bool(both["ci_low"].max() > both["ci_high"].min()) if len(both) == 2 else None
 
 
 def latent_benefit(tables: Tables) -> Iterator[Finding]:
-    for row in rows_of(tables.differences, contrasts.LAST_MINUS_FIRST, "in-domain"):
-        if row["format"] == "default" and row["metric"] in LOWER_IS_BETTER:
-            levels = select(tables.performance, **same(row, "series", "setting", "format", "metric"))
-            claim = f"after fine-tuning on {row['series']}, {metric_on(row)} falls the longer the pre-training"
-            yield trending("latent benefit: level", claim, row, levels, "Performance", expected=-1, tables=tables)
-    for row in rows_of(tables.differences, contrasts.FINE_TUNED_MINUS_BASE_GROWTH, "in-domain"):
-        if row["format"] == "default" and row["metric"] in LOWER_IS_BETTER:
-            claim = f"what fine-tuning on {row['series']} saves in {metric_on(row)} grows with pre-training"
-            gains = change_by_checkpoint(tables, row)
-            yield trending("latent benefit: gain", claim, row, gains, "difference", expected=-1, tables=tables)
+    """Of each task and metric: does the fine-tuned model improve, and does what fine-tuning gains grow?"""
+    for row in rows_of(tables, contrasts.LAST_MINUS_FIRST, "in-domain"):
+        if row["format"] == "default":
+            rises, better = direction_of(row["metric"])
+            claim = f"after fine-tuning on {row['series']}, {metric_on(row)} {rises} the longer the pre-training"
+            levels = tuned_levels(tables, row)
+            family = by_metric("latent benefit: level", row)
+            yield trending(family, claim, row, levels, "Performance", expected=better, tables=tables)
+    for row in rows_of(tables, contrasts.FINE_TUNED_MINUS_BASE_GROWTH, "in-domain"):
+        if row["format"] == "default":
+            gains, (_, better) = change_by_checkpoint(tables, row), direction_of(row["metric"])
+            claim = f"what fine-tuning on {row['series']} gains in {metric_on(row)} grows with pre-training"
+            family = by_metric("latent benefit: gain", row)
+            yield trending(family, claim, row, gains, "difference", expected=better, tables=tables)
+            yield after_levelling(tables, row, gains)
+
+
+def after_levelling(tables: Tables, row: dict[Any, Any], gains: pd.DataFrame) -> Finding:
+    """The same over the checkpoints from which on the base score no longer rises: the paper's latent benefit."""
+    _, better = direction_of(row["metric"])
+    base = in_order(select(tables.performance, **same(row, "setting", "format", "metric"), series=base_of(tables, row)))
+    start = levelled_from(base, better)
+    names = list(base["checkpoint"])[start:]
+    window = in_order(select(gains, checkpoint=names))
+    about_window = row | {"difference": None, "ci_low": None, "ci_high": None, "p_value": None}
+    claim = f"once the base model has levelled off, what fine-tuning on {row['series']} gains in {metric_on(row)} grows"
+    family = by_metric("latent benefit: after levelling", row)
+    if len(names) >= FEWEST_LEVEL and len(window.dropna(subset=["difference"])) == len(names):
+        first, last = window.iloc[0], window.iloc[-1]
+        change, error = last["difference"] - first["difference"], float(np.hypot(first["std"], last["std"]))
+        about_window |= {"difference": change, "ci_low": change - 1.96 * error, "ci_high": change + 1.96 * error}
+        claim += f" (from checkpoint {names[0]} on)"
+        levelled = dict.fromkeys([row["family"]], names)
+        return trending(
+            family, claim, about_window, window, "difference", expected=better, tables=tables, among=levelled
+        )
+    about_window["missing"] = row["missing"] or (
+        f"the base model levels off at checkpoint {names[0] if names else 'none'}, with {len(names)} left from there; "
+        f"{FEWEST_LEVEL} needed"
+    )
+    return paired(family, claim, about_window, expected=better)
+
+
+def levelled_from(base: pd.DataFrame, better: int) -> int:
+    """The first position from which the last checkpoint is no longer clearly better than it."""
+    level, error = base["Performance"].to_numpy(float), base["std"].to_numpy(float)
+    for i in range(len(level)):
+        if (level[-1] - level[i]) * better <= 1.96 * np.hypot(error[i], error[-1]):
+            return i
+    return len(level)
+
+
+def direction_of(metric: str) -> tuple[str, int]:
+    """What getting better is called, and its sign."""
+    return ("falls", -1) if metric in LOWER_IS_BETTER else ("rises", 1)
+
+
+def by_metric(family: str, row: dict[Any, Any]) -> str:
+    """Bits per byte and scores ask the same of different numbers: each is a family of its own."""
+    return family if row["metric"] == "bits_per_byte" else f"{family}, score"
+
+
+def base_of(tables: Tables, row: dict[Any, Any]) -> str | None:
+    return base_series(tables.performance, row["family"])
+
+
+def tuned_levels(tables: Tables, row: dict[Any, Any]) -> pd.DataFrame:
+    """Fine-tuned scores by checkpoint; of a mean over seeds, base plus change."""
+    keys = same(row, "setting", "format", "metric")
+    levels = select(tables.performance, **keys, series=row["series"])
+    if len(levels):
+        return levels
+    base = select(tables.performance, **keys, series=base_of(tables, row)).set_index("checkpoint")["Performance"]
+    changed = change_by_checkpoint(tables, row)
+    at_base = [base.get(name, np.nan) for name in changed["checkpoint"]]
+    return changed.assign(Performance=changed["difference"].to_numpy(float) + np.array(at_base, float))
 
 
 def forgetting(tables: Tables) -> Iterator[Finding]:
-    for row in rows_of(tables.differences, contrasts.FINE_TUNED_MINUS_BASE_MEAN, "pre-training"):
+    for row in rows_of(tables, contrasts.FINE_TUNED_MINUS_BASE_MEAN, "pre-training"):
         claim = f"fine-tuning on {row['series']} raises {metric_on(row)}, averaged over checkpoints"
         yield paired("forgetting", claim, row, expected=1)
-    for row in rows_of(tables.differences, contrasts.FINE_TUNED_MINUS_BASE_GROWTH, "pre-training"):
+    for row in rows_of(tables, contrasts.FINE_TUNED_MINUS_BASE_GROWTH, "pre-training"):
         claim = f"the change of {metric_on(row)} by fine-tuning on {row['series']} rises or falls with pre-training"
         yield trending(
             "forgetting trend", claim, row, change_by_checkpoint(tables, row), "difference", expected=0, tables=tables
@@ -117,67 +186,55 @@ def forgetting(tables: Tables) -> Iterator[Finding]:
 
 
 def other_tasks(tables: Tables) -> Iterator[Finding]:
-    for row in rows_of(tables.differences, contrasts.FINE_TUNED_MINUS_BASE_MEAN, "other", "out-of-domain"):
+    for row in rows_of(tables, contrasts.FINE_TUNED_MINUS_BASE_MEAN, "other", "out-of-domain"):
         if row["format"] == "default":
-            where = "out of domain, " if relation(row["role"], row["train_set"]) == "out-of-domain" else ""
-            claim = f"{where}fine-tuning on {row['series']} changes {metric_on(row)}, averaged over checkpoints"
+            place = "out of domain, " if relation(row["role"], row["train_set"]) == "out-of-domain" else ""
+            claim = f"{place}fine-tuning on {row['series']} changes {metric_on(row)}, averaged over checkpoints"
             yield paired("other tasks", claim, row, expected=0)
 
 
 def suites(tables: Tables) -> Iterator[Finding]:
-    """Per checkpoint and task. The items' outcomes are not in suite files: an unpaired, so a cautious, comparison."""
-    scores = select(tables.suites, metric=primary_metric("suite"))
-    for (series,), tuned_rows in groups(cast(pd.DataFrame, scores[scores["train_set"].notna()]), "series"):
-        base = base_series(scores, tuned_rows["family"].iloc[0])
-        for tuned in in_order(tuned_rows).to_dict("records"):
-            found = select(scores, series=base, **same(tuned, "setting", "checkpoint"))
-            name = f"{METRIC_LABELS[tuned['metric']]} on {tuned['setting']}"
-            claim = f"fine-tuning on {series} changes {name} at checkpoint {tuned['checkpoint']}"
-            compared = two_proportions(tuned, found)
-            direction = sign(compared["effect"])
-            yield Finding("suites", claim, expected=0, direction=direction, test=UNPAIRED, **about(tuned), **compared)
-
-
-def two_proportions(tuned: dict[Any, Any], base: pd.DataFrame) -> dict[str, Any]:
-    if base.empty:
-        missing = f"the base model lacks {tuned['setting']}"
-        return dict.fromkeys(("effect", "ci_low", "ci_high", "p_value", "n")) | {"missing": missing}
-    other, n = base.iloc[0].to_dict(), int(tuned["n"])
-    effect = tuned["Performance"] - other["Performance"]
-    pooled = (tuned["Performance"] * n + other["Performance"] * other["n"]) / (n + other["n"])
-    pooled_error = np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / other["n"]))
-    error = np.hypot(tuned["std"], other["std"])
-    p_value = float(2 * stats.norm.sf(abs(effect) / pooled_error)) if pooled_error > 0 else 1.0
-    low, high = float(effect - 1.96 * error), float(effect + 1.96 * error)
-    return {"effect": float(effect), "ci_low": low, "ci_high": high, "p_value": p_value, "n": n}
+    """Per checkpoint and task: paired where the suite files hold their items, else an unpaired, so cautious, test."""
+    for row in select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, kind="suite").to_dict("records"):
+        claim = f"fine-tuning on {row['series']} changes {metric_on(row)} at checkpoint {row['checkpoint']}"
+        yield paired("suites", claim, row, expected=0)
 
 
 def format_sensitivity(tables: Tables) -> Iterator[Finding]:
     """Of base models, and of those fine-tuned on the very task."""
-    for row in rows_of(tables.differences, contrasts.SPREAD_FINE_TUNED_MINUS_BASE, "in-domain"):
+    for row in rows_of(tables, contrasts.SPREAD_FINE_TUNED_MINUS_BASE, "in-domain"):
         claim = f"fine-tuning on {row['series']} widens the spread of {metric_on(row)} over formats"
         yield paired("format sensitivity", claim, row, expected=1, test=JOINT)
-    for row in select(tables.differences, comparison=contrasts.SPREAD_GROWTH).to_dict("records"):
+    growth = usual(select(tables.differences, comparison=contrasts.SPREAD_GROWTH))
+    for row in where(growth, growth["kind"] != "suite").to_dict("records"):
         is_base = row["train_set"] is None
         if is_base or relation(row["role"], row["train_set"]) == "in-domain":
-            where = same(row, "series", "setting", "metric")
-            spreads = select(tables.differences, comparison=contrasts.SPREAD, **where)
+            keys = same(row, "series", "setting", "metric")
+            spreads = select(tables.differences, comparison=contrasts.SPREAD, **keys)
             models = "base models" if is_base else f"models fine-tuned on {row['series']}"
             claim = f"the spread of {metric_on(row)} over formats narrows with pre-training, in {models}"
             family = "format sensitivity trend: base" if is_base else "format sensitivity trend"
             yield trending(family, claim, row, spreads, "difference", expected=-1, tables=tables)
 
 
-def rows_of(differences: pd.DataFrame, comparison: str, *relations: str) -> Iterator[dict[Any, Any]]:
-    """The rows of a comparison whose evaluation set is one of `relations` to what the series was trained on."""
-    for row in select(differences, comparison=comparison).to_dict("records"):
+def rows_of(tables: Tables, comparison: str, *relations: str) -> Iterator[dict[Any, Any]]:
+    """The rows of a comparison whose evaluation set is one of `relations` to what the series was trained on.
+
+    Where several seeds were trained, their mean speaks for them. Suites are asked about elsewhere; a set whose gold is
+    constant measures nothing.
+    """
+    rows = usual(select(tables.differences, comparison=comparison))
+    unsound = unsound_settings(tables.performance)
+    for row in rows.to_dict("records"):
+        if row["kind"] == "suite" or row["setting"] in unsound:
+            continue
         if relation(row["role"], row["train_set"] or "") in relations:
             yield row
 
 
 def change_by_checkpoint(tables: Tables, row: dict[Any, Any]) -> pd.DataFrame:
-    where = same(row, "series", "setting", "format", "metric")
-    return select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, **where)
+    keys = same(row, "series", "setting", "format", "metric")
+    return select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, **keys)
 
 
 def same(row: dict[Any, Any], *columns: str) -> dict[str, Any]:
@@ -192,21 +249,32 @@ def paired(
     family: str, claim: str, row: dict[Any, Any], *, expected: int, note: str = "", test: str = PAIRED
 ) -> Finding:
     effect = number(row["difference"])
-    tested = {"p_value": number(row["p_value"]), "n": None if effect is None else int(row["n"]), "test": test}
+    items = None if number(row["n"]) is None else int(row["n"])
+    # Published tables hold no items, and so no number of them.
+    tested = {"p_value": number(row["p_value"]), "n": items, "test": test if items or effect is None else UNPAIRED}
     tested |= {"direction": sign(effect), "note": note}
     return Finding(family, claim, expected=expected, **about(row), **measured(row), **tested)
 
 
 def trending(
-    family: str, claim: str, row: dict[Any, Any], levels: pd.DataFrame, column: str, *, expected: int, tables: Tables
+    family: str,
+    claim: str,
+    row: dict[Any, Any],
+    levels: pd.DataFrame,
+    column: str,
+    *,
+    expected: int,
+    tables: Tables,
+    among: Mapping[str, Sequence[str]] | None = None,
 ) -> Finding:
     """Effect and interval from `row`, last minus first checkpoint; the p-value from the trend of `levels`.
 
-    A trend needs every checkpoint that the tables hold for this family of models.
+    A trend needs every checkpoint that the tables hold for this family of models, or of those it is `among`.
     """
     measured_levels = in_order(levels.dropna(subset=[column]))
     values = measured_levels[column].to_numpy(float)
     checkpoints = found_checkpoints(tables.performance)[row["family"]]
+    checkpoints = (among or {}).get(row["family"], checkpoints)
     absent = [name for name in checkpoints if name not in set(measured_levels["checkpoint"])]
     tested: dict[str, Any] = {"p_value": None, "n": len(values), "test": KENDALL, "direction": 0}
     tested |= {"missing": f"missing: checkpoint {', '.join(absent)}" if absent else row["missing"]}

@@ -8,10 +8,12 @@ A contrast with a missing cell is not computed from the others: its row says wha
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.tidy import ALL_CHECKPOINTS, base_series, groups
 
@@ -40,6 +42,8 @@ class Contrast:
     terms: Mapping[Key, float] = field(default_factory=dict)
     spreads: Spreads = ()
     """Instead of terms."""
+    of_seeds: Sequence[Mapping[Key, float]] = ()
+    """The same of each seed, where `terms` is their mean."""
 
     @property
     def keys(self) -> list[Key]:
@@ -67,6 +71,10 @@ def compare_all(
         about |= {name: group[name].iloc[0] for name in ("eval_set", "kind", "role")}
         results = evaluate(setting, metric, [contrast for contrast, _ in planned])
         for (contrast, of_series), result in zip(planned, results, strict=True):
+            if contrast.of_seeds and result.get("missing") is None:
+                alone = [replace(contrast, terms=terms, of_seeds=()) for terms in contrast.of_seeds]
+                found = [of_seed["difference"] for of_seed in evaluate(setting, metric, alone)]
+                result = over_seeds(result, found)
             rows.append(row_of(contrast, about | of_series, result))
     return rows
 
@@ -93,6 +101,51 @@ def plan_contrasts(
             about = models | {"format": " ".join(asked), "eval dataset": group["eval_set"].iloc[0]}
             for contrast in spread_contrasts(series, base, asked, checkpoints[family]):
                 yield contrast, about
+    for (family, train_set), several in seed_groups(group):
+        base, models = bases[family], {"family": family, "train_set": train_set}
+        for task_format in formats:
+            about = models | {"format": task_format, "eval dataset": names[task_format]}
+            for contrast in mean_over_seeds(several, base, task_format, checkpoints[family]):
+                yield contrast, about
+
+
+def seed_groups(group: pd.DataFrame) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """Series that differ in nothing but their seed, two at least."""
+    recipes: dict[tuple[Any, ...], dict[Any, str]] = {}
+    columns = ["family", "train_set", "lr", "epochs", "adapter", "seed", "series"]
+    for *recipe, seed, series in group[columns].drop_duplicates().itertuples(index=False, name=None):
+        if recipe[1] is not None:
+            recipes.setdefault(tuple(map(str, recipe)), {})[seed] = series
+    for (family, train_set, *_), series_of in sorted(recipes.items()):
+        if len(series_of) > 1:
+            yield (family, train_set), sorted(series_of.values())
+
+
+def mean_over_seeds(
+    several: Sequence[str], base: str | None, task_format: str, checkpoints: Sequence[str]
+) -> Iterator[Contrast]:
+    of_each = [list(linear_contrasts(series, base, task_format, checkpoints)) for series in several]
+    name = f"{several[0].split()[0]} ({len(several)} seeds)"
+    for same in zip(*of_each, strict=True):
+        mean: dict[Key, float] = {}
+        for contrast in same:
+            for key, coefficient in contrast.terms.items():
+                mean[key] = mean.get(key, 0.0) + coefficient / len(several)
+        yield replace(same[0], series=name, terms=mean, of_seeds=[contrast.terms for contrast in same])
+
+
+def over_seeds(result: Mapping[str, Any], of_seeds: Sequence[float]) -> dict[str, Any]:
+    """Interval and p-value for the next seed, not only for these: seeds are a random effect.
+
+    The variance of the mean is that over items plus that between seeds / seeds; as the latter holds some of the items'
+    too, this is cautious. Student's t with seeds - 1 degrees of freedom: two seeds tell little.
+    """
+    between = float(np.var(of_seeds, ddof=1)) / len(of_seeds)
+    error = float(np.sqrt(result["std"] ** 2 + between))
+    half = float(stats.t.ppf(0.975, len(of_seeds) - 1)) * error
+    mean = result["difference"]
+    p_value = float(2 * stats.t.sf(abs(mean) / error, len(of_seeds) - 1)) if error > 0 else float(mean == 0)
+    return {**result, "std": error, "ci_low": mean - half, "ci_high": mean + half, "p_value": p_value}
 
 
 def linear_contrasts(series: str, base: str | None, task_format: str, checkpoints: Sequence[str]) -> Iterator[Contrast]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.claims import (
     KENDALL,
+    KENDALL_TASKS,
     Finding,
     forgetting,
     format_sensitivity,
@@ -24,6 +25,8 @@ from analysis.claims import (
     pre_training,
     suites,
 )
+from analysis.gains import who_gains_most
+from analysis.overtraining import over_training
 from analysis.tidy import DIFFERENCE_TABLE, METRIC_LABELS, PERFORMANCE_TABLE, SUITE_TABLE, Tables, read_tables
 from eval.stats import holm
 from open_instruct import paths
@@ -36,7 +39,13 @@ FAMILIES = {
     "pre-training trend": "Do the bits per byte of held-out text fall over all checkpoints?",
     "fine-tuning gain": "Does fine-tuning improve its own task at every checkpoint?",
     "latent benefit: level": "Does a fine-tuned model's completion get cheaper the longer its base was pre-trained?",
+    "latent benefit: level, score": "Does a fine-tuned model's score rise the longer its base was pre-trained?",
     "latent benefit: gain": "Does fine-tuning gain more, in bits per byte, the longer the base was pre-trained?",
+    "latent benefit: gain, score": "Does fine-tuning gain more, in score, the longer the base was pre-trained?",
+    "latent benefit: after levelling": "Does that gain, in bits per byte, grow even once the base has levelled off?",
+    "latent benefit: after levelling, score": "Does that gain, in score, grow even once the base has levelled off?",
+    "over-training": "Is there a checkpoint after which fine-tuned quality falls?",
+    "who gains most": "Do tasks that the base model cannot do gain most from fine-tuning?",
     "forgetting": "Does fine-tuning cost bits per byte on held-out text?",
     "forgetting trend": "Does that cost change with pre-training?",
     "other tasks": "What does fine-tuning do to tasks it was not trained on?",
@@ -68,6 +77,7 @@ def main(args: Args) -> None:
 def find(tables: Tables) -> list[Finding]:
     """Every finding the tables allow, judged, in the order of FAMILIES."""
     found = [*pre_training(tables), *own_task(tables), *latent_benefit(tables), *forgetting(tables)]
+    found += [*over_training(tables), *who_gains_most(tables)]
     found += [*other_tasks(tables), *suites(tables), *format_sensitivity(tables)]
     return [finding for family in FAMILIES for finding in judge([f for f in found if f.family == family])]
 
@@ -81,10 +91,11 @@ def judge(family: list[Finding]) -> list[Finding]:
         p_holm = corrected.get(id(finding))
         verdict = verdict_of(finding, p_holm)
         # Of n! orders of n checkpoints two are monotone, so no trend has a smaller p-value than 2 / n!.
-        if verdict == "undecided" and finding.test == KENDALL:
+        if verdict == "undecided" and finding.test in (KENDALL, KENDALL_TASKS):
             reachable = 2 / math.factorial(finding.n or 1) * len(tested)
+            things = "checkpoints" if finding.test == KENDALL else "tasks"
             if reachable > LEVEL + 1e-9:
-                finding = replace(finding, note=f"{finding.note}; with so few checkpoints p >= {reachable:.2g}")
+                finding = replace(finding, note=f"{finding.note}; with so few {things} p >= {reachable:.2g}")
         judged.append(replace(finding, p_holm=p_holm, verdict=verdict, sentence=sentence_of(finding, p_holm, verdict)))
     return judged
 

@@ -26,6 +26,7 @@ IDENTITY_OF = {
     "metrics.json": ("model_id", "eval_set", "format", "protocol", "kind", "role"),
     "json": ("model_id",),
 }
+SUITE_FIELDS = ("task", "task_options", "metrics", "num_instances")
 CACHE_COLUMNS = ("path", "stamp", "sha256", "identity", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
 """Identity, content and ids as JSON, values as float64 bytes."""
 
@@ -42,7 +43,7 @@ class Measurement:
     content: Mapping[str, Any]
     """Of the file, without its items."""
     cells: Mapping[str, Cell]
-    """Metric -> values of each item: of the primary one and of bits per byte; of suite files, none."""
+    """Metric -> values of each item: of the primary one and of bits per byte; empty where a file holds no items."""
 
 
 def read_measurements() -> tuple[list[Measurement], list[Measurement], list[dict[str, Any]]]:
@@ -97,6 +98,8 @@ def read_file(path: Path, ending: str) -> dict[str, Any]:
     absent += [] if "metrics" in content else ["metrics"]
     if absent:
         raise UserError(f"{path}: found no {', '.join(absent)} in it; remove it and run its stage again")
+    if ending == "json":
+        content = suite_content(content)
     items = content.get("items") or {}
     blobs = {name: as_bytes(items.get(name)) for name in ("gold_bits", "gold_bytes")}
     return {
@@ -107,6 +110,15 @@ def read_file(path: Path, ending: str) -> dict[str, Any]:
         "primary_values": as_bytes(items.get(content.get("primary"))),
         **blobs,
     }
+
+
+def suite_content(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A suite file in the shape of a metrics file: its items, where it holds those of one task, beside the metrics."""
+    results = [{k: v for k, v in result.items() if k in SUITE_FIELDS} for result in content.get("metrics", ())]
+    items = content["metrics"][0].get("items") if len(results) == 1 else None
+    return ({"metrics": results} if "metrics" in content else {}) | (
+        {"primary": "acc", "items": items} if items else {}
+    )
 
 
 def as_bytes(values: Sequence[float] | None) -> bytes | None:
@@ -137,9 +149,10 @@ def write_cache(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def measurement_of(row: Mapping[str, Any]) -> Measurement:
     content, cells = json.loads(row["content"]), {}
-    for metric in dict.fromkeys((content.get("primary"), "bits_per_byte")):
+    is_suite = isinstance(content["metrics"], list)
+    for metric in ("acc",) if is_suite else dict.fromkeys((content.get("primary"), "bits_per_byte")):
         blob = row["gold_bits" if metric == "bits_per_byte" else "primary_values"]
-        if blob is not None and metric in content["metrics"]:
+        if blob is not None and (is_suite or metric in content["metrics"]):
             weights = floats_of(row["gold_bytes"]) if metric == "bits_per_byte" else None
             cells[metric] = Cell(ids_of(row["ids"]), np.frombuffer(blob), weights)
     path = paths.base_dir() / row["path"]

@@ -66,9 +66,8 @@ def style_of(names: Iterable[str], base: Iterable[str] = (), *, offset: int = 0)
 
 def styles_of(tables: Tables) -> dict[str, Style]:
     """One style a series, through all figures."""
-    both = pd.concat(
-        [frame[["series", "train_set"]].drop_duplicates() for frame in (tables.performance, tables.suites)]
-    )
+    frames = (tables.performance, tables.suites, tables.differences)
+    both = pd.concat([pd.DataFrame(frame[["series", "train_set"]]).drop_duplicates() for frame in frames])
     bases = sorted({str(name) for name in select(pd.DataFrame(both), train_set=None)["series"] if "=" not in name})
     # What differs from the usual comes last, so that the usual ones have the plain colours.
     return style_of(sorted(set(both["series"]), key=lambda name: ("=" in name, name)), bases)

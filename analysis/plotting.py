@@ -203,6 +203,7 @@ def changes(tables: Tables, wanted: str) -> Grid:
 def fine_tuned_changes(tables: Tables, wanted: str) -> pd.DataFrame:
     """Fine-tuned minus base, in the default format, where the evaluation set is `wanted` of the train set."""
     of_each = usual(select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, format="default"))
+    of_each = where(of_each, of_each["kind"] != "suite")
     is_wanted = [relation(role, train_set) == wanted for role, train_set in of_each[["role", "train_set"]].to_numpy()]
     return cast(pd.DataFrame, of_each.loc[is_wanted])
 

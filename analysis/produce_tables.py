@@ -46,6 +46,7 @@ from analysis.tidy import (
     found_checkpoints,
     groups,
     order_checkpoints,
+    primary_only,
     select,
     write_table,
 )
@@ -86,7 +87,8 @@ def main(args: Args) -> None:
     rows = in_groups(gathered.rows)
     performance = table_of(row for row in rows if row["kind"] != "suite")
     official = table_of(row for row in rows if row["kind"] == "suite")
-    differences = compare_all(performance, gathered.evaluate, checkpoints_of(study, performance))
+    compared = pd.concat([frame for frame in (performance, primary_only(official)) if len(frame)])
+    differences = compare_all(compared, gathered.evaluate, checkpoints_of(study, compared))
     differences = as_table(sorted(differences, key=difference_order), DIFFERENCE_COLUMNS)
     missing = gathered.missing + (missing_in_curves(performance) if args.released else [])
 
@@ -98,7 +100,7 @@ def main(args: Args) -> None:
     write(folder / PERFORMANCE_TABLE, performance)
     write(folder / SUITE_TABLE, official)
     write(folder / DIFFERENCE_TABLE, differences)
-    write(folder / SUMMARY_TABLE, summarise_changes(select(differences, comparison=FINE_TUNED_MINUS_BASE), performance))
+    write(folder / SUMMARY_TABLE, summarise_changes(select(differences, comparison=FINE_TUNED_MINUS_BASE), tidy))
     write(folder / GROUP_TABLE, summarise_groups(tidy))
     write(folder / MISSING_TABLE, as_table(missing, MISSING_COLUMNS))
     for row in missing:
@@ -114,25 +116,33 @@ def gather(study: Study | None) -> Gathered:
         suites = [m for m in suites if m.path in expected_suites]
     require_measurements(predictions, suites)
     rows = name_series([*performance_rows(predictions), *suite_rows(suites)])
-    cells = cells_of(predictions, rows)
+    cells, levels = cells_of([*predictions, *suites], rows), levels_of(rows)
 
     def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
-        return evaluate_paired(contrasts, cells[setting, metric])
+        if (setting, metric) in cells:
+            return evaluate_paired(contrasts, cells[setting, metric])
+        return evaluate_unpaired(contrasts, levels[setting, metric])
 
     return Gathered(rows, evaluate, missing, {})
 
 
 def gather_released(folder: Path) -> Gathered:
     rows, files = read_released(folder)
-    levels: Cells = {}
-    for row in rows:
-        key = (row["series"], row["checkpoint"], row["format"])
-        levels.setdefault((row["setting"], row["metric"]), {})[key] = (row["Performance"], row["std"])
+    levels = levels_of(rows)
 
     def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
         return evaluate_unpaired(contrasts, levels[setting, metric])
 
     return Gathered(rows, evaluate, [], files)
+
+
+def levels_of(rows: Iterable[Mapping[str, Any]]) -> Cells:
+    """Mean and standard error of everything that was measured."""
+    levels: Cells = {}
+    for row in rows:
+        key = (row["series"], row["checkpoint"], row["format"])
+        levels.setdefault((row["setting"], row["metric"]), {})[key] = (row["Performance"], row["std"])
+    return levels
 
 
 def in_groups(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", "difference", "p_valu
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "toxicity"})
 METRIC_LABELS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "bits_per_byte": "bits per byte", "acc": "accuracy"}
+METRIC_LABELS |= {"skill": "gain for each unit of skill"}
 METRIC_LABELS |= {
     "win_rate": "win rate in %",
     "toxicity": "share of toxic answers",
