@@ -86,6 +86,8 @@ def gain_against_skill(name: str, skills: Array, gains: Array, unknown: list[str
     odd, even = slice(0, None, 2), slice(1, None, 2)
     first, second = skills[:, odd].mean(axis=1), skills[:, even].mean(axis=1)
     gain_first, gain_second = gains[:, odd].mean(axis=1), gains[:, even].mean(axis=1)
+    if np.ptp(first) < 1e-12 or np.ptp(second) < 1e-12:
+        return Finding(**about, **nothing, direction=0, missing="the base model does all of them equally well")
     halves = np.stack([first, second, gain_first, gain_second])  # (4, tasks)
     low, high = bootstrap_slope(halves)
     order = trend(first, gain_second)
