@@ -6,8 +6,8 @@ text         bits per byte (primary); every other kind has it too, of its gold c
 """
 
 import math
-import re
 from collections.abc import Sequence
+from string import ascii_lowercase, digits
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,16 @@ from rapidfuzz.distance import LCSseq
 
 from open_instruct.records import UserError
 
-ROUGE_TOKEN = re.compile("[a-z0-9]+")
+SPLITS_WORDS = bytes(byte if chr(byte) in ascii_lowercase + digits else ord(" ") for byte in range(256))
+"""For bytes.translate: all bytes of a letter beyond ASCII become spaces, as every other separator does."""
 
 Array = npt.NDArray[np.float64]
 
 
 def rouge_tokens(text: str) -> list[str]:
     """Lower-cased runs of a-z and 0-9, as rouge_score splits text (any other letter separates two tokens)."""
-    return ROUGE_TOKEN.findall(text.lower())
+    # Four times as fast as a regular expression, which was most of the time of ROUGE-L.
+    return text.lower().encode("utf-8", "surrogatepass").translate(SPLITS_WORDS).decode("ascii").split()
 
 
 def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> Array:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,17 @@ WORDY = st.lists(st.sampled_from(["a", "the", "cat", "sat", "7", "Cat.", "naïve
 def test_rouge_l_is_that_of_rouge_score(output, reference):
     expected = ORACLE.score(reference, output)["rougeL"].fmeasure
     assert metrics.rouge_l([output], [reference])[0] == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=40))
+def test_words_are_the_runs_of_ascii_letters_and_digits(text):
+    assert metrics.rouge_tokens(text) == re.findall("[a-z0-9]+", text.lower())
+
+
+def test_half_a_surrogate_pair_separates_words():
+    # json.loads gives these where a text was cut within a character.
+    assert metrics.rouge_tokens("one\ud83dtwo") == ["one", "two"]
 
 
 def test_rouge_l_by_hand():
