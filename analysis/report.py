@@ -7,8 +7,8 @@ Writes   what produce_tables.py, findings.py and plotting.py write, and results/
     python analysis/report.py --study scripts/studies/tiny.yaml
 """
 
-import base64
 import html
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +17,22 @@ from string import Template
 from typing import Any, Literal
 
 import pandas as pd
+from plotly.offline import get_plotlyjs
 
 from analysis import findings, plotting, produce_tables
 from analysis.findings import FAMILIES
+from analysis.interactive import interactive_figures, labels_of
 from analysis.plotting import FIGURES
 from analysis.tidy import (
     DIFFERENCE_TABLE,
+    GROUP_TABLE,
     MISSING_TABLE,
     PERFORMANCE_TABLE,
     SUITE_TABLE,
     SUMMARY_TABLE,
     order_checkpoints,
     read_table,
+    read_tables,
 )
 from open_instruct import paths
 from open_instruct.cli import run
@@ -36,11 +40,13 @@ from open_instruct.records import Artifact, atomic_write, git_commit, package_ve
 from open_instruct.study import load_study
 
 TEMPLATE = Path(__file__).with_name("report.html.template")
+SCRIPT = Path(__file__).with_name("report.js")
 VERDICTS = ("supported", "contradicted", "undecided", "missing")
 VERSIONED = ("torch", "transformers", "ai2-olmo", "numpy", "scipy", "pandas", "matplotlib")
-LEVEL = ("series", "checkpoint", "eval dataset", "metric", "Performance", "ci_low", "ci_high", "n")
+LEVEL = ("series", "checkpoint", "eval dataset", "metric", "Performance", "ci_low", "ci_high", "n", "source")
 CHANGE = ("difference", "ci_low", "ci_high", "p_value", "n")
 SHOWN = {
+    GROUP_TABLE: ("Mean change over tasks that improve with pre-training, and others", ()),
     SUMMARY_TABLE: ("Mean change by fine-tuning", ()),
     PERFORMANCE_TABLE: (
         "Performance",
@@ -61,18 +67,22 @@ SHOWN = {
 class Args:
     study: Path | None = None
     """Take only the models and evaluations of this study, and list what is missing (default: all there is)."""
+    released: Path | None = None
+    """Folder of the authors' released tables, to be read in place of one's own measurements."""
     scale: Literal["index", "linear", "log"] = "index"
-    """Step axis of the figures: checkpoints at even distances, by step, or by log(1 + step / smallest)."""
+    """Of the printed figures: checkpoints at even distances, by step or tokens, or by log(1 + step / smallest)."""
+    axis: Literal["step", "tokens"] = "step"
+    """Count pre-training in steps or in tokens, in the printed figures."""
 
 
 def main(args: Args) -> None:
-    produce_tables.main(produce_tables.Args(study=args.study))
+    produce_tables.main(produce_tables.Args(study=args.study, released=args.released))
     findings.main(findings.Args())
-    plotting.main(plotting.Args(scale=args.scale))
+    plotting.main(plotting.Args(scale=args.scale, axis=args.axis))
 
     folder = paths.results_dir()
     names = (*SHOWN, MISSING_TABLE, "findings.json", "figures")
-    arguments = {"study": str(args.study) if args.study else None, "scale": args.scale}
+    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     artifact = Artifact(folder / "report.html", arguments=arguments, inputs={name: folder / name for name in names})
     with artifact.making():
         page = build_page(folder, args.study)
@@ -88,7 +98,7 @@ def build_page(folder: Path, study_file: Path | None = None) -> str:
     content = [
         *what_was_run(tables[PERFORMANCE_TABLE], tables[SUITE_TABLE], study_file),
         *findings_section(read_json(folder / "findings.json")),
-        *figures_section(folder / "figures"),
+        *figures_section(),
         *missing_section(tables[MISSING_TABLE], study_file),
         "<h2>Tables</h2>",
     ]
@@ -96,17 +106,23 @@ def build_page(folder: Path, study_file: Path | None = None) -> str:
         frame = tables[name]
         content += [f"<h3>{heading}</h3>", table(frame, columns or tuple(frame.columns))]
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    return template.substitute(title=html.escape(title), content="\n".join(content))
+    figures = interactive_figures(read_tables(folder))
+    # Inside a script element only "</" and "<!--" end or change it.
+    data = json.dumps({"figures": figures, "labels": labels_of(figures)}, allow_nan=False).replace("<", "\\u003c")
+    return template.substitute(
+        title=html.escape(title),
+        content="\n".join(content),
+        data=data,
+        plotly=get_plotlyjs().replace("</script", "<\\/script"),
+        script=SCRIPT.read_text(encoding="utf-8"),
+    )
 
 
 def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Path | None) -> list[str]:
     both = pd.concat([performance, suites])
     checkpoints = ", ".join(order_checkpoints(both["checkpoint"]))
     items = performance.groupby("eval dataset")["n"].agg(["min", "max"])
-    sizes = [
-        f"{name} ({low} to {high} items)" if low < high else f"{name} ({low} items)"
-        for name, low, high in items.itertuples()
-    ]
+    sizes = [name if pd.isna(low) else f"{name} ({low} to {high} items)" for name, low, high in items.itertuples()]
     facts = {
         "Models": f"{both['model_id'].nunique()}: {listed(both['series'])} at checkpoints {checkpoints}",
         "Evaluation sets": ", ".join(sizes) or "none",
@@ -162,14 +178,21 @@ def marked(finding: Mapping[str, Any]) -> str:
     return f"<b class='{finding['verdict']}'>{html.escape(verdict)}:</b>{html.escape(rest)}"
 
 
-def figures_section(folder: Path) -> list[str]:
-    parts = ["<h2>Figures</h2>"]
+def figures_section() -> list[str]:
+    """A place for each figure, which the page's script fills, and the controls of them all."""
+    parts = [
+        "<h2>Figures</h2><div class='controls' role='group' aria-label='figures'>"
+        "<label>Axis <select id='axis'><option value='index'>checkpoints</option><option value='steps'>steps</option>"
+        "<option value='tokens'>tokens</option></select></label>"
+        "<label><input type='checkbox' id='log'> log</label><details><summary>Curves</summary>"
+        "<div id='series'></div></details></div>"
+    ]
     for name, figure in FIGURES.items():
-        data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
-        caption = html.escape(figure.caption)
+        is_open = "" if name.startswith("appendix") else " open"
         parts.append(
-            f"<figure id='{name}'><img alt='{caption}' src='data:image/png;base64,{data}'>"
-            f"<figcaption>{caption}</figcaption></figure>"
+            f"<details class='figure' id='{name}'{is_open}>"
+            f"<summary><strong>{html.escape(figure.title)}</strong></summary>"
+            f"<p>{html.escape(figure.caption)}</p><div class='panels'></div></details>"
         )
     return parts
 
@@ -183,8 +206,18 @@ def missing_section(missing: pd.DataFrame, study_file: Path | None) -> list[str]
 
 def table(frame: pd.DataFrame, columns: Sequence[str]) -> str:
     head = "".join(f"<th scope='col'><button>{html.escape(str(name))}</button></th>" for name in columns)
-    rows = ["<tr>" + "".join(map(cell, values)) + "</tr>" for values in zip(*(frame[c] for c in columns), strict=True)]
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    named = zip(*([(column, value) for value in frame[column]] for column in columns), strict=True)
+    rows = ["<tr>" + "".join(linked(*pair) for pair in row) + "</tr>" for row in named]
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f"<div class='scroll' tabindex='0'><table class='data'>{body}</table></div>"
+
+
+def linked(column: str, value: Any) -> str:
+    """A source leads to its sidecar, seen from results/analysis; a row of a released table has none."""
+    if column != "source" or not isinstance(value, str) or not value.endswith(".json"):
+        return cell(value)
+    href = html.escape(f"../../{value}.meta.json")
+    return f"<td><a href='{href}'>{html.escape(value.rsplit('/', 1)[-1])}</a></td>"
 
 
 def cell(value: Any) -> str:

@@ -1,0 +1,129 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const state = { axis: "index", log: false, hidden: new Set() };
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const element = (tag, attributes = {}, ...children) => {
+  const made = Object.assign(document.createElement(tag), attributes);
+  made.append(...children);
+  return made;
+};
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim() };
+}
+
+function place(panel, i) {
+  const value = state.axis === "index" ? i : panel[state.axis][i];
+  if (value === null || !state.log || state.axis === "index") return value;
+  const positive = panel[state.axis].filter(v => v > 0);
+  return Math.log1p(value / Math.min(...positive));
+}
+
+function traces(panel, ink) {
+  return panel.curves.map(curve => {
+    const y = curve.y.map((v, i) => (place(panel, i) === null ? null : v));
+    return {
+      name: curve.label, mode: "lines+markers", x: panel.checkpoints.map((_, i) => place(panel, i)), y,
+      visible: state.hidden.has(curve.label) ? "legendonly" : true, connectgaps: false,
+      line: { color: curve.colour === "#000000" ? ink : curve.colour, dash: curve.dash },
+      marker: { symbol: curve.symbol, size: 7 },
+      error_y: { type: "data", symmetric: false, thickness: 1, width: 3,
+        array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
+        arrayminus: y.map((v, i) => (v === null || curve.low[i] === null ? 0 : Math.max(0, v - curve.low[i]))) },
+      text: panel.checkpoints.map((name, i) => name + (curve.source[i] ? "<br>" + curve.source[i] : "")),
+      hovertemplate: "<b>%{fullData.name}</b><br>%{y:.4g} at %{text}<extra></extra>",
+    };
+  });
+}
+
+function short(value) {
+  for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
+    if (value >= size) return +(value / size).toPrecision(3) + unit;
+  return String(value);
+}
+
+function draw(panel, box) {
+  const { ink, line } = colours();
+  const at = panel.checkpoints.map((_, i) => place(panel, i));
+  const label = (name, i) => name === "main" ? "main" : short(state.axis === "tokens" ? panel.tokens[i] : +name);
+  const grid = { gridcolor: line, zerolinecolor: panel.is_change ? ink : line, linecolor: ink, automargin: true };
+  Plotly.react(box, traces(panel, ink), {
+    title: { text: panel.title.replaceAll("\n", "<br>"), font: { size: 14 } }, height: 320, showlegend: false,
+    margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+    xaxis: { ...grid, tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
+      title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } },
+    yaxis: { ...grid, title: { text: panel.y_label } },
+  }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
+  box.dataset.drawn = "true";
+}
+
+const boxes = [];
+for (const figure of data.figures) {
+  const section = document.getElementById(figure.name);
+  const grid = section.querySelector(".panels");
+  const shown = new Map(figure.panels.flatMap(panel => panel.curves).map(curve => [curve.label, curve]));
+  const legend = element("p", { className: "legend" });
+  for (const [label, curve] of shown) {
+    const mark = element("span", { className: "mark" });
+    mark.style.borderTop = `3px ${curve.dash === "dash" ? "dashed" : "solid"} ${curve.colour === "#000000" ? "var(--ink)" : curve.colour}`;
+    legend.append(element("span", {}, mark, label), " ");
+  }
+  grid.before(legend);
+  if (!figure.panels.length) grid.append(element("p", { textContent: "not measured" }));
+  for (const panel of figure.panels) {
+    const box = element("div", { className: "plot", role: "img" });
+    box.setAttribute("aria-label", `${panel.title}: ${panel.curves.map(c => c.label).join(", ")}; values in the tables`);
+    grid.append(box);
+    boxes.push([panel, box, section]);
+  }
+}
+const redraw = () => boxes.forEach(([panel, box, section]) => (section.open ? draw(panel, box) : (box.dataset.stale = "1")));
+for (const [, , section] of boxes)
+  section.addEventListener("toggle", () => section.open && boxes.filter(b => b[2] === section).forEach(b => draw(b[0], b[1])));
+
+const toggles = document.getElementById("series");
+for (const label of data.labels) {
+  const input = element("input", { type: "checkbox", checked: true, value: label });
+  input.addEventListener("change", () => {
+    state.hidden[input.checked ? "delete" : "add"](label);
+    redraw();
+  });
+  toggles.append(element("label", {}, input, " " + label), " ");
+}
+document.getElementById("axis").addEventListener("change", event => { state.axis = event.target.value; redraw(); });
+document.getElementById("log").addEventListener("change", event => { state.log = event.target.checked; redraw(); });
+dark.addEventListener("change", redraw);
+redraw();
+
+for (const table of document.querySelectorAll("table.data")) {
+  const body = table.tBodies[0], rows = [...body.rows];
+  const input = element("input", { type: "search", placeholder: "filter rows: words, all of which a row must have" });
+  input.setAttribute("aria-label", "filter rows");
+  const count = element("output", { textContent: `${rows.length} rows` });
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
+      shown += !row.hidden;
+    }
+    count.textContent = `${shown} of ${rows.length} rows`;
+  });
+  table.closest(".scroll").before(element("p", {}, input, " ", count));
+}
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const head = button.closest("th"), body = head.closest("table").tBodies[0];
+    const column = head.cellIndex, down = head.getAttribute("aria-sort") === "ascending";
+    const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const rows = [...body.rows].sort((a, b) => value(a).localeCompare(value(b), "en", { numeric: true }));
+    if (rows.every(row => value(row) === "" || !isNaN(value(row)))) rows.sort((a, b) => value(a) - value(b));
+    body.append(...(down ? rows.reverse() : rows));
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  });
+}
+addEventListener("beforeprint", () => { for (const details of document.querySelectorAll("details")) details.open = true; });
