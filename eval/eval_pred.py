@@ -8,6 +8,7 @@ Writes   {prediction}.metrics.json beside each: {"identity", "primary", "metrics
     python eval/eval_pred.py                                              # all of $base_dir/output/predictions
     python eval/eval_pred.py --input_files output/predictions/rte_*.jsonl
     output_file_name=rte_checkpoint-1000.jsonl python eval/eval_pred.py   # one of them
+    python eval/eval_pred.py --input_files tuned.jsonl --against base.jsonl        # and how much they differ
 """
 
 import math
@@ -20,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from eval import metrics
-from eval.stats import NUM_RESAMPLES, Interval, bootstrap_mean, bootstrap_table
+from eval import against, metrics
+from eval.stats import NUM_RESAMPLES, Interval, Method, bootstrap_mean, bootstrap_table
 from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.records import Artifact, UserError, read_json, read_jsonl, read_sidecar, sidecar_path, write_json
@@ -41,6 +42,12 @@ class Args:
     """Bootstrap resamples behind each interval."""
     seed: int = 0
     """Of the resamples."""
+    method: Method = "percentile"
+    """Of the intervals: percentile, or bca (corrected for bias and skewness; macro F1 stays percentile)."""
+    against: Path | None = None
+    """Predictions of another model for the same items: each input file's difference from it is printed too."""
+    differences_file: Path | None = None
+    """Also write the differences, as JSON: {prediction: {metric: {"mean", "ci_low", …, "p_value"}}}."""
     overwrite: bool = False
     """Score files again that were scored with other arguments."""
 
@@ -59,11 +66,42 @@ class Metrics:
 
 def main(args: Args) -> None:
     files = args.input_files or files_from_environment()
-    require_files(files)
+    compared_with = (args.against,) if args.against else ()
+    if args.differences_file and not args.against:
+        raise UserError("--differences_file has no differences to hold; add --against another_model.jsonl")
+    require_files((*files, *compared_with))
     scored = [path for path in files if score_file(path, args)]
     # Named files are always shown; of a whole folder only what is new, which keeps a second run to stat calls.
     print_table([load_metrics(metrics_file(path)) for path in (args.input_files or scored)])
     print(f"{len(scored)} scored, {len(files) - len(scored)} unchanged")
+    if args.against:
+        compare(files, args.against, args)
+
+
+def compare(files: Sequence[Path], other: Path, args: Args) -> None:
+    """Print, and where asked for write, each file's differences from `other` on the same items."""
+    score_file(other, args)
+    theirs = load_metrics(metrics_file(other))
+    how: dict[str, Any] = {"seed": args.seed, "num_resamples": args.num_resamples, "method": args.method}
+    found = {}
+    for path in files:
+        ours = load_metrics(metrics_file(path))
+        sets = [result.identity["eval_set"] for result in (ours, theirs)]
+        if sets[0] != sets[1]:
+            raise UserError(f"{path} is of {sets[0]}, {other} of {sets[1]}; expected the same evaluation set")
+        differences = against.differences(ours.items, theirs.items, names=(path, other), **how)
+        against.print_differences(differences, (path, other))
+        found[str(path)] = against.as_json(differences)
+    if args.differences_file:
+        artifact = Artifact(args.differences_file, {"files": list(found), "against": str(other), **how_scored(args)})
+        with artifact.making():
+            write_json(args.differences_file, found)
+
+
+def how_scored(args: Args) -> dict[str, Any]:
+    """What decides the numbers. The default method is not named, as in files from before there was another."""
+    named = {} if args.method == "percentile" else {"method": args.method}
+    return {"num_resamples": args.num_resamples, "seed": args.seed} | named
 
 
 def files_from_environment() -> tuple[Path, ...]:
@@ -92,7 +130,7 @@ def metrics_file(prediction: Path) -> Path:
 
 def score_file(path: Path, args: Args) -> bool:
     """Write the metrics of one prediction file, unless they are there and up to date; whether it had to."""
-    arguments = {"num_resamples": args.num_resamples, "seed": args.seed}
+    arguments = how_scored(args)
     inputs = {"predictions": path}
     if Artifact(metrics_file(path), arguments, inputs).is_done(overwrite=args.overwrite):
         return False
@@ -185,7 +223,7 @@ def summarise(
     records: Sequence[Mapping[str, Any]], values: Mapping[str, Sequence[Any]], kind: str, args: Args
 ) -> dict[str, Interval]:
     """Every metric of this kind over all items, with its interval."""
-    mean = partial(bootstrap_mean, seed=args.seed, num_resamples=args.num_resamples)
+    mean = partial(bootstrap_mean, seed=args.seed, num_resamples=args.num_resamples, method=args.method)
     outputs = [record.get("output", "").strip() for record in records]
     gold = [record["completion"].strip() for record in records]
     result = {}
