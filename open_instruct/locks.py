@@ -18,8 +18,11 @@ class LockHeldError(Exception):
 
 
 @contextmanager
-def hold(lock: Path, *, wait: bool) -> Iterator[None]:
-    """Hold `lock` inside the block; the file is removed afterwards.  Raises LockHeldError unless `wait`."""
+def hold(lock: Path, *, wait: bool) -> Iterator[int]:
+    """Hold `lock` inside the block; the file is removed afterwards.  Yields its descriptor.
+
+    Raises LockHeldError, unless `wait`, where another process holds it.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = lock.open("a+")
@@ -40,21 +43,22 @@ def hold(lock: Path, *, wait: bool) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        yield file.fileno()
     finally:
         lock.unlink(missing_ok=True)
         file.close()
 
 
 @contextmanager
-def hold_all(outputs: Iterable[Path], folder: Path) -> Iterator[None]:
-    """Hold, in `folder`, a lock for each output of a job; waits for jobs that write any of them."""
+def hold_all(outputs: Iterable[Path], folder: Path) -> Iterator[tuple[int, ...]]:
+    """Hold, in `folder`, a lock for each output of a job; waits for jobs that write any of them.
+
+    Yields the descriptors; a process that inherits them holds the locks too.
+    """
     # In one order, whoever asks: two jobs with two outputs in common cannot wait for each other.
     names = sorted(hashlib.sha256(str(path).encode()).hexdigest()[:16] for path in outputs)
     with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(hold(folder / f"{name}.lock", wait=True))
-        yield
+        yield tuple([stack.enter_context(hold(folder / f"{name}.lock", wait=True)) for name in names])
 
 
 def is_still(path: Path, descriptor: int) -> bool:

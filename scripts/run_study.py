@@ -1,51 +1,149 @@
-"""Run a study: every stage, in order, what is done skipped.
+"""Run a study, on this machine or on a Slurm cluster: every stage, in order, what is done skipped.
 
-Reads   a study file (scripts/studies/*.yaml).
-Writes  what the stages write, a log a job in output/logs/{study}/, and output/jobs/{study}/: what is done.
+Reads   a study file (scripts/studies/*.yaml), what lies in output/, and, on a cluster, the queue.
+Writes  what the stages write; output/jobs/: what is done; logs in output/logs/ or, on a cluster, output/slurm/.
 
     python scripts/run_study.py scripts/studies/tiny.yaml --dry_run
     python scripts/run_study.py scripts/studies/tiny.yaml
+    python scripts/run_study.py scripts/studies/paper.yaml --executor slurm
+    python scripts/run_study.py scripts/studies/paper.yaml --executor slurm --status
 """
 
 import os
+import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from olmo_eval.tasks import task_named
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.executors import local
+from open_instruct import paths, status, verify
+from open_instruct.cli import nearest, run
+from open_instruct.costs import CostModel, longest_chain, measured_seconds
+from open_instruct.executors import local, slurm
+from open_instruct.executors.submissions import all_submissions, free_bytes
 from open_instruct.plan import Job, plan
+from open_instruct.records import UserError
 from open_instruct.stamps import Stamps
-from open_instruct.study import load_study
+from open_instruct.study import Study, load_study
 
 
 @dataclass(frozen=True)
 class Args:
     study: Annotated[Path, tyro.conf.Positional]
     """The study file."""
+    executor: Literal["local", "slurm"] = "local"
+    """Run the jobs here, or hand them to Slurm and return."""
     dry_run: bool = False
-    """Print the plan and what of it is done; run nothing."""
+    """Print the plan, what of it is done and what the rest will take; run nothing."""
+    status: bool = False
+    """Print how far the study is, and write the same as a page; run nothing."""
+    watch: bool = False
+    """The same again and again, until everything has ended."""
+    only: tuple[str, ...] = ()
+    """Run these stages only, with what is there."""
+    retry_failed: bool = False
+    """On Slurm: submit again what failed, too (locally what failed is always tried again)."""
+    cancel: bool = False
+    """Take this study's jobs out of the queue, and end those that run."""
+    verify: bool = False
+    """Read everything again that the study claims to have made, name what is damaged and mark it to be made again."""
+    keep_weights: Literal["full", "lora", "none"] = "full"
+    """For --dry_run: what stays on the disk of a fine-tuned model once it was asked everything."""
     num_parallel: int = os.cpu_count() or 1
-    """Jobs at once; the cores are shared out among them."""
+    """Local jobs at once; the cores are shared out among them."""
     overwrite: bool = False
-    """Make again what other arguments made."""
+    """Make again what other arguments made (local only)."""
+    interval_seconds: float = 30.0
+    """Of --watch."""
 
 
 def main(args: Args) -> None:
+    check_args(args)
     study = load_study(args.study)
     for task in study.suite.tasks if study.suite else ():
         task_named(task)
     jobs = plan(study, args.study)
+    selected = select(jobs, args.only)
     if args.dry_run:
-        print_plan(jobs, Stamps())
-        return
+        print_plan(selected)
+        print_costs(study, selected, args.keep_weights)
+    elif args.status or args.watch:
+        show_status(args, study, selected)
+    elif args.verify:
+        verify_all(args, selected)
+    elif args.cancel:
+        print(f"cancelled {slurm.cancel(selected, study.name)} jobs")
+    elif args.executor == "slurm":
+        submit(args, study, jobs, {job.id for job in selected})
+    else:
+        run_here(args, study, selected)
+
+
+def check_args(args: Args) -> None:
+    """Raises UserError that names everything that does not go together."""
+    modes = ("dry_run", "status", "watch", "verify", "cancel")
+    given = [f"--{name}" for name in modes if getattr(args, name)]
+    problems = [f"{' and '.join(given)} exclude each other; give one"] if len(given) > 1 else []
+    if args.cancel and args.executor == "local":
+        problems.append("--cancel is for --executor slurm; a local run is ended with Ctrl-C and goes on when run again")
+    if args.overwrite and args.executor == "slurm":
+        problems.append("--overwrite is for the local executor; on Slurm, remove what is to be made again")
+    if args.num_parallel < 1:
+        problems.append(f"--num_parallel is {args.num_parallel}, expected at least 1")
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
+    """The jobs of the given stages, or all.  Raises UserError for a stage that the study has not."""
+    known = list(dict.fromkeys(job.stage for job in jobs))
+    if unknown := [stage for stage in stages if stage not in known]:
+        raise UserError(f"--only {', '.join(unknown)}: no such stage in this study ({nearest(unknown[0], known)})")
+    return [job for job in jobs if not stages or job.stage in stages]
+
+
+def print_plan(jobs: Sequence[Job]) -> None:
+    maker, stamps = {path: job.key for job in jobs for path in job.outputs}, Stamps()
+    for job in jobs:
+        after = sorted({maker[path] for path in job.inputs if path in maker})
+        print(f"{job.key}{'  (done)' if stamps.is_done(job) else ''}")
+        print(f"    python {shlex.join(job.command)}")
+        print(f"    after:  {', '.join(after) or '-'}")
+        print(f"    writes: {', '.join(paths.relative(path) for path in job.outputs)}")
+    print(f"{len(jobs)} jobs: " + ", ".join(f"{n} {stage}" for stage, n in Counter(j.stage for j in jobs).items()))
+
+
+def print_costs(study: Study, jobs: Sequence[Job], keep_weights: str) -> None:
+    """What is left to do, by stage; hours on one device each."""
+    stamps, model = Stamps(), CostModel(study, keep_weights=keep_weights)
+    measured = measured_seconds(jobs, stamps)
+    left = [job for job in jobs if not stamps.is_done(job)]
+    costs = {job.id: model.of(job, measured) for job in left}
+    print(f"\n{'left to do':<12}{'jobs':>7}{'hours':>10}{'GPU-hours':>11}{'disk, GB':>10}  seconds a job")
+    for stage in dict.fromkeys(job.stage for job in left):
+        found = [costs[job.id] for job in left if job.stage == stage]
+        hours = sum(cost.seconds for cost in found) / 3600
+        gpu_hours = sum(cost.seconds * cost.num_gpus for cost in found) / 3600
+        disk, source = sum(cost.num_bytes for cost in found) / 1e9, "measured" if stage in measured else "reckoned"
+        seconds = f"{hours * 3600 / len(found):.0f}, {source}"
+        print(f"{stage:<12}{len(found):>7}{hours:>10.2f}{gpu_hours:>11.2f}{disk:>10.2f}  {seconds}")
+    total = sum(cost.seconds * cost.num_gpus for cost in costs.values()) / 3600
+    disk, free = sum(cost.num_bytes for cost in costs.values()) / 1e9, free_bytes(paths.base_dir()) / 1e9
+    print(f"together: {total:.2f} GPU-hours; disk {disk:.2f} GB with --keep_weights {keep_weights}, {free:.2f} GB free")
+    if disk > free:
+        print("this does not fit on the disk")
+    chain = longest_chain(left, costs)
+    seconds = sum(costs[job.id].seconds for job in chain)
+    print(f"longest chain: {status.duration(seconds)}: {' -> '.join(job.key for job in chain) or 'nothing is left'}")
+
+
+def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     with local.sole_run(study.name) as lock:
         settings = local.Settings(args.num_parallel, args.overwrite, lock)
         outcomes = local.run_all(jobs, settings)
@@ -56,15 +154,54 @@ def main(args: Args) -> None:
     print(f"page:    {paths.results_dir() / 'report.html'}")
 
 
-def print_plan(jobs: Sequence[Job], stamps: Stamps) -> None:
-    maker = {path: job.key for job in jobs for path in job.outputs}
-    for job in jobs:
-        after = sorted({maker[path] for path in job.inputs if path in maker})
-        print(f"{job.key}{'  (done)' if stamps.is_done(job) else ''}")
-        print(f"    python {' '.join(job.command)}")
-        print(f"    after:  {', '.join(after) or '-'}")
-        print(f"    writes: {', '.join(paths.relative(path) for path in job.outputs)}")
-    print(f"{len(jobs)} jobs: " + ", ".join(f"{n} {stage}" for stage, n in Counter(j.stage for j in jobs).items()))
+def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:
+    retry = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
+    submissions = all_submissions()
+    flying = slurm.in_flight(submissions) if args.executor == "slurm" else {}
+    retry += " --retry_failed" if args.executor == "slurm" else ""
+    return status.survey(jobs, Stamps(), submissions, flying, retry=retry)
+
+
+def submit(args: Args, study: Study, jobs: Sequence[Job], selected: set[str]) -> None:
+    slurm.require_plain_paths()
+    now = current_status(args, jobs)
+    failed = set() if args.retry_failed else now.ids("failed")
+    costs = CostModel(study)
+    num_bytes = {job.id: costs.of(job).num_bytes for job in jobs if job.id in selected}
+    order = slurm.Submitter(study, jobs, done=now.ids("done"), failed=failed, num_bytes=num_bytes).submit(selected)
+    count = Counter(job.stage for job in jobs if job.id in order.submitted)
+    print(f"submitted {len(order.submitted)} jobs: {', '.join(f'{n} {s}' for s, n in count.items()) or 'none'}")
+    print(f"done before: {len(now.ids('done'))}; in the queue before: {len(now.ids('running', 'queued'))}")
+    for job_id, reason in list(order.blocked.items())[: status.MOST_SHOWN]:
+        print(f"not submitted: {job_id}: {reason}")
+    if len(order.blocked) > status.MOST_SHOWN:
+        print(f"… and {len(order.blocked) - status.MOST_SHOWN} more not submitted")
+    print(f"see how far it is: python scripts/run_study.py {shlex.quote(str(args.study))} --executor slurm --status")
+
+
+def show_status(args: Args, study: Study, jobs: Sequence[Job]) -> None:
+    while True:
+        now = current_status(args, jobs)
+        if args.watch and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        print(status.as_text(now))
+        print(f"\npage: {status.write_page(now, study.name)}", flush=True)
+        if not args.watch or not now.ids("running", "queued"):
+            return
+        time.sleep(args.interval_seconds)
+
+
+def verify_all(args: Args, jobs: Sequence[Job]) -> None:
+    damaged = verify.damaged_outputs(jobs)
+    for line in verify.report(damaged):
+        print(f"damaged: {line}")
+    print(f"{sum(path.exists() for job in jobs for path in job.outputs)} outputs read, {len(damaged)} damaged")
+    if damaged:
+        affected = verify.give_up(jobs, list(damaged))
+        again = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
+        again += " --retry_failed" if args.executor == "slurm" else ""
+        print(f"to be made again: {', '.join(job.key for job in affected)}; type:  {again}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":
