@@ -38,7 +38,7 @@ def check(artifact: Path) -> str:
 
 
 def give_up(jobs: Sequence[Job], damaged: Sequence[Path]) -> list[Job]:
-    """Take from damaged outputs the sidecars, and from their jobs the stamps, so that they are made again.  -> the jobs"""
+    """Take the sidecars from damaged outputs and the stamps from their jobs, which are returned: made again."""
     stamps, affected = Stamps(), [job for job in jobs if set(job.outputs) & set(damaged)]
     for path in damaged:
         sidecar_path(path).unlink(missing_ok=True)
