@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from analysis.paired import Cell
 from open_instruct import paths
-from open_instruct.records import UserError, atomic_write, describe_files, read_json, sidecar_path
+from open_instruct.records import UserError, atomic_write, read_json, sidecar_path
 from open_instruct.study import Study
 
 IDENTITY_OF = {
@@ -27,7 +27,7 @@ IDENTITY_OF = {
     "json": ("model_id",),
 }
 SUITE_FIELDS = ("task", "task_options", "metrics", "num_instances")
-CACHE_COLUMNS = ("path", "stamp", "sha256", "identity", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
+CACHE_COLUMNS = ("path", "stamp", "identity", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
 """Identity, content and ids as JSON, values as float64 bytes."""
 
 
@@ -38,7 +38,6 @@ class Measurement:
     path: Path
     source: str
     """The same, seen from base_dir."""
-    sha256: str
     identity: Mapping[str, Any]
     content: Mapping[str, Any]
     """Of the file, without its items."""
@@ -103,7 +102,6 @@ def read_file(path: Path, ending: str) -> dict[str, Any]:
     items = content.get("items") or {}
     blobs = {name: as_bytes(items.get(name)) for name in ("gold_bits", "gold_bytes")}
     return {
-        "sha256": describe_files(path, sidecar.get("files"))[0]["sha256"],
         "identity": json.dumps(identity),
         "content": json.dumps({key: content[key] for key in ("primary", "metrics") if key in content}),
         "ids": json.dumps(items.get("id")),
@@ -156,7 +154,7 @@ def measurement_of(row: Mapping[str, Any]) -> Measurement:
             weights = floats_of(row["gold_bytes"]) if metric == "bits_per_byte" else None
             cells[metric] = Cell(ids_of(row["ids"]), np.frombuffer(blob), weights)
     path = paths.base_dir() / row["path"]
-    return Measurement(path, row["path"], row["sha256"], json.loads(row["identity"]), content, cells)
+    return Measurement(path, row["path"], json.loads(row["identity"]), content, cells)
 
 
 # The models of a study answer the same items: one copy of ids and lengths serves them all.

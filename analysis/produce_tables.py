@@ -211,7 +211,7 @@ def suite_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
 
 
 def source_of(measurement: Measurement) -> dict[str, str]:
-    return {"source": measurement.source, "source_sha256": measurement.sha256}
+    return {"source": measurement.source}
 
 
 def model_fields(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Costs:
     tokens_per_row: int = 250
     """Of a train row or an evaluation item, where no formatted file is there to be measured."""
     num_parameters: int | None = None
-    """Of the family's models, where it is not known (docs/slurm.md)."""
+    """Of the family's models, where it is not known (docs/study.md)."""
 
 
 @dataclass(frozen=True)
