@@ -52,7 +52,8 @@ def launched(args: Args, *more: str, num_processes: int, launcher: tuple[str, ..
     """
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
     launch += launcher or ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-    launch += ["--num_cpu_threads_per_process", "1"]
+    # Port 0: any that is free, so that another run on this machine is not in the way.
+    launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
     done = subprocess.run(
         [*launch, *command_line(args, *more)],
         cwd=paths.REPOSITORY,
