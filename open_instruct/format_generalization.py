@@ -171,8 +171,9 @@ def format_eval_set(eval_set: EvalSet, args: Args, *, is_reachable: bool) -> Non
         with artifact.making() as fact:
             fact["rows"] = write_jsonl(artifact.path, [shot[task_format] for shot in exemplars])
             fact["sources"] = [describe(source or located)]
+    why_none = f" ({eval_set.exemplars.files} is not at hand)" if eval_set.exemplars and not source else ""
     for artifact in items.values():
-        print(f"{artifact.path}: {tally}, {len(exemplars)} exemplars")
+        print(f"{artifact.path}: {tally}, {len(exemplars) or 'no'} exemplars{why_none}")
 
 
 def write_items(
@@ -227,7 +228,7 @@ def exemplar_source(eval_set: EvalSet, located: Located, args: Args) -> Located 
         return None
     try:
         source = locate(eval_set.exemplars, args.place)
-    except NotHeldError:
+    except UserError:  # a mirror need not hold a large train split for the sake of few-shot prompts
         return None
     # `auto` stays offline for what lies on this disk: its train split is fetched with --source hub.
     return None if args.source == "auto" and source.store == "hub" != located.store else source
