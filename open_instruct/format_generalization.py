@@ -157,6 +157,7 @@ def format_eval_set(eval_set: EvalSet, args: Args, *, is_reachable: bool) -> Non
     if all(artifact.is_done(overwrite=args.overwrite) for artifact in (*items.values(), *shots.values())):
         return
     require_reachable([located], is_reachable=is_reachable)
+    sampling.size_of(located, any_count=args.any_row_count)
     candidates = []
     if source and PROTOCOLS[args.protocol].exemplars == "train":
         candidates = draw_candidates(asked if source == located else eval_set, source, args)

@@ -97,7 +97,7 @@ def splits() -> dict[tuple[str, str], Split]:
 
 
 def rows(split: Split, num_rows: int = NUM_ROWS) -> list[Row]:
-    named = split.files.partition("-*")[0].partition("/*")[0].replace("/", " ")
+    named = split.files.partition("-*")[0].partition("/*")[0].removesuffix(".jsonl").replace("/", " ")
     make = next(make for (hub, files), make in ROWS.items() if hub == split.hub and fnmatch(split.files, files))
     return [make(named, i) for i in range(num_rows)]
 
