@@ -40,8 +40,8 @@ class Args:
     """Kinds of exemplars: none, fixed (5, the same for all instances), per_instance (5, the reference's default)."""
     limit: int = 200
     """Instances of each task."""
-    batch_size: int = 32
-    """Of lm-eval."""
+    batch_size: int = 8
+    """Of lm-eval; with five exemplars 32 need more than 12 GB, for logits of the whole vocabulary."""
     num_threads: int = 1
     """Of torch."""
     start_up: bool = True
