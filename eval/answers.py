@@ -85,6 +85,34 @@ def encode_choices(
     return questions
 
 
+def encode_apart(
+    tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]], alternatives: Sequence[Sequence[int]] = ()
+) -> list[Question]:
+    """Items whose prompt ends with the space: prompt and gold completion are tokenised apart, as the paper did.
+
+    Each item is also asked for `alternatives`, the same for all; its gold completion comes last.
+    Raises UserError for an empty completion.
+    """
+    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
+    completions = [completion for _, completion in pairs]
+    golds = tokenizer(completions, add_special_tokens=False)["input_ids"] if pairs else []
+    empty = [completion for completion, ids in zip(completions, golds, strict=True) if not ids]
+    if empty:
+        raise UserError(f"found the completion {empty[0]!r}, which has no tokens; make the evaluation file again")
+    alternatives = [list(ids) for ids in alternatives]
+    asked = zip(prompts, golds, strict=True)
+    return [Question(ids, ids, [*alternatives, list(gold)], len(alternatives)) for ids, gold in asked]
+
+
+def sub_tokens(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> list[tuple[str, int]]:
+    """(label, token) for every token of `label` and ` label`: what the paper compares as the next token."""
+    found = []
+    for label in labels:
+        both = tokenizer([label, f" {label}"], add_special_tokens=False)["input_ids"]
+        found += [(label, token) for token in sorted({token for ids in both for token in ids})]
+    return found
+
+
 def fit(
     questions: Sequence[Question], *, max_length: int, max_new_tokens: int, cut_left: bool, name: str
 ) -> tuple[list[Question], int]:
@@ -157,6 +185,20 @@ def choose_labels(model: PreTrainedModel, questions: Sequence[Question], labels:
     for question, scores in zip(questions, log_likelihoods(model, questions), strict=True):
         by_label = dict(zip(labels, scores, strict=True))
         likeliest = max(labels, key=by_label.__getitem__)
+        answers.append({"output": likeliest, "scores": by_label, "gold_logprob": scores[question.gold]})
+    return answers
+
+
+def choose_by_sub_token(
+    model: PreTrainedModel, questions: Sequence[Question], tokens: Sequence[tuple[str, int]]
+) -> list[dict[str, Any]]:
+    """As `choose_labels`; a label's score is that of its likeliest sub-token. `questions` ask for `tokens` first."""
+    answers = []
+    for question, scores in zip(questions, log_likelihoods(model, questions), strict=True):
+        by_label: dict[str, float] = {}
+        for (label, _), found in zip(tokens, scores[: len(tokens)], strict=True):
+            by_label[label] = max(found, by_label.get(label, found))
+        likeliest = max(by_label, key=by_label.__getitem__)
         answers.append({"output": likeliest, "scores": by_label, "gold_logprob": scores[question.gold]})
     return answers
 

@@ -25,7 +25,8 @@ from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.format_generalization import exemplar_file
 from open_instruct.records import Artifact, UserError, atomic_write, read_jsonl, read_sidecar, sidecar_path
-from open_instruct.tasks import eval_set_named
+from open_instruct.tasks import PROTOCOLS, eval_set_named
+from open_instruct.tasks.declarations import Protocol
 
 # torch takes seconds to import: where every file is done, it is not needed.
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Job:
     """Words to choose from, for kind `labels`."""
     limit: int | None
     """Items to ask; None: all."""
+    protocol: Protocol
+    """Under which the evaluation file was made: it says how its items are tokenised and its labels scored."""
     artifact: Artifact
 
 
@@ -165,8 +168,11 @@ def plan(
     )
     identity = {**model_identity, **evaluation, "shots": args.num_shots}
     labels = tuple(dict.fromkeys(eval_set_named(name).labels.values())) if kind == "labels" else ()
+    protocol = PROTOCOLS[evaluation["protocol"] or "corrected"]
     arguments = deciding_arguments(args, kind) | {"limit": limit}
-    return Job(input_file, kind, labels, limit, Artifact(output, arguments, inputs, identity))
+    if protocol.name != "corrected":
+        arguments["protocol"] = protocol.name
+    return Job(input_file, kind, labels, limit, protocol, Artifact(output, arguments, inputs, identity))
 
 
 def identify_evaluation(input_file: Path) -> dict[str, Any]:
@@ -225,7 +231,7 @@ def read_exemplars(job: Job, num_shots: int, items: Iterable[Mapping[str, str]])
         raise UserError(f"{path}: {len(exemplars)} exemplars, --num_shots asks for {num_shots}; lower it")
     asked = {(item["prompt"], item["completion"]) for item in items}
     both = [exemplar["id"] for exemplar in exemplars if (exemplar["prompt"], exemplar["completion"]) in asked]
-    if both:
+    if both and job.protocol.exemplars != "first_items":
         raise UserError(f"{path}: {', '.join(both)} would be exemplar and item; make the evaluation file again")
     return exemplars
 
@@ -242,7 +248,10 @@ def encode(
     from eval import answers
 
     pairs = answers.texts(items, exemplars, chat=args.use_chat_format)
-    if job.kind == "labels":
+    if job.protocol.space == "prompt" and job.kind != "text":
+        tokens = answers.sub_tokens(tokenizer, job.labels) if job.kind == "labels" else []
+        questions = answers.encode_apart(tokenizer, pairs, [[token] for _, token in tokens])
+    elif job.kind == "labels":
         questions = answers.encode_choices(tokenizer, pairs, job.labels)
     else:
         questions = answers.encode_golds(tokenizer, pairs)
@@ -303,6 +312,8 @@ def answer(
     """What the predictions say of each item; `first` is the position of `questions[0]` among all items."""
     from eval import answers
 
+    if job.kind == "labels" and job.protocol.label_scores == "sub_tokens":
+        return answers.choose_by_sub_token(model, questions, answers.sub_tokens(tokenizer, job.labels))
     if job.kind == "labels":
         return answers.choose_labels(model, questions, job.labels)
     golds = answers.score_golds(model, questions)

@@ -26,6 +26,31 @@ def test_labels_are_scored_as_a_whole_and_the_likeliest_is_chosen(home):
         assert found["prompt"] == prompt
 
 
+def test_under_the_papers_protocol_the_likeliest_sub_token_decides(home):
+    rows = [(name, f"{prompt} ", completion.strip()) for name, prompt, completion in RTE]
+    write_evaluation(home / "paper.jsonl", rows, protocol="paper")
+    write_jsonl(home / "paper.exemplars.jsonl", as_records(rows)[:1])
+    path = ask(home, "paper", num_shots=1)
+    model, tokenizer = loaded(home)
+    shot = f"{rows[0][1]}{rows[0][2]}\n\n"
+    for (_, prompt, completion), found in zip(rows, read(path), strict=True):
+        context = tokenizer(shot + prompt)["input_ids"]
+        expected = {
+            label: max(
+                log_prob(model, context, [token])
+                for text in (label, f" {label}")
+                for token in tokenizer(text)["input_ids"]
+            )
+            for label in ("entailment", "neutral")
+        }
+        assert found["scores"] == pytest.approx(expected, abs=1e-3)
+        assert found["output"] == max(expected, key=expected.__getitem__)
+        gold = log_prob(model, context, tokenizer(completion)["input_ids"])
+        assert found["gold_logprob"] == pytest.approx(gold, abs=1e-3)
+    assert read_sidecar(path)["arguments"]["protocol"] == "paper"
+    assert read_sidecar(path)["exemplar_ids"] == ["rte-0"]
+
+
 def test_generated_text_is_greedy_and_the_gold_completion_is_scored(home):
     path = ask(home, "sciq")
     model, tokenizer = loaded(home)

@@ -26,9 +26,9 @@ TEXT = [("heldout_text", "", f"The {animal} sat on the mat.") for animal in ANIM
 KINDS = {"rte": "labels", "sciq": "generation", "heldout_text": "text"}
 
 
-def write_evaluation(path: Path, rows, task_format="default"):
+def write_evaluation(path: Path, rows, task_format="default", protocol="corrected"):
     name = rows[0][0]
-    identity = {"eval_set": name, "format": task_format, "protocol": "corrected", "kind": KINDS[name], "role": "other"}
+    identity = {"eval_set": name, "format": task_format, "protocol": protocol, "kind": KINDS[name], "role": "other"}
     with Artifact(path, {}, identity=identity).making():
         write_jsonl(path, as_records(rows))
 

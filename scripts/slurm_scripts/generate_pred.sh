@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Put evaluation files to one model.  sbatch generate_pred.sh, or bash generate_pred.sh.
-#   model_path    folder of the model, transformers format     (required)
-#   input_files   evaluation files, separated by spaces        (default: all of $data_dir/evaluation)
+#   model_path      folder of the model, transformers format   (this or model_name is required)
+#   model_name      its name in $base_dir/output
+#   data_file_name  evaluation files by name, separated by spaces, e.g. "rte sciq_instruct"
+#   input_files     the same by path                           (default: all of $data_dir/evaluation)
 #   num_shots     exemplars before each item                   (default: 0)
 #   limit         ask only this many items of each file        (default: all)
 #   base_dir      folder of output/                            (default: the repository)
@@ -17,9 +19,13 @@ set -euo pipefail
 : "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
 : "${base_dir:=$repository}"
 : "${data_dir:=$base_dir/data}"
+[[ -z ${model_name:-} ]] || : "${model_path:=$base_dir/output/$model_name}"
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash generate_pred.sh}"
 export base_dir data_dir
 files=()
+for name in ${data_file_name:-}; do
+  input_files="${input_files:-} $data_dir/evaluation/${name%.jsonl}.jsonl"
+done
 for file in ${input_files:-"$data_dir"/evaluation/*.jsonl}; do
   [[ $file == *.exemplars.jsonl ]] || files+=("$file")
 done
