@@ -3,8 +3,8 @@
 Reads   nothing: the weights are random, in float32 (16 layers of width 2048, 1.18e9 parameters, 4.7 GB).
 Writes  {folder}/, which takes 20 GB and is removed at the end, and a table on standard output.
 
-The copy that others are measured by is on the disk when it ends (cp, then sync of that file), as the conversion is: it
-calls fsync before it says done. A copy that is only in the kernel's cache is printed beside it.
+The copy that others are measured by is on the disk when it ends (cp, then sync of that file), as the conversion is,
+which calls fsync before it says done. A copy that is only in the kernel's cache is printed beside it.
 
 The converter is in wheels of transformers up to 4.47 only; it needs an environment of its own:
 
@@ -25,7 +25,7 @@ from statistics import median
 from open_instruct.cli import run
 from open_instruct.olmo_hf.tokenizer import write_tokenizer
 from open_instruct.paths import REPOSITORY
-from open_instruct.records import UserError, read_sidecar
+from open_instruct.records import Artifact, UserError, read_sidecar
 
 TOKENIZER = "allenai_gpt-neox-olmo-dolma-v1_5.json"
 COPY = "copy (cp, sync)"
@@ -68,9 +68,10 @@ def main(args: Args) -> None:
     if args.folder.exists():
         raise UserError(f"{args.folder} exists; give a folder that this script may fill and remove")
     native = args.folder / "native"
-    native.mkdir(parents=True)
     try:
-        measure("make", [sys.executable, "-c", MAKE, str(native), str(args.d_model)])
+        # With a sidecar, as a download has one: what it says of the weights need not be hashed again.
+        with Artifact(native, {}, identity={"family": "olmo1b", "step": 1000}).making(is_folder=True):
+            measure("make", [sys.executable, "-c", MAKE, str(native), str(args.d_model)])
         write_tokenizer({"file": TOKENIZER, "pad": "<|padding|>"}, args.folder / "tokenizer")
         results = [cached_copy(native), copy(native), convert(args.folder, "unverified", "--no-verify"), copy(native)]
         results += [convert(args.folder, "verified"), copy(native)]

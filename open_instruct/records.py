@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -125,24 +126,19 @@ def content_hash(artifact: Path) -> str:
 
 def describe_files(artifact: Path, recorded: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Name, size, time and sha256 of every file of an artifact, sidecars aside."""
-    files = sorted(p for p in artifact.rglob("*") if p.is_file()) if artifact.is_dir() else [artifact]
-    described = []
-    for path in files:
-        if path.name == "meta.json":
-            continue
+    found = sorted(p for p in artifact.rglob("*") if p.is_file()) if artifact.is_dir() else [artifact]
+
+    def describe(path: Path) -> dict[str, Any]:
         name = str(path.relative_to(artifact)) if artifact.is_dir() else path.name
         stat = path.stat()
         known = (recorded or {}).get(name)
         fits = known and (known["bytes"], known["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
-        described.append(
-            {
-                "name": name,
-                "sha256": known["sha256"] if known and fits else sha256(path),
-                "bytes": stat.st_size,
-                "mtime_ns": stat.st_mtime_ns,
-            }
-        )
-    return described
+        content = known["sha256"] if known and fits else sha256(path)
+        return {"name": name, "sha256": content, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+    # Hashing gives other threads the processor: a model's files are read on all cores.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(describe, (path for path in found if path.name != "meta.json")))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Writes   {output_dir}/: sharded safetensors, config, generation config, tokenize
 """
 
 import fnmatch
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -229,6 +230,9 @@ def write_shard(
         if not torch.stack(torch.aminmax(tensor)).isfinite().all():
             raise UserError(f"{pieces[name].source} has values that are not finite in {tensor.dtype}")
     save_file(shard, path, metadata={"format": "pt"})
+    # The sidecar says that the file is there: it has to be, even after the power fails.
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 if __name__ == "__main__":
