@@ -87,6 +87,15 @@ def main(args: Args) -> None:
 def train(args: Args, base: Path, artifact: Artifact) -> bool:
     """Make the artifact; all processes go through here.  -> whether this is the one that writes."""
     accelerator = make_accelerator(args, artifact)
+    train_with(accelerator, args, base, artifact)
+    # The model goes before the group of processes. The other way round its gradient reducer, freed under Python's
+    # lock, is the last to hold the group, and waits for gloo's threads while they wait for that lock: for ever.
+    accelerator.free_memory()
+    accelerator.end_training()
+    return accelerator.is_main_process
+
+
+def train_with(accelerator: Accelerator, args: Args, base: Path, artifact: Artifact) -> None:
     is_main = accelerator.is_main_process
     tokenizer = load_tokenizer(Path(args.tokenizer_name) if args.tokenizer_name else base)
     examples, validation, num_cut = load_train_and_validation(
@@ -135,7 +144,6 @@ def train(args: Args, base: Path, artifact: Artifact) -> bool:
     if is_main:
         state.clear()
         print(f"wrote {artifact.path}")
-    return is_main
 
 
 def require_files(args: Args) -> None:

@@ -90,7 +90,7 @@ def fit(run: Run) -> Progress:
                 if asked:
                     run.accelerator.print(f"asked to stop; saved {saved}; start again to go on")
                     raise SystemExit(SAVED_AND_STOPPED)
-    log.close()
+    log.bar.close()
     return progress
 
 
@@ -189,10 +189,6 @@ class Log:
             with self.path.open("a") as file:
                 file.write(as_lines([line]))
         self.run.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
-
-    def close(self) -> None:
-        self.bar.close()
-        self.run.accelerator.end_training()
 
 
 def as_lines(log: Sequence[dict[str, Any]]) -> str:
