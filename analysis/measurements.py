@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +171,12 @@ def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path
     """Metrics files and suite files of the whole grid -> model id and name of the evaluation set."""
     predictions, suites = {}, {}
     for variant in study.variants():
-        asked = [(name, task_format) for name, plan in study.evaluation.items() for task_format in plan.formats]
-        for (eval_set, task_format), shots in product(asked, study.shots):
+        asked = [
+            (eval_set, task_format, shots) for shots in study.shots for eval_set, task_format in study.asked(shots)
+        ]
+        for eval_set, task_format, shots in asked:
             path = paths.prediction_file(eval_set, task_format, variant.model_id, shots)
-            name = dataset_name(eval_set, task_format)
-            predictions[path.with_suffix(".metrics.json")] = (variant.model_id, name)
+            predictions[paths.metrics_file(path)] = (variant.model_id, dataset_name(eval_set, task_format))
         if study.suite and variant.train_set in (None, *study.suite.train_sets):
             for task in study.suite.tasks:
                 suites[paths.suite_file(task, variant.model_id)] = (variant.model_id, task)

@@ -25,6 +25,7 @@ from eval import against, metrics
 from eval.stats import NUM_RESAMPLES, Interval, Method, bootstrap_mean, bootstrap_table
 from open_instruct import paths
 from open_instruct.cli import run
+from open_instruct.paths import metrics_file
 from open_instruct.records import Artifact, UserError, read_json, read_jsonl, read_sidecar, sidecar_path, write_json
 from open_instruct.tasks import eval_set_named
 
@@ -122,10 +123,6 @@ def require_files(files: Sequence[Path]) -> None:
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
         raise UserError(f"no such prediction file: {', '.join(missing)}; make it with `python eval/predict.py`")
-
-
-def metrics_file(prediction: Path) -> Path:
-    return prediction.with_suffix(".metrics.json")
 
 
 def score_file(path: Path, args: Args) -> bool:

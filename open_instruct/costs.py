@@ -145,11 +145,10 @@ def measured_seconds(jobs: Sequence[Job], stamps: Stamps) -> dict[str, float]:
 
 def longest_chain(jobs: Sequence[Job], costs: Mapping[str, Cost]) -> list[Job]:
     """The jobs that take longest one after the other: no number of machines makes the study faster."""
-    made_by = {path: job.id for job in jobs for path in job.outputs}
+    made_by = {path: job for job in jobs for path in job.outputs}
     best: dict[str, tuple[float, Job | None]] = {}
-    by_id = {job.id: job for job in jobs}
     for job in jobs:
-        before = [by_id[made_by[path]] for path in job.inputs if path in made_by]
+        before = [made_by[path] for path in job.inputs if path in made_by]
         longest = max(before, key=lambda one: best[one.id][0], default=None)
         best[job.id] = (costs[job.id].seconds + (best[longest.id][0] if longest else 0.0), longest)
     chain, job = list[Job](), max(jobs, key=lambda one: best[one.id][0], default=None)

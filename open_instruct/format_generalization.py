@@ -17,6 +17,7 @@ from open_instruct import paths, sampling
 from open_instruct.checks import Tally
 from open_instruct.cli import run
 from open_instruct.overlap import Texts
+from open_instruct.paths import exemplar_file
 from open_instruct.prompts import empty_part, render
 from open_instruct.records import Artifact, UserError, atomic_write, digest, to_line, write_jsonl
 from open_instruct.sources import (
@@ -260,10 +261,6 @@ def artifact_of(
     return Artifact(
         exemplar_file(path) if exemplars else path, deciding_arguments(eval_set, args), input_files(read), identity
     )
-
-
-def exemplar_file(evaluation_file: Path) -> Path:
-    return evaluation_file.with_suffix(".exemplars.jsonl")
 
 
 def deciding_arguments(task: TrainSet | EvalSet, args: Args) -> dict[str, Any]:

@@ -56,9 +56,26 @@ def hold_all(outputs: Iterable[Path], folder: Path) -> Iterator[tuple[int, ...]]
     Yields the descriptors; a process that inherits them holds the locks too.
     """
     # In one order, whoever asks: two jobs with two outputs in common cannot wait for each other.
-    names = sorted(hashlib.sha256(str(path).encode()).hexdigest()[:16] for path in outputs)
+    files = sorted(lock_of(path, folder) for path in outputs)
     with ExitStack() as stack:
-        yield tuple([stack.enter_context(hold(folder / f"{name}.lock", wait=True)) for name in names])
+        yield tuple([stack.enter_context(hold(file, wait=True)) for file in files])
+
+
+def lock_of(output: Path, folder: Path) -> Path:
+    """The lock file, in `folder`, of an output."""
+    return folder / f"{hashlib.sha256(str(output).encode()).hexdigest()[:16]}.lock"
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds `lock` now."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def is_still(path: Path, descriptor: int) -> bool:

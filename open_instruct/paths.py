@@ -17,7 +17,8 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 def base_dir() -> Path:
     """Folder of output/, eval_results/ and results/.  Raises UserError where $base_dir is no folder."""
-    return checked_base(os.environ.get("base_dir") or str(REPOSITORY), os.getcwd())
+    value = os.environ.get("base_dir") or str(REPOSITORY)
+    return checked_base(value, "" if value.startswith("/") else os.getcwd())
 
 
 @cache
@@ -64,6 +65,11 @@ def evaluation_file(eval_set: str, task_format: str = "default") -> Path:
     return data_dir() / "evaluation" / f"{safe_name(eval_set)}{suffix}.jsonl"
 
 
+def exemplar_file(evaluation: Path) -> Path:
+    """The few-shot examples of an evaluation file, beside it."""
+    return evaluation.with_name(f"{evaluation.name.removesuffix('.jsonl')}.exemplars.jsonl")
+
+
 def native_checkpoint(family: str, checkpoint: str) -> Path:
     """Folder of a checkpoint in OLMo's own format; `checkpoint` is `checkpoint-{step}` or `main`."""
     return base_dir() / "output" / f"{safe_name(family)}_ckpts" / safe_name(checkpoint)
@@ -91,7 +97,12 @@ def prediction_file(eval_set: str, task_format: str, model_id: str, num_shots: i
     suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
     shots = f"_{num_shots}shots" if num_shots else ""
     name = f"{safe_name(eval_set)}{suffix}_{safe_name(model_id)}{shots}.jsonl"
-    return base_dir() / "output" / "predictions" / name
+    return base_dir() / f"output/predictions/{name}"
+
+
+def metrics_file(prediction: Path) -> Path:
+    """The scores of a prediction file, beside it."""
+    return prediction.with_name(f"{prediction.name.removesuffix('.jsonl')}.metrics.json")
 
 
 def suite_file(task: str, model_id: str, *, num_shots: int = 0, is_chat: bool = False) -> Path:

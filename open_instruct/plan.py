@@ -4,8 +4,10 @@ One job is one command line of one stage script, which also runs alone. Nothing 
 """
 
 import dataclasses
+import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +58,22 @@ def plan(study: Study, study_file: Path) -> list[Job]:
     have the same weights.
     """
     refuse_duplicates(study.checkpoints())
+    with without_collection():
+        return graph(study, study_file)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Of a hundred thousand new paths none is garbage; looking for it takes a third of a large plan's time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def graph(study: Study, study_file: Path) -> list[Job]:
     jobs = [*pretraining(study), *downloading(study), *formatting(study)]
     for checkpoint in study.checkpoints():
         jobs += conversion(Variant(checkpoint))
@@ -147,7 +165,7 @@ def formatting(study: Study) -> Iterator[Job]:
             *("open_instruct/format_generalization.py", "--train_sets", *study.train_sets),
             *("--eval_sets", *study.evaluation, *further),
         ),
-        outputs=(*(paths.train_file(name) for name in study.train_sets), *evaluation_files(study)),
+        outputs=(*(paths.train_file(name) for name in study.train_sets), *evaluation_files(study), *exemplars(study)),
         script="format_data.sh",
         variables={"train_sets": " ".join(study.train_sets), "eval_sets": " ".join(study.evaluation)},
         arguments=further,
@@ -156,6 +174,12 @@ def formatting(study: Study) -> Iterator[Job]:
 
 def evaluation_files(study: Study) -> tuple[Path, ...]:
     return tuple(paths.evaluation_file(name, f) for name, plan in study.evaluation.items() for f in plan.formats)
+
+
+def exemplars(study: Study) -> tuple[Path, ...]:
+    """The few-shot examples that this study needs."""
+    sets = {one for shots in study.shots if shots for one in study.asked(shots)}
+    return tuple(sorted(paths.exemplar_file(paths.evaluation_file(name, f)) for name, f in sets))
 
 
 def conversion(base: Variant) -> Iterator[Job]:
@@ -221,33 +245,30 @@ class Questions:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.sets = [(name, f, plan.limit) for name, plan in study.evaluation.items() for f in plan.formats]
-        self.files = evaluation_files(study)
-        limits = [str(limit or eval_set_named(name).num_rows) for name, _, limit in self.sets]
-        self.asked = ("--input_files", *map(str, self.files))
-        self.settings = ("--max_new_tokens", str(study.max_new_tokens), "--limit", *limits)
+        self.rounds = [Round(study, shots) for shots in study.shots]
 
     def put_to(self, variant: Variant) -> Iterator[Job]:
-        for shots in self.study.shots:
-            yield from self.predictions(variant, shots)
+        for one in self.rounds:
+            if one.sets:
+                yield from self.predictions(variant, one)
         suite = self.study.suite
         if suite and variant.train_set in (None, *suite.train_sets):
             yield self.sit_suite(variant)
 
-    def predictions(self, variant: Variant, shots: int) -> Iterator[Job]:
-        model_id, folder = variant.model_id, variant.folder
+    def predictions(self, variant: Variant, asked: "Round") -> Iterator[Job]:
+        model_id, folder, shots = variant.model_id, variant.folder, asked.shots
         name = f"{model_id}_{shots}shots" if len(self.study.shots) > 1 else model_id
-        predictions = tuple(paths.prediction_file(name, f, model_id, shots) for name, f, _ in self.sets)
+        predictions = tuple(paths.prediction_file(name, f, model_id, shots) for name, f in asked.sets)
         num_shots = ("--num_shots", str(shots))
         yield Job(
             "predict",
             name,
-            ("eval/predict.py", "--model_name_or_path", str(folder), *self.asked, *num_shots, *self.settings),
-            inputs=(folder, *self.files),
+            ("eval/predict.py", "--model_name_or_path", str(folder), *asked.files, *num_shots, *asked.settings),
+            inputs=(folder, *asked.inputs),
             outputs=predictions,
             script="generate_pred.sh",
             variables={"model_path": str(folder), "num_shots": str(shots)},
-            arguments=(*self.asked, *self.settings),
+            arguments=(*asked.files, *asked.settings),
         )
         files = ("--input_files", *map(str, predictions))
         yield Job(
@@ -255,7 +276,7 @@ class Questions:
             name,
             ("eval/eval_pred.py", *files),
             inputs=predictions,
-            outputs=tuple(path.with_suffix(".metrics.json") for path in predictions),
+            outputs=tuple(paths.metrics_file(path) for path in predictions),
             script="score_pred.sh",
             arguments=files,
         )
@@ -274,6 +295,19 @@ class Questions:
             variables={"model_path": str(folder), "tasks": " ".join(suite.tasks)},
             arguments=limit,
         )
+
+
+class Round:
+    """The evaluation sets that are asked with one number of examples before each item."""
+
+    def __init__(self, study: Study, shots: int) -> None:
+        self.shots = shots
+        self.sets = study.asked(shots)
+        files = [paths.evaluation_file(name, task_format) for name, task_format in self.sets]
+        self.inputs = (*files, *(paths.exemplar_file(file) for file in files if shots))
+        limits = [str(study.evaluation[name].limit or eval_set_named(name).num_rows) for name, _ in self.sets]
+        self.files = ("--input_files", *map(str, files))
+        self.settings = ("--max_new_tokens", str(study.max_new_tokens), "--limit", *limits)
 
 
 def from_repository(path: Path) -> Path:

@@ -26,7 +26,7 @@ class Stamps:
 
     def is_done(self, job: Job) -> bool:
         """Whether all that the job read and wrote is as the job left it."""
-        if not self.path(job).is_file():
+        if not os.path.isfile(f"{self.folder}/{job.id}.json"):
             return False
         found = read_json(self.path(job))
         # Sizes and times first: hashes need every sidecar to be read.
@@ -36,7 +36,7 @@ class Stamps:
 
     def seconds(self, job: Job) -> float | None:
         """How long the job took, where it was run."""
-        return read_json(self.path(job)).get("seconds") if self.path(job).is_file() else None
+        return read_json(self.path(job)).get("seconds") if os.path.isfile(f"{self.folder}/{job.id}.json") else None
 
     def put(self, job: Job, *, seconds: float | None) -> None:
         """Write down that the job is done. `seconds`: None where it was found done.

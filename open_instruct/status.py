@@ -1,24 +1,31 @@
-"""How far a study is: read from the disk and from the queue, never from Slurm's history."""
+"""How far a study is: read from the disk and, on a cluster, from the queue, never from Slurm's history."""
 
 import html
 import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
-from open_instruct import paths
-from open_instruct.executors.slurm_client import Task
-from open_instruct.executors.submissions import Submission
+from open_instruct import paths, progress
 from open_instruct.plan import Job
 from open_instruct.records import atomic_write
 from open_instruct.stamps import Stamps
 
 STATES = ("done", "running", "queued", "failed", "missing")
-TAIL_BYTES = 4096
 MOST_SHOWN = 20
 REFRESH_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A job that waits or runs."""
+
+    is_running: bool
+    where: str
+    """Its task in Slurm, or `here`."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +33,16 @@ class JobStatus:
     job: Job
     state: str
     """One of STATES; `missing` is what was never begun, or was given up before it began."""
-    task: Task | None = None
+    where: str = ""
     log: Path | None = None
+    share_done: float = 0.0
+    seconds: float | None = None
+    """How long it took or, where it runs, has run."""
 
 
 @dataclass(frozen=True)
 class Status:
     jobs: Sequence[JobStatus]
-    seconds: Mapping[str, float]
-    """Mean seconds of a job, by stage, where jobs were run."""
     retry: str
     """The command that runs again what failed."""
 
@@ -43,46 +51,45 @@ class Status:
 
 
 def survey(
-    jobs: Sequence[Job], stamps: Stamps, submissions: Sequence[Submission], flying: Mapping[str, Task], *, retry: str
+    jobs: Sequence[Job], stamps: Stamps, *, in_flight: Mapping[str, InFlight], logs: Mapping[str, Path], retry: str
 ) -> Status:
-    """`submissions` in the order in which they were made; `flying`: id of a job -> its task in the queue."""
-    logs: dict[str, Path] = {}
-    for submission in submissions:
-        logs.update({job_id: submission.log(index) for index, job_id in submission.ids.items()})
-    found, seconds = [], defaultdict[str, list[float]](list)
-    for job in jobs:
-        log = logs.get(job.id)
-        if (task := flying.get(job.id)) is not None:
-            state = "queued" if task.state == "PENDING" else "running"
-        elif stamps.is_done(job):
-            state = "done"
-            if (took := stamps.seconds(job)) is not None:
-                seconds[job.stage].append(took)
-        else:
-            state = "failed" if log is not None and log.is_file() else "missing"
-        found.append(JobStatus(job, state, task, log))
-    means = {stage: sum(of_stage) / len(of_stage) for stage, of_stage in seconds.items()}
-    return Status(found, means, retry)
+    """`in_flight` and `logs` by id of the job; a log is what the last attempt said."""
+    return Status([status_of(job, stamps, in_flight.get(job.id), logs.get(job.id)) for job in jobs], retry)
+
+
+def status_of(job: Job, stamps: Stamps, in_flight: InFlight | None, log: Path | None) -> JobStatus:
+    if in_flight is not None and in_flight.is_running:
+        share, seconds = progress.share_done(job), progress.seconds_running(job)
+        return JobStatus(job, "running", in_flight.where, log, share, seconds)
+    if in_flight is not None:
+        return JobStatus(job, "queued", in_flight.where, log)
+    if stamps.is_done(job):
+        return JobStatus(job, "done", "", log, 1.0, stamps.seconds(job))
+    return JobStatus(job, "failed" if log is not None and log.is_file() else "missing", "", log)
 
 
 def rows(status: Status) -> list[list[str]]:
     """Header and one row a stage."""
-    counts: dict[str, Counter] = {}
+    of_stage: dict[str, list[JobStatus]] = {}
     for one in status.jobs:
-        counts.setdefault(one.job.stage, Counter())[one.state] += 1
+        of_stage.setdefault(one.job.stage, []).append(one)
     table = [["stage", "jobs", *STATES, "time left"]]
-    for stage, count in counts.items():
-        left = seconds_left(count, status.seconds.get(stage))
-        table.append([stage, str(count.total()), *(str(count[state]) for state in STATES), left])
+    for stage, found in of_stage.items():
+        count = Counter(one.state for one in found)
+        table.append([stage, str(len(found)), *(str(count[state]) for state in STATES), time_left(found)])
     return table
 
 
-def seconds_left(count: Counter, seconds_a_job: float | None) -> str:
+def time_left(jobs: Sequence[JobStatus]) -> str:
     """Of one stage, if as many of its jobs go on running at once as run now."""
-    num_left = count.total() - count["done"]
-    if not num_left or seconds_a_job is None:
-        return "" if not num_left else "?"
-    return duration(num_left * seconds_a_job / max(1, count["running"]))
+    left = [one for one in jobs if one.state != "done"]
+    took = [one.seconds for one in jobs if one.state == "done" and one.seconds is not None]
+    if not took:  # none has ended yet: what the running ones promise
+        took = [one.seconds / one.share_done for one in left if one.seconds and one.share_done]
+    if not left or not took:
+        return "?" if left else ""
+    num_running = sum(one.state == "running" for one in left)
+    return duration(sum(1 - one.share_done for one in left) * mean(took) / max(1, num_running))
 
 
 def duration(seconds: float) -> str:
@@ -91,9 +98,10 @@ def duration(seconds: float) -> str:
 
 
 def running_lines(status: Status) -> list[str]:
-    """How far each running job is, as its log says."""
+    """How far each running job is, and what its log says."""
     return [
-        f"{one.job.key} ({one.task.id if one.task else '-'}): {last_line(one.log) or 'has said nothing yet'}"
+        f"{one.job.key} ({one.where}): {100 * one.share_done:.0f}%, "
+        f"{'?' if one.seconds is None else duration(one.seconds)}; {last_line(one.log) or 'has said nothing yet'}"
         for one in status.jobs
         if one.state == "running"
     ]
@@ -109,13 +117,8 @@ def failed_lines(status: Status) -> list[str]:
 
 def last_line(log: Path | None) -> str:
     """The last that a log says; of a progress bar, its last state."""
-    if log is None or not log.is_file():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        text = file.read().decode(errors="replace")
-    lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
-    return lines[-1][-200:] if lines else ""
+    said = re.split(r"[\r\n]", progress.tail(log)) if log is not None else []
+    return next((line.strip()[-200:] for line in reversed(said) if line.strip()), "")
 
 
 def as_text(status: Status) -> str:

@@ -131,6 +131,19 @@ class Study:
     def steps_by_family(self) -> dict[str, Steps]:
         return ({self.family: self.steps} if self.family else {}) | self.families
 
+    def asked(self, shots: int) -> list[tuple[str, str]]:
+        """Evaluation set and format of all that is asked with so many examples before each item.
+
+        Plain text takes none; other sets do that have a split to draw them from, or are asked as the paper did.
+        """
+        return [
+            (name, task_format)
+            for name, plan in self.evaluation.items()
+            if not shots
+            or ((spec := eval_set_named(name)).kind != "text" and (spec.exemplars or self.protocol == "paper"))
+            for task_format in plan.formats
+        ]
+
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(family, step) for family, steps in self.steps_by_family().items() for step in steps]
 

@@ -32,6 +32,9 @@ from open_instruct.records import UserError
 from open_instruct.stamps import Stamps
 from open_instruct.study import Study, load_study
 
+MOST_LISTED = 1_000
+"""Jobs that --dry_run shows one by one; of a larger plan it shows the first of each stage."""
+
 
 @dataclass(frozen=True)
 class Args:
@@ -110,12 +113,16 @@ def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
 
 def print_plan(jobs: Sequence[Job]) -> None:
     maker, stamps = {path: job.key for job in jobs for path in job.outputs}, Stamps()
-    for job in jobs:
+    firsts = list({job.stage: job for job in reversed(jobs)}.values())[::-1]
+    shown = jobs if len(jobs) <= MOST_LISTED else firsts
+    for job in shown:
         after = sorted({maker[path] for path in job.inputs if path in maker})
         print(f"{job.key}{'  (done)' if stamps.is_done(job) else ''}")
         print(f"    python {shlex.join(job.command)}")
         print(f"    after:  {', '.join(after) or '-'}")
         print(f"    writes: {', '.join(paths.relative(path) for path in job.outputs)}")
+    if len(shown) < len(jobs):
+        print(f"… and {len(jobs) - len(shown)} more like these")
     print(f"{len(jobs)} jobs: " + ", ".join(f"{n} {stage}" for stage, n in Counter(j.stage for j in jobs).items()))
 
 
@@ -156,10 +163,14 @@ def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
 
 def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:
     retry = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
+    if args.executor == "local":
+        return status.survey(jobs, Stamps(), in_flight=local.in_flight(jobs), logs=local.logs(jobs), retry=retry)
     submissions = all_submissions()
-    flying = slurm.in_flight(submissions) if args.executor == "slurm" else {}
-    retry += " --retry_failed" if args.executor == "slurm" else ""
-    return status.survey(jobs, Stamps(), submissions, flying, retry=retry)
+    in_flight = {
+        job_id: status.InFlight(task.is_running, task.id) for job_id, task in slurm.in_flight(submissions).items()
+    }
+    logs = {job_id: one.log(index) for one in submissions for index, job_id in one.ids.items()}
+    return status.survey(jobs, Stamps(), in_flight=in_flight, logs=logs, retry=f"{retry} --retry_failed")
 
 
 def submit(args: Args, study: Study, jobs: Sequence[Job], selected: set[str]) -> None:

@@ -14,8 +14,10 @@ from typing import NamedTuple
 from open_instruct import paths
 from open_instruct.executors import warm_process
 from open_instruct.plan import Job
+from open_instruct.progress import is_running
 from open_instruct.records import UserError
 from open_instruct.stamps import Stamps
+from open_instruct.status import InFlight
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,23 @@ def run_all(jobs: Sequence[Job], settings: Settings) -> dict[str, Outcome]:
     return outcomes
 
 
+def in_flight(jobs: Sequence[Job]) -> dict[str, InFlight]:
+    """Id of each job that some process on this machine is doing now."""
+    if not paths.locks_folder().is_dir():
+        return {}
+    return {job.id: InFlight(is_running=True, where="here") for job in jobs if is_running(job)}
+
+
+def logs(jobs: Sequence[Job]) -> dict[str, Path]:
+    return {job.id: log_of(job) for job in jobs}
+
+
+def log_of(job: Job) -> Path:
+    return paths.base_dir() / "output" / "logs" / f"{job.key}.log"
+
+
 def start(job: Job, settings: Settings) -> Running:
-    log = paths.base_dir() / "output" / "logs" / f"{job.key}.log"
+    log = log_of(job)
     cores = os.cpu_count() or 1
     if job.whole_machine:
         print(f"{job.stage} {job.name}: minutes, on all {cores} cores; see {paths.relative(log)}", flush=True)

@@ -29,6 +29,10 @@ class Task:
     def id(self) -> str:
         return f"{self.array_id}_{self.index}"
 
+    @property
+    def is_running(self) -> bool:
+        return self.state != "PENDING"
+
 
 def call(*command: str) -> str:
     """What a command of Slurm's prints.  Raises UserError where there is no such command, or where it fails."""
