@@ -60,7 +60,7 @@ def main(args: Args) -> None:
 def write_study(folder: Path, args: Args) -> Path:
     recipe = {"epochs": 3, "lr": [2e-7, 2e-6, 2e-5], "seeds": [42, 43, 44]}
     study = {"name": "large", "family": "pythia-410m", "steps": STEPS[: args.num_checkpoints]}
-    study |= {"train_sets": {name: recipe for name in ("xsum", "socialiqa", "mnli", "paws", "tulu")}}
+    study |= {"train_sets": dict.fromkeys(("xsum", "socialiqa", "mnli", "paws", "tulu"), recipe)}
     study |= {"evaluation": {name: {} for name in list(EVAL_SETS)[: args.num_evaluation_sets]}}
     path = folder / "large.yaml"
     path.write_text(yaml.safe_dump(study, sort_keys=False))
