@@ -69,6 +69,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); remove it and run its stage again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); remove it and run its stage again") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -26,9 +26,9 @@ class Stamps:
 
     def is_done(self, job: Job) -> bool:
         """Whether all that the job read and wrote is as the job left it."""
-        if not os.path.isfile(f"{self.folder}/{job.id}.json"):
+        found = self.read(job)
+        if found is None:
             return False
-        found = read_json(self.path(job))
         # Sizes and times first: hashes need every sidecar to be read.
         if found["signature"] == self.signature(job):
             return True
@@ -36,7 +36,17 @@ class Stamps:
 
     def seconds(self, job: Job) -> float | None:
         """How long the job took, where it was run."""
-        return read_json(self.path(job)).get("seconds") if os.path.isfile(f"{self.folder}/{job.id}.json") else None
+        return (self.read(job) or {}).get("seconds")
+
+    def read(self, job: Job) -> dict | None:
+        """What was written down of the job; None where nothing was, or where it cannot be read any more."""
+        if not os.path.isfile(f"{self.folder}/{job.id}.json"):
+            return None
+        try:
+            found = read_json(self.path(job))
+        except UserError:
+            return None
+        return found if isinstance(found, dict) and {"content", "signature"} <= found.keys() else None
 
     def put(self, job: Job, *, seconds: float | None) -> None:
         """Write down that the job is done. `seconds`: None where it was found done.
@@ -45,8 +55,12 @@ class Stamps:
         """
         if missing := [paths.relative(path) for path in job.outputs if not path.exists()]:
             raise UserError(f"{job.key} ended well, but did not write {', '.join(missing)}")
-        content, signature = self.content(job), self.signature(job)
-        write_json(self.path(job), {"content": content, "signature": signature, "seconds": seconds})
+        if damaged := [paths.relative(path) for path in (*job.inputs, *job.outputs) if self._hash(path) is None]:
+            raise UserError(f"{job.key} ended well, but {', '.join(damaged)} cannot be read; --verify says why")
+        stamp = {"content": self.content(job), "signature": self.signature(job), "seconds": seconds}
+        # What has no sidecar is told here what it should be.
+        bare = {str(path): self._hash(path) for path in job.outputs if not sidecar_path(path).is_file()}
+        write_json(self.path(job), stamp | {"outputs": bare})
 
     def content(self, job: Job) -> str:
         return digest([self._hash(path) for path in (*job.inputs, *job.outputs)])
@@ -56,7 +70,10 @@ class Stamps:
 
     def _hash(self, path: Path) -> str | None:
         if path not in self._hashes:
-            self._hashes[path] = content_hash(path) if path.exists() else None
+            try:
+                self._hashes[path] = content_hash(path)
+            except (UserError, KeyError, TypeError):  # not there, or its sidecar is damaged
+                self._hashes[path] = None
         return self._hashes[path]
 
     def _signature(self, path: Path) -> str:

@@ -6,17 +6,25 @@ from pathlib import Path
 
 from open_instruct import paths
 from open_instruct.plan import Job
-from open_instruct.records import UserError, describe_files, read_sidecar, sidecar_path
+from open_instruct.records import UserError, content_hash, describe_files, read_sidecar, sidecar_path
 from open_instruct.stamps import Stamps
 
 NUM_READERS = 4
 
 
 def damaged_outputs(jobs: Sequence[Job]) -> dict[Path, str]:
-    """Outputs that have a sidecar and are not what it says -> what is wrong."""
+    """Outputs that are not what their sidecar or, without one, their job's stamp says -> what is wrong."""
     outputs = [path for job in jobs for path in job.outputs if path.exists() and sidecar_path(path).is_file()]
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        return {path: problem for path, problem in zip(outputs, pool.map(check, outputs), strict=True) if problem}
+        found = dict(zip(outputs, pool.map(check, outputs), strict=True))
+    for job in jobs:
+        for name, content in ((Stamps().read(job) or {}).get("outputs") or {}).items():
+            path = Path(name)
+            if not path.exists():
+                found[path] = "is missing"
+            elif content_hash(path) != content:
+                found[path] = "has other content than was written"
+    return {path: problem for path, problem in found.items() if problem}
 
 
 def check(artifact: Path) -> str:

@@ -3,40 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import yaml
-from private_slurm import PrivateSlurm
-from test_run_study import SCRIPT, TOY
-
-STUDY = TOY | {"steps": [4], "evaluation": {"rte": {"limit": 6}, "heldout_text": {"limit": 6}}}
-NUM_JOBS = 12
-
-
-class Study:
-    """The toy study in a base_dir of its own, on a private cluster."""
-
-    def __init__(self, cluster: PrivateSlurm, folder: Path) -> None:
-        self.cluster, self.file, self.base_dir = cluster, folder / "toy.yaml", folder / "slurm runs"
-        self.file.write_text(yaml.safe_dump(STUDY))
-        self.base_dir.mkdir()
-
-    def run(self, *options: str, exit_code: int = 0) -> str:
-        """What `run_study.py --executor slurm` prints."""
-        command = [sys.executable, str(SCRIPT), str(self.file), "--executor", "slurm", *options]
-        done = self.cluster.run(*command, check=False, env={"base_dir": str(self.base_dir)})
-        assert done.returncode == exit_code, done.stdout + done.stderr
-        return done.stdout
-
-    def counts(self) -> dict[str, int]:
-        """Jobs in each state, of all stages."""
-        header, *rows = [line.split() for line in self.run("--status").split("\n\n")[0].splitlines()]
-        states = header[2:7]
-        return {state: sum(int(row[2 + i]) for row in rows) for i, state in enumerate(states)}
+from slurm_study import NUM_JOBS, SlurmStudy
+from test_run_study import SCRIPT
 
 
 def test_a_study_on_slurm_is_mended_and_equals_a_local_run(slurm, tmp_path):
-    study = Study(slurm, tmp_path)
+    study = SlurmStudy(slurm, tmp_path)
     assert f"submitted {NUM_JOBS} jobs" in study.run()
     again = study.run()
     assert "submitted 0 jobs" in again

@@ -1,0 +1,191 @@
+"""What goes wrong on a cluster, done to a study on purpose: each fault is one call, drawn by a seeded random generator.
+
+Faults in flight need a job that runs or waits, and say whether they found one; faults at rest hurt what is finished,
+and say which jobs made it.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from private_slurm import NODES
+from slurm_study import SlurmStudy
+
+from open_instruct.records import sidecar_path
+
+DAY_SECONDS = 86_400
+LEFT_BYTES = 16_384
+"""Of a disk that is full."""
+DAEMONS = (*NODES, "slurmctld", "munged")
+
+
+class Faults:
+    def __init__(self, study: SlurmStudy, seed: int) -> None:
+        self.study, self.cluster, self.random = study, study.cluster, random.Random(seed)
+        self.in_flight: dict[str, Callable[[], bool]] = {
+            "kill -9 of a process of a job": self.kill_process,
+            "kill -9 of all of a job": self.kill_job,
+            "kill -9 of a daemon": self.kill_daemon,
+            "scancel": self.scancel,
+            "warned of the time limit": self.warn,
+            "double submission": self.submit_twice,
+        }
+        if os.path.ismount(study.base_dir):
+            self.in_flight["full disk"] = self.fill_disk
+        self.at_rest: dict[str, Callable[[], set[str]]] = {
+            "truncated output": lambda: self.damage(truncate, with_sidecars=True),
+            "bit flipped": lambda: self.damage(lambda path: flip(path, self.random, keep_time=False)),
+            "bit flipped, time kept": lambda: self.damage(lambda path: flip(path, self.random, keep_time=True)),
+            "clock skew": self.skew,
+        }
+
+    def tasks(self, *states: str) -> list[tuple[str, str]]:
+        """Array task and job number of what is in one of these states."""
+        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%F_%K %A %T", check=False)
+        found = [line.split() for line in answer.stdout.splitlines()]
+        return [(task, number) for task, number, state in found if state in states]
+
+    def hurry(self) -> None:
+        """Slurm lets a requeued job wait for two minutes; a test need not."""
+        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
+        for number, reason in (line.split(maxsplit=1) for line in answer.stdout.splitlines()):
+            if reason == "BeginTime":
+                self.cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
+
+    def processes(self) -> list[list[int]]:
+        """Of each running task its processes."""
+        found = [self.pids(number) for _, number in self.tasks("RUNNING")]
+        return [pids for pids in found if pids]
+
+    def pids(self, job_number: str) -> list[int]:
+        wanted = {f"SLURM_JOB_ID={job_number}".encode(), f"SLURM_CONF={self.cluster.folder}/slurm.conf".encode()}
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                    found.append(int(folder.name))
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+        return found
+
+    def kill_process(self) -> bool:
+        running = self.processes()
+        return bool(running) and kill([self.random.choice(self.random.choice(running))])
+
+    def kill_job(self) -> bool:
+        running = self.processes()
+        return bool(running) and kill(self.random.choice(running))
+
+    def kill_daemon(self) -> bool:
+        if not self.tasks("RUNNING", "PENDING"):
+            return False
+        name = self.random.choice(DAEMONS)
+        self.cluster.kill(name)
+        time.sleep(self.random.uniform(0, 1))
+        self.cluster.start(name)
+        self.cluster.wait_until_up()
+        return True
+
+    def scancel(self) -> bool:
+        tasks = self.tasks("RUNNING", "PENDING")
+        if tasks:
+            task, _ = self.random.choice(tasks)
+            self.cluster.run("scancel", self.random.choice([task, task.split("_")[0]]), check=False)
+        return bool(tasks)
+
+    def warn(self) -> bool:
+        """The signal that Slurm sends before the time limit; the job saves what it has and is queued again."""
+        tasks = self.tasks("RUNNING")
+        if tasks:
+            self.cluster.run("scancel", "--signal=USR1", "--batch", self.random.choice(tasks)[0], check=False)
+        return bool(tasks)
+
+    def out_of_time(self) -> bool:
+        """A job that hangs until Slurm ends it: after a minute, its shortest limit."""
+        for number in (number for _, number in self.tasks("RUNNING")):
+            pids = [pid for pid in self.pids(number) if b"run_job" not in command_line(pid)]
+            if pids and kill(pids, signal.SIGSTOP):
+                limit = self.cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=1", check=False)
+                return limit.returncode == 0
+        return False
+
+    def submit_twice(self) -> bool:
+        """Two at the same moment, while jobs are in flight or not."""
+        command, environment = [*self.study.command, "--retry_failed"], self.study.environment
+        both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        outputs = [one.communicate()[0] for one in both]
+        assert [one.returncode for one in both] == [0, 0], outputs
+        return True
+
+    def fill_disk(self) -> bool:
+        if not self.tasks("RUNNING"):
+            return False
+        filler = self.study.base_dir / "filler"
+        disk = os.statvfs(self.study.base_dir)
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, disk.f_bavail * disk.f_frsize - LEFT_BYTES))
+        time.sleep(self.random.uniform(2, 6))
+        filler.unlink()
+        return True
+
+    def damage(self, hurt: Callable[[Path], None], *, with_sidecars: bool = False) -> set[str]:
+        job, outputs = self.random.choice(sorted(self.finished().items()))
+        files = [path for output in outputs for path in files_of(output)]
+        files += [sidecar_path(output) for output in outputs if with_sidecars]
+        hurt(self.random.choice([path for path in files if path.is_file() and path.stat().st_size]))
+        return {job}
+
+    def skew(self) -> set[str]:
+        """All that a job wrote comes from a node whose clock is a day off: nothing of it is to be made again."""
+        _, outputs = self.random.choice(sorted(self.finished().items()))
+        by = self.random.choice([-DAY_SECONDS, DAY_SECONDS])
+        for path in (path for output in outputs for path in [*files_of(output), sidecar_path(output)] if path.exists()):
+            times = path.stat()
+            os.utime(path, (times.st_atime + by, times.st_mtime + by))
+        return set()
+
+    def finished(self) -> dict[str, list[Path]]:
+        """Key of each job that is done -> its outputs."""
+        jobs, done = self.study.jobs(), self.study.stamps()
+        return {key: [Path(output) for output in jobs[key]["outputs"]] for key in jobs.keys() & done.keys()}
+
+
+def files_of(output: Path) -> list[Path]:
+    if output.is_file():
+        return [output]
+    return sorted(path for path in output.rglob("*") if path.is_file() and path.name != "meta.json")
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def kill(pids: list[int], number: int = signal.SIGKILL) -> bool:
+    """Whether any was still there."""
+    was_there = False
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+            was_there = True
+        except ProcessLookupError:
+            continue
+    return was_there
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path, generator: random.Random, *, keep_time: bool) -> None:
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
