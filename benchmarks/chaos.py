@@ -176,9 +176,9 @@ class Chaos:
         for name, count in sorted(self.tally.items()):
             print(f"{count:>4}  {name}")
         print(
-            f"{self.tally.total()} faults in {self.num_rounds} rounds, {seconds:.0f} s: {self.num_remade} finished jobs "
-            f"were damaged, found and made again, and {self.num_stale} that read what is new; nothing else that was "
-            "finished was made twice, nothing is lost, the tables are the same"
+            f"{self.tally.total()} faults in {self.num_rounds} rounds, {seconds:.0f} s: {self.num_remade} finished "
+            f"jobs were damaged, found and made again, and {self.num_stale} that read what is new; nothing else "
+            "that was finished was made twice, nothing is lost, the tables are the same"
         )
 
 

@@ -1,12 +1,13 @@
 """Whether everything that a study claims is really there: each file is read again and compared with its sidecar."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from open_instruct import paths
 from open_instruct.plan import Job
-from open_instruct.records import UserError, content_hash, describe_files, read_sidecar, sidecar_path
+from open_instruct.records import UserError, content_hash, describe_files, digest, read_sidecar, sidecar_path
 from open_instruct.stamps import Stamps
 
 NUM_READERS = 4
@@ -45,14 +46,39 @@ def check(artifact: Path) -> str:
     return "; ".join(problems)
 
 
-def give_up(jobs: Sequence[Job], damaged: Sequence[Path]) -> list[Job]:
-    """Take the sidecars from damaged outputs and the stamps from their jobs, which are returned: made again."""
-    stamps, affected = Stamps(), [job for job in jobs if set(job.outputs) & set(damaged)]
-    for path in damaged:
+def is_as_written(artifact: Path) -> bool:
+    """Whether an artifact fits its sidecar; bytes are read only where size or time do not fit."""
+    try:
+        return content_hash(artifact) == digest({n: e["sha256"] for n, e in read_sidecar(artifact)["files"].items()})
+    except (UserError, KeyError, TypeError):
+        return False
+
+
+def give_up(jobs: Sequence[Job], damaged: Iterable[Path]) -> list[Job]:
+    """Take the sidecars from damaged outputs and the stamps from their jobs, which are returned: made again.
+
+    So are those that may have read the damage: what they wrote is younger than the last change of a damaged file.
+    """
+    stamps, affected = Stamps(), list[Job]()
+    distrusted_since = {path: last_change(path) for path in damaged}
+    for job in jobs:
+        since = min((distrusted_since[path] for path in job.inputs if path in distrusted_since), default=math.inf)
+        for path in job.outputs:
+            if path not in distrusted_since and path.exists() and last_change(path) > since:
+                distrusted_since[path] = since
+        if any(path in distrusted_since for path in job.outputs):
+            affected.append(job)
+            stamps.path(job).unlink(missing_ok=True)
+    for path in distrusted_since:
         sidecar_path(path).unlink(missing_ok=True)
-    for job in affected:
-        stamps.path(job).unlink(missing_ok=True)
     return affected
+
+
+def last_change(artifact: Path) -> float:
+    """When the artifact or its sidecar was last written to, as the file system has it: nobody can set this time."""
+    inside = artifact.rglob("*") if artifact.is_dir() else ()
+    files = (artifact, sidecar_path(artifact), *inside)
+    return max((path.stat().st_ctime for path in files if path.exists()), default=-math.inf)
 
 
 def report(damaged: dict[Path, str]) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Annotated
 
 import tyro
 
-from open_instruct import locks, paths
+from open_instruct import locks, paths, verify
 from open_instruct.cli import run
 from open_instruct.executors import slurm_client
 from open_instruct.executors.submissions import free_bytes, read_job
@@ -58,11 +58,11 @@ def main(args: Args) -> None:
         require_inputs(job)
         require_room(num_bytes)
         started = time.monotonic()
-        exit_code, was_warned = run_stage(job, held)
+        exit_code, is_to_go_on = run_stage(job, held)
         if exit_code == 0:
             Stamps().put(job, seconds=round(time.monotonic() - started, 1))
             return
-    if was_warned or exit_code == SAVED_AND_STOPPED:
+    if is_to_go_on:
         queue_again(job)
     if free_bytes(paths.base_dir()) < NEARLY_FULL_BYTES:
         raise UserError(f"{job.key} failed and {paths.base_dir()} is full; free some of it, then --retry_failed")
@@ -81,6 +81,12 @@ def require_inputs(job: Job) -> None:
             f"{job.key} needs what is not there: {', '.join(missing + [f'{p} (unfinished)' for p in unfinished])}; "
             "see which stage makes it with --dry_run, then --retry_failed"
         )
+    changed = [p for p in job.inputs if sidecar_path(p).is_file() and not verify.is_as_written(p)]
+    if changed:
+        raise UserError(
+            f"{job.key} reads what is not as it was written: {', '.join(map(paths.relative, changed))}; "
+            "--verify, then --retry_failed makes it again"
+        )
 
 
 def require_room(num_bytes: int) -> None:
@@ -93,17 +99,16 @@ def require_room(num_bytes: int) -> None:
 
 
 def run_stage(job: Job, held: tuple[int, ...]) -> tuple[int, bool]:
-    """-> exit code of the stage script, and whether Slurm warned of the time limit meanwhile"""
+    """-> exit code of the stage script, and whether it is to go on in a later run of this job"""
     script = paths.REPOSITORY / "scripts" / "slurm_scripts" / job.script
-    was_warned = was_stopped = False
+    signals: list[int] = []
     # The stage holds the locks too: if this process is killed, they last as long as anything that it started.
     stage = subprocess.Popen(
         ["bash", str(script), *job.arguments], env=environment(job.variables), start_new_session=True, pass_fds=held
     )
 
     def stop(number: int, _frame: object) -> None:
-        nonlocal was_warned, was_stopped
-        was_warned, was_stopped = was_warned or number == signal.SIGUSR1, True
+        signals.append(number)
         print(f"signal {number}: asking the stage to stop", flush=True)
         with suppress(ProcessLookupError):
             os.killpg(stage.pid, signal.SIGTERM)
@@ -111,9 +116,13 @@ def run_stage(job: Job, held: tuple[int, ...]) -> tuple[int, bool]:
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, stop)
     exit_code = stage.wait()
-    if was_stopped:
+    if is_alive(stage.pid):
+        # Training saves after its shell is gone; and what a killed shell leaves must not write into the next run.
+        if not signals:
+            os.killpg(stage.pid, signal.SIGTERM)
         wait_for_group(stage.pid)
-    return exit_code, was_warned
+    # Slurm warned of the time limit, or the stage stopped by itself. After a SIGTERM Slurm decides what becomes of it.
+    return exit_code, signal.SIGUSR1 in signals or (exit_code == SAVED_AND_STOPPED and not signals)
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -123,12 +132,21 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def wait_for_group(group: int, *, seconds: float = 600.0) -> None:
-    """Until every process that the stage started has ended: training saves after its shell is gone."""
     until = time.monotonic() + seconds
-    with suppress(ProcessLookupError):
-        while time.monotonic() < until:
-            os.killpg(group, 0)
-            time.sleep(0.1)
+    while is_alive(group) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def is_alive(group: int) -> bool:
+    """Whether any process of the group still works; dead ones that nobody has buried do not count."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = file.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(process_group) == group and state != "Z":
+            return True
+    return False
 
 
 def queue_again(job: Job) -> None:
