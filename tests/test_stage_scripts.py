@@ -11,21 +11,6 @@ from open_instruct.plan import Job, plan
 from open_instruct.study import load_study
 
 SCRIPTS = paths.REPOSITORY / "scripts" / "slurm_scripts"
-ECHO = """#!/usr/bin/env python3
-import json, sys
-open(sys.argv[0] + ".log", "a").write(json.dumps(sys.argv[1:]) + "\\n")
-"""
-
-
-@pytest.fixture
-def echo(tmp_path):
-    """A PATH on which `python` and `accelerate` write down what they are asked, and run nothing."""
-    folder = tmp_path / "programs with a space"
-    folder.mkdir()
-    for name in ("python", "accelerate"):
-        (folder / name).write_text(ECHO)
-        (folder / name).chmod(0o755)
-    return folder
 
 
 def run_script(job: Job, echo) -> list[list[str]]:
