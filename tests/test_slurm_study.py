@@ -4,12 +4,31 @@ import os
 import subprocess
 import sys
 
-from slurm_study import NUM_JOBS, SlurmStudy
+import pytest
+import yaml
+from slurm_faults import Faults
+from slurm_study import NUM_JOBS, STUDY, SlurmStudy
 from test_run_study import SCRIPT
 
+from open_instruct import paths
+from open_instruct.records import read_sidecar
 
-def test_a_study_on_slurm_is_mended_and_equals_a_local_run(slurm, tmp_path):
-    study = SlurmStudy(slurm, tmp_path)
+FINE_TUNE = str(paths.REPOSITORY / "scripts" / "slurm_scripts" / "fine_tune_olmo.sh")
+
+
+@pytest.fixture(scope="module")
+def study(slurm, tmp_path_factory):
+    return SlurmStudy(slurm, tmp_path_factory.mktemp("study"))
+
+
+def finish(study: SlurmStudy) -> None:
+    """Whatever an earlier test left undone; nothing where it is done."""
+    study.run("--retry_failed")
+    study.cluster.wait_until_empty()
+    assert study.counts() == {"done": NUM_JOBS, "running": 0, "queued": 0, "failed": 0, "missing": 0}
+
+
+def test_a_study_on_slurm_is_mended_and_equals_a_local_run(study, slurm, tmp_path):
     assert f"submitted {NUM_JOBS} jobs" in study.run()
     again = study.run()
     assert "submitted 0 jobs" in again
@@ -27,25 +46,60 @@ def test_a_study_on_slurm_is_mended_and_equals_a_local_run(slurm, tmp_path):
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    assert f"damaged: {damaged.relative_to(study.base_dir)}: " in study.run("--verify", exit_code=1)
+    assert study.verify() == {"predict.tiny_checkpoint-4"}
 
-    finished = {p.name: p.stat().st_mtime_ns for p in (study.base_dir / "output" / "jobs").glob("convert*.json")}
-    study.run("--retry_failed")
-    slurm.wait_until_empty()
-    assert study.counts() == {"done": NUM_JOBS, "running": 0, "queued": 0, "failed": 0, "missing": 0}
-    assert "0 damaged" in study.run("--verify")
-    assert {
-        p.name: p.stat().st_mtime_ns for p in (study.base_dir / "output" / "jobs").glob("convert*.json")
-    } == finished
+    converted = study.stamps()["convert.tiny_checkpoint-4"]
+    finish(study)
+    assert study.verify() == set()
+    assert study.stamps()["convert.tiny_checkpoint-4"] == converted
 
-    (tmp_path / "local").mkdir()
     local = subprocess.run(
         [sys.executable, str(SCRIPT), str(study.file)],
-        env=os.environ | {"base_dir": str(tmp_path / "local")},
+        env=os.environ | {"base_dir": str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert local.returncode == 0, local.stdout + local.stderr
-    for table in ("all_perf_table.csv", "official_eval_table.csv"):
-        made = [base / "results" / "analysis" / table for base in (study.base_dir, tmp_path / "local")]
-        assert made[0].read_bytes() == made[1].read_bytes()
+    made = {path.name: path.read_bytes() for path in (tmp_path / "results" / "analysis").glob("*_table.csv")}
+    assert len(made) == 2
+    assert made == study.tables()
+
+
+def test_a_training_that_is_out_of_time_goes_on_where_it_stopped(study, slurm):
+    """In a second study, which finds the first one's checkpoints, data and base models done."""
+    finish(study)
+    longer = SlurmStudy(slurm, study.file.parent, name="longer")
+    recipe = STUDY["train_sets"]["socialiqa"] | {"epochs": 300}
+    longer.file.write_text(yaml.safe_dump(STUDY | {"name": "longer", "train_sets": {"socialiqa": recipe}}))
+    made = longer.sidecars()
+    longer.run("--only", "pretrain", "format", "finetune")
+    output = longer.base_dir / "output" / "tiny_hf_ckpt4_socialiqa_300epoch_1e-3"
+    log = output.with_name(f"{output.name}.state") / "training_log.jsonl"
+    slurm.wait_for(lambda: log.is_file() and len(log.read_text().splitlines()) > 20, "some steps", seconds=120)
+    running = longer.run("--status")
+    assert "finetune.tiny_hf_ckpt4_socialiqa_300epoch_1e-3 (" in running
+
+    faults = Faults(longer, seed=0)
+    assert faults.warn()
+    slurm.wait_for(lambda: faults.hurry() or not faults.tasks("RUNNING", "PENDING", "COMPLETING"), "the end")
+    (said,) = (longer.base_dir / "output" / "slurm").glob("longer-finetune-*/*.log")
+    assert "goes back into the queue, to go on where it stopped" in said.read_text()
+    assert read_sidecar(output)["sessions"] == 2
+    assert {path: longer.sidecars()[path] for path in made} == made
+
+
+def test_the_fine_tuning_script_alone(study, slurm, tmp_path):
+    finish(study)
+    environment = {"base_dir": str(study.base_dir), "family": "tiny", "lr": "2e-3", "epoch": "1"}
+    options = (f"--output={tmp_path}/log", "--gpus=1", FINE_TUNE, "--max_train_rows", "16")
+    given = {"data_file_name": "socialiqa", "ckpt": "4", "mixed_precision": "no"}
+    job = slurm.sbatch(*options, cwd=paths.REPOSITORY, env=environment | given)
+    assert slurm.wait_for_job(job) == "COMPLETED", (tmp_path / "log").read_text()
+    made = read_sidecar(study.base_dir / "output" / "tiny_hf_ckpt4_socialiqa_1epoch_2e-3")
+    assert (made["identity"]["step"], made["arguments"]["learning_rate"]) == (4, 2e-3)
+
+    for missing in ("data_file_name", "ckpt"):
+        rest = {name: value for name, value in given.items() if name != missing}
+        job = slurm.sbatch(*options, cwd=paths.REPOSITORY, env=environment | rest)
+        assert slurm.wait_for_job(job) == "FAILED"
+        assert f"set {missing} to" in (tmp_path / "log").read_text()
