@@ -72,7 +72,7 @@ class Stamps:
         if path not in self._hashes:
             try:
                 self._hashes[path] = content_hash(path)
-            except (UserError, KeyError, TypeError):  # not there, or its sidecar is damaged
+            except (UserError, KeyError, TypeError, AttributeError):  # not there, or its sidecar is damaged
                 self._hashes[path] = None
         return self._hashes[path]
 

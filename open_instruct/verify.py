@@ -32,7 +32,7 @@ def check(artifact: Path) -> str:
     """What is wrong with an artifact; nothing where it is whole. Every byte is read."""
     try:
         recorded = read_sidecar(artifact)["files"]
-    except (UserError, KeyError, TypeError) as error:
+    except (UserError, KeyError, TypeError, AttributeError) as error:
         return f"its sidecar cannot be read ({error})"
     found = {entry["name"]: entry for entry in describe_files(artifact)}
     problems = [f"{name} is missing" for name in recorded if name not in found]
@@ -50,7 +50,7 @@ def is_as_written(artifact: Path) -> bool:
     """Whether an artifact fits its sidecar; bytes are read only where size or time do not fit."""
     try:
         return content_hash(artifact) == digest({n: e["sha256"] for n, e in read_sidecar(artifact)["files"].items()})
-    except (UserError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -64,7 +64,7 @@ def give_up(jobs: Sequence[Job], damaged: Iterable[Path]) -> list[Job]:
     for job in jobs:
         since = min((distrusted_since[path] for path in job.inputs if path in distrusted_since), default=math.inf)
         for path in job.outputs:
-            if path not in distrusted_since and path.exists() and last_change(path) > since:
+            if path not in distrusted_since and path.exists() and last_change(path) >= since:
                 distrusted_since[path] = since
         if any(path in distrusted_since for path in job.outputs):
             affected.append(job)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_a_damage_is_given_up_with_what_may_have_read_it(jobs):
         for path in job.outputs:
             make(path)
         Stamps().put(job, seconds=1.0)
+    time.sleep(0.05)  # more than a tick of the file system's clock
     weights = made[0].outputs[0] / "model.safetensors"
     times = weights.stat()
     weights.write_text("maed")
