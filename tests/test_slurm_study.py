@@ -34,24 +34,29 @@ def test_a_study_on_slurm_is_mended_and_equals_a_local_run(study, slurm, tmp_pat
     assert "submitted 0 jobs" in again
     assert f"in the queue before: {NUM_JOBS}" in again
 
-    # The fine-tuning is taken out of the queue: what needs it goes too, all else runs to its end.
-    name = slurm.run("squeue", "--noheader", "--format=%j").stdout.split()
-    slurm.run("scancel", f"--name={next(n for n in name if '-finetune-' in n)}")
+    # The fine-tuning is taken out of the queue and something that runs is killed: what needs them goes too, all else
+    # runs to its end.
+    faults = Faults(study, seed=1)
+    (fine_tuning,) = {
+        name for name in slurm.run("squeue", "--noheader", "--format=%j").stdout.split() if "-fine" in name
+    }
+    slurm.run("scancel", f"--name={fine_tuning}")
+    slurm.wait_for(lambda: "convert.tiny_checkpoint-4" in study.stamps() and faults.kill_job(), "a job to kill")
     slurm.wait_until_empty()
     counts = study.counts()
     assert counts["running"] == counts["queued"] == 0
     assert 0 < counts["done"] < NUM_JOBS
 
-    (damaged,) = (study.base_dir / "output" / "predictions").glob("rte_tiny_checkpoint-4.jsonl")
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
-    assert study.verify() == {"predict.tiny_checkpoint-4"}
-
-    converted = study.stamps()["convert.tiny_checkpoint-4"]
+    # What is finished is damaged; a clock that is wrong damages nothing.
+    damaged = set[str]()
+    for fault in faults.at_rest.values():
+        damaged |= fault()
+    assert study.verify() == damaged
+    before = study.stamps()
     finish(study)
     assert study.verify() == set()
-    assert study.stamps()["convert.tiny_checkpoint-4"] == converted
+    kept = before.keys() - study.descendants(study.jobs().keys() - before.keys())
+    assert {key: study.stamps()[key] for key in kept} == {key: before[key] for key in kept}
 
     local = subprocess.run(
         [sys.executable, str(SCRIPT), str(study.file)],
