@@ -64,7 +64,7 @@ def give_up(jobs: Sequence[Job], damaged: Iterable[Path]) -> list[Job]:
     for job in jobs:
         since = min((distrusted_since[path] for path in job.inputs if path in distrusted_since), default=math.inf)
         for path in job.outputs:
-            if path not in distrusted_since and path.exists() and last_change(path) >= since:
+            if path not in distrusted_since and path.exists() and when_made(path, stamps.path(job)) >= since:
                 distrusted_since[path] = since
         if any(path in distrusted_since for path in job.outputs):
             affected.append(job)
@@ -72,6 +72,11 @@ def give_up(jobs: Sequence[Job], damaged: Iterable[Path]) -> list[Job]:
     for path in distrusted_since:
         sidecar_path(path).unlink(missing_ok=True)
     return affected
+
+
+def when_made(output: Path, stamp: Path) -> float:
+    """Not later than the job was written down as done; what was not may be a part of a job's outputs."""
+    return stamp.stat().st_ctime if stamp.is_file() else last_change(output)
 
 
 def last_change(artifact: Path) -> float:

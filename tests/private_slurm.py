@@ -153,12 +153,12 @@ class PrivateSlurm:
         if name == "munged":
             self.wait_for(lambda: (self.folder / "munge.sock").exists(), "munged's socket")
 
-    def wait_until_up(self) -> None:
-        def all_up() -> bool:
-            answer = self.run("sinfo", "--noheader", "--Node", "--format=%t", check=False)
-            return answer.returncode == 0 and set(answer.stdout.split()) <= {"idle", "mix", "alloc", "comp"}
+    def is_up(self) -> bool:
+        answer = self.run("sinfo", "--noheader", "--Node", "--format=%t", check=False)
+        return answer.returncode == 0 and set(answer.stdout.split()) <= {"idle", "mix", "alloc", "comp"}
 
-        self.wait_for(all_up, "both nodes to be up")
+    def wait_until_up(self) -> None:
+        self.wait_for(self.is_up, "both nodes to be up")
 
     def wait_for(self, condition, what: str, *, seconds: float = 60.0) -> None:
         until = time.monotonic() + seconds

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from private_slurm import NODES
 from slurm_study import SlurmStudy
 
+from open_instruct.executors.submissions import free_bytes
 from open_instruct.records import sidecar_path
 
 DAY_SECONDS = 86_400
@@ -33,6 +35,7 @@ class Faults:
             "scancel": self.scancel,
             "warned of the time limit": self.warn,
             "double submission": self.submit_twice,
+            "kill -9 of a submission": self.kill_submission,
         }
         if os.path.ismount(study.base_dir):
             self.in_flight["full disk"] = self.fill_disk
@@ -50,11 +53,21 @@ class Faults:
         return [(task, number) for task, number, state in found if state in states]
 
     def hurry(self) -> None:
-        """Slurm lets a requeued job wait for two minutes; a test need not."""
+        """Slurm lets a requeued job wait for two minutes, and holds one that it failed to launch; a test cannot wait."""
         answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
         for number, reason in (line.split(maxsplit=1) for line in answer.stdout.splitlines()):
             if reason == "BeginTime":
                 self.cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
+            if "launch" in reason and "held" in reason:
+                self.cluster.run("scontrol", "release", number, check=False)
+        self.resume_nodes()
+
+    def resume_nodes(self) -> None:
+        """What an administrator does with nodes that Slurm takes for broken after a daemon was killed."""
+        answer = self.cluster.run("sinfo", "--noheader", "--Node", "--format=%N %t", check=False)
+        for node, state in (line.split() for line in answer.stdout.splitlines()):
+            if state.startswith(("drain", "drng", "down")):
+                self.cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
 
     def processes(self) -> list[list[int]]:
         """Of each running task its processes."""
@@ -87,7 +100,7 @@ class Faults:
         self.cluster.kill(name)
         time.sleep(self.random.uniform(0, 1))
         self.cluster.start(name)
-        self.cluster.wait_until_up()
+        self.cluster.wait_for(lambda: self.resume_nodes() or self.cluster.is_up(), "both nodes to be up again")
         return True
 
     def scancel(self) -> bool:
@@ -121,13 +134,24 @@ class Faults:
         assert [one.returncode for one in both] == [0, 0], outputs
         return True
 
+    def kill_submission(self) -> bool:
+        """At any moment of it; then, as one would, the same command again."""
+        command = [*self.study.command, "--retry_failed"]
+        one = subprocess.Popen(command, env=self.study.environment, stdout=subprocess.DEVNULL)
+        time.sleep(self.random.uniform(0.3, 2))
+        one.kill()
+        one.wait()
+        self.study.run("--retry_failed")
+        return True
+
     def fill_disk(self) -> bool:
         if not self.tasks("RUNNING"):
             return False
         filler = self.study.base_dir / "filler"
-        disk = os.statvfs(self.study.base_dir)
         with filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, disk.f_bavail * disk.f_frsize - LEFT_BYTES))
+            while (left := free_bytes(self.study.base_dir) - LEFT_BYTES) > 0:
+                with suppress(OSError):  # a job took of it at this moment
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), left)
         time.sleep(self.random.uniform(2, 6))
         filler.unlink()
         return True
