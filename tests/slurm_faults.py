@@ -53,7 +53,7 @@ class Faults:
         return [(task, number) for task, number, state in found if state in states]
 
     def hurry(self) -> None:
-        """Slurm lets a requeued job wait for two minutes, and holds one that it failed to launch; a test cannot wait."""
+        """Slurm lets requeued jobs wait for two minutes and holds those that it failed to launch; a test cannot wait."""
         answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
         for number, reason in (line.split(maxsplit=1) for line in answer.stdout.splitlines()):
             if reason == "BeginTime":
