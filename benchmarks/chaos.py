@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_instruct.cli import run
+from open_instruct.executors.slurm_client import LAUNCH_FAILED
 from open_instruct.records import UserError, sidecar_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -138,6 +139,8 @@ class Chaos:
 
     def drain(self) -> None:
         while self.faults.tasks("RUNNING", "PENDING", "COMPLETING", "CONFIGURING"):
+            if self.faults.waiting_for(LAUNCH_FAILED):
+                self.study.run("--retry_failed")
             self.faults.hurry()
             time.sleep(0.5)
 

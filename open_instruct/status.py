@@ -26,6 +26,8 @@ class InFlight:
     is_running: bool
     where: str
     """Its task in Slurm, or `here`."""
+    reason: str = ""
+    """Why it waits, in Slurm's words."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class JobStatus:
     share_done: float = 0.0
     seconds: float | None = None
     """How long it took or, where it runs, has run."""
+    reason: str = ""
+    """Why it waits."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def status_of(job: Job, stamps: Stamps, in_flight: InFlight | None, log: Path | 
         share, seconds = progress.share_done(job), progress.seconds_running(job)
         return JobStatus(job, "running", in_flight.where, log, share, seconds)
     if in_flight is not None:
-        return JobStatus(job, "queued", in_flight.where, log)
+        return JobStatus(job, "queued", in_flight.where, log, reason=in_flight.reason)
     if stamps.is_done(job):
         return JobStatus(job, "done", "", log, 1.0, stamps.seconds(job))
     return JobStatus(job, "failed" if log is not None and log.is_file() else "missing", "", log)
@@ -132,7 +136,9 @@ def as_text(status: Status) -> str:
         if found:
             lines += ["", f"{title}:", *(f"  {line}" for line in found[:MOST_SHOWN])]
             lines += [f"  … and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
-    if status.ids("failed"):
+    if reasons := Counter(one.reason for one in status.jobs if one.state == "queued" and one.reason):
+        lines += ["", f"queued for: {', '.join(f'{reason} ({n})' for reason, n in reasons.most_common())}"]
+    if status.ids("failed") or any("held" in one.reason for one in status.jobs):
         lines += ["", f"run again what failed, and what waits for it:  {status.retry}"]
     return "\n".join(lines)
 

@@ -167,7 +167,8 @@ def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:
         return status.survey(jobs, Stamps(), in_flight=local.in_flight(jobs), logs=local.logs(jobs), retry=retry)
     submissions = all_submissions()
     in_flight = {
-        job_id: status.InFlight(task.is_running, task.id) for job_id, task in slurm.in_flight(submissions).items()
+        job_id: status.InFlight(task.is_running, task.id, task.reason)
+        for job_id, task in slurm.in_flight(submissions).items()
     }
     logs = {job_id: one.log(index) for one in submissions for index, job_id in one.ids.items()}
     return status.survey(jobs, Stamps(), in_flight=in_flight, logs=logs, retry=f"{retry} --retry_failed")
@@ -175,6 +176,8 @@ def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:
 
 def submit(args: Args, study: Study, jobs: Sequence[Job], selected: set[str]) -> None:
     slurm.require_plain_paths()
+    if args.retry_failed and (count := slurm.release_held()):
+        print(f"released {count} jobs that Slurm held because it had failed to launch them")
     now = current_status(args, jobs)
     failed = set() if args.retry_failed else now.ids("failed")
     costs = CostModel(study)

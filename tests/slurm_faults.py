@@ -53,14 +53,16 @@ class Faults:
         return [(task, number) for task, number, state in found if state in states]
 
     def hurry(self) -> None:
-        """Slurm lets requeued jobs wait for two minutes and holds those that it failed to launch; a test cannot wait."""
-        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
-        for number, reason in (line.split(maxsplit=1) for line in answer.stdout.splitlines()):
-            if reason == "BeginTime":
-                self.cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
-            if "launch" in reason and "held" in reason:
-                self.cluster.run("scontrol", "release", number, check=False)
+        """Slurm lets a requeued job wait for two minutes; a test cannot."""
+        for number in self.waiting_for("BeginTime"):
+            self.cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
         self.resume_nodes()
+
+    def waiting_for(self, reason: str) -> list[str]:
+        """Numbers of the jobs that wait, as Slurm says, for this."""
+        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
+        found = [line.split(maxsplit=1) for line in answer.stdout.splitlines()]
+        return [number for number, why in found if why == reason]
 
     def resume_nodes(self) -> None:
         """What an administrator does with nodes that Slurm takes for broken after a daemon was killed."""

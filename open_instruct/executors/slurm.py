@@ -193,6 +193,14 @@ def resource_options(resources: Resources) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items() if value is not None] + list(resources.sbatch)
 
 
+def release_held() -> int:
+    """Let go what Slurm holds because it failed to launch it.  -> number of tasks"""
+    held = [task.id for task in in_flight(all_submissions()).values() if task.reason == slurm_client.LAUNCH_FAILED]
+    for task_id in held:
+        slurm_client.release(task_id)
+    return len(held)
+
+
 def cancel(jobs: Sequence[Job], study_name: str) -> int:
     """Cancel what this study submitted.  -> number of tasks"""
     with lock_of_submission():

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from open_instruct.records import UserError
 
+LAUNCH_FAILED = "launch failed requeued held"
+"""Reason of a job that waits for ever, after a node or the controller broke down, until somebody releases it."""
 DEFAULT_MAX_ARRAY = 1001
 """Slurm's own default: array indices are below it."""
 
