@@ -166,10 +166,8 @@ def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:
     if args.executor == "local":
         return status.survey(jobs, Stamps(), in_flight=local.in_flight(jobs), logs=local.logs(jobs), retry=retry)
     submissions = all_submissions()
-    in_flight = {
-        job_id: status.InFlight(task.is_running, task.id, task.reason)
-        for job_id, task in slurm.in_flight(submissions).items()
-    }
+    tasks = slurm.in_flight(submissions).items()
+    in_flight = {job_id: status.InFlight(task.is_running, task.id, task.reason) for job_id, task in tasks}
     logs = {job_id: one.log(index) for one in submissions for index, job_id in one.ids.items()}
     return status.survey(jobs, Stamps(), in_flight=in_flight, logs=logs, retry=f"{retry} --retry_failed")
 
