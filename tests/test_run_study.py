@@ -84,6 +84,17 @@ def test_a_job_is_the_same_in_two_studies_where_its_work_is_the_same(study_file)
     assert {key.split(".")[0] for key in set(one) - same} == {"finetune"}
 
 
+def test_a_few_shot_round_asks_only_what_takes_examples(study_file):
+    study_file.write_text(yaml.safe_dump(TOY | {"shots": [0, 2]}))
+    jobs = plan(load_study(study_file), study_file)
+    asked = {job.name: {path.name for path in job.inputs[1:]} for job in jobs if job.stage == "predict"}
+    assert "heldout_text.jsonl" in asked["tiny_checkpoint-4_0shots"]
+    shots = {"socialiqa.jsonl", "socialiqa_instruct.jsonl", "rte.jsonl"}
+    assert asked["tiny_checkpoint-4_2shots"] == shots | {name.replace(".jsonl", ".exemplars.jsonl") for name in shots}
+    (formatting,) = [job for job in jobs if job.stage == "format"]
+    assert {path.name for path in formatting.outputs} >= asked["tiny_checkpoint-4_2shots"]
+
+
 def test_studies_in_the_repository_are_valid():
     for path in sorted((paths.REPOSITORY / "scripts" / "studies").glob("*.yaml")):
         assert load_study(path).name == path.stem
