@@ -120,7 +120,7 @@ class Chaos:
                 self.time_limits += 1
                 self.tally["time limit"] += 1
                 continue
-            name = self.random.choice(sorted(self.faults.in_flight))
+            name = self.faults.draw(self.faults.in_flight)
             if self.faults.in_flight[name]():
                 self.tally[name] += 1
             self.require_each_once()
@@ -130,7 +130,7 @@ class Chaos:
         damaged: set[str] = set()
         for _ in range(min(AT_REST_A_ROUND, self.args.num_faults - self.tally.total())):
             if self.faults.finished():
-                name = self.random.choice(sorted(self.faults.at_rest))
+                name = self.faults.draw(self.faults.at_rest)
                 damaged |= self.faults.at_rest[name]()
                 self.tally[name] += 1
         found = self.study.verify()

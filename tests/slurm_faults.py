@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +28,7 @@ DAEMONS = (*NODES, "slurmctld", "munged")
 class Faults:
     def __init__(self, study: SlurmStudy, seed: int) -> None:
         self.study, self.cluster, self.random = study, study.cluster, random.Random(seed)
+        self.deck: list[str] = []
         self.in_flight: dict[str, Callable[[], bool]] = {
             "kill -9 of a process of a job": self.kill_process,
             "kill -9 of all of a job": self.kill_job,
@@ -45,6 +46,14 @@ class Faults:
             "bit flipped, time kept": lambda: self.damage(lambda path: flip(path, self.random, keep_time=True)),
             "clock skew": self.skew,
         }
+
+    def draw(self, kinds: Mapping[str, object]) -> str:
+        """A kind of fault; each comes once before one comes again."""
+        if not (left := [name for name in self.deck if name in kinds]):
+            left = self.random.sample(sorted(kinds), len(kinds))
+            self.deck += left
+        self.deck.remove(left[0])
+        return left[0]
 
     def tasks(self, *states: str) -> list[tuple[str, str]]:
         """Array task and job number of what is in one of these states."""
