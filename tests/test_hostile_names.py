@@ -107,7 +107,9 @@ def test_hostile_variables_run_nothing(script, tmp_path, echo):
 def test_a_job_on_slurm_below_a_hostile_folder(name, slurm, tmp_path, monkeypatch):
     base_dir = tmp_path / name
     base_dir.mkdir()
-    (tmp_path / "make.sh").write_text('#!/usr/bin/env bash\nset -euo pipefail\necho made > "$output"\n')
+    (tmp_path / "make.sh").write_text(
+        '#!/usr/bin/env bash\n#SBATCH --comment=mine\nset -euo pipefail\necho made > "$output"\n'
+    )
     for variable, value in (slurm.environment | {"base_dir": str(base_dir)}).items():
         monkeypatch.setenv(variable, value)
     output = base_dir / "an output"
@@ -119,5 +121,8 @@ def test_a_job_on_slurm_below_a_hostile_folder(name, slurm, tmp_path, monkeypatc
     assert output.read_text() == "made\n"
     assert Stamps().is_done(job)
     assert in_flight(all_submissions()) == {}
-    assert (all_submissions()[0].folder / "0.log").is_file()
+    (submission,) = all_submissions()
+    assert submission.log(0).is_file()
+    # What the stage script asks Slurm for stands.
+    assert "#SBATCH --comment=mine" in (submission.folder / "job.sh").read_text().splitlines()
     assert not [*tmp_path.rglob("pwned"), *paths.REPOSITORY.glob("pwned")]
