@@ -47,7 +47,7 @@ def main(args: Args) -> None:
         raise UserError(f"Slurm is not installed ({', '.join(missing)} not found); apt-get install slurm-wlm munge")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as folder, PrivateSlurm() as cluster:
-        undisturbed = undisturbed_tables(cluster, Path(folder))
+        undisturbed = undisturbed_tables(Path(folder) / "undisturbed")
         print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
         with small_disk(Path(folder) / "slurm runs"):
             chaos = Chaos(cluster, Path(folder), args)
@@ -57,15 +57,12 @@ def main(args: Args) -> None:
         chaos.print_tally(time.monotonic() - started)
 
 
-def undisturbed_tables(cluster, folder: Path) -> dict[str, bytes]:
-    from slurm_study import SlurmStudy
+def undisturbed_tables(folder: Path) -> dict[str, bytes]:
+    """Of the same study without Slurm and without faults."""
+    from slurm_study import run_locally
 
-    (folder / "undisturbed").mkdir()
-    study = SlurmStudy(cluster, folder / "undisturbed")
-    study.run()
-    cluster.wait_until_empty()
-    require(study.is_done(), "the study does not end well without faults", study.run("--status"))
-    return study.tables()
+    folder.mkdir()
+    return run_locally(folder)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The toy study on a private Slurm cluster, as the tests and benchmarks/chaos.py run it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -80,5 +81,22 @@ class SlurmStudy:
         return set(listed[1].split(", ")) if listed else set()
 
     def tables(self) -> dict[str, bytes]:
-        folder = self.base_dir / "results" / "analysis"
-        return {path.name: path.read_bytes() for path in sorted(folder.glob("*_table.csv"))}
+        return tables(self.base_dir)
+
+
+def tables(base_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (base_dir / "results" / "analysis").glob("*_table.csv")}
+
+
+def run_locally(base_dir: Path) -> dict[str, bytes]:
+    """The toy study on this machine.  -> its tables"""
+    file = base_dir / "toy.yaml"
+    file.write_text(yaml.safe_dump(STUDY))
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(file)],
+        env=os.environ | {"base_dir": str(base_dir)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tables(base_dir)
