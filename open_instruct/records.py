@@ -23,6 +23,8 @@ from typing import IO, Any
 
 from open_instruct.locks import LockHeldError, hold
 
+SIDECAR_ENDING = ".meta.json"
+"""After the name of a file; a folder has `meta.json` inside."""
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "ai2-olmo", "numpy")
 
 
@@ -105,7 +107,7 @@ def digest(value: Any) -> str:
 
 
 def sidecar_path(artifact: Path) -> Path:
-    return artifact / "meta.json" if artifact.is_dir() else artifact.with_name(artifact.name + ".meta.json")
+    return artifact / "meta.json" if artifact.is_dir() else Path(f"{artifact}{SIDECAR_ENDING}")
 
 
 def read_sidecar(artifact: Path) -> dict[str, Any]:
