@@ -9,6 +9,7 @@ Writes  nothing but the tally. It stops at once where something finished was mad
     python benchmarks/chaos.py --num_faults 100
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from open_instruct.records import UserError, sidecar_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 DISK = "128m"
-IN_FLIGHT_A_ROUND, AT_REST_A_ROUND = 6, 3
+IN_FLIGHT_A_ROUND, AT_REST_A_ROUND = 8, 4
 MOST_ROUNDS_WITHOUT_FAULTS = 5
 MADE_TOGETHER = ("pretrain", "format", "report")
 """Stages that write several outputs in one pass: of what is not whole all is made again."""
@@ -38,6 +39,8 @@ class Args:
     num_time_limits: int = 2
     """Of them, how many are jobs that hang until their time limit; each takes over a minute."""
     seed: int = 0
+    max_seconds: float = math.inf
+    """Do no more harm after so long, however few faults it was."""
 
 
 def main(args: Args) -> None:
@@ -92,7 +95,8 @@ class Chaos:
         self.num_rounds = self.num_remade = self.num_stale = self.time_limits = 0
 
     def go_on_until_hurt_enough(self) -> None:
-        while self.tally.total() < self.args.num_faults:
+        until = time.monotonic() + self.args.max_seconds
+        while self.tally.total() < self.args.num_faults and time.monotonic() < until:
             before = self.tally.total()
             self.round()
             print(f"round {self.num_rounds}: {self.tally.total()} faults: {dict(self.tally)}", flush=True)
@@ -112,7 +116,7 @@ class Chaos:
         for _ in range(min(IN_FLIGHT_A_ROUND, self.args.num_faults - self.tally.total())):
             if not self.faults.tasks("RUNNING", "PENDING"):
                 return
-            time.sleep(self.random.uniform(0, 4))
+            time.sleep(self.random.uniform(0, 2.5))
             if self.time_limits < self.args.num_time_limits and self.faults.out_of_time():
                 self.time_limits += 1
                 self.tally["time limit"] += 1
