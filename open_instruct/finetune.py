@@ -55,7 +55,7 @@ from open_instruct.training.model import (
 )
 from open_instruct.training.model_card import model_card
 from open_instruct.training.saving import remove_weights, save_model, save_surroundings, save_trained
-from open_instruct.training.state import State
+from open_instruct.training.state import SAVED_AND_STOPPED, SavedAndStoppedError, State
 
 TRACKING_PROJECT = "pretraining-vs-finetuning"
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -85,13 +85,23 @@ def main(args: Args) -> None:
 
 
 def train(args: Args, base: Path, artifact: Artifact) -> bool:
-    """Make the artifact; all processes go through here.  -> whether this is the one that writes."""
+    """Make the artifact; all processes go through here.  -> whether this is the one that writes.
+
+    Ends the process with SAVED_AND_STOPPED when it is asked to stop.
+    """
     accelerator = make_accelerator(args, artifact)
-    train_with(accelerator, args, base, artifact)
+    stopped = None
+    try:
+        train_with(accelerator, args, base, artifact)
+    except SavedAndStoppedError as error:
+        stopped = str(error)  # the error itself holds on to the model
     # The model goes before the group of processes. The other way round its gradient reducer, freed under Python's
     # lock, is the last to hold the group, and waits for gloo's threads while they wait for that lock: for ever.
     accelerator.free_memory()
     accelerator.end_training()
+    if stopped is not None:
+        accelerator.print(stopped)
+        sys.exit(SAVED_AND_STOPPED)
     return accelerator.is_main_process
 
 

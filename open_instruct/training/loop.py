@@ -20,7 +20,7 @@ from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Holding, by_length, micro_batches
 from open_instruct.training.data import Examples
 from open_instruct.training.model import TargetLoss, spare_memory_traffic
-from open_instruct.training.state import SAVED_AND_STOPPED, Progress, State, Stop
+from open_instruct.training.state import Progress, SavedAndStoppedError, State, Stop
 
 LOG_NAME = "training_log.jsonl"
 
@@ -71,7 +71,7 @@ def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_ste
 
 
 def fit(run: Run) -> Progress:
-    """Train in place.  Ends the process with SAVED_AND_STOPPED when it is asked to stop."""
+    """Train in place.  Raises SavedAndStoppedError when it is asked to stop."""
     args, state = run.args, run.state
     found = state.find(args.resume_from_checkpoint, overwrite=args.overwrite)
     progress = state.restore(found) if found else Progress()
@@ -88,8 +88,8 @@ def fit(run: Run) -> Progress:
             if progress.step < len(run.steps) and (asked or is_due(run, progress.step)):
                 saved = state.save(progress)
                 if asked:
-                    run.accelerator.print(f"asked to stop; saved {saved}; start again to go on")
-                    raise SystemExit(SAVED_AND_STOPPED)
+                    stop.answer(saved)
+                    raise SavedAndStoppedError(f"asked to stop; saved {saved}; start again to go on")
     log.bar.close()
     return progress
 
