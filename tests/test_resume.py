@@ -1,14 +1,11 @@
 """A run that was stopped, or killed, goes on as if it had not been: the same weights, bit for bit, and the same log."""
 
-import json
-import os
-import random
 import signal
-import time
 from dataclasses import replace
 
 import pytest
-from toy_training import FOLDER_NAME, largest_difference, toy_training, weights
+from killing import assert_same, kill_at_random_moments
+from toy_training import FOLDER_NAME, toy_training
 
 from open_instruct import finetune, paths
 from open_instruct.records import UserError, read_sidecar
@@ -21,38 +18,29 @@ def args():
     return toy_training()
 
 
-def losses(folder):
-    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-    return [(line["step"], line.get("loss"), line.get("validation_loss")) for line in log]
-
-
 def start_until_done(args) -> int:
     """-> number of starts"""
     for number in range(1, 20):
+        code = 0
         try:
             finetune.main(args)
-            return number
         except SystemExit as stopped:
-            assert stopped.code == SAVED_AND_STOPPED
+            code = stopped.code
+        if code == 0:
+            return number
+        assert code == SAVED_AND_STOPPED
     raise AssertionError("never done")
-
-
-def same(one, other):
-    assert largest_difference(weights(one), weights(other)) == 0
-    assert losses(one) == losses(other)
 
 
 def test_stopped_after_every_step_it_ends_with_the_same_weights(args, tmp_path):
     # Dropout of the adapters: random numbers must go on too. Early stopping: the best weights so far as well.
-    args = replace(
-        args, use_lora=True, lora_rank=4, lora_dropout=0.3, num_validation_rows=4, early_stopping_patience=5
-    )
+    args = replace(args, use_lora=True, lora_rank=4, lora_dropout=0.3, num_validation_rows=4, early_stopping_patience=5)
     finetune.main(replace(args, output_dir=tmp_path / "whole"))
     stop_file = tmp_path / "stop"
     stop_file.touch()
     # 8 rows, 2 epochs, 4 a step.
     assert start_until_done(replace(args, output_dir=tmp_path / "pieces", stop_file=stop_file)) == 4
-    same(tmp_path / "whole", tmp_path / "pieces")
+    assert_same(tmp_path / "whole", tmp_path / "pieces")
     assert read_sidecar(tmp_path / "pieces")["sessions"] == 4
     assert stop_file.read_text() == f"{tmp_path / 'pieces.state' / 'step-3'}\n"
     assert not (tmp_path / "pieces.state").exists()
@@ -78,45 +66,7 @@ def test_a_signal_saves_and_ends_with_the_code_that_asks_to_be_started_again(arg
     assert [path.name for path in (tmp_path / "stopped.state").glob("step-*")] == ["step-2"]
     assert signal.getsignal(number) == handler
     finetune.main(stopped)
-    same(tmp_path / "whole", tmp_path / "stopped")
-
-
-def start_and_kill(args, seconds: float) -> bool:
-    """Start the run in a process of its own, and kill -9 it unless it ends before.  -> whether it ended by itself"""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            finetune.main(args)
-            code = 0
-        finally:
-            os._exit(code)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert status == 0
-            return True
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
-
-
-def kill_at_random_moments(args, times: int, *, seed: int = 0) -> None:
-    """Kill as many runs; then let the last go to its end. Each must end with the weights of one never killed."""
-    whole = replace(args, output_dir=args.output_dir.with_name("whole"))
-    started = time.monotonic()
-    assert start_and_kill(whole, 60)
-    seconds = time.monotonic() - started
-    rng, killed, number = random.Random(seed), 0, 0
-    while killed < times:
-        number += 1
-        run = replace(args, output_dir=args.output_dir.with_name(f"killed-{number}"))
-        while killed < times and not start_and_kill(run, rng.uniform(0, seconds)):
-            killed += 1
-        assert start_and_kill(run, 60)
-        same(whole.output_dir, run.output_dir)
+    assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(args, tmp_path):
@@ -145,7 +95,7 @@ def test_a_state_given_by_name_is_gone_on_from(args, tmp_path, monkeypatch):
     again = replace(args, output_dir=tmp_path / "again", resume_from_checkpoint=str(tmp_path / "first.state"))
     finetune.main(again)
     assert read_sidecar(tmp_path / "again")["sessions"] == 2
-    same(tmp_path / "whole", tmp_path / "again")
+    assert_same(tmp_path / "whole", tmp_path / "again")
 
 
 def test_other_processes_cannot_go_on_from_it(args, tmp_path):
