@@ -1,4 +1,4 @@
-"""accelerate reads the configurations of scripts/accelerate, and weights that are shared out train to the same values."""
+"""accelerate reads the configurations of scripts/accelerate; weights that are shared out train to the same values."""
 
 import os
 import subprocess
