@@ -83,7 +83,7 @@ def seconds_a_step(load: Load, repeats: int) -> float:
     from open_instruct.training.arguments import Args as TrainingArgs
     from open_instruct.training.data import Examples, as_table
     from open_instruct.training.loop import Run, optimiser_step, prepare
-    from open_instruct.training.model import TargetLoss
+    from open_instruct.training.loss import TargetLoss
     from open_instruct.training.state import Progress, State
 
     rng = np.random.default_rng(0)

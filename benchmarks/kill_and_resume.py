@@ -30,8 +30,7 @@ class Args:
 def main(args: Args) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["base_dir"] = folder
-        os.environ.pop("data_dir", None)
+        os.environ.update(base_dir=folder, data_dir=str(Path(folder) / "data"))
         training = replace(toy_training(), output_dir=Path(folder) / "out", checkpointing_steps="1")
         steps = kill_at_random_moments(training, args.kills, seed=args.seed)
     print(f"{args.kills} kills; last saved step when killed: {steps}; all ended with the same weights and losses")

@@ -45,10 +45,9 @@ from open_instruct.training.batches import Holding, most_held, step_rows
 from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.hub import publish, require_login
 from open_instruct.training.loop import LOG_NAME, Run, as_lines, fit, prepare
+from open_instruct.training.loss import TargetLoss, check_projection
 from open_instruct.training.model import (
-    TargetLoss,
     add_adapters,
-    check_projection,
     load_model,
     load_tokenizer,
     model_folder,
@@ -212,6 +211,9 @@ def make_accelerator(args: Args, artifact: Artifact) -> Accelerator:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise UserError(f"{started} processes were started, and accelerate sees {accelerator.num_processes} of them")
+    if started == 1 and os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ:
+        # The address is for several processes, which accelerate starts by mpirun only.
+        print("accelerate launch --cpu started one process; for more add --config_file scripts/accelerate/cpu.yaml")
     config = {k: v if isinstance(v, int | float | bool) else str(v) for k, v in artifact.arguments.items()}
     accelerator.init_trackers(TRACKING_PROJECT, config=config)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

@@ -34,10 +34,11 @@ class PublishingHub(LoopbackHub):
         asked = json.loads(request.body)
         owner, name = asked.get("organization"), asked["name"]
         repo = f"{owner}/{name}" if owner else name
+        about = {"url": f"{self.url}/{repo}", "name": repo, "id": repo}
         if ("model", repo) in self.repositories:
-            return as_json({"error": "You already created this model repo"}, status=409)
+            return as_json(about | {"error": "You already created this model repo"}, status=409)
         self.repositories["model", repo] = Repository()
-        return as_json({"url": f"{self.url}/{repo}", "name": repo, "id": repo})
+        return as_json(about)
 
     @route("POST", rf"{API}/preupload/(?P<revision>.+)")
     def preupload(self, request: Request, kind: str, repo: str, revision: str) -> Response:

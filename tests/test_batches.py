@@ -19,7 +19,8 @@ from open_instruct.training.batches import (
     split_step,
     step_rows,
 )
-from open_instruct.training.model import TargetLoss, load_weights
+from open_instruct.training.loss import TargetLoss
+from open_instruct.training.model import load_weights
 
 LENGTHS = (7, 3, 12, 5, 12, 4, 9)
 HOLDINGS = {

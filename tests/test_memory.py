@@ -8,8 +8,8 @@ from open_instruct.encode import Encoded
 from open_instruct.records import UserError
 from open_instruct.training import memory
 from open_instruct.training.batches import pad
+from open_instruct.training.loss import TargetLoss
 from open_instruct.training.memory import GB, Need, estimate, require
-from open_instruct.training.model import TargetLoss
 
 SETTINGS = {"half_precision": False, "gradient_checkpointing": False, "lora_rank": None}
 

@@ -62,7 +62,9 @@ def test_the_card_says_what_the_sidecar_says(args):
     card, meta = ModelCard.load(folder / "README.md"), read_sidecar(folder)
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
     assert card.text.startswith(f"# {meta['identity']['model_id']}\n")
-    rows = dict(line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("| "))
+    rows = dict(
+        line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("| ") and line != "| | |"
+    )
     assert rows["Family, pre-training step"] == f"tiny, {meta['identity']['step']}"
     assert rows["Train set"] == f"socialiqa, {meta['rows']} rows, {meta['examples_cut']} cut"
     assert rows["Optimiser steps"] == "2 of 4 examples"

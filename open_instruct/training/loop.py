@@ -19,7 +19,7 @@ from open_instruct.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Holding, by_length, micro_batches
 from open_instruct.training.data import Examples
-from open_instruct.training.model import TargetLoss, spare_memory_traffic
+from open_instruct.training.loss import TargetLoss, spare_memory_traffic
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, Stop
 
 LOG_NAME = "training_log.jsonl"
@@ -52,7 +52,7 @@ class Run:
 def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_steps: int) -> tuple[nn.Module, Any, Any]:
     """Model, optimiser and schedule as the launcher's configuration wants them."""
     if accelerator.device.type == "cpu" and accelerator.distributed_type == DistributedType.NO:
-        spare_memory_traffic(module.language_model)
+        spare_memory_traffic(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": args.weight_decay},

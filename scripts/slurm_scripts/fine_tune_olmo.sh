@@ -58,6 +58,7 @@ launch=(accelerate launch)
 options=(--config_file "$accelerate_config" --mixed_precision "$mixed_precision" --dynamo_backend no
   --num_processes "$num_processes" --num_machines "$num_nodes")
 if ((num_nodes > 1)); then
+  # shellcheck disable=SC2016  # each node puts in its own number
   launch=(srun --nodes="$num_nodes" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
     bash -c 'exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' fine_tune_olmo)
   # This script runs on the first node, where the others report; the port differs from job to job.
@@ -97,6 +98,7 @@ rm -f "$stop_file"
 if [[ $is_warned ]] && ((status == 85 && ${SLURM_RESTART_COUNT:-0} < 20)); then
   echo "saved before the time limit: job $SLURM_JOB_ID goes back into the queue, to go on where it stopped"
   # Slurm ends this script meanwhile; it must not report an end of its own before.
+  trap '' TERM
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 60; fi
   echo "error: not requeued; submit it again, it goes on where it stopped" >&2
 fi
