@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, embedding
+from torch.nn.functional import cross_entropy
 
 from open_instruct.encode import IGNORED
 from open_instruct.records import UserError
@@ -22,8 +22,8 @@ class TargetLoss(nn.Module):
         """model: a transformers model for causal language modelling, or a PeftModel of one."""
         super().__init__()
         self.model = model
-        self.tied: nn.Embedding | None = None
-        """The embedding whose matrix is the head's, once its gradient is to be added in place."""
+        self.embeds_in_place = False
+        """Whether the embedding's gradient is added to the head's, whose matrix it shares, in place."""
         self._no_split_modules = getattr(self.language_model, "_no_split_modules", None)  # what FSDP wraps
 
     @property
@@ -38,7 +38,8 @@ class TargetLoss(nn.Module):
             positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
             packed = {"position_ids": positions[None], "lengths": lengths}
         inner = self.language_model
-        taken = {"input_ids": ids} if self.tied is None else {"inputs_embeds": embed_in_place(self.tied, ids)}
+        embedding = inner.get_input_embeddings()
+        taken = {"inputs_embeds": embed_in_place(embedding, ids)} if self.embeds_in_place else {"input_ids": ids}
         outputs = inner.base_model(**taken, use_cache=False, **packed)
         hidden = outputs.last_hidden_state[:, :-1]  # (batch, seq-1, d)
         targets = labels[:, 1:]
@@ -97,7 +98,7 @@ class InPlaceEmbedding(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, module: nn.Embedding, ids: Tensor) -> Tensor:
         """anchor: anything that needs a gradient, so that there is a backward pass.  -> (batch, seq, d)"""
         ctx.module, ctx.ids = module, ids
-        return embedding(ids, module.weight.detach())
+        return nn.functional.embedding(ids, module.weight.detach())
 
     @staticmethod
     @once_differentiable
@@ -125,8 +126,8 @@ def spare_memory_traffic(loss: TargetLoss) -> None:
     so that the kernel does not clear the same pages for every step.
     """
     inputs, head = loss.language_model.get_input_embeddings(), loss.language_model.get_output_embeddings()
-    if isinstance(inputs, nn.Embedding) and inputs.weight is head.weight and inputs.weight.requires_grad:
-        loss.tied = inputs
+    is_plain = type(inputs) is nn.Embedding and type(head) is nn.Linear
+    loss.embeds_in_place = is_plain and inputs.weight is head.weight and inputs.weight.requires_grad
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
