@@ -1,5 +1,6 @@
 """accelerate reads the configurations of scripts/accelerate; weights that are shared out train to the same values."""
 
+import json
 import os
 import subprocess
 import sys
@@ -84,9 +85,11 @@ def test_the_launcher_hands_on_what_deepspeed_is_told(monkeypatch):
     assert DeepSpeedConfig(config).zero_config.stage == 3
 
 
-@pytest.mark.parametrize("name", ["fsdp"])
+@pytest.mark.parametrize("name", ["fsdp", "zero3"])
 def test_shared_out_over_two_processes_it_trains_to_the_same_weights(name, tmp_path):
-    args = toy_training(hidden_size=64)
+    if name == "zero3":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is the user's to install")
+    args = toy_training(hidden_size=64, tie_word_embeddings=True)
     finetune.main(replace(args, output_dir=tmp_path / "one"))
     out = tmp_path / "two"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / f"{name}.yaml")]
@@ -104,3 +107,9 @@ def test_shared_out_over_two_processes_it_trains_to_the_same_weights(name, tmp_p
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"shared out by {KINDS[name]}" in done.stdout
     assert largest_difference(weights(tmp_path / "one"), weights(out)) < 1e-5
+    for logged in ("loss", "grad_norm"):
+        assert log_of(out, logged) == pytest.approx(log_of(tmp_path / "one", logged), abs=2e-4)
+
+
+def log_of(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (folder / "training_log.jsonl").read_text().splitlines()]
