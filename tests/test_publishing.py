@@ -72,6 +72,17 @@ def test_the_card_says_what_the_sidecar_says(args):
     assert f"{meta['final_validation']['validation_loss']:.4f}" in rows["Validation loss"]
 
 
+def test_one_of_many_models_in_a_repository_of_the_hub_is_trained(args, hub, tmp_path):
+    base = Path(args.model_name_or_path)
+    hub.add("model", "org/many", {f"ckpt{n}/{path.name}": path for n in (7, 8) for path in base.iterdir()})
+    finetune.main(replace(args, output_dir=tmp_path / "local"))
+    finetune.main(replace(args, model_name_or_path="org/many/ckpt7", output_dir=tmp_path / "from the hub"))
+    assert largest_difference(weights(tmp_path / "local"), weights(tmp_path / "from the hub")) == 0
+    assert not hub.asked("resolve/.*ckpt8")
+    with pytest.raises(UserError, match="org/many holds no folder ckpt9 with a model"):
+        finetune.main(replace(args, model_name_or_path="org/many/ckpt9"))
+
+
 @pytest.mark.parametrize(
     ("repository", "token", "message"),
     [

@@ -20,6 +20,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 def model_folder(name: str, revision: str | None = None) -> Path:
     """The folder `name`, or the folder to which the Hub's model `name` is downloaded.
 
+    name: on the Hub `owner/repository`, or `owner/repository/folder` where one repository holds many models.
     Raises UserError where it is neither, or a folder in OLMo's own format.
     """
     folder = Path(name)
@@ -30,8 +31,15 @@ def model_folder(name: str, revision: str | None = None) -> Path:
         )
     if folder.is_dir():
         return folder
+    owner, _, rest = name.partition("/")
+    repository, _, inside = rest.partition("/")
+    wanted = [f"{inside}/{pattern}" if inside else pattern for pattern in HUB_FILES]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        snapshot = snapshot_download(f"{owner}/{repository}", revision=revision, allow_patterns=wanted)
+        found = Path(snapshot) / inside
+        if not found.is_dir():
+            raise UserError(f"{owner}/{repository} holds no folder {inside} with a model; name one that it lists")
+        return found
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} is neither a model folder nor a model of the Hub: {reason}") from error
