@@ -31,14 +31,14 @@ def model_folder(name: str, revision: str | None = None) -> Path:
         )
     if folder.is_dir():
         return folder
-    owner, _, rest = name.partition("/")
-    repository, _, inside = rest.partition("/")
+    parts = name.split("/")
+    repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
     wanted = [f"{inside}/{pattern}" if inside else pattern for pattern in HUB_FILES]
     try:
-        snapshot = snapshot_download(f"{owner}/{repository}", revision=revision, allow_patterns=wanted)
+        snapshot = snapshot_download(repository, revision=revision, allow_patterns=wanted)
         found = Path(snapshot) / inside
         if not found.is_dir():
-            raise UserError(f"{owner}/{repository} holds no folder {inside} with a model; name one that it lists")
+            raise UserError(f"{repository} holds no folder {inside} with a model; name one that it lists")
         return found
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
