@@ -174,7 +174,8 @@ def ours(args: Args, setting: dict[str, Any], examples: list[dict[str, Any]]) ->
     from open_instruct.training.arguments import Args as TrainingArgs
     from open_instruct.training.data import Examples, as_table
     from open_instruct.training.loop import Run, fit, prepare
-    from open_instruct.training.model import TargetLoss, load_weights
+    from open_instruct.training.loss import TargetLoss
+    from open_instruct.training.model import load_weights
     from open_instruct.training.state import State
 
     class Clock(GeneralTracker):

@@ -45,17 +45,16 @@ from open_instruct.training.batches import Holding, most_held, step_rows
 from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.hub import publish, require_login
 from open_instruct.training.loop import LOG_NAME, Run, as_lines, fit, prepare
+from open_instruct.training.loss import TargetLoss, check_projection
 from open_instruct.training.model import (
-    TargetLoss,
     add_adapters,
-    check_projection,
     load_model,
     load_tokenizer,
     model_folder,
 )
 from open_instruct.training.model_card import model_card
 from open_instruct.training.saving import remove_weights, save_model, save_surroundings, save_trained
-from open_instruct.training.state import State
+from open_instruct.training.state import SAVED_AND_STOPPED, SavedAndStoppedError, State
 
 TRACKING_PROJECT = "pretraining-vs-finetuning"
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -85,13 +84,23 @@ def main(args: Args) -> None:
 
 
 def train(args: Args, base: Path, artifact: Artifact) -> bool:
-    """Make the artifact; all processes go through here.  -> whether this is the one that writes."""
+    """Make the artifact; all processes go through here.  -> whether this is the one that writes.
+
+    Ends the process with SAVED_AND_STOPPED when it is asked to stop.
+    """
     accelerator = make_accelerator(args, artifact)
-    train_with(accelerator, args, base, artifact)
+    stopped = None
+    try:
+        train_with(accelerator, args, base, artifact)
+    except SavedAndStoppedError as error:
+        stopped = str(error)  # the error itself holds on to the model
     # The model goes before the group of processes. The other way round its gradient reducer, freed under Python's
     # lock, is the last to hold the group, and waits for gloo's threads while they wait for that lock: for ever.
     accelerator.free_memory()
     accelerator.end_training()
+    if stopped is not None:
+        accelerator.print(stopped)
+        sys.exit(SAVED_AND_STOPPED)
     return accelerator.is_main_process
 
 
@@ -202,6 +211,9 @@ def make_accelerator(args: Args, artifact: Artifact) -> Accelerator:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise UserError(f"{started} processes were started, and accelerate sees {accelerator.num_processes} of them")
+    if started == 1 and os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ:
+        # The address is for several processes, which accelerate starts by mpirun only.
+        print("accelerate launch --cpu started one process; for more add --config_file scripts/accelerate/cpu.yaml")
     config = {k: v if isinstance(v, int | float | bool) else str(v) for k, v in artifact.arguments.items()}
     accelerator.init_trackers(TRACKING_PROJECT, config=config)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

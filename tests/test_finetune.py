@@ -12,7 +12,7 @@ from open_instruct import finetune, paths
 from open_instruct.encode import IGNORED, Encoded, encode_messages
 from open_instruct.records import UserError, read_sidecar, write_jsonl
 from open_instruct.training.batches import pad
-from open_instruct.training.model import TargetLoss
+from open_instruct.training.loss import TargetLoss
 
 
 @pytest.fixture

@@ -54,7 +54,13 @@ def test_stage_scripts_run_what_is_planned(echo, base_dir, monkeypatch):
         wanted = settings(list(job.command))
         found = settings(line)
         assert {flag: found.get(flag) for flag in wanted} == wanted, job.stage
-        assert set(found) - set(wanted) <= {"--download_in_parallel", "--tokenizer_name_or_path", "--dtype"}, job.stage
+        assert set(found) - set(wanted) <= {
+            "--download_in_parallel",
+            "--tokenizer_name_or_path",
+            "--dtype",
+            "--stop_file",
+            "--output_dir",
+        }, job.stage
 
 
 def test_every_stage_script_is_planned_or_downloads():

@@ -11,7 +11,7 @@ from open_instruct.study import DEFAULT_SEED
 @dataclass(frozen=True)
 class Args:
     model_name_or_path: str
-    """Folder of the model in transformers format, or its name on the Hub."""
+    """Folder of the model in transformers format, or its name on the Hub: owner/repository[/folder]."""
     train_file: Path
     """Records made by format_generalization.py."""
     learning_rate: float

@@ -4,7 +4,6 @@ An Arrow file under output/encoded, named by what decides it: the file's bytes, 
 rows, and the encoder's own source.
 """
 
-import fcntl
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from open_instruct import encode, paths
 from open_instruct.encode import IGNORED, Encoded, encode_examples
+from open_instruct.locks import hold
 from open_instruct.records import (
     Artifact,
     UserError,
@@ -116,10 +116,8 @@ def load_examples(
     }
     key = digest({**arguments, "source": content_hash(source)})
     artifact = Artifact(paths.encoded_file(key[:24]), arguments, inputs={"source": source})
-    artifact.path.parent.mkdir(parents=True, exist_ok=True)
     # Runs that start together wait for the first.
-    with artifact.path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold(artifact.path.with_suffix(".lock"), wait=True):
         if not artifact.is_done():
             with artifact.making() as facts:
                 facts.update(encode_to(artifact.path, tokenizer, records[rows], max_length, num_workers))

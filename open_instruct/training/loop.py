@@ -19,8 +19,8 @@ from open_instruct.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Holding, by_length, micro_batches
 from open_instruct.training.data import Examples
-from open_instruct.training.model import TargetLoss, spare_memory_traffic
-from open_instruct.training.state import SAVED_AND_STOPPED, Progress, State, Stop
+from open_instruct.training.loss import TargetLoss, spare_memory_traffic
+from open_instruct.training.state import Progress, SavedAndStoppedError, State, Stop
 
 LOG_NAME = "training_log.jsonl"
 
@@ -52,7 +52,7 @@ class Run:
 def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_steps: int) -> tuple[nn.Module, Any, Any]:
     """Model, optimiser and schedule as the launcher's configuration wants them."""
     if accelerator.device.type == "cpu" and accelerator.distributed_type == DistributedType.NO:
-        spare_memory_traffic(module.language_model)
+        spare_memory_traffic(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": args.weight_decay},
@@ -71,7 +71,7 @@ def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_ste
 
 
 def fit(run: Run) -> Progress:
-    """Train in place.  Ends the process with SAVED_AND_STOPPED when it is asked to stop."""
+    """Train in place.  Raises SavedAndStoppedError when it is asked to stop."""
     args, state = run.args, run.state
     found = state.find(args.resume_from_checkpoint, overwrite=args.overwrite)
     progress = state.restore(found) if found else Progress()
@@ -88,8 +88,8 @@ def fit(run: Run) -> Progress:
             if progress.step < len(run.steps) and (asked or is_due(run, progress.step)):
                 saved = state.save(progress)
                 if asked:
-                    run.accelerator.print(f"asked to stop; saved {saved}; start again to go on")
-                    raise SystemExit(SAVED_AND_STOPPED)
+                    stop.answer(saved)
+                    raise SavedAndStoppedError(f"asked to stop; saved {saved}; start again to go on")
     log.bar.close()
     return progress
 

@@ -1,19 +1,17 @@
-"""The model that is trained, and the loss that is trained on: no logits where there is no target."""
+"""The model that is trained, from a folder or the Hub, checked; and its low-rank adapters."""
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from open_instruct.encode import IGNORED, eos_id
+from open_instruct.encode import eos_id
 from open_instruct.records import UserError
+from open_instruct.training import attention as attention
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """What of a Hub repository is downloaded: weights as safetensors, never pickles or code."""
@@ -22,6 +20,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 def model_folder(name: str, revision: str | None = None) -> Path:
     """The folder `name`, or the folder to which the Hub's model `name` is downloaded.
 
+    name: on the Hub `owner/repository`, or `owner/repository/folder` where one repository holds many models.
     Raises UserError where it is neither, or a folder in OLMo's own format.
     """
     folder = Path(name)
@@ -32,8 +31,15 @@ def model_folder(name: str, revision: str | None = None) -> Path:
         )
     if folder.is_dir():
         return folder
+    parts = name.split("/")
+    repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
+    wanted = [f"{inside}/{pattern}" if inside else pattern for pattern in HUB_FILES]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        snapshot = snapshot_download(repository, revision=revision, allow_patterns=wanted)
+        found = Path(snapshot) / inside
+        if not found.is_dir():
+            raise UserError(f"{repository} holds no folder {inside} with a model; name one that it lists")
+        return found
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} is neither a model folder nor a model of the Hub: {reason}") from error
@@ -93,36 +99,6 @@ def attention_for(*, packing: bool, half_precision: bool) -> str:
     return "within_examples" if packing else "sdpa"
 
 
-def attend_within_examples(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    lengths: list[int],
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention of examples that lie end to end, each to itself: the blocks of a block-diagonal mask.
-
-    query: (1, heads, tokens, head_dim); key, value: (1, key-value heads, tokens, head_dim).
-    -> (1, tokens, heads, head_dim)
-    """
-    blocks = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
-    attended = [
-        scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        for q, k, v in blocks
-    ]
-    return torch.cat(attended, dim=2).transpose(1, 2), None
-
-
-AttentionInterface.register("within_examples", attend_within_examples)
-
-
 def add_adapters(model: Any, *, rank: int, alpha: int, dropout: float) -> Any:
     """Low-rank adapters on all linear layers but the head; only they are trained."""
     from peft import LoraConfig, get_peft_model
@@ -131,69 +107,3 @@ def add_adapters(model: Any, *, rank: int, alpha: int, dropout: float) -> Any:
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     return get_peft_model(model, config)
-
-
-def spare_memory_traffic(model: Any) -> None:
-    """On a CPU small models wait for memory: a third of a step of a 17 M model with a vocabulary of 50 k went into it.
-
-    The gradient of a tied embedding's rows is added to the head's in place, not by way of a matrix of zeros; and what
-    is freed stays with the process, so that the kernel does not clear the same pages for every step.
-    """
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if isinstance(embedding, nn.Embedding) and embedding.weight is head.weight and embedding.weight.requires_grad:
-        embedding.sparse = True
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
-
-
-class TargetLoss(nn.Module):
-    """A causal language model that returns the summed loss of its targets, and projects nothing else."""
-
-    def __init__(self, model: Any) -> None:
-        """model: a transformers model for causal language modelling, or a PeftModel of one."""
-        super().__init__()
-        self.model = model
-
-        self._no_split_modules = getattr(self.language_model, "_no_split_modules", None)  # what FSDP wraps
-
-    @property
-    def language_model(self) -> Any:
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-
-    def forward(self, ids: Tensor, labels: Tensor, lengths: list[int] | None = None) -> Tensor:
-        """A Batch's fields.  -> () nats, summed over targets."""
-        # Causal attention never looks right, so padding there needs no mask.
-        packed: dict[str, Any] = {}
-        if lengths is not None:
-            positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
-            packed = {"position_ids": positions[None], "lengths": lengths}
-        inner = self.language_model
-        hidden = inner.base_model(input_ids=ids, use_cache=False, **packed).last_hidden_state[
-            :, :-1
-        ]  # (batch, seq-1, d)
-        targets = labels[:, 1:]
-        is_target = targets != IGNORED
-        logits = inner.get_output_embeddings()(hidden[is_target]).float()  # (targets, vocabulary)
-        return cross_entropy(logits, targets[is_target], reduction="sum")
-
-
-@torch.no_grad()
-def check_projection(model: Any, *, packing: bool) -> None:
-    """Raises UserError where the model does more between its last layer and its logits than its head does."""
-    ids = torch.arange(4)[None]
-    lengths = [ids.shape[1]] if packing else None
-    model.eval()
-    found = TargetLoss(model)(ids, ids, lengths)
-    logits = model(input_ids=ids, use_cache=False, **({"lengths": lengths} if packing else {})).logits
-    expected = cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum")
-    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
-        raise UserError(
-            f"{type(model).__name__}: its logits are not its head's projection of its last layer "
-            f"(loss {expected:.4f}, projected {found:.4f}), so finetune.py cannot train it"
-        )

@@ -131,6 +131,10 @@ class State:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class SavedAndStoppedError(Exception):
+    """The run was asked to stop, and saved its state."""
+
+
 class Stop:
     """Whether any process was asked to stop: by a signal, or by a file."""
 
@@ -160,3 +164,8 @@ class Stop:
             return asked
         flag: Any = self.accelerator.reduce(torch.tensor(int(asked), device=self.accelerator.device), "sum")
         return flag.item() > 0
+
+    def answer(self, saved: Path) -> None:
+        """Into the file that asked, where the state was saved: launchers end with exit codes of their own."""
+        if self.accelerator.is_main_process and self.stop_file is not None and self.stop_file.exists():
+            self.stop_file.write_text(f"{saved}\n")

@@ -1,19 +1,32 @@
 #!/usr/bin/env bash
 # Fine-tune one checkpoint on one train set.  sbatch fine_tune_olmo.sh, or bash fine_tune_olmo.sh.
 #   data_file_name   train set, in $data_dir/{data_file_name}.jsonl                  (required)
-#   ckpt             pre-training step                                               (required)
+#   ckpt             pre-training step, or main                                      (required)
 #   family           family of the checkpoint                                        (default: olmo1b)
-#   model_name       folder of the model          (default: output/{family}_tf_ckpts/checkpoint-{ckpt})
+#   model_name       folder of the model, or its name on the Hub
+#                                      (default: $base_dir/output/{family}_tf_ckpts/checkpoint-{ckpt}, or /main)
 #   lr, epoch        recipe                                                          (default: 2e-6, 3)
-#   NUM_GPUS         processes, one a GPU                                            (default: 1)
+#   NUM_GPUS         processes on each node, one a GPU            (default: the GPUs that Slurm gave, else 1)
 #   TOTAL_BATCH_SIZE examples per optimiser step, over all processes                 (default: 8)
 #   mixed_precision  bf16, fp16 or no                                                (default: bf16)
+#   accelerate_config  how processes share the work, a file of scripts/accelerate
+#                                                       (default: ddp.yaml, or one.yaml for one process)
+#   base_dir         folder of output/                                               (default: the repository)
+#   data_dir         folder of the formatted data                                    (default: $base_dir/data)
 # Further arguments go to finetune.py, e.g. bash fine_tune_olmo.sh --max_train_rows 100
+# Several nodes: sbatch --nodes=2 --gpus-per-node=4 fine_tune_olmo.sh
+# Warned by Slurm five minutes before the time limit it saves, and goes back into the queue; Ctrl-C and SIGTERM save and
+# end it with exit code 85: started again, it goes on.
 #SBATCH --job-name=fine_tune_olmo
-#SBATCH --gpus=1
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --time=08:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
 
 : "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
@@ -22,17 +35,71 @@ set -euo pipefail
 : "${data_file_name:?set data_file_name to a train set, e.g. data_file_name=socialiqa ckpt=592000 bash fine_tune_olmo.sh}"
 : "${ckpt:?set ckpt to a pre-training step, e.g. data_file_name=socialiqa ckpt=592000 bash fine_tune_olmo.sh}"
 : "${family:=olmo1b}"
-: "${model_name:=$base_dir/output/${family}_tf_ckpts/checkpoint-$ckpt}"
+: "${lr:=2e-6}"
+: "${epoch:=3}"
+: "${mixed_precision:=bf16}"
+: "${NUM_GPUS:=${SLURM_GPUS_ON_NODE:-1}}"
+case $ckpt in main | -1) folder=main short=main ;; *) folder=checkpoint-$ckpt short=ckpt$ckpt ;; esac
+: "${model_name:=$base_dir/output/${family}_tf_ckpts/$folder}"
+train_file=$data_dir/$data_file_name.jsonl
+num_nodes=${SLURM_NNODES:-1}
+num_processes=$((num_nodes * NUM_GPUS))
+: "${accelerate_config:=scripts/accelerate/$( ((num_processes > 1)) && echo ddp || echo one).yaml}"
 export base_dir data_dir
-
 cd "$repository"
-accelerate launch --num_processes "${NUM_GPUS:-1}" --num_machines 1 --dynamo_backend no \
-  --mixed_precision "${mixed_precision:-bf16}" \
-  open_instruct/finetune.py \
+
+# Models and train files of this project know what they are, and the output is named by that.
+named=()
+if [[ ! -f $model_name/meta.json || ! -f $train_file.meta.json ]]; then
+  named=(--output_dir "$base_dir/output/${family}_hf_${short}_${data_file_name}_${epoch}epoch_${lr}")
+fi
+
+launch=(accelerate launch)
+options=(--config_file "$accelerate_config" --mixed_precision "$mixed_precision" --dynamo_backend no
+  --num_processes "$num_processes" --num_machines "$num_nodes")
+if ((num_nodes > 1)); then
+  # shellcheck disable=SC2016  # each node puts in its own number
+  launch=(srun --nodes="$num_nodes" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
+    bash -c 'exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' fine_tune_olmo)
+  # This script runs on the first node, where the others report; the port differs from job to job.
+  options+=(--main_process_ip "${MASTER_ADDR:-$(hostname)}"
+    --main_process_port "${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}")
+fi
+
+# Launchers do not pass signals on to every process of every node; a file on the shared disk reaches all.
+stop_file=$base_dir/output/stop-${SLURM_JOB_ID:-$$}
+mkdir -p "$base_dir/output"
+rm -f "$stop_file"
+is_warned=
+trap 'touch "$stop_file"' INT TERM
+trap 'is_warned=yes; touch "$stop_file"' USR1
+
+"${launch[@]}" "${options[@]}" open_instruct/finetune.py \
   --model_name_or_path "$model_name" \
-  --train_file "$data_dir/$data_file_name.jsonl" \
-  --learning_rate "${lr:-2e-6}" \
-  --num_train_epochs "${epoch:-3}" \
+  --train_file "$train_file" \
+  --learning_rate "$lr" \
+  --num_train_epochs "$epoch" \
   --total_batch_size "${TOTAL_BATCH_SIZE:-8}" \
-  --mixed_precision "${mixed_precision:-bf16}" \
-  "$@"
+  --mixed_precision "$mixed_precision" \
+  --stop_file "$stop_file" \
+  "${named[@]}" \
+  "$@" &
+training=$!
+while :; do
+  status=0
+  wait "$training" || status=$?
+  # A trapped signal ends `wait` and not the training.
+  kill -0 "$training" 2> /dev/null || break
+done
+
+# Launchers have exit codes of their own; finetune.py wrote into the file where it saved what it had.
+if [[ -s $stop_file ]]; then status=85; fi
+rm -f "$stop_file"
+if [[ $is_warned ]] && ((status == 85 && ${SLURM_RESTART_COUNT:-0} < 20)); then
+  echo "saved before the time limit: job $SLURM_JOB_ID goes back into the queue, to go on where it stopped"
+  # Slurm ends this script meanwhile; it must not report an end of its own before.
+  trap '' TERM
+  if scontrol requeue "$SLURM_JOB_ID"; then sleep 60; fi
+  echo "error: not requeued; submit it again, it goes on where it stopped" >&2
+fi
+exit "$status"
