@@ -11,7 +11,7 @@ from toy_models import EOS, toy_native_olmo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_instruct.olmo_hf import convert_olmo_to_tf as convert
-from open_instruct.olmo_hf import verification, weights
+from open_instruct.olmo_hf import shards, verification, weights
 from open_instruct.records import read_json, read_sidecar
 
 SUPPORTED = {
@@ -127,7 +127,7 @@ def patch_take(monkeypatch, ending: str, change):
         tensor = weights.take(state, piece, dtype)
         return change(tensor).contiguous() if piece.source.endswith(ending) and piece.start == 0 else tensor
 
-    monkeypatch.setattr(convert, "take", wrong)
+    monkeypatch.setattr(shards, "take", wrong)
     monkeypatch.setattr(verification, "take", wrong)
 
 
@@ -179,7 +179,7 @@ def test_logits_that_are_not_numbers_are_refused(folder):
 
 
 def test_weights_written_wrongly_are_noticed(folder, monkeypatch):
-    monkeypatch.setattr(convert, "take", lambda state, piece, dtype: weights.take(state, piece, dtype) + 1)
+    monkeypatch.setattr(shards, "take", lambda state, piece, dtype: weights.take(state, piece, dtype) + 1)
     refuse(folder, "was not written as it should be")
 
 
