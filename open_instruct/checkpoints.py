@@ -96,7 +96,8 @@ def parse_families(path: Path, _mtime_ns: int) -> dict[str, Family]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected families by name, found {type(raw).__name__}")
+        found = "nothing" if raw is None else type(raw).__name__
+        raise UserError(f"{path}: expected families by name, found {found}")
     problems: list[str] = []
     for name, values in raw.items():
         problems += [f"{name}: {problem}" for problem in family_problems(name, values)]
