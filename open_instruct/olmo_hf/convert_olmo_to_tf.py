@@ -10,6 +10,7 @@ Writes   {output_dir}/: sharded safetensors, config, generation config, tokenize
 
 import fnmatch
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,7 +96,9 @@ def main(args: Args) -> None:
         try:
             write_config(config, tokenizer, output_dir)
             check_eos(output_dir, tokenizer)
+            started = time.monotonic()
             shards |= write_shards(native.weights, pieces, empty, output_dir, args.max_shard_size)
+            facts["write_seconds"] = round(time.monotonic() - started, 2)
             facts["num_shards"] = len(shards)
             facts["training_only_options"] = training_only_options(native_config)
             proof = (native_config, native.weights, pieces, output_dir, dtype, args.verify_by)
