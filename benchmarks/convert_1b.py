@@ -140,15 +140,15 @@ def convert_by_peer(python: Path, folder: Path) -> Measured:
 def report(results: list[Converted], num_bytes: int) -> None:
     copy_seconds = median(one.whole.seconds for one in results if one.whole.what == COPY)
     print(f"\ncheckpoint: {num_bytes / 1e9:.2f} GB; medians")
-    print(f"{'':<28}{'seconds':>9}{'stage':>8}{'writing':>9}{'forward':>9}{'peak GB':>9}{'of checkpoint':>15}")
+    titles = ("seconds", "cpu", "stage", "writing", "forward", "peak GB", "of file")
+    print(f"{'':<28}{''.join(f'{title:>9}' for title in titles)}")
     for what in dict.fromkeys(one.whole.what for one in results):
         same = [one for one in results if one.whole.what == what]
-        seconds, stage = median(one.whole.seconds for one in same), median(one.stage_seconds for one in same)
-        write, forward = median(one.write_seconds for one in same), median(one.forward_seconds for one in same)
-        peak = max(one.whole.peak_bytes for one in same)
-        print(
-            f"{what:<28}{seconds:9.1f}{stage:8.1f}{write:9.1f}{forward:9.1f}{peak / 1e9:9.2f}{peak / num_bytes:15.2f}"
-        )
+        seconds, cpu = median(one.whole.seconds for one in same), median(one.whole.cpu_seconds for one in same)
+        stage, write = median(one.stage_seconds for one in same), median(one.write_seconds for one in same)
+        forward, peak = median(one.forward_seconds for one in same), max(one.whole.peak_bytes for one in same)
+        times = "".join(f"{value:9.1f}" for value in (seconds, cpu, stage, write, forward))
+        print(f"{what:<28}{times}{peak / 1e9:9.2f}{peak / num_bytes:9.2f}")
         if stage:
             command, own = ((value - forward) / copy_seconds for value in (seconds, stage))
             print(f"  less its forward passes: {command:.2f} of a copy; the stage: {own:.2f}")

@@ -13,6 +13,8 @@ from open_instruct.records import UserError
 class Measured:
     what: str
     seconds: float
+    cpu_seconds: float
+    """Of all its threads, in its own code and in the kernel: it hardly depends on what else the machine does."""
     peak_bytes: int
     """Resident, pages of mapped files included."""
 
@@ -26,6 +28,7 @@ def measure(what: str, command: Sequence[str]) -> Measured:
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise UserError(f"{what} failed: {output[-2000:]}")
-    measured = Measured(what, time.monotonic() - started, usage.ru_maxrss * 1024)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    measured = Measured(what, time.monotonic() - started, cpu_seconds, usage.ru_maxrss * 1024)
     print(f"{what}: {measured.seconds:.1f} s", flush=True)
     return measured
