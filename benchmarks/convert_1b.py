@@ -4,7 +4,9 @@ Reads   nothing: the weights are random, in float32 (16 layers of width 2048, 1.
 Writes  {folder}/, which takes 20 GB and is removed at the end, and a table on standard output.
 
 The copy that others are measured by is on the disk when it ends (cp, then sync of that file), as the conversion is,
-which calls fsync before it says done. A copy that is only in the kernel's cache is printed beside it.
+which calls fsync before it says done. It is repeated beside every conversion; the table shows medians. `stage` is what
+the conversion itself takes, `seconds` in its meta.json: the command less the start of Python and its packages, which a
+study pays once for all of its jobs.
 
 The converter is in wheels of transformers up to 4.47 only; it needs an environment of its own:
 
@@ -14,13 +16,13 @@ The converter is in wheels of transformers up to 4.47 only; it needs an environm
 
 import os
 import shutil
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
+
+from processes import Measured, measure
 
 from open_instruct.cli import run
 from open_instruct.olmo_hf.tokenizer import write_tokenizer
@@ -55,13 +57,21 @@ class Args:
     """Interpreter of an environment with a transformers that has the converter; without it there is no peer."""
     d_model: int = 2048
     """A smaller one is a trial of this script."""
+    repeats: int = 3
+    """Of the copy and of the conversion with and without proof."""
+    cold: bool = False
+    """Read the checkpoint from the disk each time; else it is in the kernel's cache, as right after a download."""
+    by_layer: bool = True
+    """Also the proof layer by layer, once."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    what: str
-    seconds: float
-    peak_bytes: int
+class Converted:
+    whole: Measured
+    """The command."""
+    stage_seconds: float = 0.0
+    write_seconds: float = 0.0
+    forward_seconds: float = 0.0
 
 
 def main(args: Args) -> None:
@@ -73,39 +83,44 @@ def main(args: Args) -> None:
         with Artifact(native, {}, identity={"family": "olmo1b", "step": 1000}).making(is_folder=True):
             measure("make", [sys.executable, "-c", MAKE, str(native), str(args.d_model)])
         write_tokenizer({"file": TOKENIZER, "pad": "<|padding|>"}, args.folder / "tokenizer")
-        results = [cached_copy(native), copy(native), convert(args.folder, "unverified", "--no-verify"), copy(native)]
-        results += [convert(args.folder, "verified"), copy(native)]
-        results += [convert(args.folder, "by_layer", "--verify_by", "layers")]
-        forward = read_sidecar(args.folder / "verified")["verification"]["forward_seconds"]
+        copy(args, "not counted: memory that the system has not given out yet is slow to come")
+        results: list[Converted] = []
+        for _ in range(args.repeats):
+            results += [copy(args), convert(args, "unverified", "--no-verify"), copy(args), convert(args, "verified")]
+        if args.by_layer:
+            results += [copy(args), convert(args, "by_layer", "--verify_by", "layers")]
         if args.peer_python:
-            results += [copy(native), convert_by_peer(args.peer_python, args.folder)]
-        report(results, (native / "model.pt").stat().st_size, forward)
+            results += [copy(args), Converted(convert_by_peer(args.peer_python, args.folder))]
+        report(results, (native / "model.pt").stat().st_size)
     finally:
         shutil.rmtree(args.folder)
 
 
-def copy(native: Path) -> Measured:
-    target = native.parent / "copy.pt"
-    measured = measure(COPY, ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(native / "model.pt"), str(target)])
+def copy(args: Args, what: str = COPY) -> Converted:
+    source, target = args.folder / "native" / "model.pt", args.folder / "copy.pt"
+    make_cold(args)
+    measured = measure(what, ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(source), str(target)])
     target.unlink()
-    return measured
+    return Converted(measured)
 
 
-def cached_copy(native: Path) -> Measured:
-    target = native.parent / "copy.pt"
-    measured = measure("cp into the cache", ["cp", str(native / "model.pt"), str(target)])
-    target.unlink()
-    return measured
+def make_cold(args: Args) -> None:
+    if args.cold:
+        with (args.folder / "native" / "model.pt").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def convert(folder: Path, name: str, *options: str) -> Measured:
+def convert(args: Args, name: str, *options: str) -> Converted:
     script = REPOSITORY / "open_instruct" / "olmo_hf" / "convert_olmo_to_tf.py"
+    output = args.folder / name
     command = [sys.executable, str(script), "--family", "olmo1b", "--step", "1000", *options]
-    command += ["--input_dir", str(folder / "native"), "--output_dir", str(folder / name)]
-    measured = measure(f"conversion, {name}", [*command, "--tokenizer_name_or_path", str(folder / "tokenizer")])
-    for weights in (folder / name).glob("*.safetensors"):
-        weights.unlink()  # room for the next one
-    return measured
+    command += ["--input_dir", str(args.folder / "native"), "--output_dir", str(output)]
+    make_cold(args)
+    measured = measure(f"conversion, {name}", [*command, "--tokenizer_name_or_path", str(args.folder / "tokenizer")])
+    meta = read_sidecar(output)
+    shutil.rmtree(output)  # room for the next one
+    forward_seconds = (meta["verification"] or {}).get("forward_seconds", 0.0)
+    return Converted(measured, meta["seconds"], meta["write_seconds"], forward_seconds)
 
 
 def convert_by_peer(python: Path, folder: Path) -> Measured:
@@ -122,29 +137,21 @@ def convert_by_peer(python: Path, folder: Path) -> Measured:
     return measure("transformers' converter", command)
 
 
-def measure(what: str, command: list[str]) -> Measured:
-    """Run `command` after the disk has come to rest.  Raises UserError where it fails."""
-    os.sync()
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output = process.stdout.read() if process.stdout else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise UserError(f"{what} failed: {output[-2000:]}")
-    measured = Measured(what, time.monotonic() - started, usage.ru_maxrss * 1024)
-    print(f"{what}: {measured.seconds:.1f} s", flush=True)
-    return measured
-
-
-def report(results: list[Measured], num_bytes: int, forward_seconds: float) -> None:
-    copy_seconds = median(one.seconds for one in results if one.what == COPY)
-    print(f"\ncheckpoint: {num_bytes / 1e9:.2f} GB; forward passes of the proof: {forward_seconds:.1f} s")
-    print(f"{'':<28}{'seconds':>9}{'of a copy':>11}{'peak GB':>9}{'of checkpoint':>15}")
-    for one in results:
-        of_copy, of_file = one.seconds / copy_seconds, one.peak_bytes / num_bytes
-        print(f"{one.what:<28}{one.seconds:9.1f}{of_copy:11.2f}{one.peak_bytes / 1e9:9.2f}{of_file:15.2f}")
-    verified = next(one for one in results if one.what.endswith("verified") and "un" not in one.what)
-    print(f"verified, less its forward passes: {(verified.seconds - forward_seconds) / copy_seconds:.2f} of a copy")
+def report(results: list[Converted], num_bytes: int) -> None:
+    copy_seconds = median(one.whole.seconds for one in results if one.whole.what == COPY)
+    print(f"\ncheckpoint: {num_bytes / 1e9:.2f} GB; medians")
+    titles = ("seconds", "cpu", "stage", "writing", "forward", "peak GB", "of file")
+    print(f"{'':<28}{''.join(f'{title:>9}' for title in titles)}")
+    for what in dict.fromkeys(one.whole.what for one in results):
+        same = [one for one in results if one.whole.what == what]
+        seconds, cpu = median(one.whole.seconds for one in same), median(one.whole.cpu_seconds for one in same)
+        stage, write = median(one.stage_seconds for one in same), median(one.write_seconds for one in same)
+        forward, peak = median(one.forward_seconds for one in same), max(one.whole.peak_bytes for one in same)
+        times = "".join(f"{value:9.1f}" for value in (seconds, cpu, stage, write, forward))
+        print(f"{what:<28}{times}{peak / 1e9:9.2f}{peak / num_bytes:9.2f}")
+        if stage:
+            command, own = ((value - forward) / copy_seconds for value in (seconds, stage))
+            print(f"  less its forward passes: {command:.2f} of a copy; the stage: {own:.2f}")
 
 
 if __name__ == "__main__":

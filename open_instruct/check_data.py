@@ -155,8 +155,13 @@ def take(report: Report, batch: list[dict[str, Any]], tokenizer: "Tokenizer", nu
 
 
 def parts_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Prompt and completion; of a chat what the assistant says, and all else."""
+    """Prompt and completion; of a chat what the assistant says, and all else.
+
+    Raises UserError for a record that has neither.
+    """
     if "messages" not in record:
+        if not {"prompt", "completion"} <= record.keys():
+            raise UserError(f"{record['id']}: expected prompt and completion, or messages; found {', '.join(record)}")
         return record["prompt"], record["completion"]
     said = {True: "", False: ""}
     for turn in record["messages"]:

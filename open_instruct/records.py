@@ -179,13 +179,17 @@ class Artifact:
         return {role: content_hash(path) for role, path in self.inputs.items()}
 
     @contextmanager
-    def making(self, *, is_folder: bool = False) -> Iterator[dict[str, Any]]:
+    def making(
+        self, *, is_folder: bool = False, hashed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Make the artifact inside the block; facts put into the yielded dict go into the sidecar, written last.
 
-        Raises UserError where another process is making it.
+        `hashed`, which the block fills: {"sha256", "bytes", "mtime_ns"} of files, by name, that it hashed itself;
+        those that still have this size and time are not read again. Raises UserError where another process is
+        making it.
         """
         with self._sole_writer():
-            yield from self._make(is_folder=is_folder)
+            yield from self._make(is_folder=is_folder, hashed={} if hashed is None else hashed)
 
     @contextmanager
     def _sole_writer(self) -> Iterator[None]:
@@ -197,7 +201,7 @@ class Artifact:
                 f"{self.path} is being written by {error}; wait until that is done and run this again"
             ) from error
 
-    def _make(self, *, is_folder: bool) -> Iterator[dict[str, Any]]:
+    def _make(self, *, is_folder: bool, hashed: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         started = time.monotonic()
         sidecar_path(self.path).unlink(missing_ok=True)
         if is_folder and self.path.exists():
@@ -213,7 +217,7 @@ class Artifact:
                 "arguments": dict(self.arguments),
                 "inputs": input_hashes,
                 "input_paths": {role: str(path) for role, path in self.inputs.items()},
-                "files": {e.pop("name"): e for e in describe_files(self.path)},
+                "files": {e.pop("name"): e for e in describe_files(self.path, hashed)},
                 **facts,
                 **provenance(),
                 "seconds": round(time.monotonic() - started, 2),

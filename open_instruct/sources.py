@@ -13,7 +13,7 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -203,19 +203,19 @@ def json_lines(path: Path) -> Iterator[Row]:
 
 
 def table_rows(located: Located) -> Iterator[Row]:
-    """Rows through the `datasets` client, which keeps what it downloads."""
+    """Rows of Parquet on this disk, or of the Hub through the `datasets` client, which keeps what it downloads."""
+    if located.files:
+        for file in parquet_files(located):
+            for batch in file.iter_batches(BATCH_ROWS):
+                yield from batch.to_pylist()
+        return
     import datasets  # seconds to import, and not every source needs it
 
-    if located.store == "hub":
-        commit, names = hub_files(located.split)
-        files = [f"hf://datasets/{located.split.hub}@{commit}/{name}" for name in names]
-    else:
-        files = [str(path) for path in located.files]
+    commit, names = hub_files(located.split)
     table: Any = datasets.load_dataset(
         "parquet" if is_parquet(located) else "json",
-        data_files=files,
+        data_files=[f"hf://datasets/{located.split.hub}@{commit}/{name}" for name in names],
         split="train",
-        streaming=located.store == "local",
     )
     for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS):
         yield from batch.to_pylist()
@@ -263,9 +263,21 @@ def parquet_rows(files: Sequence["pq.ParquetFile"], wanted: Sequence[int]) -> It
 @contextmanager
 def readable_errors(located: Located) -> Iterator[None]:
     """Failures of the Hub and of files as a UserError that says what to do."""
-    import httpx
     import pyarrow as pa
-    from datasets.exceptions import DatasetsError
+
+    try:
+        with hub_errors(located) if located.store == "hub" else nullcontext():
+            yield
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{located.name}: not readable as Parquet or JSON lines ({error}); get it again") from error
+    except OSError as error:
+        raise UserError(f"{located.name}: {error}") from error
+
+
+@contextmanager
+def hub_errors(located: Located) -> Iterator[None]:
+    import httpx
+    from datasets.exceptions import DatasetsError  # seconds to import, and a mirror does not need it
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -276,17 +288,11 @@ def readable_errors(located: Located) -> Iterator[None]:
 
     try:
         yield
-    except (UserError, LocalEntryNotFoundError) as error:
-        if isinstance(error, UserError):
-            raise
+    except LocalEntryNotFoundError as error:
         raise unreachable(located, error) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, EntryNotFoundError) as error:
         raise UserError(f"{located.name}: the Hub does not give it ({type(error).__name__})") from error
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{located.name}: not readable as Parquet or JSON lines ({error}); get it again") from error
     except (OSError, httpx.HTTPError, DatasetsError) as error:
-        if located.store != "hub":
-            raise UserError(f"{located.name}: {error}") from error
         raise unreachable(located, error) from error
 
 

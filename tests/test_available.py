@@ -70,6 +70,7 @@ def test_everything_wrong_in_a_file_of_families_is_named(base_dir):
     path.write_text(
         "a: {hub: nowhere, revison: main}\n../b: {}\nc: {revision: 'part{tokens}'}\nd: {tokens_per_step: many}\n"
         "e: {checkpoint_format: gguf}\nf: text\ng: {urls: 'https://x/{stp}'}\n"
+        "h: {about: 3, runs: {step1: a}, tokenizer: mine.json}\n"
     )
     with pytest.raises(UserError) as error:
         family_named("a")
@@ -77,6 +78,7 @@ def test_everything_wrong_in_a_file_of_families_is_named(base_dir):
         *("a: unknown key revison (did you mean revision?)", "hub is 'nowhere', expected OWNER/NAME", "../b: expected"),
         *("c: revision is part{tokens}, expected {step}", "d: tokens_per_step is 'many'", "expected hf or olmo"),
         *("f: expected a mapping", "urls names stp; known: step, tokens, run"),
+        *("h: about is 3, expected text", "h: runs is {'step1': 'a'}, expected", "h: tokenizer is 'mine.json'"),
     ):
         assert message in str(error.value)
     path.write_text("olmo1b: {hub: me/mine}\n")

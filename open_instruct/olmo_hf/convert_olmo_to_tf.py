@@ -9,28 +9,26 @@ Writes   {output_dir}/: sharded safetensors, config, generation config, tokenize
 """
 
 import fnmatch
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from open_instruct import paths
-from open_instruct.checkpoints import Checkpoint
+from open_instruct.checkpoints import Checkpoint, family_named
 from open_instruct.cli import run
 from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
 from open_instruct.olmo_hf.native import NativeFiles, find_native, load_state
+from open_instruct.olmo_hf.shards import write_shards
 from open_instruct.olmo_hf.tokenizer import EOS
 from open_instruct.olmo_hf.verification import How, verify
-from open_instruct.olmo_hf.weights import Piece, check_keys, layout, take, target_of
-from open_instruct.records import Artifact, UserError, read_sidecar, sidecar_path, write_json
+from open_instruct.olmo_hf.weights import check_keys, layout, target_of
+from open_instruct.records import Artifact, UserError, read_sidecar, sidecar_path
 from open_instruct.study import Variant
 
 WRITTEN = (
@@ -69,7 +67,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    checkpoint = Checkpoint(args.family, None if args.step == -1 else args.step)
+    checkpoint = checkpoint_of(args)
     input_dir = args.input_dir or paths.native_checkpoint(args.family, checkpoint.name)
     output_dir = args.output_dir or paths.converted_checkpoint(args.family, checkpoint.name)
     tokenizer_name = args.tokenizer_name_or_path or str(paths.tokenizer_dir(args.family))
@@ -93,11 +91,15 @@ def main(args: Args) -> None:
     check_keys(state, pieces, shapes)
     check_disk(output_dir, sum(tensor.nbytes for tensor in empty.values()))
 
-    with artifact.making(is_folder=True) as facts:
+    shards: dict[str, dict[str, Any]] = {}
+    with artifact.making(is_folder=True, hashed=shards) as facts:
         try:
             write_config(config, tokenizer, output_dir)
             check_eos(output_dir, tokenizer)
-            facts["num_shards"] = write_shards(native.weights, pieces, empty, output_dir, args.max_shard_size)
+            started = time.monotonic()
+            shards |= write_shards(native.weights, pieces, empty, output_dir, args.max_shard_size)
+            facts["write_seconds"] = round(time.monotonic() - started, 2)
+            facts["num_shards"] = len(shards)
             facts["training_only_options"] = training_only_options(native_config)
             proof = (native_config, native.weights, pieces, output_dir, dtype, args.verify_by)
             facts["verification"] = verify(*proof) if args.verify else None
@@ -105,6 +107,13 @@ def main(args: Args) -> None:
             shutil.rmtree(output_dir)
             raise
     print(f"wrote {paths.relative(output_dir)}: {target.architecture}, {args.dtype}, {facts['num_shards']} shard(s)")
+
+
+def checkpoint_of(args: Args) -> Checkpoint:
+    """Raises UserError for an unknown family, and for a step that is none."""
+    if args.step < -1:
+        raise UserError(f"step is {args.step}, expected a pre-training step, or -1 for `main`")
+    return Checkpoint(family_named(args.family).name, None if args.step == -1 else args.step)
 
 
 def check_folders(input_dir: Path, output_dir: Path) -> None:
@@ -193,46 +202,6 @@ def check_eos(output_dir: Path, tokenizer: Tokenizer) -> None:
             raise UserError(
                 f"{type(config).__name__} names EOS {config.eos_token_id}, expected {tokenizer.eos_token_id} ({EOS})"
             )
-
-
-def write_shards(
-    source: Sequence[Path],
-    pieces: Mapping[str, Piece],
-    empty: Mapping[str, torch.Tensor],
-    output_dir: Path,
-    max_shard_size: str,
-) -> int:
-    """Write safetensors files and, where there are several, their index; returns how many."""
-    try:
-        split = split_torch_state_dict_into_shards(
-            {name: empty[name] for name in pieces}, max_shard_size=max_shard_size
-        )
-    except ValueError as error:
-        raise UserError(f"max_shard_size: {error}") from error
-    for filename, names in split.filename_to_tensors.items():
-        # Mapped anew for every file: what was read of a mapping takes memory for as long as the mapping lives.
-        write_shard(load_state(source), {name: pieces[name] for name in names}, empty, output_dir / filename)
-        # safetensors makes files that only their owner can read; colleagues may read the rest of the folder.
-        shutil.copymode(output_dir / "config.json", output_dir / filename)
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        write_json(output_dir / "model.safetensors.index.json", index)
-    return len(split.filename_to_tensors)
-
-
-def write_shard(
-    state: Mapping[str, torch.Tensor], pieces: Mapping[str, Piece], empty: Mapping[str, torch.Tensor], path: Path
-) -> None:
-    """Raises UserError for a weight that is not finite, or that becomes so in the target's precision."""
-    shard = {name: take(state, piece, empty[name].dtype) for name, piece in pieces.items()}
-    for name, tensor in shard.items():
-        # The extremes tell (nan is one where there is any), without a copy of the tensor.
-        if not torch.stack(torch.aminmax(tensor)).isfinite().all():
-            raise UserError(f"{pieces[name].source} has values that are not finite in {tensor.dtype}")
-    save_file(shard, path, metadata={"format": "pt"})
-    # The sidecar says that the file is there: it has to be, even after the power fails.
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 if __name__ == "__main__":
