@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 DISK = "128m"
 IN_FLIGHT_A_ROUND, AT_REST_A_ROUND = 8, 4
 MOST_ROUNDS_WITHOUT_FAULTS = 5
+ASK_NODES_SECONDS = 20.0
 MADE_TOGETHER = ("pretrain", "format", "report")
 """Stages that write several outputs in one pass: of what is not whole all is made again."""
 
@@ -139,7 +140,12 @@ class Chaos:
         self.num_remade += len(found)
 
     def drain(self) -> None:
+        asked = time.monotonic()
         while self.faults.tasks("RUNNING", "PENDING", "COMPLETING", "CONFIGURING"):
+            if time.monotonic() - asked > ASK_NODES_SECONDS:
+                # A controller that was killed believes in jobs that ended meanwhile, until it asks the nodes.
+                self.cluster.run("scontrol", "reconfigure", check=False)
+                asked = time.monotonic()
             if self.faults.waiting_for(LAUNCH_FAILED):
                 self.study.run("--retry_failed")
             self.faults.hurry()
