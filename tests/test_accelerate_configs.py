@@ -102,7 +102,7 @@ def test_shared_out_over_two_processes_it_trains_to_the_same_weights(name, tmp_p
         env=environment() | {"ACCELERATE_TORCH_DEVICE": "cpu", "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"shared out by {KINDS[name]}" in done.stdout
