@@ -3,6 +3,8 @@
 import io
 import os
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from open_instruct import download_olmo_ckpts as download
 from open_instruct.checkpoints import Checkpoint
 from open_instruct.records import UserError, read_json, read_sidecar
+from open_instruct.stores import ready
 from open_instruct.study import Variant
 
 REPOSITORY = "toy/olmo-hf"
@@ -190,3 +193,20 @@ def test_what_the_hub_does_not_have_is_named(hub, base_dir):
             download.main(download.Args(family=name, list=True))
     with pytest.raises(UserError, match="not for the Hub"):
         download.main(download.Args(family="amber", steps=("1",), with_optimizer=True))
+
+
+def test_models_are_looked_at_one_after_the_other(base_dir, monkeypatch):
+    """Two at once would leave transformers patched: every later model of the process would lose its tied weights."""
+    at_once, most = [], []
+
+    def load(*_, **__):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.01)
+        at_once.pop()
+        return None, {}
+
+    monkeypatch.setattr(ready.AutoModelForCausalLM, "from_pretrained", load)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ready.check_weights(base_dir, None), range(8)))
+    assert most == [1] * 8

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from open_instruct.records import UserError, read_json, write_json
 
 BUFFERS = re.compile(r"(attention\.(masked_)?bias|rotary_emb\.inv_freq)$")
 """Constants that older versions of transformers saved beside the weights."""
+
+LOADING = Lock()
+"""transformers replaces methods of its own while it loads a model: of two threads at once the later one would put back
+what the first had put in, and tied weights stay untied for the rest of the process."""
 
 
 def make_ready(folder: Path) -> dict[str, Any]:
@@ -62,9 +67,10 @@ def rewrite_index(path: Path) -> None:
 def check_weights(folder: Path, config: Any) -> None:
     """Raises UserError where the weights are not exactly those of config.json. No weight is read for that."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, device_map="meta", local_files_only=True, output_loading_info=True
-        )
+        with LOADING:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, device_map="meta", local_files_only=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     wrong = {kind: sorted(map(str, keys))[:4] for kind, keys in loaded[1].items() if keys and kind.endswith("_keys")}
