@@ -22,9 +22,10 @@ function place(panel, i) {
 
 function traces(panel, ink) {
   return panel.curves.map(curve => {
-    const y = curve.y.map((v, i) => (place(panel, i) === null ? null : v));
+    const x = curve.x ?? panel.checkpoints.map((_, i) => place(panel, i));
+    const y = curve.y.map((v, i) => (x[i] === null ? null : v));
     return {
-      name: curve.label, mode: "lines+markers", x: panel.checkpoints.map((_, i) => place(panel, i)), y,
+      name: curve.label, mode: curve.x ? "markers" : "lines+markers", x, y,
       visible: state.hidden.has(curve.label) ? "legendonly" : true, connectgaps: false,
       line: { color: curve.colour === "#000000" ? ink : curve.colour, dash: curve.dash },
       marker: { symbol: curve.symbol, size: 7 },
@@ -47,13 +48,15 @@ function draw(panel, box) {
   const { ink, line } = colours();
   const at = panel.checkpoints.map((_, i) => place(panel, i));
   const label = (name, i) => name === "main" ? "main" : short(state.axis === "tokens" ? panel.tokens[i] : +name);
+  const overCheckpoints = { tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
+    title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } };
   const grid = { gridcolor: line, zerolinecolor: panel.is_change ? ink : line, linecolor: ink, automargin: true };
   Plotly.react(box, traces(panel, ink), {
-    title: { text: panel.title.replaceAll("\n", "<br>"), font: { size: 14 } }, height: 320, showlegend: false,
+    title: { text: panel.title.replaceAll("\n", "<br>"), font: { size: 14 } }, height: 320, showlegend: panel.own_legend,
+    legend: { orientation: "h", y: -0.32, font: { size: 11 } },
     margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    xaxis: { ...grid, tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
-      title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } },
+    xaxis: { ...grid, ...(panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
     yaxis: { ...grid, title: { text: panel.y_label } },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   box.dataset.drawn = "true";
@@ -63,7 +66,7 @@ const boxes = [];
 for (const figure of data.figures) {
   const section = document.getElementById(figure.name);
   const grid = section.querySelector(".panels");
-  const shown = new Map(figure.panels.flatMap(panel => panel.curves).map(curve => [curve.label, curve]));
+  const shown = new Map(figure.panels.filter(panel => !panel.own_legend).flatMap(panel => panel.curves).map(curve => [curve.label, curve]));
   const legend = element("p", { className: "legend" });
   for (const [label, curve] of shown) {
     const mark = element("span", { className: "mark" });

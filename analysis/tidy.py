@@ -1,7 +1,7 @@
 """The result tables as data frames: their columns, how they are read, written, filtered and ordered."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,8 @@ MISSING_TABLE = "missing.csv"
 SUMMARY_TABLE = "change_summary.csv"
 GROUP_TABLE = "group_summary.csv"
 TIDY_TABLE = "measurements.parquet"
+NOISE_TABLE = "perturbation.csv"
+DISTANCE_TABLE = "weight_distances.csv"
 
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
 IDENTITY = ("family", "step", "tokens", "train_set", "format", "shots", "lr", "epochs", "seed")
@@ -27,12 +29,19 @@ DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval d
 DIFFERENCE_COLUMNS += ("difference", "std", "ci_low", "ci_high", "p_value", "n", "family", "train_set", "eval_set")
 DIFFERENCE_COLUMNS += ("format", "setting", "kind", "role", "missing")
 MISSING_COLUMNS = ("model_id", "eval dataset", "reason", "file")
+MODEL_COLUMNS = ("model_id", "family", "series", "train_set", "checkpoint", "tokens")
+NOISE_COLUMNS = (*MODEL_COLUMNS, "setting", "size", "draws", "n", "bits_per_byte", "difference", "std")
+NOISE_COLUMNS += ("ci_low", "ci_high", "source")
+DISTANCE_COLUMNS = (*MODEL_COLUMNS, "layer", "weights", "distance", "base_norm", "relative", "source")
+DIGITS = "%.12g"
+"""The last digits of a float depend on the order of sums, and so on the number of cores."""
 WHOLE_NUMBERS = ("step", "tokens", "shots", "epochs", "seed", "n")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", "difference", "p_value", "lr")
+REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "toxicity"})
 METRIC_LABELS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "bits_per_byte": "bits per byte", "acc": "accuracy"}
-METRIC_LABELS |= {"skill": "gain for each unit of skill"}
+METRIC_LABELS |= {"skill": "gain for each unit of skill", "gain_by_distance": "gain for each unit of relative distance"}
 METRIC_LABELS |= {
     "win_rate": "win rate in %",
     "toxicity": "share of toxic answers",
@@ -51,6 +60,10 @@ class Tables:
     suites: pd.DataFrame
     differences: pd.DataFrame
     missing: pd.DataFrame
+    noise: pd.DataFrame = field(default_factory=lambda: as_table([], NOISE_COLUMNS))
+    """What noise on the weights costs; empty where that was not measured."""
+    distances: pd.DataFrame = field(default_factory=lambda: as_table([], DISTANCE_COLUMNS))
+    """How far fine-tuning moved each layer; empty where that was not measured."""
 
 
 def read_tables(folder: Path) -> Tables:
@@ -59,7 +72,15 @@ def read_tables(folder: Path) -> Tables:
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise UserError(f"{folder}: no {', '.join(absent)}; make them with `python analysis/produce_tables.py`")
-    return Tables(*(read_table(folder / name) for name in names))
+    further = {"noise": NOISE_TABLE, "distances": DISTANCE_TABLE}
+    found = {key: read_table(folder / name) for key, name in further.items() if (folder / name).is_file()}
+    return Tables(*(read_table(folder / name) for name in names), **found)
+
+
+def table_files(folder: Path) -> dict[str, Path]:
+    """The tables of a results folder that findings and figures are made of, by name."""
+    names = (PERFORMANCE_TABLE, SUITE_TABLE, DIFFERENCE_TABLE, NOISE_TABLE, DISTANCE_TABLE)
+    return {name: folder / name for name in names if (folder / name).is_file()}
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -93,7 +114,7 @@ def write_table(path: Path, frame: pd.DataFrame, inputs: Mapping[str, Path], arg
         if path.suffix == ".parquet":
             frame.to_parquet(path, index=False, compression="zstd")
         else:
-            frame.to_csv(path, index=False, lineterminator="\n")
+            frame.to_csv(path, index=False, lineterminator="\n", float_format=DIGITS)
         facts["rows"] = len(frame)
     print(f"wrote {path} ({len(frame)} rows)")
 
