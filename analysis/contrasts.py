@@ -125,7 +125,8 @@ def mean_over_seeds(
     several: Sequence[str], base: str | None, task_format: str, checkpoints: Sequence[str]
 ) -> Iterator[Contrast]:
     of_each = [list(linear_contrasts(series, base, task_format, checkpoints)) for series in several]
-    name = f"{several[0].split()[0]} ({len(several)} seeds)"
+    without_seed = [word for word in several[0].split() if not word.startswith("seed=")]
+    name = f"{' '.join(without_seed)} ({len(several)} seeds)"
     for same in zip(*of_each, strict=True):
         mean: dict[Key, float] = {}
         for contrast in same:

@@ -5,6 +5,7 @@ The x axis is the pre-training step or the number of tokens, linear, logarithmic
 
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def draw(rows: Sequence[Sequence[Panel]], *, title: str, scale: str = "index", a
 
 
 def add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
-    """Base models first, then by alphabet; in as many columns as the longest label allows."""
+    """In as many columns as the longest label allows."""
     handles, labels = legend_of(curves)
     if labels:
         columns = columns_for(labels, figure.get_size_inches()[0])
@@ -112,8 +113,12 @@ def add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
 
 
 def legend_of(curves: Sequence[Curve]) -> tuple[list[Line2D], list[str]]:
+    """Base models first, then by alphabet, numbers by their size."""
     styles = {curve.label: curve.style for curve in curves if len(curve.rows.dropna(subset=[curve.value]))}
-    labels = sorted(styles, key=lambda label: (styles[label].colour != BASE_COLOUR, label))
+    labels = sorted(
+        styles, key=lambda label: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label)]
+    )
+    labels.sort(key=lambda label: styles[label].colour != BASE_COLOUR)
     looks = [{"color": s.colour, "marker": s.marker, "linestyle": s.line} for s in map(styles.__getitem__, labels)]
     return [Line2D([], [], markersize=5, **look) for look in looks], labels
 

@@ -121,7 +121,7 @@ def build_page(folder: Path, study_file: Path | None = None) -> str:
     ]
     for name in shown_in(folder):
         (heading, columns), frame = SHOWN[name], tables[name]
-        content += [f"<h3>{heading}</h3>", table(frame, columns or tuple(frame.columns))]
+        content += [f"<h3>{heading}</h3>", table(frame, columns or tuple(frame.columns), file=name)]
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     figures = interactive_figures(shown)
     # Inside a script element only "</" and "<!--" end or change it.
@@ -221,7 +221,10 @@ def figures_section(tables: Tables) -> list[str]:
 
 def missing_section(missing: pd.DataFrame, study_file: Path | None) -> list[str]:
     if len(missing):
-        return [f"<h2>Missing: {len(missing)} measurements</h2>", table(missing, tuple(missing.columns))]
+        return [
+            f"<h2>Missing: {len(missing)} measurements</h2>",
+            table(missing, tuple(missing.columns), file=MISSING_TABLE),
+        ]
     nothing = "Every measurement of the study is there." if study_file else "No study was named, so none can be told."
     return ["<h2>Missing measurements</h2>", f"<p>{nothing}</p>"]
 
@@ -233,7 +236,10 @@ def unsound_section(tables: Tables) -> list[str]:
         return []
     columns = ("kind", "setting", "where", "why")
     frame = pd.DataFrame([{name: getattr(fault, name) for name in columns} for fault in found])
-    return [f"<h2>Unsound: {sum(len(fault.sources) for fault in found)} numbers</h2>", table(frame, columns)]
+    return [
+        f"<h2>Unsound: {sum(len(fault.sources) for fault in found)} numbers</h2>",
+        table(frame, columns, file=PERFORMANCE_TABLE),
+    ]
 
 
 def has_paper(folder: Path) -> bool:
@@ -251,18 +257,22 @@ def paper_section(folder: Path) -> list[str]:
     columns += ("ci_low", "ci_high", "verdict", "note", "own_source", "published_source")
     return [
         f"<h2>Against the paper</h2><p>{len(numbers)} published numbers: {counts}.</p>",
-        *("<h3>Claims put to both</h3>", table(claims, ("claim", "own", "published", "agreement"))),
-        *("<h3>Curves</h3>", table(curves, tuple(curves.columns))),
-        *("<h3>Numbers</h3>", table(measured, columns)),
+        *(
+            "<h3>Claims put to both</h3>",
+            table(claims, ("claim", "own", "published", "agreement"), file="paper/claims.csv"),
+        ),
+        *("<h3>Curves</h3>", table(curves, tuple(curves.columns), file="paper/curves.csv")),
+        *("<h3>Numbers</h3>", table(measured, columns, file="paper/numbers.csv")),
     ]
 
 
-def table(frame: pd.DataFrame, columns: Sequence[str]) -> str:
+def table(frame: pd.DataFrame, columns: Sequence[str], *, file: str) -> str:
+    """Rows that sort and filter; `file` has them all, for paper shows the first ones only."""
     head = "".join(f"<th scope='col'><button>{html.escape(str(name))}</button></th>" for name in columns)
     named = zip(*([(column, value) for value in frame[column]] for column in columns), strict=True)
     rows = ["<tr>" + "".join(linked(*pair) for pair in row) + "</tr>" for row in named]
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f"<div class='scroll' tabindex='0'><table class='data'>{body}</table></div>"
+    return f"<div class='scroll' tabindex='0'><table class='data' data-file='{file}'>{body}</table></div>"
 
 
 def linked(column: str, value: Any) -> str:

@@ -86,26 +86,29 @@ def table_files(folder: Path) -> dict[str, Path]:
 def read_table(path: Path) -> pd.DataFrame:
     # Only an empty cell is missing: a model or an evaluation set may well be called `none` or `NA`.
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"checkpoint": object, "missing": object})
-    return typed(frame)
+    return typed({str(name): frame[name].tolist() for name in frame.columns})
 
 
 def as_table(rows: Iterable[Mapping[Any, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
     """A frame with these columns, typed; a row that lacks one has an empty cell there."""
     rows = list(rows)
-    return typed(pd.DataFrame({name: [row.get(name) for row in rows] for name in columns}, columns=list(columns)))
+    return typed({name: [row.get(name) for row in rows] for name in columns})
 
 
-def typed(frame: pd.DataFrame) -> pd.DataFrame:
+def typed(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
     """Whole numbers stay whole beside empty cells; text is object with None."""
-    columns = {}
-    for name in frame.columns:
-        if name in WHOLE_NUMBERS:
-            columns[name] = cast(pd.Series, pd.to_numeric(frame[name])).astype("Int64")
-        elif name in REAL_NUMBERS:
-            columns[name] = frame[name].astype(float)
-        else:
-            columns[name] = frame[name].astype(object).where(frame[name].notna(), None)
-    return pd.DataFrame(columns, columns=frame.columns)
+    return pd.DataFrame({name: typed_column(name, values) for name, values in columns.items()}, columns=list(columns))
+
+
+def typed_column(name: str, values: list[Any]) -> pd.Series:
+    if name in WHOLE_NUMBERS or name in REAL_NUMBERS:
+        numbers = np.array([np.nan if is_empty(value) else float(value) for value in values], dtype=float)
+        return pd.Series(numbers).astype("Int64") if name in WHOLE_NUMBERS else pd.Series(numbers)
+    return pd.Series([None if is_empty(value) else value for value in values], dtype=object)
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or value is pd.NA or value != value
 
 
 def write_table(path: Path, frame: pd.DataFrame, inputs: Mapping[str, Path], arguments: Mapping[str, Any]) -> None:
@@ -124,8 +127,13 @@ def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
     mask = np.ones(len(frame), dtype=bool)
     for column, value in equal.items():
         found = frame[column]
-        wanted = value if isinstance(value, list) else [value]
-        mask &= np.asarray(found.isna() if value is None else found.isin(wanted), dtype=bool)
+        if value is None:
+            mask &= np.asarray(found.isna(), dtype=bool)
+        elif found.dtype == object and not isinstance(value, list):
+            # The same as isin, without its overhead: small tables are selected from very often.
+            mask &= np.asarray(found.to_numpy() == value, dtype=bool)
+        else:
+            mask &= np.asarray(found.isin(value if isinstance(value, list) else [value]), dtype=bool)
     return cast(pd.DataFrame, frame.loc[mask])
 
 
@@ -148,7 +156,11 @@ def base_series(frame: pd.DataFrame, family: str) -> str | None:
 
 def found_checkpoints(performance: pd.DataFrame) -> dict[str, list[str]]:
     """All checkpoints that a table holds, for each family."""
-    return {family: order_checkpoints(group["checkpoint"]) for (family,), group in groups(performance, "family")}
+    found: dict[str, set[str]] = {}
+    for family, checkpoint in set(zip(performance["family"], performance["checkpoint"], strict=True)):
+        if isinstance(family, str):
+            found.setdefault(family, set()).add(checkpoint)
+    return {family: order_checkpoints(found[family]) for family in sorted(found)}
 
 
 def order_checkpoints(names: Iterable[str]) -> list[str]:
@@ -184,13 +196,18 @@ def primary_only(frame: pd.DataFrame) -> pd.DataFrame:
 
 def usual(frame: pd.DataFrame) -> pd.DataFrame:
     """Without the settings and recipes that few rows have, where the usual one is there too; the appendix has all."""
-    plain_settings = set(frame.loc[frame["setting"] == frame["eval_set"], "eval_set"])
-    plain_series = {tuple(k) for k in frame.loc[~varied(frame), ["family", "train_set"]].astype(str).to_numpy()}
-    is_usual = (frame["setting"] == frame["eval_set"]) | ~frame["eval_set"].isin(list(plain_settings))
-    models = [tuple(k) in plain_series for k in frame[["family", "train_set"]].astype(str).to_numpy()]
-    return cast(pd.DataFrame, frame.loc[is_usual & ~(varied(frame) & pd.Series(models, index=frame.index, dtype=bool))])
+    columns = ("setting", "eval_set", "family", "train_set", "series")
+    rows = list(zip(*(frame[name].tolist() for name in columns), strict=True))
+    plain_settings = {eval_set for setting, eval_set, *_ in rows if setting == eval_set}
+    plain_models = {(family, train_set) for _, _, family, train_set, series in rows if not is_varied(series)}
+    is_usual = [
+        (setting == eval_set or eval_set not in plain_settings)
+        and not (is_varied(series) and (family, train_set) in plain_models)
+        for setting, eval_set, family, train_set, series in rows
+    ]
+    return where(frame, np.array(is_usual, dtype=bool))
 
 
-def varied(frame: pd.DataFrame) -> pd.Series:
+def is_varied(series: str) -> bool:
     """Whether a series is named by more than its train set: `mnli lr=2e-05`."""
-    return cast(pd.Series, frame["series"].astype(str).str.contains("=", regex=False))
+    return "=" in series

@@ -76,19 +76,20 @@ class Args:
     num_studies: int = 1000
     """Simulated studies in each scenario."""
     only: tuple[int, ...] = ()
-    """Numbers of the scenarios to run (default: all)."""
+    """Numbers of the scenarios (default: all); the one after the last is of the statistics that need no study."""
 
 
 def main(args: Args) -> None:
-    for number in args.only or range(len(SCENARIOS)):
+    for number in args.only or range(len(SCENARIOS) + 1):
+        if number == len(SCENARIOS):
+            for name, share in {**gain_rates(args.num_studies), **peak_rates(args.num_studies)}.items():
+                print(f"{share:6.1%}  {name}", flush=True)
+            continue
         started, scenario = time.monotonic(), SCENARIOS[number]
         shares = judge_studies(scenario, args.num_studies)
         print(f"{number:2d} {describe(scenario)}  [{time.monotonic() - started:.0f} s]", flush=True)
         for question, (kind, share) in shares.items():
             print(f"     {kind:14s} {share:6.1%}  {question}", flush=True)
-    if not args.only:
-        for name, share in {**gain_rates(args.num_studies), **peak_rates(args.num_studies)}.items():
-            print(f"{share:6.1%}  {name}", flush=True)
 
 
 def describe(scenario: Scenario) -> str:

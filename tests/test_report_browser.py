@@ -99,6 +99,30 @@ def test_rows_are_filtered_and_sorted(opened):
     assert problems == []
 
 
+def test_paper_gets_every_figure_and_the_first_rows_of_each_table(opened):
+    page, problems, _ = opened
+    page.emulate_media(media="print")
+    rows = page.locator("table.data tbody tr:visible").count()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".plot:not([data-drawn])").count() == 0
+    longest = [table.locator("tbody tr:visible").count() for table in page.locator("table.data").all()]
+    assert max(longest) == 40 < rows
+    assert "rows more, in paired_differences.csv" in page.locator(".cut-note").last.inner_text()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("table.data tbody tr:visible").count() == rows
+    assert page.locator(".cut-note").count() == 0
+    assert problems == []
+
+
+def test_a_dark_curve_is_lighter_on_a_dark_page(browser, file):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(file.as_uri())
+    drawn = page.locator("#fig5_task_format .scatterlayer path.js-line").first.evaluate("line => line.style.stroke")
+    # #332288 (51, 34, 136), 55% of the way to white.
+    assert drawn == "rgb(163, 156, 201)"
+    page.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_nothing_is_wider_than_the_window(browser, file, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
