@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,9 +61,9 @@ class Tables:
     suites: pd.DataFrame
     differences: pd.DataFrame
     missing: pd.DataFrame
-    noise: pd.DataFrame = field(default_factory=lambda: as_table([], NOISE_COLUMNS))
+    noise: pd.DataFrame = field(default_factory=lambda: empty_table(NOISE_COLUMNS))
     """What noise on the weights costs; empty where that was not measured."""
-    distances: pd.DataFrame = field(default_factory=lambda: as_table([], DISTANCE_COLUMNS))
+    distances: pd.DataFrame = field(default_factory=lambda: empty_table(DISTANCE_COLUMNS))
     """How far fine-tuning moved each layer; empty where that was not measured."""
 
 
@@ -93,6 +94,11 @@ def as_table(rows: Iterable[Mapping[Any, Any]], columns: tuple[str, ...]) -> pd.
     """A frame with these columns, typed; a row that lacks one has an empty cell there."""
     rows = list(rows)
     return typed({name: [row.get(name) for row in rows] for name in columns})
+
+
+@cache
+def empty_table(columns: tuple[str, ...]) -> pd.DataFrame:
+    return as_table([], columns)
 
 
 def typed(columns: Mapping[str, list[Any]]) -> pd.DataFrame:

@@ -36,7 +36,7 @@ from analysis.overtraining import null_statistics, peak_statistic
 from analysis.paired import Cell, evaluate_paired
 from analysis.produce_tables import table_of
 from analysis.series import name_series
-from analysis.tidy import DIFFERENCE_COLUMNS, MISSING_COLUMNS, Tables, as_table, found_checkpoints
+from analysis.tidy import DIFFERENCE_COLUMNS, MISSING_COLUMNS, Tables, as_table, empty_table, found_checkpoints
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 BASE = np.array([0.10, 0.20, 0.27, 0.30, 0.30, 0.30, 0.30, 0.30])
@@ -155,8 +155,8 @@ def simulate(scenario: Scenario, seed: int) -> Tables:
         return [next(found) if is_read(contrast, setting) else {"missing": "not asked"} for contrast in contrasts]
 
     differences = compare_all(performance, evaluate, found_checkpoints(performance))
-    empty = as_table([], tuple(performance.columns))
-    return Tables(performance, empty, as_table(differences, DIFFERENCE_COLUMNS), as_table([], MISSING_COLUMNS))
+    empty, nothing_missing = empty_table(tuple(performance.columns)), empty_table(MISSING_COLUMNS)
+    return Tables(performance, empty, as_table(differences, DIFFERENCE_COLUMNS), nothing_missing)
 
 
 def is_read(contrast: Contrast, setting: str) -> bool:

@@ -249,7 +249,8 @@ def trend(x: Values, y: Values) -> Trend:
     y_values, _ = checked(y, None)
     if len(x_values) != len(y_values) or np.ptp(x_values) == 0:
         raise UserError(f"found {len(x_values)} x and {len(y_values)} y; expected pairs, with two different x at least")
-    slope = float(np.polynomial.Polynomial.fit(x_values, y_values, 1).convert(domain=[-1, 1]).coef[-1])
+    centred = x_values - x_values.mean()
+    slope = float(centred @ y_values / (centred @ centred))
     if np.ptp(y_values) == 0:
         return Trend(tau=0.0, p_value=1.0, slope=0.0)
     kendall: Any = stats.kendalltau(x_values, y_values)

@@ -61,8 +61,8 @@ def base_of(folder: Path) -> Path:
     """The model that was fine-tuned.  Raises UserError where the sidecar names none, or that one has changed."""
     model_folder.check_folder(folder)
     meta = read_sidecar(folder)
-    base = Path(meta.get("input_paths", {}).get("model", ""))
-    if "model" not in meta.get("inputs", {}) or not base.is_dir():
+    named = meta.get("input_paths", {}).get("model")
+    if named is None or "model" not in meta.get("inputs", {}) or not (base := Path(named)).is_dir():
         raise UserError(f"{folder}: its sidecar names no model on the disk that it was made from; give --base_model")
     if content_hash(base) != meta["inputs"]["model"]:
         raise UserError(f"{base} is not the model any more that {folder} was made from; give that one by --base_model")
