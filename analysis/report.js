@@ -30,8 +30,12 @@ function place(panel, i) {
 }
 
 function traces(panel, ink) {
-  return panel.curves.map(curve => {
-    const x = curve.x ?? panel.checkpoints.map((_, i) => place(panel, i));
+  const at = panel.checkpoints.map((_, i) => place(panel, i)).filter(v => v !== null);
+  // As in print, curves stand a little beside each other, so that their intervals do not cover one another.
+  const gap = 0.012 * (Math.max(...at) - Math.min(...at));
+  return panel.curves.map((curve, number) => {
+    const shift = gap * (number - (panel.curves.length - 1) / 2);
+    const x = curve.x ?? panel.checkpoints.map((_, i) => (place(panel, i) === null ? null : place(panel, i) + shift));
     const y = curve.y.map((v, i) => (x[i] === null ? null : v));
     return {
       name: curve.label, mode: curve.x ? "markers" : "lines+markers", x, y,

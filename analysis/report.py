@@ -144,7 +144,7 @@ def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Pa
     both = pd.concat([performance, suites])
     checkpoints = ", ".join(order_checkpoints(both["checkpoint"]))
     items = performance.groupby("eval dataset")["n"].agg(["min", "max"])
-    sizes = [name if pd.isna(low) else f"{name} ({low} to {high} items)" for name, low, high in items.itertuples()]
+    sizes = [f"{name}{size_of(low, high)}" for name, low, high in items.itertuples()]
     facts = {
         "Models": f"{both['model_id'].nunique()}: {listed(both['series'])} at checkpoints {checkpoints}",
         "Evaluation sets": ", ".join(sizes) or "none",
@@ -166,6 +166,11 @@ def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Pa
         for key, value in facts.items()
     ]
     return ["<h2>What was run</h2>", f"<table>{''.join(rows)}</table>"]
+
+
+def size_of(low: Any, high: Any) -> str:
+    """Of an evaluation set; published tables name none."""
+    return "" if pd.isna(low) else f" ({low} items)" if low == high else f" ({low} to {high} items)"
 
 
 def listed(values: Iterable[Any]) -> str:

@@ -45,16 +45,18 @@ def unsound_settings(performance: pd.DataFrame) -> dict[str, str]:
     """Settings with labels whose gold is constant, and what shows it."""
     found = {}
     of_bases = select(performance, metric="accuracy", format="default", kind="labels", train_set=None)
-    for (setting, series), rows in groups(of_bases, "setting", "series"):
+    for (_, series), rows in groups(of_bases, "setting", "series"):
         ordered = in_order(rows)
         scores = ordered["Performance"].astype(float)
         if len(scores) >= 2 and scores.iloc[0] >= NEARLY_ALL and scores.median() >= MOSTLY:
-            found[setting] = (
+            found[str(rows["eval_set"].iloc[0])] = (
                 f"the {series} model at its first checkpoint, {ordered['checkpoint'].iloc[0]}, scores "
                 f"{scores.iloc[0]:.6g}, and the median over checkpoints is {scores.median():.3f}: "
                 "the gold is one label, so always saying it is right"
             )
-    return found
+    # Another number of exemplars asks about the same gold.
+    settings = select(performance, eval_set=list(found), kind="labels")[["setting", "eval_set"]].drop_duplicates()
+    return {str(setting): found[eval_set] for setting, eval_set in settings.itertuples(index=False, name=None)}
 
 
 def perfect_rows(performance: pd.DataFrame) -> list[Fault]:

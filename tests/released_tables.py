@@ -96,7 +96,7 @@ def write_own_like(folder: Path, *, shifted: dict[str, float]) -> int:
             continue
         variant = Variant(Checkpoint("olmo1b", row["step"]), row["train_set"], row["epochs"], row["lr"])
         is_suite = row["kind"] == "suite"
-        error = 0.015 if is_suite else max(row["std"], 1e-4)
+        error = np.sqrt(row["Performance"] * (1 - row["Performance"]) / 1000) if is_suite else max(row["std"], 1e-4)
         score = float(np.clip(row["Performance"] + rng.normal(0, error) + shifted.get(row["eval_set"], 0.0), 0, 1))
         if is_suite:
             path = paths.suite_file(row["eval_set"], variant.model_id, num_shots=row["shots"])
