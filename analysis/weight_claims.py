@@ -27,7 +27,7 @@ def noise_sensitivity(tables: Tables) -> Iterator[Finding]:
     """Does the same noise cost more the longer the pre-training? Asked at one size, the middle one that was tried."""
     for (family, series, setting), rows in groups(tables.noise, "family", "series", "setting"):
         sizes = sorted(set(rows["size"]))
-        size = sizes[(len(sizes) - 1) // 2]
+        size = sizes[len(sizes) // 2]
         of_size = in_order(select(rows, size=size))
         is_base = bool(of_size["train_set"].isna().all())
         models = "base models" if is_base else f"models fine-tuned on {series}"

@@ -36,7 +36,7 @@ class Args:
     """Folders of models, in transformers format."""
     input_file: Path | None = None
     """Evaluation file whose gold completions are scored (default: $data_dir/evaluation/heldout_text.jsonl)."""
-    sizes: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    sizes: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
     """Standard deviation of the noise, in parts of each tensor's root mean square."""
     num_draws: int = 3
     """Draws of the noise at each size."""

@@ -30,9 +30,9 @@ def test_noise_has_the_size_asked_for_and_leaves_no_trace(home):
     with shaken(model, 0.1, seed=3):
         for old, new in zip(before, model.parameters(), strict=True):
             noise = (new - old).detach()
-            rms = old.square().mean().sqrt()
+            rms = float(old.square().mean().sqrt())
             # The smallest tensor has 1,024 numbers: a sample deviation is within 10% of the true one.
-            assert noise.std() == pytest.approx(0.1 * rms, rel=0.1)
+            assert float(noise.std()) == pytest.approx(0.1 * rms, rel=0.1)
             assert abs(noise.mean()) < 0.02 * rms
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 

@@ -71,6 +71,6 @@ def test_models_of_other_tensors_are_refused(home):
     tensors = load_file(tuned / "model.safetensors")
     tensors["extra"] = torch.zeros(1)
     save_file(tensors, tuned / "model.safetensors")
-    with pytest.raises(UserError, match="do not hold the same tensors: extra in one alone"):
+    with pytest.raises(UserError, match="do not hold the same tensors: extra in one of them alone"):
         distances(tuned, home / "model")
     assert not sidecar_path(paths.weight_distance_file("tuned")).exists()
