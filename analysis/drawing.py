@@ -115,10 +115,12 @@ def add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
 def legend_of(curves: Sequence[Curve]) -> tuple[list[Line2D], list[str]]:
     """Base models first, then by alphabet, numbers by their size."""
     styles = {curve.label: curve.style for curve in curves if len(curve.rows.dropna(subset=[curve.value]))}
-    labels = sorted(
-        styles, key=lambda label: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label)]
-    )
-    labels.sort(key=lambda label: styles[label].colour != BASE_COLOUR)
+
+    def place(label: str) -> tuple[bool, list[float | str]]:
+        parts = re.split(r"(\d+(?:\.\d+)?)", label)
+        return styles[label].colour != BASE_COLOUR, [float(p) if i % 2 else p for i, p in enumerate(parts)]
+
+    labels = sorted(styles, key=place)
     looks = [{"color": s.colour, "marker": s.marker, "linestyle": s.line} for s in map(styles.__getitem__, labels)]
     return [Line2D([], [], markersize=5, **look) for look in looks], labels
 

@@ -65,6 +65,13 @@ def test_a_panel_with_a_legend_of_its_own_is_in_no_other():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours"]
 
 
+def test_the_legend_counts():
+    labels = ["noise of 0.1", "noise of 0.02", "layers.10", "layers.9"]
+    panel = Panel("xsum", "ROUGE-L", [curve(label, ["0", "20"], [0.1, 0.2]) for label in labels])
+    texts = [text.get_text() for text in draw([[panel]], title="").legends[0].get_texts()]
+    assert texts == ["layers.9", "layers.10", "noise of 0.02", "noise of 0.1"]
+
+
 def test_labels_that_would_touch_are_turned_and_all_there():
     names = ["1000", "18000", "342000", "424000", "505000", "592000", "738000", "main"]
     panel = Panel("xsum", "ROUGE-L", [curve("base", names, np.linspace(0, 1, 8))], names)
