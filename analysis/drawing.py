@@ -121,8 +121,8 @@ def legend_of(curves: Sequence[Curve]) -> tuple[list[Line2D], list[str]]:
         return styles[label].colour != BASE_COLOUR, [float(p) if i % 2 else p for i, p in enumerate(parts)]
 
     labels = sorted(styles, key=place)
-    looks = [{"color": s.colour, "marker": s.marker, "linestyle": s.line} for s in map(styles.__getitem__, labels)]
-    return [Line2D([], [], markersize=5, **look) for look in looks], labels
+    looks = [styles[label] for label in labels]
+    return [Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.line, markersize=5) for s in looks], labels
 
 
 def columns_for(labels: Sequence[str], inches: float) -> int:

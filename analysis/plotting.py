@@ -225,8 +225,8 @@ def out_of_domain(tables: Tables) -> Grid:
             for (setting,), group in groups(rows, "setting")
         ]
         label = f"change of {METRIC_LABELS[metric]}"
-        about = {"checkpoints": checkpoints_of(tables, rows), "is_change": True, "own_legend": True}
-        panels.append(Panel(f"fine-tuned on {series}", label, curves, **about))
+        checkpoints = checkpoints_of(tables, rows)
+        panels.append(Panel(f"fine-tuned on {series}", label, curves, checkpoints, is_change=True, own_legend=True))
     return wrapped(panels, "Out of domain")
 
 

@@ -55,8 +55,8 @@ def unsound_settings(performance: pd.DataFrame) -> dict[str, str]:
                 "the gold is one label, so always saying it is right"
             )
     # Another number of exemplars asks about the same gold.
-    settings = select(performance, eval_set=list(found), kind="labels")[["setting", "eval_set"]].drop_duplicates()
-    return {str(setting): found[eval_set] for setting, eval_set in settings.itertuples(index=False, name=None)}
+    asked = zip(performance["setting"], performance["eval_set"], performance["kind"], strict=True)
+    return {setting: found[eval_set] for setting, eval_set, kind in asked if eval_set in found and kind == "labels"}
 
 
 def perfect_rows(performance: pd.DataFrame) -> list[Fault]:
