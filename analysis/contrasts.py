@@ -7,8 +7,9 @@ A contrast with a missing cell is not computed from the others: its row says wha
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,14 +70,27 @@ def compare_all(
         planned = list(plan_contrasts(group, bases, checkpoints))
         about = {"setting": setting, "metric": metric}
         about |= {name: group[name].iloc[0] for name in ("eval_set", "kind", "role")}
-        results = evaluate(setting, metric, [contrast for contrast, _ in planned])
+        contrasts = [contrast for contrast, _ in planned]
+        results = with_seeds(contrasts, evaluate(setting, metric, contrasts), partial(evaluate, setting, metric))
         for (contrast, of_series), result in zip(planned, results, strict=True):
-            if contrast.of_seeds and result.get("missing") is None:
-                alone = [replace(contrast, terms=terms, of_seeds=()) for terms in contrast.of_seeds]
-                found = [of_seed["difference"] for of_seed in evaluate(setting, metric, alone)]
-                result = over_seeds(result, found)
             rows.append(row_of(contrast, about | of_series, result))
     return rows
+
+
+def with_seeds(
+    contrasts: Sequence[Contrast],
+    results: Sequence[dict[str, Any]],
+    evaluate: Callable[[Sequence[Contrast]], list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """The results; those of a mean over seeds with the variance between them. All seeds are evaluated at once."""
+    is_mean = [bool(c.of_seeds) and r.get("missing") is None for c, r in zip(contrasts, results, strict=True)]
+    means = [contrast for contrast, wanted in zip(contrasts, is_mean, strict=True) if wanted]
+    alone = [replace(contrast, terms=terms, of_seeds=()) for contrast in means for terms in contrast.of_seeds]
+    found = iter(evaluate(alone) if alone else [])
+    return [
+        over_seeds(result, [next(found)["difference"] for _ in contrast.of_seeds]) if wanted else result
+        for contrast, result, wanted in zip(contrasts, results, is_mean, strict=True)
+    ]
 
 
 def plan_contrasts(
@@ -86,7 +100,7 @@ def plan_contrasts(
     names = dict(zip(group["format"], group["eval dataset"], strict=True))
     formats = sorted(names, key=lambda name: (name != "default", name))
     for (series,), of_series in groups(group, "series"):
-        family, train_set = of_series[["family", "train_set"]].iloc[0]
+        family, train_set = of_series["family"].iloc[0], of_series["train_set"].iloc[0]
         if family is None:
             continue
         base, models = bases[family], {"family": family, "train_set": train_set}
@@ -113,7 +127,7 @@ def seed_groups(group: pd.DataFrame) -> Iterator[tuple[tuple[str, str], list[str
     """Series that differ in nothing but their seed, two at least."""
     recipes: dict[tuple[Any, ...], dict[Any, str]] = {}
     columns = ["family", "train_set", "lr", "epochs", "adapter", "seed", "series"]
-    for *recipe, seed, series in group[columns].drop_duplicates().itertuples(index=False, name=None):
+    for *recipe, seed, series in zip(*(group[name].tolist() for name in columns), strict=True):
         if recipe[1] is not None:
             recipes.setdefault(tuple(map(str, recipe)), {})[seed] = series
     for (family, train_set, *_), series_of in sorted(recipes.items()):
@@ -125,7 +139,8 @@ def mean_over_seeds(
     several: Sequence[str], base: str | None, task_format: str, checkpoints: Sequence[str]
 ) -> Iterator[Contrast]:
     of_each = [list(linear_contrasts(series, base, task_format, checkpoints)) for series in several]
-    name = f"{several[0].split()[0]} ({len(several)} seeds)"
+    without_seed = [word for word in several[0].split() if not word.startswith("seed=")]
+    name = f"{' '.join(without_seed)} ({len(several)} seeds)"
     for same in zip(*of_each, strict=True):
         mean: dict[Key, float] = {}
         for contrast in same:

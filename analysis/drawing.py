@@ -5,17 +5,20 @@ The x axis is the pre-training step or the number of tokens, linear, logarithmic
 
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from analysis.panels import BASE_COLOUR, Curve, Panel
 from analysis.tidy import order_checkpoints
@@ -27,7 +30,13 @@ DODGE = 0.07
 """Between the curves of a panel, in parts of the distance of two checkpoints: their intervals stay apart."""
 CHARACTER = 0.03
 """Width of a tick label's character, in parts of the axis."""
-NOTE_WIDTH = 44
+TURN = 40
+"""Degrees by which tick labels are turned where they would touch."""
+TURNED_LINE = 0.1
+"""Width of a turned label, in parts of the axis."""
+PANEL_INCHES, LEGEND_LINE, LEVEL_AXIS, TURNED_AXIS = 3.1, 0.18, 0.42, 0.62
+"""Inches: width of a panel, height of a line of its legend, room below its axis (labels level, turned)."""
+NOTE_WIDTH = 42
 """Characters of a note that fit into a panel."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -77,7 +86,8 @@ def draw(rows: Sequence[Sequence[Panel]], *, title: str, scale: str = "index", a
         raise UserError(f"unknown axis {axis!r}; expected {', '.join(AXES)}")
     num_columns = max(len(row) for row in rows)
     with rc_context(STYLE):
-        size = (max(5.0, 3.1 * num_columns + 0.4), 2.7 * len(rows) + 1.1)
+        legends = sum(max((legend_lines(panel) for panel in row), default=0) for row in rows)
+        size = (max(5.0, PANEL_INCHES * num_columns + 0.4), 2.7 * len(rows) + 1.1 + LEGEND_LINE * legends)
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
         grid = figure.subplots(len(rows), num_columns, squeeze=False)
         for axes_row, panels in zip(grid, rows, strict=True):
@@ -87,7 +97,7 @@ def draw(rows: Sequence[Sequence[Panel]], *, title: str, scale: str = "index", a
                 else:
                     draw_panel(axes, panel, scale, axis)
         figure.suptitle(title, fontsize=11, fontweight="bold")
-        add_legend(figure, [curve for row in rows for panel in row for curve in panel.curves])
+        add_legend(figure, [curve for row in rows for panel in row for curve in panel.curves if not panel.own_legend])
         # Laid out once, not again for each file that is saved.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -95,15 +105,29 @@ def draw(rows: Sequence[Sequence[Panel]], *, title: str, scale: str = "index", a
 
 
 def add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
-    """Base models first, then by alphabet; in as many columns as the longest label allows."""
+    """In as many columns as the longest label allows."""
+    handles, labels = legend_of(curves)
+    if labels:
+        columns = columns_for(labels, figure.get_size_inches()[0])
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def legend_of(curves: Sequence[Curve]) -> tuple[list[Line2D], list[str]]:
+    """Base models first, then by alphabet, numbers by their size."""
     styles = {curve.label: curve.style for curve in curves if len(curve.rows.dropna(subset=[curve.value]))}
-    labels = sorted(styles, key=lambda label: (styles[label].colour != BASE_COLOUR, label))
-    if not labels:
-        return
-    handles = [Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.line) for s in map(styles.get, labels) if s]
-    inches = 0.8 + 0.075 * max(map(len, labels))
-    columns = max(1, min(len(labels), int(figure.get_size_inches()[0] / inches)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+    def place(label: str) -> tuple[bool, list[float | str]]:
+        parts = re.split(r"(\d+(?:\.\d+)?)", label)
+        return styles[label].colour != BASE_COLOUR, [float(p) if i % 2 else p for i, p in enumerate(parts)]
+
+    labels = sorted(styles, key=place)
+    looks = [styles[label] for label in labels]
+    return [Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.line, markersize=5) for s in looks], labels
+
+
+def columns_for(labels: Sequence[str], inches: float) -> int:
+    """As many as the longest label allows."""
+    return max(1, min(len(labels), int(inches / (0.8 + 0.075 * max(map(len, labels))))))
 
 
 def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
@@ -112,6 +136,9 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
     if not curves:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="#555555")
         axes.set(xticks=[], yticks=[])
+        return
+    if panel.x_label:
+        draw_against(axes, panel, curves)
         return
     checkpoints = order_checkpoints([*panel.checkpoints, *(c for curve in curves for c in curve.rows["checkpoint"])])
     places = positions(checkpoints, scale)
@@ -127,10 +154,29 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
         axes.text(0.02, 0.98, "\n".join(notes), va="top", fontsize=7, transform=axes.transAxes, color="#B00000")
     width = max(places.values()) or 1.0
     axes.set_xlim(-0.06 * width - 0.15, 1.06 * width + 0.15)
-    shown = readable_ticks(places, width)
+    is_turned = len(readable_ticks(places, width)) < len(places)
+    shown = readable_ticks(places, width, is_turned=is_turned)
     axes.set_xticks(list(places.values()), [short_step(c) if c in shown else "" for c in places])
+    if is_turned:
+        axes.tick_params(axis="x", rotation=TURN)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     unit = {"step": "pre-training step", "tokens": "pre-training tokens"}[axis]
     axes.set(xlabel=unit + ("" if scale == "index" else f" ({scale})"), ylabel=panel.y_label)
+    if panel.own_legend:
+        handles, labels = legend_of(curves)
+        columns = columns_for(labels, PANEL_INCHES)
+        inches = axes.get_figure(root=True).dpi_scale_trans
+        below = axes.transAxes + ScaledTranslation(0, -TURNED_AXIS if is_turned else -LEVEL_AXIS, inches)
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": below}
+        look: dict[str, Any] = {"frameon": False, "fontsize": 8, "columnspacing": 1, "handlelength": 1.6}
+        axes.legend(handles, labels, ncols=columns, **place, **look)
+
+
+def legend_lines(panel: Panel) -> int:
+    """Of the panel's own legend."""
+    labels = legend_of(panel.curves)[1] if panel.own_legend else []
+    return math.ceil(len(labels) / columns_for(labels, PANEL_INCHES)) if labels else 0
 
 
 def draw_curve(axes: Axes, curve: Curve, places: Mapping[str, float], shift: float) -> None:
@@ -138,30 +184,52 @@ def draw_curve(axes: Axes, curve: Curve, places: Mapping[str, float], shift: flo
     # A missing checkpoint breaks the line: nothing is drawn where nothing was measured.
     rows = rows.reindex([name for name in places if name in rows.index or name != "main"])
     x = np.array([places[str(name)] for name in rows.index]) + shift
-    y, low, high = (rows[name].to_numpy(float) for name in (curve.value, "ci_low", "ci_high"))
-    errors = np.clip(np.stack([y - low, high - y]), 0, None)
-    colour, marker, line = curve.style
-    look = {"color": colour, "marker": marker, "linestyle": line, "markersize": 4, "linewidth": 1.4}
-    axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, **look)
+    draw_points(axes, curve, rows, x, line=curve.style.line)
+
+
+def draw_against(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
+    """A panel that is not over checkpoints: points without a line, since their order is not that of the axis."""
+    if panel.is_change:
+        axes.axhline(0, color="#555555", linewidth=0.8)
+    for curve in curves:
+        draw_points(axes, curve, curve.rows, curve.rows[curve.x].to_numpy(float), line="none")
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+
+
+def draw_points(axes: Axes, curve: Curve, rows: pd.DataFrame, x: np.ndarray, *, line: str) -> None:
+    y = rows[curve.value].to_numpy(float)
+    errors = None
+    if "ci_low" in rows:
+        low, high = (rows[name].to_numpy(float) for name in ("ci_low", "ci_high"))
+        errors = np.clip(np.stack([y - low, high - y]), 0, None)
+    look: dict[str, Any] = {"color": curve.style.colour, "marker": curve.style.marker, "linestyle": line}
+    axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, markersize=4, linewidth=1.4, **look)
 
 
 def missing_notes(panel: Panel, checkpoints: Sequence[str]) -> list[str]:
+    """What each curve lacks, or what it has, whichever is shorter."""
     notes = []
     for curve in panel.curves:
-        found = set(curve.rows.dropna(subset=[curve.value])["checkpoint"])
-        absent = [short_step(name) for name in checkpoints if name not in found]
+        measured = set(curve.rows.dropna(subset=[curve.value])["checkpoint"])
+        found = [short_step(name) for name in checkpoints if name in measured]
+        absent = [short_step(name) for name in checkpoints if name not in measured]
         # A recipe that was run here and there ("=" in its name) is not missing elsewhere.
-        if absent and "=" not in curve.label:
+        if not absent or "=" in curve.label:
+            continue
+        if 0 < len(found) < len(absent):
+            notes.append(f"{curve.label} measured at {', '.join(found)} only")
+        else:
             notes.append(f"not measured: {curve.label} {', '.join(absent) if found else ''}".strip())
     return notes
 
 
-def readable_ticks(places: Mapping[str, float], width: float) -> set[str]:
+def readable_ticks(places: Mapping[str, float], width: float, *, is_turned: bool = False) -> set[str]:
     """The ticks that can be labelled without touching: from the last backwards, the first one too."""
     shown: list[str] = []
     names = list(places)
     for name in [names[-1], names[0], *reversed(names[1:-1])]:
-        if all(abs(places[name] - places[other]) >= width * room_for(name, other) for other in shown):
+        rooms = (TURNED_LINE if is_turned else room_for(name, other) for other in shown)
+        if all(abs(places[name] - places[other]) >= width * room for other, room in zip(shown, rooms, strict=True)):
             shown.append(name)
     return set(shown)
 

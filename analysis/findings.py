@@ -27,7 +27,8 @@ from analysis.claims import (
 )
 from analysis.gains import who_gains_most
 from analysis.overtraining import over_training
-from analysis.tidy import DIFFERENCE_TABLE, METRIC_LABELS, PERFORMANCE_TABLE, SUITE_TABLE, Tables, read_tables
+from analysis.tidy import METRIC_LABELS, Tables, read_tables, table_files
+from analysis.weight_claims import distance_and_gain, noise_sensitivity
 from eval.stats import holm
 from open_instruct import paths
 from open_instruct.cli import run
@@ -48,6 +49,9 @@ FAMILIES = {
     "who gains most": "Do tasks that the base model cannot do gain most from fine-tuning?",
     "forgetting": "Does fine-tuning cost bits per byte on held-out text?",
     "forgetting trend": "Does that cost change with pre-training?",
+    "noise: base": "Do base models bear noise on their weights less well the longer they were pre-trained?",
+    "noise: fine-tuned": "Do fine-tuned models bear noise on their weights less well with pre-training?",
+    "distance and gain": "Does fine-tuning gain more where it moves the weights further?",
     "other tasks": "What does fine-tuning do to tasks it was not trained on?",
     "suites": "What does fine-tuning do to the ranked-classification suites?",
     "format sensitivity": "Are fine-tuned models more sensitive to the prompt format than base models?",
@@ -63,8 +67,8 @@ class Args:
 
 def main(args: Args) -> None:
     folder = paths.results_dir()
-    findings = find(read_tables(folder))
-    inputs = {name: folder / name for name in (PERFORMANCE_TABLE, SUITE_TABLE, DIFFERENCE_TABLE)}
+    tables, inputs = read_tables(folder), table_files(folder)
+    findings = find(tables)
     with Artifact(folder / "findings.json", arguments={"level": LEVEL}, inputs=inputs).making():
         rows = [asdict(finding) for finding in findings]
         write_json(folder / "findings.json", {"level": LEVEL, "families": FAMILIES, "findings": rows})
@@ -78,6 +82,7 @@ def find(tables: Tables) -> list[Finding]:
     """Every finding the tables allow, judged, in the order of FAMILIES."""
     found = [*pre_training(tables), *own_task(tables), *latent_benefit(tables), *forgetting(tables)]
     found += [*over_training(tables), *who_gains_most(tables)]
+    found += [*noise_sensitivity(tables), *distance_and_gain(tables)]
     found += [*other_tasks(tables), *suites(tables), *format_sensitivity(tables)]
     return [finding for family in FAMILIES for finding in judge([f for f in found if f.family == family])]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.panels import Curve, Panel
-from analysis.plotting import FIGURES
+from analysis.plotting import figures_of
 from analysis.tidy import Tables, order_checkpoints
 
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
@@ -21,7 +21,7 @@ def interactive_figures(tables: Tables) -> list[dict[str, Any]]:
     """Every figure: name, title, caption and panels, as JSON values."""
     tokens = tokens_of(tables)
     figures = []
-    for name, described in FIGURES.items():
+    for name, described in figures_of(tables):
         panels = [panel_data(panel, tokens) for row in described.grid(tables) for panel in row if panel.curves]
         figures.append({"name": name, "title": described.title, "caption": described.caption, "panels": panels})
     return figures
@@ -39,7 +39,9 @@ def panel_data(panel: Panel, tokens: dict[str, int]) -> dict[str, Any]:
     return {
         "title": panel.title,
         "y_label": panel.y_label,
+        "x_label": panel.x_label,
         "is_change": panel.is_change,
+        "own_legend": panel.own_legend,
         "checkpoints": checkpoints,
         "steps": places(checkpoints, {name: int(name) for name in checkpoints if name != "main"}),
         "tokens": places(checkpoints, tokens),
@@ -66,6 +68,7 @@ def curve_data(curve: Curve, checkpoints: list[str]) -> dict[str, Any]:
         "colour": curve.style.colour,
         "symbol": SYMBOLS[curve.style.marker],
         "dash": "solid" if curve.style.line == "-" else "dash",
+        "x": column(curve.x) if curve.x != "checkpoint" else None,
         "y": column(curve.value),
         "low": column("ci_low"),
         "high": column("ci_high"),

@@ -25,6 +25,7 @@ from eval.stats import (
 )
 
 CHUNK_CONTRASTS = 256
+FLOAT_NOISE = 1e-12
 SEED = 0
 Array = npt.NDArray[np.float64]
 
@@ -114,7 +115,7 @@ class Resampled:
         columns = [self.column[key] for of_contrast in terms for key in of_contrast]
         coefficients = [c for of_contrast in terms for c in of_contrast.values()]
         combine = sparse.csr_array((coefficients, (rows, columns)), shape=(len(terms), len(self.column)))
-        differences = combine @ self.values  # (contrasts, items)
+        differences = self.without_noise(combine @ self.values)  # (contrasts, items)
         means = differences.sum(axis=1) / self.weights.sum()
         if self.num_items == 1:
             nothing = np.full(len(terms), np.nan)
@@ -123,11 +124,15 @@ class Resampled:
             residuals = differences - means[:, None] * self.weights
             spread = self.num_items / (self.num_items - 1) * np.square(residuals).sum(axis=1)
             errors = np.sqrt(spread) / self.weights.sum()
-            low, high = np.quantile(combine @ self.resampled, (0.025, 0.975), axis=1)
+            low, high = self.without_noise(np.quantile(combine @ self.resampled, (0.025, 0.975), axis=1))
         p_values = sign_flip_p_values(differences)
         for values in zip(means, errors, low, high, p_values, strict=True):
             names = ("difference", "std", "ci_low", "ci_high", "p_value")
             yield dict(zip(names, map(float, values), strict=True)) | {"n": self.num_items}
+
+    def without_noise(self, values: Array) -> Array:
+        """Values that are zero on paper: a third three times is not always one in floats, and its sign is no sign."""
+        return np.where(np.abs(values) <= FLOAT_NOISE * np.abs(self.values).max(), 0.0, values)
 
     def spread(self, contrast: Contrast) -> dict[str, Any]:
         """A spread has no p-value of its own, since it cannot be negative; a difference of spreads has one."""
@@ -136,7 +141,8 @@ class Resampled:
             columns = [self.column[key] for key in keys]
             point += coefficient * np.ptp(self.means[columns])
             resampled = resampled + coefficient * np.ptp(self.resampled[columns], axis=0)
-        return spread_result(float(point), resampled, len(contrast.spreads) > 1) | {"n": self.num_items}
+        point, resampled = float(self.without_noise(np.array(point))), self.without_noise(resampled)
+        return spread_result(point, resampled, len(contrast.spreads) > 1) | {"n": self.num_items}
 
 
 def spread_result(point: float, resampled: Array, is_difference: bool) -> dict[str, Any]:

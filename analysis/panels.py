@@ -6,17 +6,31 @@ Okabe and Ito, which readers with colour-blindness can tell apart.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, cast
 
 import pandas as pd
 from scipy import stats
 
+from analysis import contrasts
 from analysis.soundness import unsound_settings
-from analysis.tidy import METRIC_LABELS, Tables, found_checkpoints, groups, in_order, select
+from analysis.tidy import (
+    METRIC_LABELS,
+    Tables,
+    found_checkpoints,
+    groups,
+    in_order,
+    relation,
+    select,
+    usual,
+    where,
+)
 
 BASE_COLOUR = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+BITS = "bits_per_byte"
+FORMAT_COLOURS = ("#332288", "#882255", "#999933", "#44AA99")
+"""Of Paul Tol's muted scheme: none of them is a series' colour."""
 MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "*")
 MOST_COLUMNS = 5
 Z_90 = float(stats.norm.ppf(0.95))
@@ -36,6 +50,8 @@ class Curve:
     """Checkpoints with value, ci_low, ci_high."""
     value: str = "Performance"
     """Column that is drawn."""
+    x: str = "checkpoint"
+    """Column that it is drawn against, where the panel has an `x_label`."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +63,21 @@ class Panel:
     """Those that every curve should have; a curve that lacks one is named in the panel."""
     is_change: bool = False
     """Draw a line at zero."""
+    x_label: str = ""
+    """Of a panel that is not over checkpoints, but over numbers that the curves hold."""
+    own_legend: bool = False
+    """Below the panel: its curves are in no other."""
 
 
 Grid = list[list[Panel]]
 
 
-def style_of(names: Iterable[str], base: Iterable[str] = (), *, offset: int = 0) -> dict[str, Style]:
-    """Base models are black dots; the others take colours and markers in their order, from the `offset`-th on.
-
-    Names beyond the number of colours are dashed.
-    """
+def style_of(names: Iterable[str], base: Iterable[str] = (), *, colours: Sequence[str] = COLOURS) -> dict[str, Style]:
+    """Base models are black dots; the others take colours and markers in their order, dashed beyond the last colour."""
     styles = dict.fromkeys(base, Style(BASE_COLOUR, "o", "-"))
-    for number, name in enumerate((name for name in dict.fromkeys(names) if name not in styles), start=offset):
-        line = "-" if number - offset < len(COLOURS) else "--"
-        styles[name] = Style(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], line)
+    for number, name in enumerate(name for name in dict.fromkeys(names) if name not in styles):
+        line = "-" if number < len(colours) else "--"
+        styles[name] = Style(colours[number % len(colours)], MARKERS[number % len(MARKERS)], line)
     return styles
 
 
@@ -90,9 +107,7 @@ def on_axis(tables: Tables, axis: str) -> Tables:
         names = [tokens.get((family, name), name) for family, name in pairs]
         return frame.assign(checkpoint=pd.Series(names, index=frame.index, dtype=object))
 
-    return Tables(
-        renamed(tables.performance), renamed(tables.suites), renamed(tables.differences), missing=tables.missing
-    )
+    return replace(tables, **{name: renamed(frame) for name, frame in vars(tables).items() if "checkpoint" in frame})
 
 
 def level_panel(tables: Tables, title: str, rows: pd.DataFrame) -> Panel:
@@ -113,6 +128,31 @@ def change_panel(tables: Tables, title: str, rows: pd.DataFrame, *, is_change: b
     label = METRIC_LABELS[str(rows["metric"].iloc[0])]
     y_label = f"change of {label}" if is_change else f"spread of {label}"
     return Panel(title + unsound_mark(tables, rows), y_label, curves, checkpoints_of(tables, rows), is_change=is_change)
+
+
+def fine_tuned_changes(tables: Tables, wanted: str) -> pd.DataFrame:
+    """Fine-tuned minus base, in the default format, where the evaluation set is `wanted` of the train set."""
+    of_each = usual(select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, format="default"))
+    of_each = where(of_each, of_each["kind"] != "suite")
+    is_wanted = [relation(role, train_set) == wanted for role, train_set in of_each[["role", "train_set"]].to_numpy()]
+    return cast(pd.DataFrame, of_each.loc[is_wanted])
+
+
+def fine_tuned_on(performance: pd.DataFrame, wanted: str) -> list[tuple[str, str, str]]:
+    """(series, setting, family) of fine-tuned models and the evaluation sets that are `wanted` of their train set."""
+    columns = ["series", "setting", "family", "train_set", "role"]
+    found = performance[columns].dropna().drop_duplicates()
+    rows = sorted(found.itertuples(index=False, name=None))
+    return [(series, setting, family) for series, setting, family, name, role in rows if relation(role, name) == wanted]
+
+
+def metrics_of(rows: pd.DataFrame) -> list[str]:
+    """The primary one, then bits per byte."""
+    return sorted(set(rows["metric"]), key=lambda name: (name == BITS, name))
+
+
+def all_scores(tables: Tables) -> pd.DataFrame:
+    return pd.concat([tables.performance, tables.suites])
 
 
 def unsound_mark(tables: Tables, rows: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ Writes   results/analysis/figures/*.png and *.pdf
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,13 +17,19 @@ from matplotlib.figure import Figure
 from analysis import contrasts
 from analysis.drawing import draw, save
 from analysis.panels import (
+    BITS,
+    FORMAT_COLOURS,
     Curve,
     Grid,
     Panel,
+    all_scores,
     change_panel,
     checkpoints_of,
+    fine_tuned_changes,
+    fine_tuned_on,
     in_rows,
     level_panel,
+    metrics_of,
     on_axis,
     style_of,
     with_90,
@@ -32,12 +38,9 @@ from analysis.panels import (
 from analysis.soundness import unsound_settings
 from analysis.summaries import APART
 from analysis.tidy import (
-    DIFFERENCE_TABLE,
     IMPROVING,
     METRIC_LABELS,
     NOT_IMPROVING,
-    PERFORMANCE_TABLE,
-    SUITE_TABLE,
     Tables,
     base_series,
     found_checkpoints,
@@ -45,16 +48,16 @@ from analysis.tidy import (
     in_order,
     primary_only,
     read_tables,
-    relation,
     select,
+    table_files,
     usual,
     where,
 )
+from analysis.weight_figures import DISTANCE, NOISE, noise_on_weights, weight_distance
 from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.records import Artifact
 
-BITS = "bits_per_byte"
 SCORE = "accuracy or ROUGE-L"
 
 
@@ -72,6 +75,11 @@ class Described(NamedTuple):
     title: str
     grid: Callable[[Tables], Grid]
     caption: str
+    needs: str = ""
+    """Table without which there is no such figure, since few studies measure it."""
+
+    def is_made(self, tables: Tables) -> bool:
+        return not self.needs or len(getattr(tables, self.needs)) > 0
 
     def make(self, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
         return draw(self.grid(on_axis(tables, axis)), title=self.title, scale=scale, axis=axis)
@@ -79,16 +87,21 @@ class Described(NamedTuple):
 
 def main(args: Args) -> None:
     folder = paths.results_dir()
-    inputs = {name: folder / name for name in (PERFORMANCE_TABLE, SUITE_TABLE, DIFFERENCE_TABLE)}
+    tables, inputs = read_tables(folder), table_files(folder)
     with Artifact(folder / "figures", arguments=vars(args), inputs=inputs).making(is_folder=True):
-        written = save_all(read_tables(folder), folder / "figures", scale=args.scale, axis=args.axis)
+        written = save_all(tables, folder / "figures", scale=args.scale, axis=args.axis)
     print(f"wrote {len(written)} files to {folder / 'figures'}")
 
 
 def save_all(tables: Tables, folder: Path, *, scale: str = "index", axis: str = "step") -> list[Path]:
     """Every figure as PNG and PDF."""
-    figures = ((name, described.make(tables, scale=scale, axis=axis)) for name, described in FIGURES.items())
+    figures = ((name, described.make(tables, scale=scale, axis=axis)) for name, described in figures_of(tables))
     return [path for name, figure in figures for path in save(figure, folder / name)]
+
+
+def figures_of(tables: Tables) -> list[tuple[str, Described]]:
+    """Every figure that these tables are asked for."""
+    return [(name, described) for name, described in FIGURES.items() if described.is_made(tables)]
 
 
 def draw_figure(name: str, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
@@ -110,17 +123,14 @@ def base_models(tables: Tables) -> Grid:
             ("Instruction following", "accuracy"): where(scored, apart),
             ("Bits per byte", METRIC_LABELS[BITS]): select(of_base, metric=BITS),
         }
-        pairs = [pair for part in parts.values() for pair, _ in groups(part, "kind", "setting")]
-        styles = style_of(task_label(setting, kind) for kind, setting in pairs)
         row = []
         for (title, label), part in parts.items():
-            curves = [
-                Curve(name, styles[name], in_order(group))
-                for (setting, kind), group in groups(part, "setting", "kind")
-                for name in (task_label(setting, kind),)
-            ]
+            of_tasks = list(groups(part, "setting", "kind"))
+            styles = style_of(task_label(*pair) for pair, _ in of_tasks)
+            names = [task_label(*pair) for pair, _ in of_tasks]
+            curves = [Curve(name, styles[name], in_order(of_tasks[i][1])) for i, name in enumerate(names)]
             if curves:
-                row.append(Panel(title, label, curves, checkpoints_of(tables, of_base)))
+                row.append(Panel(title, label, curves, checkpoints_of(tables, of_base), own_legend=True))
         rows.append(row)
     return rows or [[Panel("Base models", "")]]
 
@@ -128,10 +138,6 @@ def base_models(tables: Tables) -> Grid:
 def task_label(setting: str, kind: str) -> str:
     """A suite task may share its name with an evaluation set that is asked otherwise."""
     return f"{setting} (suite)" if kind == "suite" else setting
-
-
-def all_scores(tables: Tables) -> pd.DataFrame:
-    return pd.concat([tables.performance, tables.suites])
 
 
 def own_task(tables: Tables) -> Grid:
@@ -161,7 +167,7 @@ def task_format(tables: Tables) -> Grid:
     """Every format, base and fine-tuned, and the spread over formats: a row for each task and metric."""
     rows = []
     performance = usual(tables.performance)
-    styles = style_of(sorted(set(performance["format"])), offset=len(set(performance["series"])))
+    styles = style_of(sorted(set(performance["format"])), colours=FORMAT_COLOURS)
     for series, setting, family in fine_tuned_on(performance, "in-domain"):
         of_setting = select(performance, setting=setting)
         if len(set(of_setting["format"])) < 2:
@@ -195,17 +201,9 @@ def changes(tables: Tables, wanted: str) -> Grid:
     for (kind, setting), rows in sorted(groups(chosen, "kind", "setting"), key=lambda found: found[0][0] != "labels"):
         title = {"labels": "classification", "generation": "generation"}.get(kind, "text")
         columns.append(
-            [change_panel(tables, f"{setting} ({title})", select(rows, metric=metric)) for metric in metrics_of(rows)]
+            [change_panel(tables, f"{setting}\n({title})", select(rows, metric=metric)) for metric in metrics_of(rows)]
         )
     return in_rows(columns, wanted)
-
-
-def fine_tuned_changes(tables: Tables, wanted: str) -> pd.DataFrame:
-    """Fine-tuned minus base, in the default format, where the evaluation set is `wanted` of the train set."""
-    of_each = usual(select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, format="default"))
-    of_each = where(of_each, of_each["kind"] != "suite")
-    is_wanted = [relation(role, train_set) == wanted for role, train_set in of_each[["role", "train_set"]].to_numpy()]
-    return cast(pd.DataFrame, of_each.loc[is_wanted])
 
 
 def out_of_domain(tables: Tables) -> Grid:
@@ -213,10 +211,10 @@ def out_of_domain(tables: Tables) -> Grid:
     panels = []
     unsound = unsound_settings(tables.performance)
     chosen = fine_tuned_changes(tables, "out-of-domain")
-    styles = style_of(sorted(set(chosen["setting"])), offset=1)
     for (metric, series), rows in sorted(
         groups(chosen, "metric", "series"), key=lambda found: (found[0][0] == BITS, found[0])
     ):
+        styles = style_of(sorted(set(rows["setting"])))
         curves = [
             Curve(
                 f"{setting} (unsound)" if setting in unsound else setting,
@@ -227,7 +225,8 @@ def out_of_domain(tables: Tables) -> Grid:
             for (setting,), group in groups(rows, "setting")
         ]
         label = f"change of {METRIC_LABELS[metric]}"
-        panels.append(Panel(f"fine-tuned on {series}", label, curves, checkpoints_of(tables, rows), is_change=True))
+        checkpoints = checkpoints_of(tables, rows)
+        panels.append(Panel(f"fine-tuned on {series}", label, curves, checkpoints, is_change=True, own_legend=True))
     return wrapped(panels, "Out of domain")
 
 
@@ -303,6 +302,20 @@ FIGURES = {
         "Bits per byte of held-out pre-training text, before and after fine-tuning, and their difference. "
         "Above zero is forgetting.",
     ),
+    NOISE: Described(
+        "Noise on the weights",
+        noise_on_weights,
+        "What Gaussian noise on every weight costs, by its size in parts of each tensor's root mean square. "
+        "Bars are 95% intervals over draws of the noise.",
+        needs="noise",
+    ),
+    DISTANCE: Described(
+        "Distance moved by fine-tuning, and what it gained",
+        weight_distance,
+        "Norm of the change of each layer, in parts of its norm before. Below, the change on the task against it, a "
+        "point for each checkpoint. Bars are 95% intervals over items.",
+        needs="distances",
+    ),
     "appendix_a_scores": Described(
         "Every evaluation, format and number of shots",
         every_score,
@@ -314,19 +327,6 @@ FIGURES = {
         "Bits per byte of the gold completion, for every model, evaluation set and format. Bars are 95% intervals.",
     ),
 }
-
-
-def fine_tuned_on(performance: pd.DataFrame, wanted: str) -> list[tuple[str, str, str]]:
-    """(series, setting, family) of fine-tuned models and the evaluation sets that are `wanted` of their train set."""
-    columns = ["series", "setting", "family", "train_set", "role"]
-    found = performance[columns].dropna().drop_duplicates()
-    rows = sorted(found.itertuples(index=False, name=None))
-    return [(series, setting, family) for series, setting, family, name, role in rows if relation(role, name) == wanted]
-
-
-def metrics_of(rows: pd.DataFrame) -> list[str]:
-    """The primary one, then bits per byte."""
-    return sorted(set(rows["metric"]), key=lambda name: (name == BITS, name))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Writes   results/analysis/measurements.parquet     a row for each model, evaluat
          results/analysis/change_summary.csv      mean change and slope over checkpoints
          results/analysis/group_summary.csv       the same over tasks that improve with pre-training, and others
          results/analysis/missing.csv             what the study asks for and is not there
+         and perturbation.csv, weight_distances.csv, of what eval/perturb_weights.py and eval/weight_distance.py found
 The same measurements give the same bytes. Files that have not changed are not read again.
 
     python analysis/produce_tables.py --study scripts/studies/tiny.yaml
@@ -42,6 +43,7 @@ from analysis.tidy import (
     SUITE_TABLE,
     SUMMARY_TABLE,
     TIDY_TABLE,
+    Tables,
     as_table,
     found_checkpoints,
     groups,
@@ -51,6 +53,7 @@ from analysis.tidy import (
     write_table,
 )
 from analysis.unpaired import evaluate_unpaired
+from analysis.weights import write_weight_tables
 from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.records import UserError
@@ -77,6 +80,7 @@ class Gathered:
     missing: list[dict[str, Any]]
     inputs: Mapping[str, Path]
     """Small files that were read; of measurements, the tidy table names file and hash in each row."""
+    is_released: bool = False
 
 
 def main(args: Args) -> None:
@@ -84,13 +88,8 @@ def main(args: Args) -> None:
         raise UserError("--study and --released exclude each other: released tables belong to no study file; drop one")
     study = load_study(args.study) if args.study else None
     gathered = gather_released(args.released) if args.released else gather(study)
-    rows = in_groups(gathered.rows)
-    performance = table_of(row for row in rows if row["kind"] != "suite")
-    official = table_of(row for row in rows if row["kind"] == "suite")
-    compared = pd.concat([frame for frame in (performance, primary_only(official)) if len(frame)])
-    differences = compare_all(compared, gathered.evaluate, checkpoints_of(study, compared))
-    differences = as_table(sorted(differences, key=difference_order), DIFFERENCE_COLUMNS)
-    missing = gathered.missing + (missing_in_curves(performance) if args.released else [])
+    tables = tables_from(gathered, study)
+    performance, official, missing = tables.performance, tables.suites, tables.missing
 
     folder = paths.results_dir()
     arguments = {key: str(value) if value else None for key, value in vars(args).items()}
@@ -99,12 +98,25 @@ def main(args: Args) -> None:
     write = partial(write_table, inputs={TIDY_TABLE: folder / TIDY_TABLE}, arguments=arguments)
     write(folder / PERFORMANCE_TABLE, performance)
     write(folder / SUITE_TABLE, official)
-    write(folder / DIFFERENCE_TABLE, differences)
-    write(folder / SUMMARY_TABLE, summarise_changes(select(differences, comparison=FINE_TUNED_MINUS_BASE), tidy))
+    write(folder / DIFFERENCE_TABLE, tables.differences)
+    changes = select(tables.differences, comparison=FINE_TUNED_MINUS_BASE)
+    write(folder / SUMMARY_TABLE, summarise_changes(changes, tidy))
     write(folder / GROUP_TABLE, summarise_groups(tidy))
-    write(folder / MISSING_TABLE, as_table(missing, MISSING_COLUMNS))
-    for row in missing:
+    write(folder / MISSING_TABLE, missing)
+    write_weight_tables(tables, folder, arguments)
+    for row in missing.to_dict("records"):
         print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
+
+
+def tables_from(gathered: Gathered, study: Study | None = None) -> Tables:
+    rows = in_groups(gathered.rows)
+    performance = table_of(row for row in rows if row["kind"] != "suite")
+    official = table_of(row for row in rows if row["kind"] == "suite")
+    compared = pd.concat([frame for frame in (performance, primary_only(official)) if len(frame)])
+    differences = compare_all(compared, gathered.evaluate, checkpoints_of(study, compared))
+    differences = as_table(sorted(differences, key=difference_order), DIFFERENCE_COLUMNS)
+    missing = gathered.missing + (missing_in_curves(performance) if gathered.is_released else [])
+    return Tables(performance, official, differences, as_table(missing, MISSING_COLUMNS))
 
 
 def gather(study: Study | None) -> Gathered:
@@ -133,7 +145,7 @@ def gather_released(folder: Path) -> Gathered:
     def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
         return evaluate_unpaired(contrasts, levels[setting, metric])
 
-    return Gathered(rows, evaluate, [], files)
+    return Gathered(rows, evaluate, [], files, is_released=True)
 
 
 def levels_of(rows: Iterable[Mapping[str, Any]]) -> Cells:

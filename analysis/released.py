@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 from analysis.measurements import dataset_name
 from analysis.series import name_series
@@ -53,15 +54,16 @@ class Dataset:
     group: str | None = None
     """Of figure 3: which tasks improve with pre-training."""
     size: int | None = None
-    """Items of the split, where the table holds whole counts of them and no error: the error is then binomial."""
+    """Items of the split, where they are so few that a score may come about twice, or where whole counts of them stand
+    for an error that was not published, which is then binomial."""
 
 
 def generated(role: str, group: str | None = None) -> Dataset:
     return Dataset("generation", role, "rouge_l", group)
 
 
-def labelled(role: str, group: str | None = None) -> Dataset:
-    return Dataset("labels", role, "accuracy", group)
+def labelled(role: str, group: str | None = None, size: int | None = None) -> Dataset:
+    return Dataset("labels", role, "accuracy", group, size)
 
 
 def suite(group: str | None, size: int | None = None, metric: str = "acc") -> Dataset:
@@ -82,11 +84,11 @@ EVALUATED = {
     "paws": labelled("in-domain of paws", NOT_IMPROVING),
     "qqp": labelled("out-of-domain of paws"),
     "stsb": labelled("out-of-domain of paws"),
-    "llmbar_Natural": labelled("other"),
-    "llmbar_Adversarial_Manual": labelled("other"),
-    "llmbar_Adversarial_Neighbor": labelled("other"),
-    "llmbar_Adversarial_GPTOut": labelled("other"),
-    "llmbar_Adversarial_GPTInst": labelled("other"),
+    "llmbar_Natural": labelled("other", size=100),
+    "llmbar_Adversarial_Manual": labelled("other", size=46),
+    "llmbar_Adversarial_Neighbor": labelled("other", size=134),
+    "llmbar_Adversarial_GPTOut": labelled("other", size=47),
+    "llmbar_Adversarial_GPTInst": labelled("other", size=92),
 }
 SUITES = {
     "arc_easy": suite(IMPROVING, 570),
@@ -171,17 +173,19 @@ def identity_of(model: re.Match[str], conversion_of_bare: str) -> dict[str, Any]
 
 
 def scored(value: float, published_error: Any, dataset: Dataset) -> dict[str, Any]:
-    """The score with its error: as published; else binomial, if the score is a whole number of items; else none."""
+    """The score with its error: as published; else binomial (interval: Wilson's), if it counts items; else none."""
     error = math.nan if published_error is None or pd.isna(published_error) else float(published_error)
-    size = dataset.size
+    size, low, high = dataset.size, value - Z_95 * error, value + Z_95 * error
     if math.isnan(error) and size and abs(value * size - round(value * size)) < 1e-6:
         error = math.sqrt(value * (1 - value) / size)
+        interval = stats.binomtest(round(value * size), size).proportion_ci(0.95, method="wilson")
+        low, high = float(interval.low), float(interval.high)
     assert dataset.metric in METRIC_LABELS
     return {
         "Performance": value,
         "std": error,
-        "ci_low": value - Z_95 * error,
-        "ci_high": value + Z_95 * error,
+        "ci_low": low,
+        "ci_high": high,
         "n": size,
         "metric": dataset.metric,
         "kind": dataset.kind,

@@ -13,6 +13,15 @@ function colours() {
   return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim() };
 }
 
+// Base models are of the ink's colour; on a dark page a dark curve is mixed with white.
+function seen(colour, ink) {
+  if (colour === "#000000") return ink;
+  const rgb = [1, 3, 5].map(i => parseInt(colour.slice(i, i + 2), 16));
+  const light = 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2];
+  if (!dark.matches || light > 90) return colour;
+  return `rgb(${rgb.map(v => Math.round(v + (255 - v) * 0.55)).join(",")})`;
+}
+
 function place(panel, i) {
   const value = state.axis === "index" ? i : panel[state.axis][i];
   if (value === null || !state.log || state.axis === "index") return value;
@@ -21,12 +30,17 @@ function place(panel, i) {
 }
 
 function traces(panel, ink) {
-  return panel.curves.map(curve => {
-    const y = curve.y.map((v, i) => (place(panel, i) === null ? null : v));
+  const at = panel.checkpoints.map((_, i) => place(panel, i)).filter(v => v !== null);
+  // As in print, curves stand a little beside each other, so that their intervals do not cover one another.
+  const gap = 0.012 * (Math.max(...at) - Math.min(...at));
+  return panel.curves.map((curve, number) => {
+    const shift = gap * (number - (panel.curves.length - 1) / 2);
+    const x = curve.x ?? panel.checkpoints.map((_, i) => (place(panel, i) === null ? null : place(panel, i) + shift));
+    const y = curve.y.map((v, i) => (x[i] === null ? null : v));
     return {
-      name: curve.label, mode: "lines+markers", x: panel.checkpoints.map((_, i) => place(panel, i)), y,
+      name: curve.label, mode: curve.x ? "markers" : "lines+markers", x, y,
       visible: state.hidden.has(curve.label) ? "legendonly" : true, connectgaps: false,
-      line: { color: curve.colour === "#000000" ? ink : curve.colour, dash: curve.dash },
+      line: { color: seen(curve.colour, ink), dash: curve.dash },
       marker: { symbol: curve.symbol, size: 7 },
       error_y: { type: "data", symmetric: false, thickness: 1, width: 3,
         array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
@@ -47,13 +61,15 @@ function draw(panel, box) {
   const { ink, line } = colours();
   const at = panel.checkpoints.map((_, i) => place(panel, i));
   const label = (name, i) => name === "main" ? "main" : short(state.axis === "tokens" ? panel.tokens[i] : +name);
+  const overCheckpoints = { tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
+    title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } };
   const grid = { gridcolor: line, zerolinecolor: panel.is_change ? ink : line, linecolor: ink, automargin: true };
   Plotly.react(box, traces(panel, ink), {
-    title: { text: panel.title.replaceAll("\n", "<br>"), font: { size: 14 } }, height: 320, showlegend: false,
+    title: { text: panel.title.replaceAll("\n", "<br>"), font: { size: 14 } }, height: 320 + (panel.own_legend ? 20 * panel.curves.length : 0), showlegend: panel.own_legend,
+    legend: { orientation: "h", y: -0.32, font: { size: 11 } },
     margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    xaxis: { ...grid, tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
-      title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } },
+    xaxis: { ...grid, ...(panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
     yaxis: { ...grid, title: { text: panel.y_label } },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   box.dataset.drawn = "true";
@@ -63,14 +79,15 @@ const boxes = [];
 for (const figure of data.figures) {
   const section = document.getElementById(figure.name);
   const grid = section.querySelector(".panels");
-  const shown = new Map(figure.panels.flatMap(panel => panel.curves).map(curve => [curve.label, curve]));
+  const shown = new Map(figure.panels.filter(panel => !panel.own_legend).flatMap(panel => panel.curves).map(curve => [curve.label, curve]));
   const legend = element("p", { className: "legend" });
   for (const [label, curve] of shown) {
     const mark = element("span", { className: "mark" });
-    mark.style.borderTop = `3px ${curve.dash === "dash" ? "dashed" : "solid"} ${curve.colour === "#000000" ? "var(--ink)" : curve.colour}`;
+    mark.style.borderTop = `3px ${curve.dash === "dash" ? "dashed" : "solid"}`;
+    mark.dataset.colour = curve.colour;
     legend.append(element("span", {}, mark, label), " ");
   }
-  grid.before(legend);
+  if (shown.size) grid.before(legend);
   if (!figure.panels.length) grid.append(element("p", { textContent: "not measured" }));
   for (const panel of figure.panels) {
     const box = element("div", { className: "plot", role: "img" });
@@ -79,8 +96,12 @@ for (const figure of data.figures) {
     boxes.push([panel, box, section]);
   }
 }
-const redraw = () => boxes.forEach(([panel, box, section]) => (section.open ? draw(panel, box) : (box.dataset.stale = "1")));
-for (const [, , section] of boxes)
+function redraw() {
+  const { ink } = colours();
+  for (const mark of document.querySelectorAll(".mark")) mark.style.borderTopColor = seen(mark.dataset.colour, ink);
+  boxes.forEach(([panel, box, section]) => section.open && draw(panel, box));
+}
+for (const section of new Set(boxes.map(box => box[2])))
   section.addEventListener("toggle", () => section.open && boxes.filter(b => b[2] === section).forEach(b => draw(b[0], b[1])));
 
 const toggles = document.getElementById("series");
@@ -126,4 +147,19 @@ for (const button of document.querySelectorAll("th button")) {
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
   });
 }
-addEventListener("beforeprint", () => { for (const details of document.querySelectorAll("details")) details.open = true; });
+// Paper takes the first rows of what is shown; a table of thousands is a file.
+const PRINTED_ROWS = 40;
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  redraw();
+  for (const table of document.querySelectorAll("table.data")) {
+    const cut = [...table.tBodies[0].rows].filter(row => !row.hidden).slice(PRINTED_ROWS);
+    cut.forEach(row => row.classList.add("cut"));
+    if (cut.length)
+      table.after(element("p", { className: "cut-note", textContent: `… and ${cut.length} rows more, in ${table.dataset.file}` }));
+  }
+});
+addEventListener("afterprint", () => {
+  document.querySelectorAll(".cut").forEach(row => row.classList.remove("cut"));
+  document.querySelectorAll(".cut-note").forEach(note => note.remove());
+});

@@ -22,21 +22,26 @@ from plotly.offline import get_plotlyjs
 from analysis import findings, plotting, produce_tables
 from analysis.findings import FAMILIES
 from analysis.interactive import interactive_figures, labels_of
-from analysis.plotting import FIGURES
+from analysis.plotting import figures_of
+from analysis.soundness import faults
 from analysis.tidy import (
     DIFFERENCE_TABLE,
+    DISTANCE_TABLE,
     GROUP_TABLE,
     MISSING_TABLE,
+    NOISE_TABLE,
     PERFORMANCE_TABLE,
     SUITE_TABLE,
     SUMMARY_TABLE,
+    Tables,
     order_checkpoints,
     read_table,
     read_tables,
+    where,
 )
 from open_instruct import paths
 from open_instruct.cli import run
-from open_instruct.records import Artifact, atomic_write, git_commit, package_version, read_json
+from open_instruct.records import Artifact, atomic_write, git_commit, package_version, read_json, sidecar_path
 from open_instruct.study import load_study
 
 TEMPLATE = Path(__file__).with_name("report.html.template")
@@ -55,6 +60,14 @@ SHOWN = {
     SUITE_TABLE: (
         "Ranked-classification suites",
         LEVEL,
+    ),
+    NOISE_TABLE: (
+        "Noise on the weights",
+        ("series", "checkpoint", "setting", "size", "draws", "bits_per_byte", *CHANGE[:3], "source"),
+    ),
+    DISTANCE_TABLE: (
+        "Distance moved by fine-tuning, by layer",
+        ("series", "checkpoint", "layer", "weights", "distance", "base_norm", "relative", "source"),
     ),
     DIFFERENCE_TABLE: (
         "Models compared on the same items",
@@ -81,9 +94,10 @@ def main(args: Args) -> None:
     plotting.main(plotting.Args(scale=args.scale, axis=args.axis))
 
     folder = paths.results_dir()
-    names = (*SHOWN, MISSING_TABLE, "findings.json", "figures")
+    names = (*shown_in(folder), MISSING_TABLE, "findings.json", "figures")
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    artifact = Artifact(folder / "report.html", arguments=arguments, inputs={name: folder / name for name in names})
+    inputs = {name: folder / name for name in names} | ({"paper": folder / "paper"} if has_paper(folder) else {})
+    artifact = Artifact(folder / "report.html", arguments=arguments, inputs=inputs)
     with artifact.making():
         page = build_page(folder, args.study)
         with atomic_write(artifact.path) as file:
@@ -93,20 +107,23 @@ def main(args: Args) -> None:
 
 def build_page(folder: Path, study_file: Path | None = None) -> str:
     """The page of a results folder.  Raises UserError where a part of it is not there."""
-    tables = {name: read_table(folder / name) for name in (*SHOWN, MISSING_TABLE)}
+    tables = {name: read_table(folder / name) for name in (*shown_in(folder), MISSING_TABLE)}
     title = "What does pre-training give to fine-tuning?"
+    shown = read_tables(folder)
     content = [
         *what_was_run(tables[PERFORMANCE_TABLE], tables[SUITE_TABLE], study_file),
         *findings_section(read_json(folder / "findings.json")),
-        *figures_section(),
+        *figures_section(shown),
         *missing_section(tables[MISSING_TABLE], study_file),
+        *unsound_section(shown),
+        *paper_section(folder),
         "<h2>Tables</h2>",
     ]
-    for name, (heading, columns) in SHOWN.items():
-        frame = tables[name]
-        content += [f"<h3>{heading}</h3>", table(frame, columns or tuple(frame.columns))]
+    for name in shown_in(folder):
+        (heading, columns), frame = SHOWN[name], tables[name]
+        content += [f"<h3>{heading}</h3>", table(frame, columns or tuple(frame.columns), file=name)]
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    figures = interactive_figures(read_tables(folder))
+    figures = interactive_figures(shown)
     # Inside a script element only "</" and "<!--" end or change it.
     data = json.dumps({"figures": figures, "labels": labels_of(figures)}, allow_nan=False).replace("<", "\\u003c")
     return template.substitute(
@@ -118,11 +135,16 @@ def build_page(folder: Path, study_file: Path | None = None) -> str:
     )
 
 
+def shown_in(folder: Path) -> list[str]:
+    """The tables that the page shows; of those that few studies measure, the ones that are there."""
+    return [name for name in SHOWN if name not in (NOISE_TABLE, DISTANCE_TABLE) or (folder / name).is_file()]
+
+
 def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Path | None) -> list[str]:
     both = pd.concat([performance, suites])
     checkpoints = ", ".join(order_checkpoints(both["checkpoint"]))
     items = performance.groupby("eval dataset")["n"].agg(["min", "max"])
-    sizes = [name if pd.isna(low) else f"{name} ({low} to {high} items)" for name, low, high in items.itertuples()]
+    sizes = [f"{name}{size_of(low, high)}" for name, low, high in items.itertuples()]
     facts = {
         "Models": f"{both['model_id'].nunique()}: {listed(both['series'])} at checkpoints {checkpoints}",
         "Evaluation sets": ", ".join(sizes) or "none",
@@ -144,6 +166,11 @@ def what_was_run(performance: pd.DataFrame, suites: pd.DataFrame, study_file: Pa
         for key, value in facts.items()
     ]
     return ["<h2>What was run</h2>", f"<table>{''.join(rows)}</table>"]
+
+
+def size_of(low: Any, high: Any) -> str:
+    """Of an evaluation set; published tables name none."""
+    return "" if pd.isna(low) else f" ({low} items)" if low == high else f" ({low} to {high} items)"
 
 
 def listed(values: Iterable[Any]) -> str:
@@ -178,7 +205,7 @@ def marked(finding: Mapping[str, Any]) -> str:
     return f"<b class='{finding['verdict']}'>{html.escape(verdict)}:</b>{html.escape(rest)}"
 
 
-def figures_section() -> list[str]:
+def figures_section(tables: Tables) -> list[str]:
     """A place for each figure, which the page's script fills, and the controls of them all."""
     parts = [
         "<h2>Figures</h2><div class='controls' role='group' aria-label='figures'>"
@@ -187,7 +214,7 @@ def figures_section() -> list[str]:
         "<label><input type='checkbox' id='log'> log</label><details><summary>Curves</summary>"
         "<div id='series'></div></details></div>"
     ]
-    for name, figure in FIGURES.items():
+    for name, figure in figures_of(tables):
         is_open = "" if name.startswith("appendix") else " open"
         parts.append(
             f"<details class='figure' id='{name}'{is_open}>"
@@ -199,22 +226,63 @@ def figures_section() -> list[str]:
 
 def missing_section(missing: pd.DataFrame, study_file: Path | None) -> list[str]:
     if len(missing):
-        return [f"<h2>Missing: {len(missing)} measurements</h2>", table(missing, tuple(missing.columns))]
+        return [
+            f"<h2>Missing: {len(missing)} measurements</h2>",
+            table(missing, tuple(missing.columns), file=MISSING_TABLE),
+        ]
     nothing = "Every measurement of the study is there." if study_file else "No study was named, so none can be told."
     return ["<h2>Missing measurements</h2>", f"<p>{nothing}</p>"]
 
 
-def table(frame: pd.DataFrame, columns: Sequence[str]) -> str:
+def unsound_section(tables: Tables) -> list[str]:
+    """Numbers that measure nothing; no section where there are none."""
+    found = faults(tables.performance, tables.suites)
+    if not found:
+        return []
+    columns = ("kind", "setting", "where", "why")
+    frame = pd.DataFrame([{name: getattr(fault, name) for name in columns} for fault in found])
+    return [
+        f"<h2>Unsound: {sum(len(fault.sources) for fault in found)} numbers</h2>",
+        table(frame, columns, file=PERFORMANCE_TABLE),
+    ]
+
+
+def has_paper(folder: Path) -> bool:
+    return sidecar_path(folder / "paper").is_file()
+
+
+def paper_section(folder: Path) -> list[str]:
+    """What compare_paper.py found, where it was run."""
+    if not has_paper(folder):
+        return []
+    numbers, curves, claims = (read_table(folder / "paper" / f"{name}.csv") for name in ("numbers", "curves", "claims"))
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(numbers["verdict"]).items())
+    measured = where(numbers, numbers["own"].notna())
+    columns = ("own_series", "checkpoint", "eval dataset", "metric", "shots", "own", "published", "difference")
+    columns += ("ci_low", "ci_high", "verdict", "note", "own_source", "published_source")
+    return [
+        f"<h2>Against the paper</h2><p>{len(numbers)} published numbers: {counts}.</p>",
+        *(
+            "<h3>Claims put to both</h3>",
+            table(claims, ("claim", "own", "published", "agreement"), file="paper/claims.csv"),
+        ),
+        *("<h3>Curves</h3>", table(curves, tuple(curves.columns), file="paper/curves.csv")),
+        *("<h3>Numbers</h3>", table(measured, columns, file="paper/numbers.csv")),
+    ]
+
+
+def table(frame: pd.DataFrame, columns: Sequence[str], *, file: str) -> str:
+    """Rows that sort and filter; `file` has them all, for paper shows the first ones only."""
     head = "".join(f"<th scope='col'><button>{html.escape(str(name))}</button></th>" for name in columns)
     named = zip(*([(column, value) for value in frame[column]] for column in columns), strict=True)
     rows = ["<tr>" + "".join(linked(*pair) for pair in row) + "</tr>" for row in named]
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f"<div class='scroll' tabindex='0'><table class='data'>{body}</table></div>"
+    return f"<div class='scroll' tabindex='0'><table class='data' data-file='{file}'>{body}</table></div>"
 
 
 def linked(column: str, value: Any) -> str:
     """A source leads to its sidecar, seen from results/analysis; a row of a released table has none."""
-    if column != "source" or not isinstance(value, str) or not value.endswith(".json"):
+    if not column.endswith("source") or not isinstance(value, str) or not value.endswith(".json"):
         return cell(value)
     href = html.escape(f"../../{value}.meta.json")
     return f"<td><a href='{href}'>{html.escape(value.rsplit('/', 1)[-1])}</a></td>"

@@ -23,29 +23,40 @@ class Fault:
     setting: str
     where: str
     why: str
+    sources: tuple[str, ...]
+    """Of the rows: file and line of a released table, or metrics file."""
 
 
 def faults(performance: pd.DataFrame, suites: pd.DataFrame) -> list[Fault]:
     constant = unsound_settings(performance)
-    found = [Fault("constant gold", setting, "all rows", why) for setting, why in constant.items()]
+    found = [
+        Fault("constant gold", setting, "all rows", why, sources_of(select(performance, setting=setting)))
+        for setting, why in constant.items()
+    ]
     found += [fault for fault in perfect_rows(performance) if fault.setting not in constant]
     return found + repeated_values(pd.concat([frame for frame in (performance, suites) if len(frame)]))
+
+
+def sources_of(rows: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(str(source) for source in rows["source"])
 
 
 def unsound_settings(performance: pd.DataFrame) -> dict[str, str]:
     """Settings with labels whose gold is constant, and what shows it."""
     found = {}
     of_bases = select(performance, metric="accuracy", format="default", kind="labels", train_set=None)
-    for (setting, series), rows in groups(of_bases, "setting", "series"):
+    for (_, series), rows in groups(of_bases, "setting", "series"):
         ordered = in_order(rows)
         scores = ordered["Performance"].astype(float)
         if len(scores) >= 2 and scores.iloc[0] >= NEARLY_ALL and scores.median() >= MOSTLY:
-            found[setting] = (
+            found[str(rows["eval_set"].iloc[0])] = (
                 f"the {series} model at its first checkpoint, {ordered['checkpoint'].iloc[0]}, scores "
                 f"{scores.iloc[0]:.6g}, and the median over checkpoints is {scores.median():.3f}: "
                 "the gold is one label, so always saying it is right"
             )
-    return found
+    # Another number of exemplars asks about the same gold.
+    asked = zip(performance["setting"], performance["eval_set"], performance["kind"], strict=True)
+    return {setting: found[eval_set] for setting, eval_set, kind in asked if eval_set in found and kind == "labels"}
 
 
 def perfect_rows(performance: pd.DataFrame) -> list[Fault]:
@@ -57,6 +68,7 @@ def perfect_rows(performance: pd.DataFrame) -> list[Fault]:
             row["setting"],
             f"{row['model_id']} on {row['eval dataset']}",
             f"scores exactly {row['Performance']:g} with no spread, while others of its curve do not",
+            (str(row["source"]),),
         )
         for row in extreme.to_dict("records")
     ]
@@ -74,5 +86,7 @@ def repeated_values(scores: pd.DataFrame) -> list[Fault]:
                 why = (
                     f"{float(str(value)):.6g} ({metric}) to the last digit at each: one model measured twice, or copied"
                 )
-                found.append(Fault("repeated value", setting, f"{series} at {names} on {dataset}", why))
+                found.append(
+                    Fault("repeated value", setting, f"{series} at {names} on {dataset}", why, sources_of(same))
+                )
     return found

@@ -59,13 +59,19 @@ def summarise_changes(differences: pd.DataFrame, performance: pd.DataFrame) -> p
 
 def means_and_slopes(base: np.ndarray, tuned: np.ndarray) -> dict[str, float | None]:
     """Over checkpoints (checkpoints,); a relative change of nothing is not a number."""
-    enough, index = len(base) > 1, np.arange(len(base))
+    enough = len(base) > 1
     return {
         "mean raw change": float(np.mean(tuned - base)),
         "mean relative change": float(np.mean((tuned - base) / base)) if (base != 0).all() else None,
-        "base slope per checkpoint": float(np.polyfit(index, base, 1)[0]) if enough else None,
-        "fine-tuned slope per checkpoint": float(np.polyfit(index, tuned, 1)[0]) if enough else None,
+        "base slope per checkpoint": slope(base) if enough else None,
+        "fine-tuned slope per checkpoint": slope(tuned) if enough else None,
     }
+
+
+def slope(values: np.ndarray) -> float:
+    """Of the least-squares line over (checkpoints,); of what never changes it is zero, not float noise."""
+    index = np.arange(len(values)) - (len(values) - 1) / 2
+    return float(index @ (values - values[0]) / (index @ index))
 
 
 def task_groups(performance: pd.DataFrame) -> dict[tuple[str, str, str], str]:

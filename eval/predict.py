@@ -104,7 +104,7 @@ def main(args: Args, only_kind: str | None = None) -> None:
     unfinished = [job for job in jobs if not is_done(job, overwrite=args.overwrite)]
     if not unfinished:
         return
-    items = [read_items(job) for job in unfinished]
+    items = [sample_items(job.input_file, job.limit) for job in unfinished]
     exemplars = [read_exemplars(job, args.num_shots, asked) for job, asked in zip(unfinished, items, strict=True)]
     tokenizer_folder = args.tokenizer_name_or_path or args.model_name_or_path
     model, tokenizer = model_folder.load(args.model_name_or_path, tokenizer_folder, float16=args.load_in_float16)
@@ -212,12 +212,12 @@ def is_done(job: Job, *, overwrite: bool) -> bool:
     return done
 
 
-def read_items(job: Job) -> list[dict[str, Any]]:
-    """The items that are asked, in the order of the file."""
-    items = list(read_jsonl(job.input_file, required=("id", "prompt", "completion")))
+def sample_items(input_file: Path, limit: int | None) -> list[dict[str, Any]]:
+    """The items of an evaluation file, in its order, or `limit` of them: the same ones whoever asks."""
+    items = list(read_jsonl(input_file, required=("id", "prompt", "completion")))
     if not items:
-        raise UserError(f"{job.input_file}: no items; make it again with open_instruct/format_generalization.py")
-    chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[: job.limit]
+        raise UserError(f"{input_file}: no items; make it again with open_instruct/format_generalization.py")
+    chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[:limit]
     return [items[i] for i in sorted(chosen)]
 
 

@@ -5,6 +5,7 @@ sum(bits) / sum(bytes). The items are what is resampled; two models are always c
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -248,7 +249,8 @@ def trend(x: Values, y: Values) -> Trend:
     y_values, _ = checked(y, None)
     if len(x_values) != len(y_values) or np.ptp(x_values) == 0:
         raise UserError(f"found {len(x_values)} x and {len(y_values)} y; expected pairs, with two different x at least")
-    slope = float(np.polynomial.Polynomial.fit(x_values, y_values, 1).convert(domain=[-1, 1]).coef[-1])
+    centred = x_values - x_values.mean()
+    slope = float(centred @ y_values / (centred @ centred))
     if np.ptp(y_values) == 0:
         return Trend(tau=0.0, p_value=1.0, slope=0.0)
     kendall: Any = stats.kendalltau(x_values, y_values)
@@ -260,10 +262,24 @@ def trend(x: Values, y: Values) -> Trend:
 def kendall_exact_p_value(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     """Share of all orders of y that agree (or disagree) with x as much as the one found; ties are kept."""
     first, second = np.triu_indices(len(x), k=1)  # (pairs,)
-    x_signs = np.sign(x[second] - x[first])
+    x_signs, y_signs = np.sign(x[second] - x[first]), np.sign(y[second] - y[first])
+    if (x_signs * y_signs).all():
+        # Without ties agreement is the number of pairs less twice the inversions: their count needs no list of orders.
+        agreement = np.abs(len(first) - 2 * np.arange(len(first) + 1))
+        as_much = agreement >= abs(int(x_signs @ y_signs))
+        return int(inversion_counts(len(x))[as_much].sum()) / math.factorial(len(x))
     orders = y[permutations(len(y))]  # (n!, points)
     agreement = np.sign(orders[:, second] - orders[:, first]) @ x_signs  # (n!,), whole numbers
     return float((np.abs(agreement) >= abs(agreement[0])).mean())
+
+
+@cache
+def inversion_counts(n: int) -> npt.NDArray[np.int64]:
+    """How many of the n! orders have 0, 1, ... n (n - 1) / 2 inversions: the k-th point adds 0 to k - 1 of them."""
+    counts = np.ones(1, dtype=np.int64)
+    for k in range(2, n + 1):
+        counts = np.convolve(counts, np.ones(k, dtype=np.int64))
+    return counts
 
 
 @cache

@@ -105,6 +105,17 @@ def metrics_file(prediction: Path) -> Path:
     return prediction.with_name(f"{prediction.name.removesuffix('.jsonl')}.metrics.json")
 
 
+def perturbation_file(eval_set: str, task_format: str, model_id: str) -> Path:
+    """Bits per byte of one model under noise on its weights."""
+    suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
+    return base_dir() / "output" / "perturbations" / f"{safe_name(eval_set)}{suffix}_{safe_name(model_id)}.json"
+
+
+def weight_distance_file(model_id: str) -> Path:
+    """How far a fine-tuned model's layers are from those of its base."""
+    return base_dir() / "output" / "weight_distances" / f"{safe_name(model_id)}.json"
+
+
 def suite_file(task: str, model_id: str, *, num_shots: int = 0, is_chat: bool = False) -> Path:
     """Metrics file of one ranked-classification task of `run_lm_eval`."""
     shots, chat = f"_{num_shots}shots" if num_shots else "", "_chat" if is_chat else ""

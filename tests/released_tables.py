@@ -9,6 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.released import read_released
+from open_instruct import paths
+from open_instruct.checkpoints import Checkpoint
+from open_instruct.records import sidecar_path, write_json
+from open_instruct.study import Variant
+
 STEPS = ("1000", "18000", "342000", "main")
 RECIPES = {"mnli": "3epoch_2e-6", "paws": "3epoch_2e-6", "socialiqa": "3epoch_2e-6", "xsum": "3epoch_2e-7"}
 OWN = {"mnli": "mnli_matched", "paws": "paws", "socialiqa": "socialiqa", "xsum": "xsum"}
@@ -71,3 +77,49 @@ def write_released(folder: Path) -> Path:
 
 def write(path: Path, rows: list[tuple], columns: tuple[str, ...]) -> None:
     pd.DataFrame(rows, columns=list(columns)).to_csv(path)
+
+
+def write_own_like(folder: Path, *, shifted: dict[str, float]) -> int:
+    """Metrics and suite files below $base_dir of a study that found what the tables of `folder` say, but for noise.
+
+    Noise is of the published size, of suites that of 1,000 items. `shifted` adds to every number of an evaluation set.
+    Returns the number of files.
+    """
+    rows, _ = read_released(folder)
+    rng, count = np.random.default_rng(1), 0
+    for row in rows:
+        if (
+            row["conversion"] != "hf"
+            or row["format"] == "cot_chat"
+            or row["metric"] not in ("rouge_l", "accuracy", "acc")
+        ):
+            continue
+        variant = Variant(Checkpoint("olmo1b", row["step"]), row["train_set"], row["epochs"], row["lr"])
+        is_suite = row["kind"] == "suite"
+        error = np.sqrt(row["Performance"] * (1 - row["Performance"]) / 1000) if is_suite else max(row["std"], 1e-4)
+        score = float(np.clip(row["Performance"] + rng.normal(0, error) + shifted.get(row["eval_set"], 0.0), 0, 1))
+        if is_suite:
+            path = paths.suite_file(row["eval_set"], variant.model_id, num_shots=row["shots"])
+            identity = variant.identity() | {"task": row["eval_set"]}
+            result = {"task": row["eval_set"], "num_instances": 1000, "task_options": {"num_shots": row["shots"]}}
+            content = {"metrics": [result | {"metrics": {"rc_metrics": {"acc": score}}}]}
+        else:
+            name = paths.prediction_file(row["eval_set"], row["format"], variant.model_id, row["shots"])
+            path = name.with_suffix(".metrics.json")
+            asked = {key: row[key] for key in ("eval_set", "format", "kind", "role", "shots")}
+            identity = variant.identity() | asked | {"protocol": "corrected"}
+            interval = {
+                "mean": score,
+                "standard_error": error,
+                "ci_low": score - 2 * error,
+                "ci_high": score + 2 * error,
+            }
+            content = {
+                "identity": identity,
+                "primary": row["metric"],
+                "metrics": {row["metric"]: interval | {"n": 1000}},
+            }
+        write_json(path, content)
+        write_json(sidecar_path(path), {"identity": identity, "arguments": {}, "inputs": {}, "files": {}})
+        count += 1
+    return count

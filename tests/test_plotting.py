@@ -1,9 +1,10 @@
+import numpy as np
 import pandas as pd
 import pytest
 from simulated_study import STUDY, write_study
 
 from analysis import panels, produce_tables
-from analysis.drawing import draw, positions, readable_ticks, save, short_step
+from analysis.drawing import TURN, draw, positions, readable_ticks, save, short_step
 from analysis.panels import Curve, Panel, style_of, styles_of
 from analysis.plotting import FIGURES
 from analysis.tidy import Tables, as_table, read_tables
@@ -48,6 +49,35 @@ def test_a_panel_names_what_was_not_measured():
         "xsum", "ROUGE-L", [curve("base", ["0", "20"], [0.1, 0.2]), curve("tuned", ["0"], [0.3])], ["0", "20"]
     )
     assert texts_of(draw([[panel]], title="")) == ["not measured: tuned 20"]
+
+
+def test_a_curve_of_few_points_names_those_it_has():
+    panel = Panel("xsum", "ROUGE-L", [curve("tuned", ["20"], [0.3])], ["0", "20", "60"])
+    assert texts_of(draw([[panel]], title="")) == ["tuned measured at 20 only"]
+
+
+def test_a_panel_with_a_legend_of_its_own_is_in_no_other():
+    about = {"title": "xsum", "y_label": "ROUGE-L", "checkpoints": ["0", "20"]}
+    own = Panel(curves=[curve("mine", ["0", "20"], [0.1, 0.2])], own_legend=True, **about)
+    shared = Panel(curves=[curve("ours", ["0", "20"], [0.1, 0.2])], **about)
+    figure = draw([[own, shared]], title="")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["mine"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours"]
+
+
+def test_the_legend_counts():
+    labels = ["noise of 0.1", "noise of 0.02", "layers.10", "layers.9"]
+    panel = Panel("xsum", "ROUGE-L", [curve(label, ["0", "20"], [0.1, 0.2]) for label in labels])
+    texts = [text.get_text() for text in draw([[panel]], title="").legends[0].get_texts()]
+    assert texts == ["layers.9", "layers.10", "noise of 0.02", "noise of 0.1"]
+
+
+def test_labels_that_would_touch_are_turned_and_all_there():
+    names = ["1000", "18000", "342000", "424000", "505000", "592000", "738000", "main"]
+    panel = Panel("xsum", "ROUGE-L", [curve("base", names, np.linspace(0, 1, 8))], names)
+    labels = draw([[panel]], title="").axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == [short_step(name) for name in names]
+    assert {label.get_rotation() for label in labels} == {TURN}
 
 
 def test_a_missing_checkpoint_breaks_the_line():

@@ -63,7 +63,7 @@ def drawn(tables: Tables, name: str) -> dict[str, list[float]]:
 
 
 def contains(found: list[float], wanted: list[float]) -> bool:
-    return all(np.isclose(found, value, rtol=0, atol=1e-12).any() for value in wanted)
+    return all(np.isclose(found, value, rtol=1e-11, atol=1e-12).any() for value in wanted)
 
 
 def four_shot(scores):
@@ -127,8 +127,7 @@ def test_figures_6_and_7_hold_every_change(released):
             continue
         change = value - asked[None, checkpoint, dataset]
         if dataset in OWN.values() and OWN.get(train_set) != dataset:
-            title = "classification" if dataset in ("mnli_matched", "paws") else "generation"
-            assert contains(crossed[f"{dataset} ({title})"], [change]), (train_set, checkpoint, dataset)
+            assert contains(crossed[dataset], [change]), (train_set, checkpoint, dataset)
             num_crossed += 1
         if OUT.get(dataset) == train_set:
             assert contains(out[f"fine-tuned on {train_set}"], [change]), (train_set, checkpoint, dataset)
@@ -165,8 +164,10 @@ def test_group_averages_are_those_of_the_csv(released, group):
 
 def test_constant_gold_is_found_and_nothing_else(released):
     _, tables, _ = released
-    assert set(unsound_settings(tables.performance)) == set(CONSTANT)
-    constant = {fault.setting for fault in faults(tables.performance, tables.suites) if fault.kind == "constant gold"}
+    assert {setting.split()[0] for setting in unsound_settings(tables.performance)} == set(CONSTANT)
+    constant = {
+        fault.setting.split()[0] for fault in faults(tables.performance, tables.suites) if fault.kind == "constant gold"
+    }
     assert constant == set(CONSTANT)
 
 

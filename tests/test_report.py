@@ -9,7 +9,8 @@ from nbconvert.preprocessors import ExecutePreprocessor
 from simulated_study import STUDY, write_study
 
 from analysis import report
-from analysis.plotting import FIGURES
+from analysis.plotting import FIGURES, figures_of
+from analysis.tidy import read_tables
 from open_instruct import paths
 from open_instruct.records import read_sidecar
 
@@ -86,7 +87,7 @@ def test_every_output_has_its_sidecar(base_dir):
     folder = paths.results_dir()
     made = [path for path in folder.iterdir() if not path.name.endswith(".meta.json")]
     assert {path.name for path in made} == {
-        *report.SHOWN,
+        *report.shown_in(folder),
         "measurements.parquet",
         "missing.csv",
         "findings.json",
@@ -99,7 +100,9 @@ def test_every_output_has_its_sidecar(base_dir):
 
 def test_every_figure_is_there_as_png_and_pdf(base_dir):
     found = {path.name for path in (paths.results_dir() / "figures").glob("*.p*")}
-    assert found == {f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf")}
+    made = [name for name, _ in figures_of(read_tables(paths.results_dir()))]
+    assert len(made) == len(FIGURES) - 2
+    assert found == {f"{name}.{ending}" for name in made for ending in ("png", "pdf")}
 
 
 def test_text_from_files_is_escaped():

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from simulated_study import STUDY, write_study
 
 from analysis import report
-from analysis.plotting import FIGURES
+from analysis.plotting import figures_of
+from analysis.tidy import read_tables
 from open_instruct import paths
 
 CHROMIUM = os.environ.get("chromium") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -52,9 +54,10 @@ def num_points(page, figure):
 
 def test_every_figure_is_drawn_and_no_request_leaves_the_page(opened):
     page, problems, requests = opened
+    tables = read_tables(Path(page.url.removeprefix("file://")).parent)
     page.evaluate("document.querySelectorAll('details.figure').forEach(d => d.open = true)")
     page.wait_for_function("[...document.querySelectorAll('.plot')].every(box => box.dataset.drawn)")
-    for name in FIGURES:
+    for name, _ in figures_of(tables):
         assert num_points(page, name) > 0, name
     assert problems == []
     assert requests == []
@@ -94,6 +97,36 @@ def test_rows_are_filtered_and_sorted(opened):
     cells = [float(c.get_attribute("data-value")) for c in visible.locator("td:nth-child(5)").all()]
     assert cells == sorted(cells)
     assert problems == []
+
+
+def test_paper_gets_every_figure_and_the_first_rows_of_each_table(opened):
+    page, problems, _ = opened
+    page.emulate_media(media="print")
+    before = rows_of_tables(page)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".plot:not([data-drawn])").count() == 0
+    assert rows_of_tables(page) == [min(count, 40) for count in before]
+    assert max(before) > 40
+    assert "rows more, in paired_differences.csv" in page.locator(".cut-note").last.inner_text()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert rows_of_tables(page) == before
+    assert page.locator(".cut-note").count() == 0
+    assert problems == []
+
+
+def rows_of_tables(page):
+    """How many rows of each table are to be seen."""
+    seen = "table => [...table.tBodies[0].rows].filter(row => row.getClientRects().length).length"
+    return page.evaluate(f"[...document.querySelectorAll('table.data')].map({seen})")
+
+
+def test_a_dark_curve_is_lighter_on_a_dark_page(browser, file):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(file.as_uri())
+    drawn = page.locator("#fig5_task_format .scatterlayer path.js-line").first.evaluate("line => line.style.stroke")
+    # #332288 (51, 34, 136), 55% of the way to white.
+    assert drawn == "rgb(163, 156, 201)"
+    page.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])

@@ -1,0 +1,135 @@
+"""How far fine-tuning moved the weights, layer by layer.
+
+Reads   fine-tuned models, and the model that each was made from, as its sidecar names it.
+Writes  output/weight_distances/{model_id}.json: for each layer the norm of the change, and of the weights before.
+
+    python eval/weight_distance.py --model_name_or_path output/tiny_hf_ckpt600_socialiqa_2epoch_2e-3
+
+A layer is what comes before the first number in a tensor's name, with that number (`model.layers.0`), or the module
+itself where there is none (`model.embed_tokens`). Norms are Frobenius norms over all tensors of the layer.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval import model_folder
+from open_instruct import paths
+from open_instruct.cli import run
+from open_instruct.records import Artifact, UserError, content_hash, read_sidecar, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALL_LAYERS = "all"
+LAYER = re.compile(r"(.*?\.\d+)\.|(.+)\.\w+")
+
+
+@dataclass(frozen=True)
+class Args:
+    model_name_or_path: tuple[Path, ...]
+    """Folders of fine-tuned models, in transformers format (adapters merged)."""
+    base_model: Path | None = None
+    """The model that they were all made from (default: of each, the one that its sidecar names)."""
+    overwrite: bool = False
+
+
+def main(args: Args) -> None:
+    pairs = [(folder, args.base_model or base_of(folder)) for folder in args.model_name_or_path]
+    for folder, base in pairs:
+        model_folder.check_folder(folder)
+        model_folder.check_folder(base)
+    for folder, base in pairs:
+        identity = model_folder.identify(folder)
+        artifact = Artifact(
+            paths.weight_distance_file(identity["model_id"]), {}, {"model": folder, "base": base}, identity
+        )
+        if artifact.is_done(overwrite=args.overwrite):
+            print(f"{artifact.path}: done before")
+            continue
+        with artifact.making():
+            layers = distances(folder, base)
+            write_json(artifact.path, {"identity": identity, "base": model_folder.identify(base), "layers": layers})
+        moved = layers[-1]
+        print(f"{artifact.path}: moved by {moved['distance'] / moved['base_norm']:.3%} of the norm", flush=True)
+
+
+def base_of(folder: Path) -> Path:
+    """The model that was fine-tuned.  Raises UserError where the sidecar names none, or that one has changed."""
+    model_folder.check_folder(folder)
+    meta = read_sidecar(folder)
+    named = meta.get("input_paths", {}).get("model")
+    if named is None or "model" not in meta.get("inputs", {}) or not (base := Path(named)).is_dir():
+        raise UserError(f"{folder}: its sidecar names no model on the disk that it was made from; give --base_model")
+    if content_hash(base) != meta["inputs"]["model"]:
+        raise UserError(f"{base} is not the model any more that {folder} was made from; give that one by --base_model")
+    return base
+
+
+def distances(folder: Path, base: Path) -> list[dict[str, Any]]:
+    """Of each layer, in the order of the model, and of all together: norm of the change, norm before.
+
+    Raises UserError where the two models have other tensors.
+    """
+    squares: dict[str, list[float]] = {}
+    for name, tuned, before in matched_tensors(folder, base):
+        of_layer = squares.setdefault(layer_of(name), [0.0, 0.0, 0.0])
+        of_layer[0] += float((tuned - before).square().sum())
+        of_layer[1] += float(before.square().sum())
+        of_layer[2] += before.numel()
+    squares[ALL_LAYERS] = [sum(of_layer[i] for of_layer in squares.values()) for i in range(3)]
+    return [
+        {"layer": layer, "distance": moved**0.5, "base_norm": norm**0.5, "num_weights": int(count)}
+        for layer, (moved, norm, count) in squares.items()
+    ]
+
+
+def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "Tensor"]]:
+    """(name, fine-tuned, base) of every tensor, in float64; one pair is held at a time."""
+    from safetensors import safe_open
+
+    files, base_files = tensor_files(folder), tensor_files(base)
+    if files.keys() != base_files.keys():
+        other = sorted(files.keys() ^ base_files.keys())
+        raise UserError(
+            f"{folder} and {base} do not hold the same tensors: {', '.join(other[:3])} in one of them alone"
+        )
+    for name in sorted(files, key=by_numbers):
+        with safe_open(files[name], "pt") as tuned, safe_open(base_files[name], "pt") as before:
+            both = tuned.get_tensor(name), before.get_tensor(name)
+        if both[0].shape != both[1].shape:
+            shapes = " and ".join(str(tuple(tensor.shape)) for tensor in both)
+            raise UserError(f"{name} has shapes {shapes} in {folder} and {base}; expected models of one architecture")
+        yield name, both[0].double(), both[1].double()
+
+
+def tensor_files(folder: Path) -> Mapping[str, Path]:
+    """Tensor -> the file that holds it.  Raises UserError where the folder has no safetensors."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        raise UserError(f"{folder}: no model.safetensors; save the model again with save_pretrained")
+    with safe_open(single, "pt") as file:
+        return dict.fromkeys(file.keys(), single)
+
+
+def layer_of(name: str) -> str:
+    match = LAYER.match(name)
+    return next(part for part in match.groups() if part) if match else name
+
+
+def by_numbers(name: str) -> tuple[int, int, str]:
+    """Embeddings, then layers by number, then the rest."""
+    number = re.search(r"\.(\d+)\.", name)
+    return (1, int(number[1]), name) if number else (0 if "emb" in name or "wte" in name else 2, 0, name)
+
+
+if __name__ == "__main__":
+    run(main, Args)
