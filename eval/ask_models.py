@@ -36,7 +36,7 @@ def main(args: Args) -> None:
     predictions: list[Path] = []
     for model in args.models:
         for num_shots in args.num_shots:
-            predictions += predict.main(
+            predictions += predict.predict_files(
                 predict.Args(
                     model,
                     args.input_files,

@@ -66,7 +66,11 @@ class Args:
     """Make predictions again that are done, or that other arguments made."""
 
 
-def main(args: Args, only_kind: str | None = None) -> list[Path]:
+def main(args: Args) -> None:
+    predict_files(args)
+
+
+def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
     """Returns the prediction files, one for each input file."""
     check_arguments(args)
     model_folder.check_folder(args.model_name_or_path)
