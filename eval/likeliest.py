@@ -47,7 +47,8 @@ class Likeliest:
             return most_likely(self.model, hidden)
         words = blocks[:, None] * BLOCK + torch.arange(BLOCK)  # (candidates, BLOCK)
         words = words.clamp(max=len(self.weight) - 1)
-        exact = (self.weight[words] @ hidden[rows][:, :, None])[:, :, 0]  # (candidates, BLOCK)
+        weights = self.weight.index_select(0, words.flatten()).view(*words.shape, -1)  # (candidates, BLOCK, hidden)
+        exact = (weights @ hidden[rows][:, :, None])[:, :, 0]  # (candidates, BLOCK)
         return first_of_best(exact, words, rows, num_rows=len(hidden))
 
 
