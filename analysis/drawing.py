@@ -166,8 +166,11 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
     if panel.own_legend:
         handles, labels = legend_of(curves)
         columns = columns_for(labels, PANEL_INCHES)
-        inches = axes.get_figure(root=True).dpi_scale_trans
-        below = axes.transAxes + ScaledTranslation(0, -TURNED_AXIS if is_turned else -LEVEL_AXIS, inches)
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        below = axes.transAxes + ScaledTranslation(
+            0, -TURNED_AXIS if is_turned else -LEVEL_AXIS, figure.dpi_scale_trans
+        )
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": below}
         look: dict[str, Any] = {"frameon": False, "fontsize": 8, "columnspacing": 1, "handlelength": 1.6}
         axes.legend(handles, labels, ncols=columns, **place, **look)

@@ -10,8 +10,9 @@ Both sides get the prompts sorted by length.
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from models import documents, olmo_tokenizer, random_olmo
@@ -46,27 +47,52 @@ def main(args: Args) -> None:
     ]
     prompts = sorted(tokenizer(texts)["input_ids"], key=len, reverse=True)
     print(f"{len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens")
-    print("ended  tokens  batch  transformers       here at that batch      here by default         same text")
+    print("prompts/s by the clock, and ratios by the clock and (in brackets) in processor time of all threads")
+    print("ended  tokens  batch  transformers  here at that batch       here by default          same text")
     for ended in args.ended:
         endings = ending_tokens(ended)
         options = {"max_new_tokens": MAX_NEW_TOKENS, "eos_id": endings[0], "stop_ids": endings[1:]}
         generate(model, prompts[:8], **options)
-        started = time.perf_counter()
-        ours = [answer.ids for answer in generate(model, prompts, **options)]
-        default_rate = len(prompts) / (time.perf_counter() - started)
+        default, answers = timed(lambda options=options: generate(model, prompts, **options), len(prompts))
+        ours = [answer.ids for answer in answers]
         for batch_size in args.batch_sizes:
             asked = spread(prompts, batch_size)
-            rate, theirs = of_transformers(model, [prompts[i] for i in asked], endings, batch_size)
-            started = time.perf_counter()
-            generate(model, [prompts[i] for i in asked], **options, batch_size=batch_size)
-            own_rate = len(asked) / (time.perf_counter() - started)
+            some = [prompts[i] for i in asked]
+            peer, theirs = timed(
+                lambda some=some, size=batch_size, ids=endings: of_transformers(model, some, ids, size), len(some)
+            )
+            same_batch, _ = timed(
+                lambda some=some, size=batch_size, options=options: generate(model, some, **options, batch_size=size),
+                len(some),
+            )
             same = sum(ours[i] == text for i, text in zip(asked, theirs, strict=True))
             print(
-                f"{ended:5.0%}  {sum(map(len, ours)) / len(ours):6.1f}  {batch_size:5}  {rate:6.1f} prompts/s   "
-                f"{own_rate:6.1f} ({own_rate / rate:4.1f} x)        {default_rate:6.1f} ({default_rate / rate:5.1f} x)"
-                f"         {same} of {len(asked)}",
+                f"{ended:5.0%}  {sum(map(len, ours)) / len(ours):6.1f}  {batch_size:5}  {peer.rate:12.1f}  "
+                f"{told(same_batch, peer):23}  {told(default, peer):23}  {same} of {len(asked)}",
                 flush=True,
             )
+
+
+@dataclass(frozen=True)
+class Speed:
+    rate: float
+    """Prompts a second."""
+    cpu_seconds: float
+    """A prompt; unlike the rate, it hardly depends on what else the machine does."""
+
+
+Answer = TypeVar("Answer")
+
+
+def timed(work: Callable[[], Answer], num_prompts: int) -> tuple[Speed, Answer]:
+    started, cpu_started = time.perf_counter(), time.process_time()
+    answer = work()
+    cpu_seconds = (time.process_time() - cpu_started) / num_prompts
+    return Speed(num_prompts / (time.perf_counter() - started), cpu_seconds), answer
+
+
+def told(ours: Speed, peer: Speed) -> str:
+    return f"{ours.rate:6.1f} {ours.rate / peer.rate:4.1f} x ({peer.cpu_seconds / ours.cpu_seconds:4.1f} x)"
 
 
 def ending_tokens(ended: float) -> list[int]:
@@ -83,10 +109,9 @@ def spread(prompts: Sequence[list[int]], batch_size: int) -> list[int]:
 
 def of_transformers(
     model: OlmoForCausalLM, prompts: Sequence[list[int]], endings: list[int], batch_size: int
-) -> tuple[float, list[list[int]]]:
-    """Prompts a second, and what was written, without padding and without the token that stands for EOS."""
+) -> list[list[int]]:
+    """What was written, without padding and without the token that stands for EOS."""
     written = []
-    started = time.perf_counter()
     for first in range(0, len(prompts), batch_size):
         batch = prompts[first : first + batch_size]
         width = max(map(len, batch))
@@ -102,8 +127,7 @@ def of_transformers(
                 pad_token_id=PAD,
             )
         written += found[:, width:].tolist()
-    seconds = time.perf_counter() - started
-    return len(prompts) / seconds, [up_to_ending(text, endings) for text in written]
+    return [up_to_ending(text, endings) for text in written]
 
 
 def up_to_ending(text: list[int], endings: list[int]) -> list[int]:

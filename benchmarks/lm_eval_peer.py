@@ -20,11 +20,16 @@ def peer(model: Any, tokenizer: Any, *, batch_size: int) -> Any:
     return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device), max_length=2048)
 
 
-def log_likelihoods(lm: Any, instances: Sequence[Instance]) -> list[list[float]]:
-    """The log-likelihood of every continuation of every instance after its context, in nats."""
+def log_likelihoods(lm: Any, instances: Sequence[Instance], *, unconditioned: str | None = None) -> list[list[float]]:
+    """The log-likelihood of every continuation of every instance after its context, in nats.
+
+    Those after the context `unconditioned`, where there is one, are asked for too, and not returned.
+    """
     from lm_eval.api.instance import Instance as Request
 
     pairs = [pair for i in instances for pair in zip(i.item.contexts, i.item.continuations, strict=True)]
+    if unconditioned is not None:
+        pairs += [(unconditioned, text) for i in instances for text in i.item.continuations]
     requests = [Request("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
     found = iter(lm.loglikelihood(requests, disable_tqdm=True))
     return [[next(found)[0] for _ in instance.item.continuations] for instance in instances]

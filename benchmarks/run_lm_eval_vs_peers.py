@@ -7,7 +7,7 @@ Prints   for each kind of exemplars and task: seconds of both and their ratio, b
 
     python benchmarks/run_lm_eval_vs_peers.py --num_threads 2
 
-Ours also scores every continuation without its question where the task has such a score; lm-eval is not asked to.
+Both sides get the same requests: also every continuation without its question, where the task has such a score.
 """
 
 import subprocess
@@ -63,9 +63,13 @@ def main(args: Args) -> None:
     torch.set_num_threads(args.num_threads)
     model, tokenizer = random_model()
     lm = peer(model, tokenizer, batch_size=args.batch_size)
+    of_kind = {}
     for exemplars in args.exemplars:
         timings = [compare(name, exemplars, args, model, tokenizer, lm) for name in args.task]
-        print(f"exemplars {exemplars}: all tasks: {told(total(timings))}\n", flush=True)
+        of_kind[exemplars] = total(timings)
+        print(f"exemplars {exemplars}: all tasks: {told(of_kind[exemplars])}\n", flush=True)
+    if {"none", "fixed"} <= set(of_kind):
+        print(f"exemplars none and fixed together: {told(total([of_kind['none'], of_kind['fixed']]))}")
     if args.start_up:
         with tempfile.TemporaryDirectory() as folder:
             print(f"start-up, from the start of a process to the first score: {start_up(Path(folder)):.1f} s")
@@ -90,7 +94,7 @@ def compare(name: str, exemplars: str, args: Args, model, tokenizer, lm) -> Timi
         model, tokenizer, instances, unconditioned=task.unconditioned, max_length=2048, max_batch_tokens=20480
     )
     between, cpu_between = time.perf_counter(), time.process_time()
-    theirs = log_likelihoods(lm, instances)
+    theirs = log_likelihoods(lm, instances, unconditioned=task.unconditioned)
     ended, cpu_ended = time.perf_counter(), time.process_time()
     timing = Timing(between - started, ended - between, cpu_between - cpu_started, cpu_ended - cpu_between)
     difference, num_flips = agreement(predictions, theirs)

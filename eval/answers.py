@@ -1,15 +1,15 @@
-"""What a model answers to evaluation items: text that it writes, the label that it finds likeliest, the likelihood of
-the gold completion. Used by predict.py; everything here needs torch.
+"""Evaluation items as token ids, and what a model answers to them: text that it writes, the likelihood of the gold
+completion. Labels are in choosing.py.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from eval.generation import generate
+from eval.generation import Generated
 from eval.scoring import Request, score
 from open_instruct.encode import chat_prompt, encode_pairs, encode_prompts, eos_id
 from open_instruct.records import UserError
@@ -41,6 +41,10 @@ class Writing:
     stop_at_newline: bool
 
 
+Write = Callable[..., list[Generated]]
+"""Prompts, and the keywords of `generation.generate`, to what was written: that function of a model, or vLLM's."""
+
+
 def texts(
     records: Sequence[Mapping[str, str]], exemplars: Sequence[Mapping[str, str]], *, chat: bool
 ) -> list[tuple[str, str]]:
@@ -56,33 +60,6 @@ def encode_golds(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, 
     prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
     golds = encode_pairs(tokenizer, pairs)
     return [Question(ids, gold.prompt, [gold.completion], 0) for ids, gold in zip(prompts, golds, strict=True)]
-
-
-def encode_choices(
-    tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]], labels: Sequence[str]
-) -> list[Question]:
-    """Items of which every label is scored as a whole, with the white space that the gold completion begins with.
-
-    Raises UserError for a gold completion that is no label, and for labels that the tokenizer cannot tell apart.
-    """
-    choices, golds = [], []
-    for prompt, completion in pairs:
-        if completion.strip() not in labels:
-            raise UserError(f"the gold completion {completion!r} is none of the labels {', '.join(labels)}")
-        golds.append(labels.index(completion.strip()))
-        space = completion[: len(completion) - len(completion.lstrip())]
-        choices += [(prompt, space + label) for label in labels]
-    encoded = iter(encode_pairs(tokenizer, choices))
-    questions = []
-    for gold, (prompt, _) in zip(golds, pairs, strict=True):
-        of_item = [next(encoded) for _ in labels]
-        if len({tuple(pair.completion) for pair in of_item}) < len(labels):
-            raise UserError(f"the tokenizer cannot tell the labels {', '.join(labels)} apart; use the model's own")
-        if any(pair.prompt != of_item[0].prompt for pair in of_item):
-            raise UserError(f"the tokens of the prompt {prompt[-60:]!r} depend on the label after it; end it otherwise")
-        context = of_item[0].prompt
-        questions.append(Question(context, context, [pair.completion for pair in of_item], gold))
-    return questions
 
 
 def encode_apart(
@@ -104,45 +81,41 @@ def encode_apart(
     return [Question(ids, ids, [*alternatives, list(gold)], len(alternatives)) for ids, gold in asked]
 
 
-def sub_tokens(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> list[tuple[str, int]]:
-    """(label, token) for every token of `label` and ` label`: what the paper compares as the next token."""
-    found = []
-    for label in labels:
-        both = tokenizer([label, f" {label}"], add_special_tokens=False)["input_ids"]
-        found += [(label, token) for token in sorted({token for ids in both for token in ids})]
-    return found
+def size(question: Question) -> tuple[int, int]:
+    """Tokens of the longer of prompt and context, and of the longest continuation."""
+    return max(len(question.prompt), len(question.context)), max(map(len, question.continuations))
 
 
-def fit(
-    questions: Sequence[Question], *, max_length: int, max_new_tokens: int, cut_left: bool, name: str
-) -> tuple[list[Question], int]:
-    """The questions, and how many contexts lost their oldest tokens to leave room for the answer.
+def check_fit(
+    sizes: Sequence[tuple[int, int]], *, max_length: int, max_new_tokens: int, cut_left: bool, name: str
+) -> int:
+    """How many of the questions of these sizes must lose their oldest tokens to leave room for the answer.
 
-    Raises UserError for contexts that are too long, unless `cut_left`, and for answers that are too long by themselves.
+    Raises UserError where there are any, unless `cut_left`, and for answers that are too long by themselves.
     """
-    rooms = [
-        max_length - max(max_new_tokens, *(len(tokens) for tokens in question.continuations)) for question in questions
-    ]
-    if questions and min(rooms) < 1:
+    rooms = [max_length - max(max_new_tokens, answer) for _, answer in sizes]
+    if sizes and min(rooms) < 1:
         raise UserError(
             f"{name}: the longest answer needs {max_length - min(rooms)} tokens, the model takes {max_length}"
         )
-    lengths = [max(len(question.prompt), len(question.context)) for question in questions]
-    num_long = sum(length > room for length, room in zip(lengths, rooms, strict=True))
+    num_long = sum(length > room for (length, _), room in zip(sizes, rooms, strict=True))
     if num_long and not cut_left:
+        longest = max(length for length, _ in sizes)
         raise UserError(
-            f"{name}: {num_long} of {len(questions)} prompts leave no room for the answer (longest {max(lengths)} "
+            f"{name}: {num_long} of {len(sizes)} prompts leave no room for the answer (longest {longest} "
             f"tokens, the model takes {max_length} with the answer); add --truncate_left to cut them on the left"
         )
-    cut = [
-        dataclasses.replace(question, prompt=question.prompt[-room:], context=question.context[-room:])
-        for question, room in zip(questions, rooms, strict=True)
-    ]
-    return cut, num_long
+    return num_long
+
+
+def cut(question: Question, *, max_length: int, max_new_tokens: int) -> Question:
+    """The question, without its oldest tokens where there would be no room for the answer."""
+    room = max_length - max(max_new_tokens, size(question)[1])
+    return dataclasses.replace(question, prompt=question.prompt[-room:], context=question.context[-room:])
 
 
 def write_texts(
-    model: PreTrainedModel,
+    write: Write,
     tokenizer: PreTrainedTokenizerFast,
     questions: Sequence[Question],
     writing: Writing,
@@ -153,8 +126,7 @@ def write_texts(
 
     `first` is the position of `questions[0]` in the file: what is sampled depends on an item's position.
     """
-    generated = generate(
-        model,
+    generated = write(
         [question.prompt for question in questions],
         max_new_tokens=writing.max_new_tokens,
         eos_id=eos_id(tokenizer),
@@ -177,30 +149,6 @@ def newline_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Every token whose text holds a line break."""
     decoded = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return [token for token, text in enumerate(decoded) if "\n" in text]
-
-
-def choose_labels(model: PreTrainedModel, questions: Sequence[Question], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Per item "output" (the likeliest label), "scores" (label -> log-likelihood in nats) and "gold_logprob"."""
-    answers = []
-    for question, scores in zip(questions, log_likelihoods(model, questions), strict=True):
-        by_label = dict(zip(labels, scores, strict=True))
-        likeliest = max(labels, key=by_label.__getitem__)
-        answers.append({"output": likeliest, "scores": by_label, "gold_logprob": scores[question.gold]})
-    return answers
-
-
-def choose_by_sub_token(
-    model: PreTrainedModel, questions: Sequence[Question], tokens: Sequence[tuple[str, int]]
-) -> list[dict[str, Any]]:
-    """As `choose_labels`; a label's score is that of its likeliest sub-token. `questions` ask for `tokens` first."""
-    answers = []
-    for question, scores in zip(questions, log_likelihoods(model, questions), strict=True):
-        by_label: dict[str, float] = {}
-        for (label, _), found in zip(tokens, scores[: len(tokens)], strict=True):
-            by_label[label] = max(found, by_label.get(label, found))
-        likeliest = max(by_label, key=by_label.__getitem__)
-        answers.append({"output": likeliest, "scores": by_label, "gold_logprob": scores[question.gold]})
-    return answers
 
 
 def score_golds(model: PreTrainedModel, questions: Sequence[Question]) -> list[dict[str, Any]]:

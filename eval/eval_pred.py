@@ -31,6 +31,8 @@ from open_instruct.tasks import eval_set_named
 
 PRIMARY = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
 REQUIRED = {"generation": ("output",), "labels": ("output", "scores"), "text": ("gold_logprob",)}
+NO_LABEL = ""
+"""Stands for every answer that is no label: one more label, that is never right."""
 OPTIONAL = ("gold_logprob", "finished")
 """A file has them on every record or on none; predictions made elsewhere may lack them."""
 
@@ -197,7 +199,9 @@ def problem_of(record: Mapping[str, Any], kind: str) -> str | None:
         return f"output {record['output']!r}; expected text"
     if kind == "labels":
         gold, labels = record["completion"].strip(), [label.strip() for label in record["scores"]]
-        if not {gold, record["output"].strip()} <= set(labels) or len(labels) < 2:
+        # A text that was written freely (it has an end) may be no label; then it is wrong.
+        answers = {gold} if "finished" in record else {gold, record["output"].strip()}
+        if not answers <= set(labels) or len(labels) < 2:
             return f"gold {gold!r}, output {record['output']!r}; expected both among two or more labels: {labels}"
     return None
 
@@ -227,16 +231,17 @@ def summarise(
     if kind == "generation":
         result["rouge_l"] = mean(values["rouge_l"])
         result["exact_match"] = mean(metrics.exact_match(outputs, gold))
-        if "finished" in records[0]:
-            result["finished"] = mean([float(record["finished"]) for record in records])
     if kind == "labels":
         is_correct, num_labels = np.array(values["accuracy"]), [len(record["scores"]) for record in records]
-        confusion = metrics.confusion(outputs, gold)
+        labels = {label.strip() for record in records for label in record["scores"]}
+        confusion = metrics.confusion([output if output in labels else NO_LABEL for output in outputs], gold)
         result["accuracy"] = mean(is_correct)
         result["chance_corrected_accuracy"] = mean(metrics.chance_corrected(is_correct, num_labels))
         result["macro_f1"] = bootstrap_table(
             confusion, metrics.macro_f1, seed=args.seed, num_resamples=args.num_resamples
         )
+    if "finished" in records[0]:
+        result["finished"] = mean([float(record["finished"]) for record in records])
     if "gold_bits" in values:
         result["bits_per_byte"] = mean(values["gold_bits"], values["gold_bytes"])
     return result

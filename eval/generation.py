@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from eval.attention import Computed, compute, is_lack_of_memory, own_attention
 from eval.decoding import Rows
 from eval.forest import Forest, Strand, num_shared
-from eval.vocabulary import all_logits, check_head, most_likely
+from eval.likeliest import Likeliest
+from eval.vocabulary import all_logits, check_head
 from open_instruct.records import UserError
 
 MAX_BATCH_TOKENS = 32768
@@ -67,11 +68,12 @@ def generate(
     check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     check_head(model)
     endings = {eos_id, *stop_ids}
+    likeliest = Likeliest(model)
     draws = uniform_draws(len(prompts), seed=seed, steps=max_new_tokens).to(model.device) if do_sample else None
 
     def choose(hidden: torch.Tensor, indices: list[int], steps: list[int]) -> torch.Tensor:
         if draws is None:
-            return most_likely(model, hidden)
+            return likeliest(hidden)
         return sample(all_logits(model, hidden), draws[indices, steps], temperature=temperature, top_p=top_p)
 
     with own_attention(model):

@@ -4,8 +4,9 @@ The first line is a key of everything that decides the content; answers under an
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,28 @@ class Partial:
 
         Only whole chunks are kept: then every batch, and so every last digit, is that of an uninterrupted run.
         """
-        found = self._lines()
-        kept = found[1:] if found[:1] == [self.key + "\n"] else []
-        kept = kept[: len(kept) // self.chunk * self.chunk]
+        is_known = next(self._lines(), None) == self.key + "\n"
+        num_kept = sum(1 for _ in self.lines()) // self.chunk * self.chunk if is_known else 0
         with atomic_write(self.path) as file:
-            file.writelines([self.key + "\n", *kept])
-        return len(kept)
+            file.write(self.key + "\n")
+            file.writelines(islice(self.lines(), num_kept))
+        return num_kept
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """The records, as JSON lines."""
-        return self._lines()[1:]
+        return islice(self._lines(), 1, None)
 
-    def _lines(self) -> list[str]:
-        """Lines that were written to their end."""
+    def _lines(self) -> Iterator[str]:
+        """Lines that were written to their end; one by one, so that memory does not grow with the file."""
         if not self.path.is_file():
-            return []
+            return
         with self.path.open(encoding="utf-8") as file:
-            return [line for line in file if line.endswith("\n")]
+            yield from (line for line in file if line.endswith("\n"))
 
 
 def partial_of(artifact: Artifact, chunk: int) -> Partial:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import model_folder
-from eval.predict import identify_evaluation, sample_items
+from eval.predict_jobs import identify_evaluation, sample_items
 from open_instruct import paths
 from open_instruct.cli import run
 from open_instruct.records import Artifact, UserError, write_json

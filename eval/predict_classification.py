@@ -11,7 +11,7 @@ from open_instruct.cli import run
 
 
 def main(args: predict.Args) -> None:
-    predict.main(args, only_kind="labels")
+    predict.predict_files(args, only_kind="labels")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ RESHAPED_LOGITS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_
 """Config fields by which a model changes the output embedding's logits, and the value that changes nothing."""
 
 
+def output_embedding(model: PreTrainedModel) -> torch.nn.Linear:
+    return cast(torch.nn.Linear, model.get_output_embeddings())
+
+
 def check_head(model: PreTrainedModel) -> None:
     """Raises UserError for a model whose logits are not those of its output embedding."""
     for name, neutral in RESHAPED_LOGITS.items():
@@ -92,7 +96,7 @@ def refuse_nan(values: torch.Tensor) -> None:
 
 def sliced_logits(model: PreTrainedModel, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """(positions, hidden) -> the id of a slice's first word, and its logits (positions, words) in float32."""
-    head = cast(torch.nn.Linear, model.get_output_embeddings())
+    head = output_embedding(model)
     num_words = head.weight.shape[0]
     step = SLICE_WORDS if hidden.device.type == "cpu" else num_words
     for first in range(0, num_words, step):
@@ -103,4 +107,4 @@ def sliced_logits(model: PreTrainedModel, hidden: torch.Tensor) -> Iterator[tupl
 def block_positions(model: PreTrainedModel) -> int:
     if model.device.type == "cpu":
         return SLICE_POSITIONS
-    return max(1, MAX_LOGIT_ELEMENTS // cast(torch.nn.Linear, model.get_output_embeddings()).weight.shape[0])
+    return max(1, MAX_LOGIT_ELEMENTS // output_embedding(model).weight.shape[0])

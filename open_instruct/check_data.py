@@ -18,8 +18,8 @@ import numpy as np
 
 from open_instruct import paths
 from open_instruct.cli import run
-from open_instruct.format_generalization import exemplar_file
 from open_instruct.overlap import Texts, fingerprint, normalise
+from open_instruct.paths import exemplar_file
 from open_instruct.records import UserError, read_jsonl, read_sidecar, sidecar_path
 
 if TYPE_CHECKING:

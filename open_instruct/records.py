@@ -140,9 +140,12 @@ def describe_files(artifact: Path, recorded: Mapping[str, Any] | None = None) ->
         content = known["sha256"] if known and fits else sha256(path)
         return {"name": name, "sha256": content, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
+    described = [path for path in found if path.name != "meta.json"]
+    if len(described) == 1:  # starting threads takes longer than looking at one file's time
+        return [describe(described[0])]
     # Hashing gives other threads the processor: a model's files are read on all cores.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(describe, (path for path in found if path.name != "meta.json")))
+        return list(pool.map(describe, described))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ import math
 import pytest
 from test_eval_pred import RELATIONS, TEXTS, predictions, write_predictions
 
-from eval.eval_pred import Args, load_metrics, main, metrics_file
+from eval.eval_pred import Args, load_metrics, main
 from eval.stats import bootstrap_mean, mcnemar
+from open_instruct.paths import metrics_file
 from open_instruct.records import UserError
 
 __all__ = ["predictions"]

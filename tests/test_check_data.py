@@ -5,7 +5,7 @@ from toy_models import toy_tokenizer
 
 from open_instruct import check_data, paths
 from open_instruct.check_data import Args, Shared
-from open_instruct.format_generalization import exemplar_file
+from open_instruct.paths import exemplar_file
 from open_instruct.records import Artifact, UserError, write_jsonl
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from eval import eval_pred
-from eval.eval_pred import Args, load_metrics, main, metrics_file
+from eval.eval_pred import Args, load_metrics, main
 from eval.stats import bootstrap_mean
+from open_instruct.paths import metrics_file
 from open_instruct.records import Artifact, UserError, sidecar_path, write_jsonl
 
 LN2 = math.log(2)

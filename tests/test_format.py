@@ -4,7 +4,7 @@ import pytest
 import toy_datasets
 
 from open_instruct import format_generalization, paths
-from open_instruct.format_generalization import exemplar_file
+from open_instruct.paths import exemplar_file
 from open_instruct.prompts import render
 from open_instruct.records import UserError, read_jsonl, read_sidecar
 from open_instruct.sampling import sample_rows

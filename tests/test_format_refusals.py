@@ -5,8 +5,9 @@ import toy_datasets
 
 from open_instruct import format_generalization, paths
 from open_instruct.checks import Tally
-from open_instruct.format_generalization import Args, exemplar_file
+from open_instruct.format_generalization import Args
 from open_instruct.overlap import Texts
+from open_instruct.paths import exemplar_file
 from open_instruct.records import UserError, read_jsonl, read_sidecar
 from open_instruct.sampling import exemplar_indices
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named

@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_evaluation import RTE, SCIQ, TEXT, as_records, ask, loaded, log_prob, read, write_evaluation
 
-from eval import answers
+from eval import answers, asking, choosing
 from open_instruct.records import UserError, read_sidecar, write_jsonl
 
 
@@ -142,6 +142,19 @@ def test_an_interrupted_file_goes_on_at_the_last_whole_chunk_to_the_same_bytes(h
     assert calls == [2, 2, 2, 2], "two chunks, the one cut short, and that one again"
     assert read_sidecar(path)["num_resumed"] == 4
     assert not partial.exists()
+
+
+def test_no_more_than_a_chunk_of_items_is_held_as_token_ids(home, monkeypatch):
+    sizes, encode = [], choosing.encode
+
+    def counted(tokenizer, pairs, *settings, **options):
+        sizes.append(len(pairs))
+        return encode(tokenizer, pairs, *settings, **options)
+
+    monkeypatch.setattr(choosing, "encode", counted)
+    monkeypatch.setattr(asking, "CHUNK_ITEMS", 4)
+    ask(home, "rte")
+    assert sizes == [4, 2, 4, 2], "looked at, then answered"
 
 
 def test_a_partial_file_of_other_arguments_is_not_taken_up(home):

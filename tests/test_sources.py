@@ -8,7 +8,8 @@ import toy_datasets
 from loopback_hub import LoopbackHub
 
 from open_instruct import format_generalization, paths, sources
-from open_instruct.format_generalization import Args, exemplar_file
+from open_instruct.format_generalization import Args
+from open_instruct.paths import exemplar_file
 from open_instruct.records import UserError, read_jsonl, read_sidecar
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named
 from open_instruct.tasks.instruction import LLMBAR_ROWS

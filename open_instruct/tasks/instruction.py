@@ -21,6 +21,8 @@ LLMBAR_ROWS = {
     "Adversarial_GPTOut": 47,
     "Adversarial_GPTInst": 92,
 }
+EXEMPLARS_OF = dict.fromkeys(LLMBAR_ROWS, "Natural") | {"Natural": "Adversarial_Neighbor"}
+"""There is no train split: exemplars are rows of another of its sets, so that every row is evaluated."""
 
 TRAIN_SETS = [
     TrainSet(
@@ -52,6 +54,7 @@ EVAL_SETS = [
         COMPARISON,
         {"input": "input", "o1": "output_1", "o2": "output_2", "label": "label"},
         split=Split(num_rows=num_rows, llmbar=name),
+        exemplars=Split(num_rows=LLMBAR_ROWS[EXEMPLARS_OF[name]], llmbar=EXEMPLARS_OF[name]),
         labels={1: "1", 2: "2"},
         parse_order=("1", "2"),
     )

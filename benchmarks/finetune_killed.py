@@ -3,7 +3,7 @@
 A toy model on one thread, its state saved after every step, so that many a kill falls into saving or into resuming.
 Prints how far the runs were when they were killed.  Writes nothing but a temporary folder.
 
-    python benchmarks/kill_and_resume.py
+    python benchmarks/finetune_killed.py
 """
 
 import os
