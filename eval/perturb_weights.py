@@ -90,8 +90,9 @@ def measure(
     from eval import answers
 
     pairs = answers.texts(items, [], chat=False)
-    questions, num_cut = answers.fit(
-        answers.encode_golds(tokenizer, pairs),
+    questions = answers.encode_golds(tokenizer, pairs)
+    answers.check_fit(
+        [answers.size(question) for question in questions],
         max_length=model.config.max_position_embeddings,
         max_new_tokens=0,
         cut_left=False,
@@ -108,7 +109,7 @@ def measure(
         for draw in range(args.num_draws):
             with shaken(model, size, seed=args.seed + draw):
                 found.append({"size": size, "draw": draw, "bits_per_byte": bits_per_byte()})
-    return {"n": len(items), "num_cut": num_cut, "bits_per_byte": before, "noise": found}
+    return {"n": len(items), "bits_per_byte": before, "noise": found}
 
 
 @contextmanager
