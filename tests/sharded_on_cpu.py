@@ -4,8 +4,6 @@ accelerate launch --config_file scripts/accelerate/fsdp.yaml --num_processes 2 t
 The one thing that is pretended is what `_prepare_backend` finds: a device like any other, over gloo.
 """
 
-import os
-
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
@@ -26,10 +24,7 @@ def main(args: Args) -> None:
         return accelerator
 
     finetune.make_accelerator = told
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        torch.accelerator.is_available = lambda: True
-    else:
-        torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo")
     finetune.main(args)
 
 
