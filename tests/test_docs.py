@@ -1,6 +1,7 @@
 """Every command in the README and in docs/ is one that the scripts understand, and names files that exist."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -48,3 +49,10 @@ def test_shell_scripts_and_pages_that_the_docs_name_exist():
 def test_stage_scripts_are_valid_bash():
     for script in sorted((REPOSITORY / "scripts").rglob("*.sh")):
         subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_readme_quotes_the_released_findings():
+    findings = json.loads((REPOSITORY / "results" / "analysis" / "findings.json").read_text())["findings"]
+    quoted = re.findall(r"^- ((?:Supported|Contradicted|Undecided)\b.*)$", PAGES[0].read_text(), flags=re.MULTILINE)
+    assert len(quoted) >= 4
+    assert set(quoted) <= {finding["sentence"] for finding in findings}
