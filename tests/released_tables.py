@@ -4,10 +4,12 @@ Four checkpoints; base models with 4, 0 and 2 shots; four train sets and tulu; f
 is constant; one row in another recipe; one missing cell.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.released import read_released
 from open_instruct import paths
@@ -22,6 +24,19 @@ OUT = {"mnli": ("rte", "gpt3nli"), "paws": ("qqp", "stsb"), "socialiqa": ("sciq"
 CONSTANT = ("qqp", "stsb")
 FORMATS = ("", "_instruct", "_inputoutput")
 SUITES = {"arc_easy": 570, "arc_challenge": 299, "hellaswag": 10042, "openbookqa": 500, "sciq": 1000, "boolq": 3270}
+
+
+SOURCES = ("made here", "released")
+"""Of tables: these, and the authors' own where the environment's `released_tables` says where they are."""
+
+
+def tables_of(source: str, folder: Path) -> Path:
+    """The folder of the tables; those made here go to `folder`."""
+    if source == "made here":
+        return write_released(folder)
+    if not os.environ.get("released_tables"):
+        pytest.skip("released_tables is not set: the authors' released tables are NOT tested")
+    return Path(os.environ["released_tables"])
 
 
 def base_id(step: str, shots: int = 4) -> str:

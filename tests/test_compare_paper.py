@@ -1,12 +1,10 @@
 """A study that found what the released tables say, but for noise and one evaluation set; see test_released.py."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from released_tables import CONSTANT, write_own_like, write_released
+from released_tables import CONSTANT, SOURCES, tables_of, write_own_like, write_released
 
 from analysis import compare_paper, produce_tables
 from analysis.compare_paper import Args, judged, of_family
@@ -17,16 +15,11 @@ from open_instruct.records import UserError, read_sidecar
 SHIFT = 0.08
 
 
-@pytest.fixture(scope="module", params=["made here", "released"])
+@pytest.fixture(scope="module", params=SOURCES)
 def compared(request, tmp_path_factory):
     """(folder of the CSVs, name -> what was written)"""
     base_dir = tmp_path_factory.mktemp("base")
-    if request.param == "made here":
-        folder = write_released(base_dir / "tables")
-    elif not os.environ.get("released_tables"):
-        pytest.skip("released_tables is not set: the authors' released tables are NOT tested")
-    else:
-        folder = Path(os.environ["released_tables"])
+    folder = tables_of(request.param, base_dir / "tables")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("base_dir", str(base_dir))
         assert write_own_like(folder, shifted={"xsum": SHIFT}) > 80

@@ -1,13 +1,12 @@
 """The authors' released tables: set released_tables to their folder to test on them too, beside tables of our own."""
 
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from released_tables import CONSTANT, write_released
+from released_tables import CONSTANT, SOURCES, tables_of, write_released
 
 from analysis import produce_tables
 from analysis.plotting import FIGURES
@@ -22,16 +21,11 @@ OUT = {"rte": "mnli", "gpt3nli": "mnli", "cnn": "xsum", "xlsum": "xsum", "sciq":
 OUT |= {"qqp": "paws", "stsb": "paws"}
 
 
-@pytest.fixture(scope="module", params=["made here", "released"])
+@pytest.fixture(scope="module", params=SOURCES)
 def released(request, tmp_path_factory):
     """(folder of the CSVs, the tables made of them)"""
     base_dir = tmp_path_factory.mktemp("base")
-    if request.param == "made here":
-        folder = write_released(base_dir / "tables")
-    elif not os.environ.get("released_tables"):
-        pytest.skip("released_tables is not set: the authors' released tables are NOT tested")
-    else:
-        folder = Path(os.environ["released_tables"])
+    folder = tables_of(request.param, base_dir / "tables")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("base_dir", str(base_dir))
         produce_tables.main(produce_tables.Args(released=folder))
