@@ -60,9 +60,13 @@ def train_file(train_set: str) -> Path:
     return data_dir() / f"{safe_name(train_set)}.jsonl"
 
 
+def in_format(eval_set: str, task_format: str) -> str:
+    """An evaluation set in a format, as files name it; the default one goes without saying."""
+    return safe_name(eval_set) + ("" if task_format == "default" else f"_{safe_name(task_format)}")
+
+
 def evaluation_file(eval_set: str, task_format: str = "default") -> Path:
-    suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
-    return data_dir() / "evaluation" / f"{safe_name(eval_set)}{suffix}.jsonl"
+    return data_dir() / "evaluation" / f"{in_format(eval_set, task_format)}.jsonl"
 
 
 def exemplar_file(evaluation: Path) -> Path:
@@ -94,9 +98,8 @@ def encoded_file(key: str) -> Path:
 
 
 def prediction_file(eval_set: str, task_format: str, model_id: str, num_shots: int = 0) -> Path:
-    suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
     shots = f"_{num_shots}shots" if num_shots else ""
-    name = f"{safe_name(eval_set)}{suffix}_{safe_name(model_id)}{shots}.jsonl"
+    name = f"{in_format(eval_set, task_format)}_{safe_name(model_id)}{shots}.jsonl"
     return base_dir() / f"output/predictions/{name}"
 
 
@@ -107,8 +110,7 @@ def metrics_file(prediction: Path) -> Path:
 
 def perturbation_file(eval_set: str, task_format: str, model_id: str) -> Path:
     """Bits per byte of one model under noise on its weights."""
-    suffix = "" if task_format == "default" else f"_{safe_name(task_format)}"
-    return base_dir() / "output" / "perturbations" / f"{safe_name(eval_set)}{suffix}_{safe_name(model_id)}.json"
+    return base_dir() / "output" / "perturbations" / f"{in_format(eval_set, task_format)}_{safe_name(model_id)}.json"
 
 
 def weight_distance_file(model_id: str) -> Path:
