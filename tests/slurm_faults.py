@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from private_slurm import NODES
 from slurm_study import SlurmStudy
 
@@ -66,6 +67,16 @@ class Faults:
         for number in self.waiting_for("BeginTime"):
             self.cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
         self.resume_nodes()
+        self.end_orphans()
+
+    def end_orphans(self) -> None:
+        """What cgroups do on a real cluster: no process that hangs outlives its job, to keep an output's lock."""
+        running = [number for _, number in self.tasks("RUNNING", "COMPLETING")]
+        for process in psutil.process_iter() if running else ():
+            with suppress(psutil.Error):
+                is_stopped = process.status() == psutil.STATUS_STOPPED
+                if is_stopped and (job := self.job_of(process.pid)) and job not in running:
+                    process.kill()
 
     def waiting_for(self, reason: str) -> list[str]:
         """Numbers of the jobs that wait, as Slurm says, for this."""
@@ -86,15 +97,16 @@ class Faults:
         return [pids for pids in found if pids]
 
     def pids(self, job_number: str) -> list[int]:
-        wanted = {f"SLURM_JOB_ID={job_number}".encode(), f"SLURM_CONF={self.cluster.folder}/slurm.conf".encode()}
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
-                    found.append(int(folder.name))
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-        return found
+        return [pid for pid in psutil.pids() if self.job_of(pid) == job_number]
+
+    def job_of(self, pid: int) -> str | None:
+        """Number of this cluster's job that the process was started for."""
+        try:
+            environment = psutil.Process(pid).environ()
+        except psutil.Error:
+            return None
+        ours = environment.get("SLURM_CONF") == f"{self.cluster.folder}/slurm.conf"
+        return environment.get("SLURM_JOB_ID") if ours else None
 
     def kill_process(self) -> bool:
         running = self.processes()
