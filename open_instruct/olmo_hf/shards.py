@@ -1,4 +1,4 @@
-"""Weights as files of safetensors, two at once: while one waits for the disk, another is looked at and hashed."""
+"""Weights as files of safetensors, several at once: while one waits for the disk, another is looked at and hashed."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from open_instruct.olmo_hf.native import load_state
 from open_instruct.olmo_hf.weights import Piece, take
 from open_instruct.records import UserError, sha256, write_json
 
-NUM_WRITERS = 2
+NUM_WRITERS = 3
 """Each has a file's weights in memory."""
 
 
