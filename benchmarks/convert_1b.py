@@ -17,6 +17,7 @@ The converter is in wheels of transformers up to 4.47 only; it needs an environm
 import os
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +32,9 @@ from open_instruct.records import Artifact, UserError, read_sidecar
 
 TOKENIZER = "allenai_gpt-neox-olmo-dolma-v1_5.json"
 COPY = "copy (cp, sync)"
+REST_SECONDS = 8.0
+"""Before each copy, as long as a conversion takes to start: a virtual machine gives freed memory back to its host, and
+a copy right after a deletion would be spared what the conversion then pays, getting it again."""
 MAKE = """
 import sys, torch
 from pathlib import Path
@@ -99,6 +103,7 @@ def main(args: Args) -> None:
 def copy(args: Args, what: str = COPY) -> Converted:
     source, target = args.folder / "native" / "model.pt", args.folder / "copy.pt"
     make_cold(args)
+    time.sleep(REST_SECONDS)
     measured = measure(what, ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(source), str(target)])
     target.unlink()
     return Converted(measured)
