@@ -1,14 +1,17 @@
-"""The loss that is trained on: no logits where there is no target, and no more memory traffic than it takes."""
+"""The loss that is trained on: nothing is computed where there is no target, as far as the model allows it."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, embedding
 
 from open_instruct.encode import IGNORED
 from open_instruct.records import UserError
+from open_instruct.training.head import Tied, summed_cross_entropy
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
@@ -21,6 +24,7 @@ class TargetLoss(nn.Module):
         """model: a transformers model for causal language modelling, or a PeftModel of one."""
         super().__init__()
         self.model = model
+        self.spares_memory_traffic = False
         self._no_split_modules = getattr(self.language_model, "_no_split_modules", None)  # what FSDP wraps
 
     @property
@@ -35,23 +39,66 @@ class TargetLoss(nn.Module):
             positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
             packed = {"position_ids": positions[None], "lengths": lengths}
         inner = self.language_model
-        outputs = inner.base_model(input_ids=ids, use_cache=False, **packed)
-        hidden = outputs.last_hidden_state[:, :-1]  # (batch, seq-1, d)
+        inputs, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+        weight = head.weight
+        if self.spares_memory_traffic and inputs.weight is weight:
+            of_inputs, weight = Tied.apply(weight)  # pyright: ignore[reportGeneralTypeIssues]
+            given = {"inputs_embeds": embedding(ids, of_inputs, inputs.padding_idx, sparse=True)}
+        else:
+            given = {"input_ids": ids}
         targets = labels[:, 1:]
         is_target = targets != IGNORED
-        logits = inner.get_output_embeddings()(hidden[is_target]).float()  # (targets, vocabulary)
-        return cross_entropy(logits, targets[is_target], reduction="sum")
+        with only_where(nn.functional.pad(is_target, (0, 1)), last_feed_forward(inner)):
+            outputs = inner.base_model(**given, use_cache=False, **packed)
+        hidden = outputs.last_hidden_state[:, :-1][is_target]  # (targets, d)
+        if self.spares_memory_traffic:
+            return summed_cross_entropy(hidden, weight, targets[is_target])
+        return cross_entropy(head(hidden).float(), targets[is_target], reduction="sum")
+
+
+def last_feed_forward(language_model: Any) -> nn.Module | None:
+    """What the last layer does to each position by itself; None where it is not known, or will be done once more."""
+    layers = getattr(language_model.base_model, "layers", None)
+    if not layers or getattr(layers[-1], "gradient_checkpointing", False):
+        return None
+    return getattr(layers[-1], "mlp", None)
+
+
+@contextmanager
+def only_where(wanted: Tensor, module: nn.Module | None) -> Iterator[None]:
+    """The module sees the positions that are wanted alone, and is taken to give 0 elsewhere.
+
+    wanted: (batch, seq); what the module takes and gives: (batch, seq, d).
+    """
+    if module is None:
+        yield
+        return
+
+    def take(_: nn.Module, given: tuple[Tensor]) -> Tensor:
+        return given[0][wanted]  # (wanted, d)
+
+    def put_back(_: nn.Module, __: Any, result: Tensor) -> Tensor:
+        return result.new_zeros(*wanted.shape, result.shape[-1]).masked_scatter(wanted[..., None], result)
+
+    hooks = [module.register_forward_pre_hook(take), module.register_forward_hook(put_back)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
 def check_projection(model: Any, *, packing: bool) -> None:
-    """Raises UserError where the model does more between its last layer and its logits than its head does."""
-    ids = torch.arange(4)[None]
+    """Raises UserError where leaving positions out changes a loss, or more than a head comes after the last layer."""
+    ids = torch.arange(6)[None]
+    labels = ids.clone()
+    labels[:, 2:4] = IGNORED
     lengths = [ids.shape[1]] if packing else None
     model.eval()
-    found = TargetLoss(model)(ids, ids, lengths)
+    found = TargetLoss(model)(ids, labels, lengths)
     logits = model(input_ids=ids, use_cache=False, **({"lengths": lengths} if packing else {})).logits
-    expected = cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum")
+    expected = cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=IGNORED, reduction="sum")
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
         raise UserError(
             f"{type(model).__name__}: its logits are not its head's projection of its last layer "
@@ -60,14 +107,13 @@ def check_projection(model: Any, *, packing: bool) -> None:
 
 
 def spare_memory_traffic(loss: TargetLoss) -> None:
-    """On a CPU small models wait for memory: a third of a step of a 17 M model with a vocabulary of 50 k went into it.
+    """On a CPU small models wait for memory: the head and its gradient take what is told in head.py.
 
-    The gradient of a tied embedding's rows is added to the head's without a matrix of zeros; and what is freed stays
-    with the process, so that the kernel does not clear the same pages for every step.
+    What is freed stays with the process, so that the kernel does not clear the same pages for every step.
     """
     inputs, head = loss.language_model.get_input_embeddings(), loss.language_model.get_output_embeddings()
-    if isinstance(inputs, nn.Embedding) and inputs.weight is head.weight and inputs.weight.requires_grad:
-        inputs.sparse = True
+    is_plain = type(inputs) is nn.Embedding and inputs.max_norm is None and type(head) is nn.Linear
+    loss.spares_memory_traffic = is_plain and head.bias is None and head.weight.requires_grad
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from open_instruct.records import UserError
+from open_instruct.training.loss import last_feed_forward
 
 GB = 1e9
 FLOAT32 = 4
@@ -58,15 +59,19 @@ def estimate(
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
     # What autograd keeps of one token in one layer: two norms, q, k, v before and after rotation, attention's output,
-    # two residual sums; gate, up, activation and product of the feed-forward part.
-    kept_by_layer = 14 * width + 4 * inner
-    kept = width * layers + kept_by_layer if gradient_checkpointing else kept_by_layer * layers
+    # two residual sums; gate, up, activation and product of the feed-forward part, which the last layer has at targets.
+    attention, feed_forward = 14 * width, 4 * inner
+    if gradient_checkpointing:
+        kept = num_tokens * (width * layers + attention + feed_forward)
+    else:
+        num_at_last = num_targets if last_feed_forward(model) is not None else num_tokens
+        kept = num_tokens * (attention * layers + feed_forward * (layers - 1)) + num_at_last * feed_forward
     size = 2 if half_precision else FLOAT32
     return Need(
         weights=(FLOAT32 + (2 if half_precision else 0)) * num_weights / num_shards,
         gradients=FLOAT32 * num_trained / num_shards,
         optimizer=2 * FLOAT32 * num_trained / num_shards,
-        activations=size * num_tokens * kept,
+        activations=size * kept,
         # Logits, their log-softmax and its gradient.
         logits=3 * FLOAT32 * num_targets * config.vocab_size,
     )

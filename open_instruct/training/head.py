@@ -1,0 +1,76 @@
+"""The loss at the head, and the gradient of its weights, with as little memory traffic as it takes.
+
+On a CPU small models wait for memory: here no matrix as large as the embedding is made but its gradient and, in half
+precision, its copy; and of the logits there is one, whose gradient takes its place.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+NUMBERS_IN_CACHE = 2**19
+"""A processor's share of 2 MB."""
+
+
+def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """hidden: (targets, d); weight: (vocabulary, d); targets: (targets,).  -> () nats, summed.
+
+    In autocast's precision the products, in float32 the softmax, as `cross_entropy(linear(hidden, weight).float())`.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    return SummedCrossEntropy.apply(hidden, weight, targets, dtype)  # pyright: ignore[reportReturnType]
+
+
+class SummedCrossEntropy(Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtypes = hidden.dtype, weight.dtype
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        logits = hidden @ weight.t()  # (targets, vocabulary)
+        log_p = hidden.new_empty(targets.shape, dtype=torch.float32)
+        for rows in parts(*logits.shape):
+            softmax = torch.log_softmax(logits[rows], dim=-1, dtype=torch.float32)
+            log_p[rows] = softmax.gather(1, targets[rows, None])[:, 0]
+        ctx.save_for_backward(hidden, weight, targets, log_p)
+        ctx.logits = logits  # nobody else's: its gradient takes its place
+        return -log_p.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight, targets, log_p = ctx.saved_tensors
+        hidden_dtype, weight_dtype = ctx.dtypes
+        of_logits, ctx.logits = ctx.logits, None
+        for rows in parts(*of_logits.shape):
+            target = targets[rows, None]
+            p = of_logits[rows].float()
+            p.sub_(p.gather(1, target) - log_p[rows, None]).exp_()
+            of_logits[rows] = p.scatter_add_(1, target, p.new_full(target.shape, -1)).mul_(grad)
+        of_weight = torch.empty_like(weight, dtype=weight_dtype)
+        for columns in parts(len(weight), weight.shape[1]):
+            of_weight[columns] = of_logits[:, columns].t() @ hidden
+        return (of_logits @ weight).to(hidden_dtype), of_weight, None, None
+
+
+def parts(num_rows: int, width: int) -> Iterator[slice]:
+    """So many rows at once as stay in a processor's cache from one operation to the next."""
+    num_at_once = max(1, NUMBERS_IN_CACHE // width)
+    return (slice(first, first + num_at_once) for first in range(0, num_rows, num_at_once))
+
+
+class Tied(Function):
+    """One matrix as two, for the embedding and for the head, whose gradients become one without a third.
+
+    The embedding's gradient is sparse; its rows are added to the head's, which nobody else holds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, of_rows: Tensor, of_head: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return of_head.index_add_(0, of_rows._indices()[0], of_rows._values())
