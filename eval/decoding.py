@@ -14,9 +14,6 @@ from transformers import PreTrainedModel
 
 from eval.attention import Computed
 
-GROUP_ROWS = 32
-"""Rows that attend at once, to as many tokens as the longest of them has."""
-
 
 class Rows:
     """Keys and values of up to `most` texts of up to `capacity` tokens each, the common ones aside."""
@@ -33,19 +30,21 @@ class Rows:
         self.mask = torch.full((most, 1, 1, capacity), self.hidden_value, dtype=model.dtype, device=model.device)
         """Added to the logits of the attention."""
 
-    def put(self, computed: Computed, of_rows: Sequence[slice]) -> None:
-        """New rows, from the keys and values of their tokens: those of a row follow each other."""
+    def put(self, computed: Computed, lengths: Sequence[int]) -> None:
+        """New rows from the keys and values of their tokens, which lie end to end."""
         if not self.keys:
             _, heads, size = computed.keys[0].shape
             self.keys = [k.new_zeros(self.most, heads, self.capacity, size) for k in computed.keys]
             self.values = [v.new_zeros(self.most, heads, self.capacity, size) for v in computed.values]
-        for tokens in of_rows:
-            row, length = len(self.lengths), tokens.stop - tokens.start
+        first = 0
+        for length in lengths:
+            row, tokens = len(self.lengths), slice(first, first + length)
             for layer, part in zip(self.keys + self.values, computed.keys + computed.values, strict=True):
                 layer[row, :, :length] = part[tokens].transpose(0, 1)
             self.mask[row, ..., :length] = 0
             self.mask[row, ..., length:] = self.hidden_value
             self.lengths.append(length)
+            first += length
 
     def drop(self, row: int) -> None:
         """Forget a row; the last one takes its place."""
@@ -60,13 +59,10 @@ class Rows:
 
     def step(self, model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
         """The next token of each row -> its hidden state (rows, hidden)."""
+        self.used = slice(0, len(tokens))
         self.index = torch.arange(len(tokens), device=model.device)
         self.places = torch.tensor(self.lengths, device=model.device)
-        groups = [range(len(tokens))[i : i + GROUP_ROWS] for i in range(0, len(tokens), GROUP_ROWS)]
-        self.groups = [
-            (slice(group.start, group.stop), slice(0, max(self.lengths[group.start : group.stop]) + 1))
-            for group in groups
-        ]
+        self.width = slice(0, max(self.lengths) + 1)
         self.mask[self.index, 0, 0, self.places] = 0
         hidden = model.base_model(
             input_ids=torch.tensor(tokens, device=model.device)[:, None],
@@ -80,24 +76,20 @@ class Rows:
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float) -> torch.Tensor:
         self.keys[layer][self.index, :, self.places] = k[:, :, 0]
         self.values[layer][self.index, :, self.places] = v[:, :, 0]
+        keys, values = (of[layer][self.used, :, self.width] for of in (self.keys, self.values))
         # Several heads may share a key head: (rows, key heads, queries, size)
-        q = q[:, :, 0].unflatten(1, (self.keys[layer].shape[1], -1)) * scaling
-        found = [self.attend_in_group(layer, q[rows], rows, width) for rows, width in self.groups]
-        return torch.cat(found).flatten(1, 2)[:, None]  # (rows, 1, heads, size)
-
-    def attend_in_group(self, layer: int, q: torch.Tensor, rows: slice, width: slice) -> torch.Tensor:
-        """(rows, key heads, queries, size) -> the same"""
-        keys, values = (of[layer][rows, :, width] for of in (self.keys, self.values))
-        logits = q @ keys.transpose(-1, -2) + self.mask[rows, :, :, width]  # (rows, key heads, queries, keys)
+        q = q[:, :, 0].unflatten(1, (keys.shape[1], -1)) * scaling
+        logits = q @ keys.transpose(-1, -2) + self.mask[self.used, :, :, self.width]  # (rows, key heads, queries, keys)
         if not self.num_common:
-            return weigh(logits) @ values
+            return (weigh(logits) @ values).flatten(1, 2)[:, None]  # (rows, 1, heads, size)
         # One product with the common keys serves the queries of all rows: (key heads, rows x queries, size)
         of_head = q.transpose(0, 1)
         to_common = (of_head.flatten(1, 2) @ self.common.keys[layer].permute(1, 2, 0)).view(*of_head.shape[:3], -1)
         weights = weigh(torch.cat([to_common.transpose(0, 1), logits], dim=-1))
         on_common, on_own = weights.split([self.num_common, logits.shape[-1]], dim=-1)
         found = on_common.transpose(0, 1).flatten(1, 2) @ self.common.values[layer].transpose(0, 1)
-        return found.view(of_head.shape).transpose(0, 1) + on_own @ values
+        found = found.view(of_head.shape).transpose(0, 1) + on_own @ values
+        return found.flatten(1, 2)[:, None]
 
 
 def weigh(logits: torch.Tensor) -> torch.Tensor:

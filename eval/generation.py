@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise, starmap
+from itertools import accumulate, pairwise
 
 import torch
 from transformers import PreTrainedModel
@@ -153,14 +153,12 @@ class Writer:
             if waiting and num_free >= max(1, rows.most * SHARE_REFILLED):
                 taken = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
                 for begun, computed in read(self.model, self.prompts, taken, self.common):
-                    ends = list(accumulate(len(self.prompts[index]) - self.common.num_tokens for index in begun))
-                    tokens = self.choose(computed.last_hidden[[end - 1 for end in ends]], begun, [0] * len(begun))
-                    texts |= {index: [token] for index, token in zip(begun, tokens.tolist(), strict=True)}
-                    # Rows of like length lie side by side: they attend together.
-                    own = dict(zip(begun, starmap(slice, pairwise([0, *ends])), strict=True))
-                    by_length = sorted(begun, key=lambda index: len(self.prompts[index]))
-                    rows.put(computed, [own[index] for index in by_length])
-                    holders += by_length
+                    lengths = [len(self.prompts[index]) - self.common.num_tokens for index in begun]
+                    rows.put(computed, lengths)
+                    holders += begun
+                    last = [end - 1 for end in accumulate(lengths)]
+                    tokens = self.choose(computed.last_hidden[last], begun, [0] * len(begun)).tolist()
+                    texts |= {index: [token] for index, token in zip(begun, tokens, strict=True)}
             else:
                 hidden = rows.step(self.model, [texts[index][-1] for index in holders])
                 tokens = self.choose(hidden, holders, [len(texts[index]) for index in holders]).tolist()
