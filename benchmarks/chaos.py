@@ -23,7 +23,7 @@ from pathlib import Path
 
 from open_instruct.cli import run
 from open_instruct.executors.slurm_client import LAUNCH_FAILED
-from open_instruct.records import UserError, sidecar_path
+from open_instruct.records import sidecar_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 DISK = "128m"
@@ -45,10 +45,9 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from private_slurm import PrivateSlurm, missing_programs
+    from private_slurm import PrivateSlurm, require_programs
 
-    if missing := missing_programs():
-        raise UserError(f"Slurm is not installed ({', '.join(missing)} not found); apt-get install slurm-wlm munge")
+    require_programs()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as folder, PrivateSlurm() as cluster:
         undisturbed = undisturbed_tables(Path(folder) / "undisturbed")

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from models import documents, olmo_tokenizer, random_olmo
 from predict_killed import as_record
 
@@ -73,21 +74,13 @@ def watch(folder: Path, name: str, args: Args) -> list[Point]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout or ():
             if found := re.search(r"(\d+) of \d+ items", line):
-                points.append(Point(int(found[1]), processor_seconds(process.pid), resident_mib(process.pid)))
+                predicting = psutil.Process(process.pid)
+                times = predicting.cpu_times()
+                mib = predicting.memory_info().rss / 2**20
+                points.append(Point(int(found[1]), times.user + times.system, mib))
     if process.returncode:
         sys.exit(process.returncode)
     return points
-
-
-def processor_seconds(pid: int) -> float:
-    # After the name, which may hold anything: user time is the 12th field, system time the 13th.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
 
 def tell(name: str, points: Sequence[Point]) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from open_instruct.cli import run
 from open_instruct.paths import REPOSITORY
-from open_instruct.records import UserError, sha256
+from open_instruct.records import UserError
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
 SCRIPT = REPOSITORY / "scripts" / "run_study.py"
@@ -38,10 +38,10 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from private_slurm import PrivateSlurm, missing_programs
+    from private_slurm import PrivateSlurm, require_programs
+    from slurm_study import tables
 
-    if missing := missing_programs():
-        raise UserError(f"Slurm is not installed ({', '.join(missing)} not found); apt-get install slurm-wlm munge")
+    require_programs()
     local, on_slurm = args.local_base_dir or args.folder / "local", args.folder / "slurm"
     on_slurm.mkdir(parents=True, exist_ok=True)
     if args.local_base_dir is None:
@@ -55,7 +55,7 @@ def main(args: Args) -> None:
             cluster.wait_until_empty(seconds=args.max_hours * HOURS)
         run_study(args.study, environment, "--executor", "slurm", "--status")
         print(f"through Slurm: {time.monotonic() - started:.0f} s", flush=True)
-    compare(tables(local), tables(on_slurm))
+    compare(tables(local, "*.csv"), tables(on_slurm, "*.csv"))
 
 
 def run_study(study: Path, environment: Mapping[str, str], *options: str) -> None:
@@ -65,18 +65,12 @@ def run_study(study: Path, environment: Mapping[str, str], *options: str) -> Non
         raise UserError(f"{study} ended with {done.returncode}; the reason stands above")
 
 
-def tables(base_dir: Path) -> dict[str, str]:
-    """Name of each table of results/analysis -> its hash."""
-    found = (base_dir / "results" / "analysis").glob("*.csv")
-    return {path.name: sha256(path) for path in sorted(found)}
-
-
-def compare(local: Mapping[str, str], on_slurm: Mapping[str, str]) -> None:
+def compare(local: Mapping[str, bytes], on_slurm: Mapping[str, bytes]) -> None:
     """Raises UserError where a table is not the same in both, or there is none."""
     others = [name for name in local.keys() | on_slurm.keys() if local.get(name) != on_slurm.get(name)]
     if others or not local:
         raise UserError(f"these tables differ: {', '.join(sorted(others)) or 'none was made'}")
-    print(f"the same, byte for byte: {', '.join(local)}")
+    print(f"the same, byte for byte: {', '.join(sorted(local))}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from pathlib import Path
 from open_instruct.cli import run
 from open_instruct.executors.slurm import Submitter
 from open_instruct.plan import Job
-from open_instruct.records import UserError
 from open_instruct.study import Resources, Study
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -43,10 +42,9 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from private_slurm import PrivateSlurm, missing_programs
+    from private_slurm import PrivateSlurm, require_programs
 
-    if missing := missing_programs():
-        raise UserError(f"Slurm is not installed ({', '.join(missing)} not found); apt-get install slurm-wlm munge")
+    require_programs()
     with tempfile.TemporaryDirectory() as folder, PrivateSlurm() as cluster:
         os.environ.update(cluster.environment | {"base_dir": folder})
         jobs = trivial_jobs(Path(folder), args.num_jobs)

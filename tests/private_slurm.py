@@ -71,6 +71,14 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if find(name) is None]
 
 
+def require_programs() -> None:
+    """Raises UserError that names what is missing, and how to get it."""
+    from open_instruct.records import UserError  # by hand, any Python will do
+
+    if missing := missing_programs():
+        raise UserError(f"Slurm is not installed ({', '.join(missing)} not found); apt-get install slurm-wlm munge")
+
+
 def find(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path=DAEMON_PATH)
 

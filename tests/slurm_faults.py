@@ -143,7 +143,7 @@ class Faults:
     def out_of_time(self) -> bool:
         """A job that hangs until Slurm ends it: after a minute, its shortest limit."""
         for number in (number for _, number in self.tasks("RUNNING")):
-            pids = [pid for pid in self.pids(number) if b"run_job" not in command_line(pid)]
+            pids = [pid for pid in self.pids(number) if "run_job" not in command_line(pid)]
             if pids and kill(pids, signal.SIGSTOP):
                 limit = self.cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=1", check=False)
                 return limit.returncode == 0
@@ -207,11 +207,11 @@ def files_of(output: Path) -> list[Path]:
     return sorted(path for path in output.rglob("*") if path.is_file() and path.name != "meta.json")
 
 
-def command_line(pid: int) -> bytes:
+def command_line(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
 
 
 def kill(pids: list[int], number: int = signal.SIGKILL) -> bool:

@@ -84,8 +84,8 @@ class SlurmStudy:
         return tables(self.base_dir)
 
 
-def tables(base_dir: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (base_dir / "results" / "analysis").glob("*_table.csv")}
+def tables(base_dir: Path, names: str = "*_table.csv") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (base_dir / "results" / "analysis").glob(names)}
 
 
 def run_locally(base_dir: Path) -> dict[str, bytes]:
