@@ -4,9 +4,9 @@ Reads   nothing: the weights are random, in float32 (16 layers of width 2048, 1.
 Writes  {folder}/, which takes 20 GB and is removed at the end, and a table on standard output.
 
 The copy that others are measured by is on the disk when it ends (cp, then sync of that file), as the conversion is,
-which calls fsync before it says done. It is repeated beside every conversion; the table shows medians. `stage` is what
-the conversion itself takes, `seconds` in its meta.json: the command less the start of Python and its packages, which a
-study pays once for all of its jobs.
+which calls fsync before it says done. It is repeated beside every conversion; the table shows medians. `script` is what
+convert_olmo_to_tf.py takes from its first line to its last in a process that has the packages of a study's warm process
+(open_instruct/executors/warm_process.py), `seconds` the command with Python's start and theirs.
 
 The converter is in wheels of transformers up to 4.47 only; it needs an environment of its own:
 
@@ -32,6 +32,16 @@ from open_instruct.records import Artifact, UserError, read_sidecar
 
 TOKENIZER = "allenai_gpt-neox-olmo-dolma-v1_5.json"
 COPY = "copy (cp, sync)"
+WARM = """
+import importlib, runpy, sys, time
+from open_instruct.executors.warm_process import HEAVY_MODULES
+for name in HEAVY_MODULES:
+    importlib.import_module(name)
+del sys.argv[0]
+started = time.monotonic()
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(time.monotonic() - started)
+"""
 REST_SECONDS = 8.0
 """Before each copy, as long as a conversion takes to start: a virtual machine gives freed memory back to its host, and
 a copy right after a deletion would be spared what the conversion then pays, getting it again."""
@@ -73,7 +83,7 @@ class Args:
 class Converted:
     whole: Measured
     """The command."""
-    stage_seconds: float = 0.0
+    script_seconds: float = 0.0
     write_seconds: float = 0.0
     forward_seconds: float = 0.0
 
@@ -118,14 +128,14 @@ def make_cold(args: Args) -> None:
 def convert(args: Args, name: str, *options: str) -> Converted:
     script = REPOSITORY / "open_instruct" / "olmo_hf" / "convert_olmo_to_tf.py"
     output = args.folder / name
-    command = [sys.executable, str(script), "--family", "olmo1b", "--step", "1000", *options]
+    command = [sys.executable, "-c", WARM, str(script), "--family", "olmo1b", "--step", "1000", *options]
     command += ["--input_dir", str(args.folder / "native"), "--output_dir", str(output)]
     make_cold(args)
     measured = measure(f"conversion, {name}", [*command, "--tokenizer_name_or_path", str(args.folder / "tokenizer")])
     meta = read_sidecar(output)
     shutil.rmtree(output)  # room for the next one
     forward_seconds = (meta["verification"] or {}).get("forward_seconds", 0.0)
-    return Converted(measured, meta["seconds"], meta["write_seconds"], forward_seconds)
+    return Converted(measured, float(measured.output.split()[-1]), meta["write_seconds"], forward_seconds)
 
 
 def convert_by_peer(python: Path, folder: Path) -> Measured:
@@ -145,18 +155,19 @@ def convert_by_peer(python: Path, folder: Path) -> Measured:
 def report(results: list[Converted], num_bytes: int) -> None:
     copy_seconds = median(one.whole.seconds for one in results if one.whole.what == COPY)
     print(f"\ncheckpoint: {num_bytes / 1e9:.2f} GB; medians")
-    titles = ("seconds", "cpu", "stage", "writing", "forward", "peak GB", "of file")
+    titles = ("seconds", "cpu", "script", "writing", "forward", "peak GB", "of file")
     print(f"{'':<28}{''.join(f'{title:>9}' for title in titles)}")
     for what in dict.fromkeys(one.whole.what for one in results):
         same = [one for one in results if one.whole.what == what]
         seconds, cpu = median(one.whole.seconds for one in same), median(one.whole.cpu_seconds for one in same)
-        stage, write = median(one.stage_seconds for one in same), median(one.write_seconds for one in same)
+        script, write = median(one.script_seconds for one in same), median(one.write_seconds for one in same)
         forward, peak = median(one.forward_seconds for one in same), max(one.whole.peak_bytes for one in same)
-        times = "".join(f"{value:9.1f}" for value in (seconds, cpu, stage, write, forward))
+        times = "".join(f"{value:9.1f}" for value in (seconds, cpu, script, write, forward))
         print(f"{what:<28}{times}{peak / 1e9:9.2f}{peak / num_bytes:9.2f}")
-        if stage:
-            command, own = ((value - forward) / copy_seconds for value in (seconds, stage))
-            print(f"  less its forward passes: {command:.2f} of a copy; the stage: {own:.2f}")
+        if script:
+            own = median(one.script_seconds - one.forward_seconds for one in same) / copy_seconds
+            command = median(one.whole.seconds - one.forward_seconds for one in same) / copy_seconds
+            print(f"  less its forward passes: {command:.2f} of a copy; the script: {own:.2f}")
 
 
 if __name__ == "__main__":

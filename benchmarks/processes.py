@@ -17,6 +17,7 @@ class Measured:
     """Of all its threads, in its own code and in the kernel: it hardly depends on what else the machine does."""
     peak_bytes: int
     """Resident, pages of mapped files included."""
+    output: str
 
 
 def measure(what: str, command: Sequence[str]) -> Measured:
@@ -29,6 +30,6 @@ def measure(what: str, command: Sequence[str]) -> Measured:
     if status != 0:
         raise UserError(f"{what} failed: {output[-2000:]}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
-    measured = Measured(what, time.monotonic() - started, cpu_seconds, usage.ru_maxrss * 1024)
+    measured = Measured(what, time.monotonic() - started, cpu_seconds, usage.ru_maxrss * 1024, output)
     print(f"{what}: {measured.seconds:.1f} s", flush=True)
     return measured

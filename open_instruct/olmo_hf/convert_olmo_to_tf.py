@@ -101,7 +101,7 @@ def main(args: Args) -> None:
             facts["write_seconds"] = round(time.monotonic() - started, 2)
             facts["num_shards"] = len(shards)
             facts["training_only_options"] = training_only_options(native_config)
-            proof = (native_config, native.weights, pieces, output_dir, dtype, args.verify_by)
+            proof = (native_config, native.weights, pieces, output_dir, dtype, tokenizer, args.verify_by)
             facts["verification"] = verify(*proof) if args.verify else None
         except UserError:
             shutil.rmtree(output_dir)

@@ -1,7 +1,12 @@
-"""Weights as files of safetensors, several at once: while one waits for the disk, another is looked at and hashed."""
+"""Weights as files of safetensors, several at once: while one waits for the disk, another is looked at and hashed.
 
+The library writes a file in few large pieces, and to hash it is to read it again: together twice the time of this.
+"""
+
+import hashlib
+import json
 import os
-import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,14 +14,16 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 
 from open_instruct.olmo_hf.native import load_state
 from open_instruct.olmo_hf.weights import Piece, take
-from open_instruct.records import UserError, sha256, write_json
+from open_instruct.records import UserError, write_json
 
-NUM_WRITERS = 3
-"""Each has a file's weights in memory."""
+NUM_AT_ONCE = 2
+"""Files that are written, and weights that the proof compares."""
+CHUNK_BYTES = 2**18
+"""What is hashed is still in the processor's cache when it is written. Large ones can cost much more: docs/convert.md."""
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def write_shards(
@@ -42,7 +49,7 @@ def write_shards(
         # Mapped anew for every file: what was read of a mapping takes memory for as long as the mapping lives.
         return write_shard(load_state(source), {name: pieces[name] for name in names}, empty, output_dir / filename)
 
-    with ThreadPoolExecutor(NUM_WRITERS) as pool:
+    with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
         written = dict(zip(split.filename_to_tensors, pool.map(write, split.filename_to_tensors), strict=True))
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -54,16 +61,37 @@ def write_shard(
     state: Mapping[str, torch.Tensor], pieces: Mapping[str, Piece], empty: Mapping[str, torch.Tensor], path: Path
 ) -> dict[str, Any]:
     """Raises UserError for a weight that is not finite, or that becomes so in the target's precision."""
-    shard = {name: take(state, piece, empty[name].dtype) for name, piece in pieces.items()}
-    for name, tensor in shard.items():
-        # The extremes tell (nan is one where there is any), without a copy of the tensor.
-        if not torch.stack(torch.aminmax(tensor)).isfinite().all():
-            raise UserError(f"{pieces[name].source} has values that are not finite in {tensor.dtype}")
-    save_file(shard, path, metadata={"format": "pt"})
-    # safetensors makes files that only their owner can read; colleagues may read the rest of the folder.
-    shutil.copymode(path.with_name("config.json"), path)
-    # The sidecar says that the file is there: it has to be, even after the power fails.
-    with path.open("rb") as file:
+    hashed = hashlib.sha256()
+    with path.open("wb") as file:
+
+        def write(content: bytes | memoryview) -> None:
+            for start in range(0, len(content), CHUNK_BYTES):
+                chunk = content[start : start + CHUNK_BYTES]
+                hashed.update(chunk)
+                file.write(chunk)
+
+        write(header({name: empty[name] for name in pieces}))
+        for name, piece in pieces.items():
+            tensor = take(state, piece, empty[name].dtype)
+            # The extremes tell (nan is one where there is any), without a copy of the tensor.
+            if not torch.stack(torch.aminmax(tensor)).isfinite().all():
+                raise UserError(f"{piece.source} has values that are not finite in {tensor.dtype}")
+            write(tensor.flatten().view(torch.uint8).numpy().data)
+        file.flush()
+        # The sidecar says that the file is there: it has to be, even after the power fails.
         os.fsync(file.fileno())
     found = path.stat()
-    return {"sha256": sha256(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+    return {"sha256": hashed.hexdigest(), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def header(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """What stands before the tensors' bytes. Source: https://github.com/huggingface/safetensors, "Format"."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, tensor in tensors.items():
+        stop = start + tensor.nbytes
+        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

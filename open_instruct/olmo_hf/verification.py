@@ -6,6 +6,7 @@ Both models are held at once where memory allows it; else layer by layer, each l
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,11 @@ import torch
 from olmo.config import ModelConfig
 from olmo.model import OLMo, OLMoBlock
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from open_instruct.encode import encode_prompts
 from open_instruct.olmo_hf.native import load_safetensors, load_state
+from open_instruct.olmo_hf.shards import NUM_AT_ONCE
 from open_instruct.olmo_hf.weights import Piece, take
 from open_instruct.records import UserError
 
@@ -44,13 +46,14 @@ def verify(
     pieces: Mapping[str, Piece],
     folder: Path,
     dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerFast,
     how: How,
 ) -> dict[str, Any]:
     """Compare the native model with the one in `folder` in float32; returns what was measured.
 
     Raises UserError where the logits differ, or the written weights are not the native ones in `dtype`.
     """
-    prompts = make_prompts(folder, native_config)
+    prompts = make_prompts(tokenizer, native_config)
     measured: dict[str, Any] = {"num_prompts": len(prompts), "num_tokens": sum(len(ids) for ids in prompts)}
     measured["by_layer"] = choose_by_layer(how, weights)
     prove = compare_layers if measured["by_layer"] else compare_whole
@@ -71,13 +74,13 @@ def verify(
     return measured
 
 
-def make_prompts(folder: Path, config: ModelConfig) -> list[list[int]]:
+def make_prompts(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> list[list[int]]:
     """Seeded random ids of several lengths, and a text. Each is at most as long as the model takes."""
     generator = torch.Generator().manual_seed(0)
     longest = config.max_sequence_length
     lengths = sorted({min(length, longest) for length in RANDOM_LENGTHS})
     random = [torch.randint(config.vocab_size, (n,), generator=generator).tolist() for n in lengths]
-    text = encode_prompts(AutoTokenizer.from_pretrained(folder), [TEXT])[0]
+    text = encode_prompts(tokenizer, [TEXT])[0]
     return [*random, text[:longest]]
 
 
@@ -127,8 +130,14 @@ def restore_full_precision(
 
     Raises UserError that names the first other weight.
     """
-    for name, parameter in converted.named_parameters():
-        parameter.data = native_in_place_of(name, parameter.data, state, pieces, dtype)
+    parameters = dict(converted.named_parameters())
+
+    def restore(name: str) -> None:
+        parameters[name].data = native_in_place_of(name, parameters[name].data, state, pieces, dtype)
+
+    # To compare them is to read both from the disk, or its cache: two at once.
+    with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+        list(pool.map(restore, parameters))
 
 
 def native_in_place_of(
