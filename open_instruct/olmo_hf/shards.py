@@ -22,7 +22,7 @@ from open_instruct.records import UserError, write_json
 NUM_AT_ONCE = 2
 """Files that are written, and weights that the proof compares."""
 CHUNK_BYTES = 2**18
-"""What is hashed is still in the processor's cache when it is written. Large ones can cost much more: docs/convert.md."""
+"""What is hashed is still in the processor's cache when it is written. Large ones cost more: docs/convert.md."""
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
