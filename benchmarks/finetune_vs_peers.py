@@ -42,7 +42,7 @@ class Args:
     repeats: int = 2
     """Times that each trainer runs, in turn; the fastest counts."""
     packing: bool = False
-    """Ours: packed or padded, as the peers are; on a CPU padding is faster for all where lengths are alike."""
+    """Ours: packed or padded, as the peers are; where lengths are alike, as here, padding costs little."""
     num_threads: int = os.cpu_count() or 1
     clock: Literal["wall", "processor"] = "wall"
     """`processor` counts the time that the process had on a core: for one thread on a machine that others use too."""
