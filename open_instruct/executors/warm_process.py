@@ -17,11 +17,9 @@ from pathlib import Path
 from open_instruct import locks
 from open_instruct.paths import locks_folder
 
-HEAVY_MODULES = (
-    *("torch", "accelerate", "datasets", "scipy.stats", "pandas"),
-    # transformers loads a model's module when such a model is made: half of what it costs.
-    *("transformers.models.auto.modeling_auto", "transformers.models.olmo.modeling_olmo", "olmo.model"),
-)
+HEAVY_MODULES = ["torch", "accelerate", "datasets", "scipy.stats", "pandas", "transformers.models.auto.modeling_auto"]
+# transformers imports a model's module, and with it half of itself, only when such a model is made.
+HEAVY_MODULES += ["transformers.models.olmo.modeling_olmo", "olmo.model"]
 
 
 def start(
@@ -32,7 +30,7 @@ def start(
     While it runs it holds `lock`, shared, and, alone, locks for its outputs.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(HEAVY_MODULES))
+    context.set_forkserver_preload(HEAVY_MODULES)
     # Set before the fork server starts: the libraries read it once.
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
