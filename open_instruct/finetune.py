@@ -41,7 +41,7 @@ from open_instruct.records import (
 from open_instruct.study import Variant
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args, resolve, training_arguments
-from open_instruct.training.batches import Holding, most_held, step_rows
+from open_instruct.training.batches import most_held, step_rows
 from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.hub import publish, require_login
 from open_instruct.training.loop import LOG_NAME, Run, as_lines, fit, prepare
@@ -239,9 +239,10 @@ def trackers(args: Args, artifact: Artifact) -> list[Any]:
 
 def check_memory(args: Args, accelerator: Accelerator, base: Path, examples: Examples, steps: list[list[int]]) -> None:
     """Print what the run needs and what there is.  Raises UserError where it cannot fit."""
-    holding = Holding(args.max_tokens_per_batch, args.per_device_train_batch_size, args.packing)
     world = accelerator.num_processes
-    num_tokens, num_targets = most_held(examples.lengths, examples.num_targets, steps, holding, num_processes=world)
+    num_tokens, num_targets = most_held(
+        examples.lengths, examples.num_targets, steps, args.holding, num_processes=world
+    )
     need = memory.estimate(
         AutoConfig.from_pretrained(args.config_name or base),
         num_tokens=num_tokens,

@@ -29,6 +29,7 @@ HOLDINGS = {
     "all padded": Holding(10_000),
     "packed": Holding(10_000, packing=True),
     "packed in two": Holding(30, packing=True),
+    "wider than they need": Holding(48, pad_to_multiple_of=8),
 }
 
 
@@ -124,21 +125,32 @@ def test_steps_are_decided_by_the_seed_alone():
     max_tokens=st.integers(1, 200),
     max_examples=st.none() | st.integers(1, 5),
     packing=st.booleans(),
+    multiple=st.sampled_from([1, 8]),
     num_processes=st.integers(1, 4),
 )
-def test_a_step_is_shared_out_whole_within_its_budget(lengths, max_tokens, max_examples, packing, num_processes):
-    holding = Holding(max_tokens, max_examples, packing)
+def test_a_step_is_shared_out_whole_within_its_budget(
+    lengths, max_tokens, max_examples, packing, multiple, num_processes
+):
+    holding = Holding(max_tokens, max_examples, packing, multiple)
+
+    def tokens_of(part: list[int]) -> int:
+        return sum(part) if packing else -(-max(part) // multiple) * multiple * len(part)
+
     shared = split_step(lengths, holding, num_processes=num_processes)
     assert {len(parts) for parts in shared} == {num_processes}
     assert sorted(p for parts in shared for part in parts for p in part) == list(range(len(lengths)))
     held = [[lengths[p] for p in part] for parts in shared for part in parts if part]
     for part in held:
-        num_tokens = sum(part) if packing else max(part) * len(part)
-        assert len(part) == 1 or num_tokens <= max_tokens
+        assert len(part) == 1 or tokens_of(part) <= max_tokens
         assert len(part) == 1 or max_examples is None or len(part) <= max_examples
     num_targets = np.ones(len(lengths), dtype=np.int64)
     most = most_held(np.array(lengths), num_targets, [list(range(len(lengths)))], holding, num_processes=num_processes)
-    assert most == (max(sum(p) if packing else max(p) * len(p) for p in held), max(map(len, held)))
+    assert most == (max(map(tokens_of, held)), max(map(len, held)))
+
+
+def test_rows_are_as_wide_as_they_are_said_to_be():
+    assert {batch.ids.shape for batch in micro_batches(examples(), Holding(10_000, pad_to_multiple_of=8))} == {(7, 16)}
+    assert {batch.ids.shape[1] for batch in by_length(examples(), Holding(40, pad_to_multiple_of=8))} == {8, 16}
 
 
 def test_validation_goes_through_every_example_once():

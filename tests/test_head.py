@@ -10,10 +10,15 @@ from transformers import AutoModelForCausalLM
 
 from open_instruct.encode import IGNORED, Encoded
 from open_instruct.training import head
-from open_instruct.training.attention import attend_within_examples
 from open_instruct.training.batches import Holding, micro_batches, pad
 from open_instruct.training.head import summed_cross_entropy
-from open_instruct.training.loss import TargetLoss, check_projection, last_feed_forward, spare_memory_traffic
+from open_instruct.training.loss import (
+    TargetLoss,
+    check_projection,
+    last_feed_forward,
+    only_where,
+    spare_memory_traffic,
+)
 from open_instruct.training.model import add_adapters, load_weights
 
 
@@ -22,7 +27,7 @@ def make_model(tmp_path):
     def make(**config):
         # Wide weights: what is left out would show.
         toy_olmo(tmp_path, initializer_range=0.3, **config)
-        return lambda packing=False: load_weights(tmp_path, packing=packing, half_precision=False)
+        return lambda packing=False, half=False: load_weights(tmp_path, packing=packing, half_precision=half)
 
     return make
 
@@ -58,12 +63,35 @@ def test_loss_and_gradients_are_those_of_cross_entropy(half, numbers_in_cache, m
         torch.testing.assert_close(one, other, rtol=1e-2 if half else 1e-5, atol=1e-2 if half else 1e-5)
 
 
+def test_rows_after_the_targets_count_for_nothing():
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(7, 16), torch.randn(300, 16), torch.randint(0, 300, (5,))
+    results = []
+    for num_rows in (5, 7):
+        h, w = hidden[:num_rows].clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = summed_cross_entropy(h, w, targets)
+        loss.backward()
+        assert h.grad is not None
+        assert not h.grad[5:].any()
+        results.append((loss, h.grad[:5], w.grad))
+    torch.testing.assert_close(*results)
+
+
+def test_a_target_that_is_next_to_impossible_has_a_finite_loss():
+    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[0.0], [-200.0]], requires_grad=True)
+    loss = summed_cross_entropy(hidden, weight, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == pytest.approx(200)
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[1], [-1]]
+
+
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", HOLDINGS)
 def test_sparing_memory_traffic_changes_no_gradient(make_model, name, tied, half):
     holding, load = HOLDINGS[name], make_model(tie_word_embeddings=tied)
-    ordinary, sparing = TargetLoss(load(holding.packing)), TargetLoss(load(holding.packing))
+    ordinary, sparing = (TargetLoss(load(holding.packing, half)) for _ in range(2))
     spare_memory_traffic(sparing)
     assert sparing.spares_memory_traffic
     loss, expected = gradients(ordinary, holding, half=half)
@@ -74,6 +102,23 @@ def test_sparing_memory_traffic_changes_no_gradient(make_model, name, tied, half
         assert not found[parameter].is_sparse
         scale = gradient.abs().max()
         assert (found[parameter] - gradient).abs().max() <= (1e-2 if half else 1e-5) * scale, parameter
+
+
+@pytest.mark.parametrize("length", [1, 5, 16])
+def test_rounding_up_in_half_precision_changes_no_shape_and_no_result(make_model, length):
+    model = make_model()()
+    ids = torch.arange(length)[None] % 300
+    wanted = torch.ones_like(ids, dtype=torch.bool)
+    hidden = torch.randn(1, length, model.config.hidden_size)
+    mlp = model.model.layers[-1].mlp
+    seen = []
+    mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = mlp(hidden)
+        with only_where(wanted, mlp):
+            found = mlp(hidden)
+    assert seen == [1, 16]
+    torch.testing.assert_close(found, expected)
 
 
 def test_adapters_leave_the_head_to_itself(make_model):
@@ -131,14 +176,3 @@ def test_a_last_layer_that_mixes_positions_is_refused(tmp_path):
     model.model.layers[-1].mlp = Mixing()
     with pytest.raises(Exception, match="cannot train it"):
         check_projection(model, packing=False)
-
-
-def test_short_examples_in_half_precision_attend_as_in_full():
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(1, heads, 24, 8) for heads in (4, 2, 2))
-    lengths = [5, 12, 7]
-    full, _ = attend_within_examples(nn.Module(), query, key, value, None, lengths=lengths)
-    query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
-    found, _ = attend_within_examples(nn.Module(), query, key, value, None, lengths=lengths)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), full, atol=3e-2, rtol=3e-2)

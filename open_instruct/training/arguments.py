@@ -6,6 +6,7 @@ from typing import Literal
 
 from open_instruct.records import UserError
 from open_instruct.study import DEFAULT_SEED
+from open_instruct.training.batches import Holding
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Args:
     """Refuse to start where the estimate exceeds the memory."""
     overwrite: bool = False
     """Train again where other arguments made the output."""
+
+    @property
+    def holding(self) -> Holding:
+        multiple = 1 if self.mixed_precision == "no" else 8
+        return Holding(self.max_tokens_per_batch, self.per_device_train_batch_size, self.packing, multiple)
 
 
 WITHOUT_EFFECT_ON_WEIGHTS = (

@@ -1,46 +1,60 @@
-"""Attention within examples that lie end to end: the blocks of a block-diagonal mask, and nothing outside them."""
+"""Attention within examples: padded ones, a batch at once; packed ones, that lie end to end, each by itself."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 FEW_TOKENS = 128
 """In examples up to here and in half precision, torch's fused attention on CPUs is slower than its parts."""
 
 
-def attend_within_examples(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    lengths: list[int],
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
+    lengths: list[int] | None = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of examples that lie end to end, each to itself.
+    """Causal attention: of each row to itself, or where `lengths` are given, of each example of the one row to itself.
 
-    query: (1, heads, tokens, head_dim); key, value: (1, key-value heads, tokens, head_dim).
-    -> (1, tokens, heads, head_dim)
+    query: (batch, heads, tokens, head_dim); key, value: (batch, key-value heads, tokens, head_dim);
+    options: what transformers gives its own function for scaled_dot_product_attention.
+    -> (batch, tokens, heads, head_dim)
     """
-    groups = query.shape[1] // key.shape[1]
-    is_short = max(lengths) <= FEW_TOKENS and query.device.type == "cpu" and query.dtype != torch.float32
+    if lengths is None:
+        return attend_to_all(module, query, key, value, attention_mask, **options), None
     blocks = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
-    with sdpa_kernel(SDPBackend.MATH) if is_short else nullcontext():
-        attended = [
-            scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1
-            )
-            for q, k, v in blocks
-        ]
-    return torch.cat(attended, dim=2).transpose(1, 2), None
+    return torch.cat([attend_to_all(module, *block, None, **options) for block in blocks], dim=1), None
 
 
-AttentionInterface.register("within_examples", attend_within_examples)
+def attend_to_all(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> Tensor:
+    is_short = query.shape[2] <= FEW_TOKENS and query.device.type == "cpu" and query.dtype != torch.float32
+    is_plain = attention_mask is None and not any(options.get(o) for o in ("dropout", "softcap"))
+    if is_short and is_plain and options.get("position_bias") is None:
+        return attend_by_parts(query, key, value, options.get("scaling")).transpose(1, 2)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
+
+
+def attend_by_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Products in the precision given, the softmax in float32.  -> like query"""
+    groups, (num_tokens, head_dim) = query.shape[1] // key.shape[1], query.shape[2:]
+    if groups > 1:
+        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    future = query.new_full((num_tokens, num_tokens), -torch.inf).triu(1)
+    scores = query * (scaling or head_dim**-0.5) @ key.mT + future
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+AttentionInterface.register("padded", attend)
+AttentionMaskInterface.register("padded", sdpa_mask)
+AttentionInterface.register("packed", attend)
+"""Has no mask, which would be of all tokens by all tokens."""

@@ -41,12 +41,23 @@ class Holding:
     """Padding included. An example that is longer is held alone."""
     max_examples: int | None = None
     packing: bool = False
+    pad_to_multiple_of: int = 1
+    """Half precision's matrix products are prepared anew for each shape: few shapes, little preparing."""
 
     def fits(self, lengths: Sequence[int]) -> bool:
-        num_tokens = sum(lengths) if self.packing else max(lengths, default=0) * len(lengths)
         return len(lengths) <= 1 or (
-            num_tokens <= self.max_tokens and (self.max_examples is None or len(lengths) <= self.max_examples)
+            self.num_tokens(lengths) <= self.max_tokens
+            and (self.max_examples is None or len(lengths) <= self.max_examples)
         )
+
+    def num_tokens(self, lengths: Sequence[int]) -> int:
+        return sum(lengths) if self.packing else self.width(lengths) * len(lengths)
+
+    def width(self, lengths: Sequence[int]) -> int:
+        return -(-max(lengths, default=0) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+
+    def hold(self, examples: Sequence[Encoded]) -> "Batch":
+        return pack(examples) if self.packing else pad(examples, self.width([len(e.ids) for e in examples]))
 
 
 def split_step(lengths: Sequence[int], holding: Holding, *, num_processes: int = 1) -> list[list[list[int]]]:
@@ -82,8 +93,7 @@ def most_held(
         step_lengths, step_targets = lengths[rows], num_targets[rows]
         for parts in split_step(step_lengths.tolist(), holding, num_processes=num_processes):
             for part in filter(None, parts):
-                held = step_lengths[part]
-                most_tokens = max(most_tokens, int(held.sum() if holding.packing else held.max() * len(part)))
+                most_tokens = max(most_tokens, holding.num_tokens(step_lengths[part].tolist()))
                 most_targets = max(most_targets, int(step_targets[part].sum()))
     return most_tokens, most_targets
 
@@ -111,11 +121,11 @@ def micro_batches(
     nothing = Encoded(shortest.ids, [IGNORED] * len(shortest.ids))
     for parts in split_step([len(e.ids) for e in examples], holding, num_processes=num_processes):
         held = [examples[position] for position in parts[process_index]] or [nothing]
-        yield pack(held) if holding.packing else pad(held)
+        yield holding.hold(held)
 
 
-def pad(examples: Sequence[Encoded]) -> Batch:
-    width = max(len(example.ids) for example in examples)
+def pad(examples: Sequence[Encoded], width: int | None = None) -> Batch:
+    width = width or max(len(example.ids) for example in examples)
     ids = torch.zeros(len(examples), width, dtype=torch.long)
     labels = torch.full((len(examples), width), IGNORED)
     for row, example in enumerate(examples):
@@ -139,7 +149,7 @@ def by_length(examples: Sequence[Encoded], holding: Holding) -> Iterator[Batch]:
     batch: list[Encoded] = []
     for example in ordered:
         if not holding.fits([len(e.ids) for e in [*batch, example]]):
-            yield pack(batch) if holding.packing else pad(batch)
+            yield holding.hold(batch)
             batch = []
         batch.append(example)
-    yield pack(batch) if holding.packing else pad(batch)
+    yield holding.hold(batch)

@@ -16,7 +16,9 @@ NUMBERS_IN_CACHE = 2**19
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """hidden: (targets, d); weight: (vocabulary, d); targets: (targets,).  -> () nats, summed.
+    """hidden: (n, d), of which the first are the targets'; weight: (vocabulary, d); targets: (targets,).
+
+    -> () nats, summed.
 
     In autocast's precision the products, in float32 the softmax, as `cross_entropy(linear(hidden, weight).float())`.
     """
@@ -28,37 +30,36 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 class SummedCrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtypes = hidden.dtype, weight.dtype
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-        logits = hidden @ weight.t()  # (targets, vocabulary)
+        low_weight = weight.to(dtype)
+        logits = hidden.to(dtype) @ low_weight.t()  # (n, vocabulary)
         log_p = hidden.new_empty(targets.shape, dtype=torch.float32)
-        for rows in parts(*logits.shape):
-            softmax = torch.log_softmax(logits[rows], dim=-1, dtype=torch.float32)
-            log_p[rows] = softmax.gather(1, targets[rows, None])[:, 0]
-        ctx.save_for_backward(hidden, weight, targets, log_p)
-        ctx.logits = logits  # nobody else's: its gradient takes its place
+        of_logits = logits  # nobody else's: its gradient takes its place
+        of_logits[len(targets) :] = 0
+        for rows in parts(len(targets), logits.shape[1]):
+            p, target = logits[rows].softmax(-1, dtype=torch.float32), targets[rows, None]
+            # Not the logarithm of the target's p, which could be 0; that of the likeliest token cannot.
+            above = logits[rows].gather(1, target).float() - logits[rows].amax(-1, keepdim=True)
+            log_p[rows] = (above + p.amax(-1, keepdim=True).log())[:, 0]
+            of_logits[rows] = p.scatter_add_(1, target, p.new_full(target.shape, -1))
+        ctx.save_for_backward(hidden, low_weight)
+        ctx.of_logits, ctx.weight_dtype = of_logits, weight.dtype
         return -log_p.sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, weight, targets, log_p = ctx.saved_tensors
-        hidden_dtype, weight_dtype = ctx.dtypes
-        of_logits, ctx.logits = ctx.logits, None
-        for rows in parts(*of_logits.shape):
-            target = targets[rows, None]
-            p = of_logits[rows].float()
-            p.sub_(p.gather(1, target) - log_p[rows, None]).exp_()
-            of_logits[rows] = p.scatter_add_(1, target, p.new_full(target.shape, -1)).mul_(grad)
-        of_weight = torch.empty_like(weight, dtype=weight_dtype)
+        hidden, weight = ctx.saved_tensors
+        of_logits, ctx.of_logits = ctx.of_logits, None
+        scaled = (hidden * grad).to(weight.dtype)
+        of_weight = torch.empty_like(weight, dtype=ctx.weight_dtype)
         for columns in parts(len(weight), weight.shape[1]):
-            of_weight[columns] = of_logits[:, columns].t() @ hidden
-        return (of_logits @ weight).to(hidden_dtype), of_weight, None, None
+            of_weight[columns] = of_logits[:, columns].t() @ scaled
+        return (of_logits @ weight).to(hidden.dtype) * grad, of_weight, None, None
 
 
 def parts(num_rows: int, width: int) -> Iterator[slice]:
     """So many rows at once as stay in a processor's cache from one operation to the next."""
     num_at_once = max(1, NUMBERS_IN_CACHE // width)
-    return (slice(first, first + num_at_once) for first in range(0, num_rows, num_at_once))
+    return (slice(first, min(first + num_at_once, num_rows)) for first in range(0, num_rows, num_at_once))
 
 
 class Tied(Function):

@@ -17,7 +17,7 @@ from transformers import get_scheduler
 
 from open_instruct.encode import IGNORED
 from open_instruct.training.arguments import Args
-from open_instruct.training.batches import Holding, by_length, micro_batches
+from open_instruct.training.batches import by_length, micro_batches
 from open_instruct.training.data import Examples
 from open_instruct.training.loss import TargetLoss, spare_memory_traffic
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, Stop
@@ -42,11 +42,6 @@ class Run:
     state: State
     save_best: Callable[[int], None]
     """Save what is trained as it stands at that step."""
-
-    @property
-    def holding(self) -> Holding:
-        args = self.args
-        return Holding(args.max_tokens_per_batch, args.per_device_train_batch_size, args.packing)
 
 
 def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_steps: int) -> tuple[nn.Module, Any, Any]:
@@ -112,7 +107,7 @@ def optimiser_step(run: Run, progress: Progress) -> StepResult:
     batches = list(
         micro_batches(
             [run.train[row] for row in rows],
-            run.holding,
+            run.args.holding,
             num_processes=accelerator.num_processes,
             process_index=accelerator.process_index,
         )
@@ -236,7 +231,7 @@ def mean_loss(run: Run, examples: Examples) -> float:
     """Nats per target token, the same in all processes."""
     accelerator = run.accelerator
     world, rank = accelerator.num_processes, accelerator.process_index
-    batches = list(by_length(examples[:], run.holding))
+    batches = list(by_length(examples[:], run.args.holding))
     nothing = batches[0]._replace(labels=torch.full_like(batches[0].labels, IGNORED))
     # Processes go through the model together, so each takes as many batches as the others.
     own = [batches[i] if i < len(batches) else nothing for i in range(rank, -(-len(batches) // world) * world, world)]

@@ -16,6 +16,8 @@ from open_instruct.training.head import Tied, summed_cross_entropy
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
 
+TARGETS_MULTIPLE = 16
+
 
 class TargetLoss(nn.Module):
     """A causal language model that returns the summed loss of its targets, and projects nothing else."""
@@ -52,7 +54,7 @@ class TargetLoss(nn.Module):
             outputs = inner.base_model(**given, use_cache=False, **packed)
         hidden = outputs.last_hidden_state[:, :-1][is_target]  # (targets, d)
         if self.spares_memory_traffic:
-            return summed_cross_entropy(hidden, weight, targets[is_target])
+            return summed_cross_entropy(rounded_up(hidden), weight, targets[is_target])
         return cross_entropy(head(hidden).float(), targets[is_target], reduction="sum")
 
 
@@ -75,10 +77,11 @@ def only_where(wanted: Tensor, module: nn.Module | None) -> Iterator[None]:
         return
 
     def take(_: nn.Module, given: tuple[Tensor]) -> Tensor:
-        return given[0][wanted]  # (wanted, d)
+        return rounded_up(given[0][wanted])  # (wanted, d), and some of 0
 
     def put_back(_: nn.Module, __: Any, result: Tensor) -> Tensor:
-        return result.new_zeros(*wanted.shape, result.shape[-1]).masked_scatter(wanted[..., None], result)
+        nothing = result.new_zeros(*wanted.shape, result.shape[-1])
+        return nothing.masked_scatter(wanted[..., None], result)  # which leaves over what was added
 
     hooks = [module.register_forward_pre_hook(take), module.register_forward_hook(put_back)]
     try:
@@ -86,6 +89,12 @@ def only_where(wanted: Tensor, module: nn.Module | None) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def rounded_up(rows: Tensor) -> Tensor:
+    """rows: (n, d).  -> in half precision with rows of 0 added: few shapes, as for pad_to_multiple_of."""
+    multiple = TARGETS_MULTIPLE if torch.is_autocast_enabled(rows.device.type) else 1
+    return nn.functional.pad(rows, (0, 0, 0, -len(rows) % multiple))
 
 
 @torch.no_grad()

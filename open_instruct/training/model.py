@@ -96,7 +96,9 @@ def attention_for(*, packing: bool, half_precision: bool) -> str:
     """Flash attention where it is installed and can run; it tells packed examples apart by their positions."""
     if half_precision and torch.cuda.is_available() and is_flash_attn_2_available():
         return "flash_attention_2"
-    return "within_examples" if packing else "sdpa"
+    if packing:
+        return "packed"
+    return "padded" if half_precision and not torch.cuda.is_available() else "sdpa"
 
 
 def add_adapters(model: Any, *, rank: int, alpha: int, dropout: float) -> Any:
