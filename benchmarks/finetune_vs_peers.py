@@ -4,7 +4,7 @@ One process after the other: same weights, same examples in the same order and b
 each trainer at its best settings (see `trl` and `trainer`). Prints examples per second, the ratio to either peer, the
 largest difference of the loss curves, and the share of the machine's measured matrix multiplication speed.
 
-Needs requirements-dev.txt (TRL).  Writes nothing but a temporary folder.
+Needs TRL (pip install trl==1.16.0).  Writes nothing but a temporary folder.
 
     python benchmarks/finetune_vs_peers.py --settings fp32-short
 """
@@ -330,7 +330,7 @@ def gemm_peak(dtype: str, num_threads: int) -> float:
     torch.set_num_threads(num_threads)
     a, b = (torch.randn(2048, 2048, dtype=getattr(torch, dtype)) for _ in range(2))
     best = math.inf
-    for _ in range(8):
+    for _ in range(40):
         started = now()
         a @ b
         best = min(best, now() - started)
