@@ -209,7 +209,7 @@ def ours(args: Args, setting: dict[str, Any], examples: list[dict[str, Any]]) ->
     accelerator.init_trackers("benchmark")
     rows = [with_labels(example) for example in examples]
     steps = [list(range(i, i + setting["batch_size"])) for i in range(0, len(rows), setting["batch_size"])]
-    model = load_weights(folder / "model", packing=training.packing, half_precision=setting["precision"] == "bf16")
+    model = load_weights(folder / "model", packing=training.packing, half_precision=training.half_precision)
     module, optimizer, scheduler = prepare(training, accelerator, TargetLoss(model), num_steps=len(steps))
     state = State(folder / "ours", accelerator, arguments={}, inputs={})
     train = Examples(as_table(rows))

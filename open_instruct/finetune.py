@@ -247,7 +247,7 @@ def check_memory(args: Args, accelerator: Accelerator, base: Path, examples: Exa
         AutoConfig.from_pretrained(args.config_name or base),
         num_tokens=num_tokens,
         num_targets=num_targets,
-        half_precision=args.mixed_precision != "no",
+        half_precision=args.half_precision,
         gradient_checkpointing=args.gradient_checkpointing,
         lora_rank=args.lora_rank if args.use_lora else None,
         num_shards=world if accelerator.distributed_type in SHARDED else 1,
@@ -265,7 +265,7 @@ def make_model(args: Args, accelerator: Accelerator, base: Path, tokenizer: Any)
         tokenizer,
         config_folder=Path(args.config_name) if args.config_name else None,
         packing=args.packing,
-        half_precision=args.mixed_precision != "no",
+        half_precision=args.half_precision,
     )
     if accelerator.distributed_type != DistributedType.DEEPSPEED:  # whose weights lie in pieces already
         check_projection(model, packing=args.packing)

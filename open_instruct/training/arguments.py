@@ -93,8 +93,12 @@ class Args:
     """Train again where other arguments made the output."""
 
     @property
+    def half_precision(self) -> bool:
+        return self.mixed_precision != "no"
+
+    @property
     def holding(self) -> Holding:
-        multiple = 1 if self.mixed_precision == "no" else 8
+        multiple = 8 if self.half_precision else 1
         return Holding(self.max_tokens_per_batch, self.per_device_train_batch_size, self.packing, multiple)
 
 

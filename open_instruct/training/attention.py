@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 FEW_TOKENS = 128
@@ -47,8 +47,7 @@ def attend_to_all(
 def attend_by_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Products in the precision given, the softmax in float32.  -> like query"""
     groups, (num_tokens, head_dim) = query.shape[1] // key.shape[1], query.shape[2:]
-    if groups > 1:
-        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     future = query.new_full((num_tokens, num_tokens), -torch.inf).triu(1)
     scores = query * (scaling or head_dim**-0.5) @ key.mT + future
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
@@ -56,5 +55,5 @@ def attend_by_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | 
 
 AttentionInterface.register("padded", attend)
 AttentionMaskInterface.register("padded", sdpa_mask)
+# Without a mask, which would be of all tokens by all tokens.
 AttentionInterface.register("packed", attend)
-"""Has no mask, which would be of all tokens by all tokens."""

@@ -33,16 +33,16 @@ class SummedCrossEntropy(Function):
         low_weight = weight.to(dtype)
         logits = hidden.to(dtype) @ low_weight.t()  # (n, vocabulary)
         log_p = hidden.new_empty(targets.shape, dtype=torch.float32)
-        of_logits = logits  # nobody else's: its gradient takes its place
-        of_logits[len(targets) :] = 0
+        logits[len(targets) :] = 0
         for rows in parts(len(targets), logits.shape[1]):
             p, target = logits[rows].softmax(-1, dtype=torch.float32), targets[rows, None]
             # Not the logarithm of the target's p, which could be 0; that of the likeliest token cannot.
             above = logits[rows].gather(1, target).float() - logits[rows].amax(-1, keepdim=True)
             log_p[rows] = (above + p.amax(-1, keepdim=True).log())[:, 0]
-            of_logits[rows] = p.scatter_add_(1, target, p.new_full(target.shape, -1))
+            # Nobody else's: its gradient takes its place.
+            logits[rows] = p.scatter_add_(1, target, p.new_full(target.shape, -1))
         ctx.save_for_backward(hidden, low_weight)
-        ctx.of_logits, ctx.weight_dtype = of_logits, weight.dtype
+        ctx.of_logits, ctx.weight_dtype = logits, weight.dtype
         return -log_p.sum()
 
     @staticmethod
