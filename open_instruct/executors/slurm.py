@@ -6,9 +6,10 @@ tasks are told what they wait for, group by group, then it is released: so the t
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 
 from open_instruct import locks
 from open_instruct.executors import slurm_client
@@ -93,13 +94,22 @@ class Submitter:
                     going.add(job.id)
                     wanted[job.stage].append(job)
             size = slurm_client.max_array_size() if wanted else 1
-            for stage, of_stage in wanted.items():
-                self.submit_stage(stage, of_stage, size)
+            for stage in self.in_order(wanted):
+                self.submit_stage(stage, wanted[stage], size)
             order.submitted = {job.id: self.tasks[job.id] for of_stage in wanted.values() for job in of_stage}
             return order
 
     def makers(self, job: Job) -> set[str]:
         return {self.made_by[path] for path in job.inputs if path in self.made_by}
+
+    def in_order(self, wanted: Mapping[str, Sequence[Job]]) -> Iterable[str]:
+        """Each stage after those that make what its jobs read; the first wanted job of a stage may be a late one."""
+        stages = {job.id: stage for stage, of_stage in wanted.items() for job in of_stage}
+        before = {
+            stage: {stages[maker] for job in of_stage for maker in self.makers(job) & stages.keys()}
+            for stage, of_stage in wanted.items()
+        }
+        return TopologicalSorter(before).static_order()
 
     def submit_stage(self, stage: str, jobs: Sequence[Job], size: int) -> None:
         """The arrays of one stage, of at most `size` tasks each."""
