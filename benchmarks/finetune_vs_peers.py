@@ -315,10 +315,13 @@ def trl(args: Args, setting: dict[str, Any], examples: list[dict[str, Any]]) -> 
 
 
 def flops_a_step(examples: list[dict[str, Any]]) -> float:
-    """Of the products that are needed: 6 a weight and token, attention; head and last feed-forward at targets only."""
+    """Of the products that are needed: 6 a weight and token, attention; head and last feed-forward at targets only.
+
+    The last token of an example is predicted, never read.
+    """
     at_targets = VOCABULARY * WIDTH + 3 * WIDTH * INNER
     body = LAYERS * 4 * WIDTH**2 + (LAYERS - 1) * 3 * WIDTH * INNER
-    lengths = [len(example["ids"]) for example in examples]
+    lengths = [len(example["ids"]) - 1 for example in examples]
     attention = sum(6 * LAYERS * length**2 * WIDTH for length in lengths)
     return 6 * body * sum(lengths) + 6 * at_targets * sum(e["num_targets"] for e in examples) + attention
 

@@ -96,16 +96,18 @@ def test_packed_logits_are_those_of_an_example_alone(folder):
     packed = packed_logits(load_weights(folder, packing=True, half_precision=False).eval(), examples())
     alone = AutoModelForCausalLM.from_pretrained(folder).eval()
     for example, logits in zip(examples(), packed, strict=True):
-        torch.testing.assert_close(logits, alone(torch.tensor([example.ids])).logits[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits, alone(torch.tensor([example.ids[:-1]])).logits[0], atol=1e-5, rtol=1e-5)
 
 
-def test_the_first_token_of_a_packed_example_is_no_target_of_the_one_before():
-    batch = pack([Encoded([1, 2], [1, 2]), Encoded([3, 4], [3, 4])])
-    assert batch.labels.tolist() == [[IGNORED, 2, IGNORED, 4]]
-    assert pad([Encoded([1, 2], [IGNORED, 2]), Encoded([3], [IGNORED])]).labels.tolist() == [
-        [IGNORED, 2],
-        [IGNORED, IGNORED],
-    ]
+def test_each_position_predicts_the_next_of_its_own_example():
+    made = [Encoded([1, 2, 3], [1, IGNORED, 3]), Encoded([4, 5], [4, 5])]
+    packed = pack(made)
+    assert packed.ids.tolist() == [[1, 2, 4]]
+    assert packed.targets.tolist() == [[IGNORED, 3, 5]]
+    assert packed.lengths == [2, 1]
+    padded = pad(made)
+    assert padded.ids.tolist() == [[1, 2], [4, 0]]
+    assert padded.targets.tolist() == [[IGNORED, 3], [5, IGNORED]]
 
 
 def test_steps_are_decided_by_the_seed_alone():
@@ -134,7 +136,9 @@ def test_a_step_is_shared_out_whole_within_its_budget(
     holding = Holding(max_tokens, max_examples, packing, multiple)
 
     def tokens_of(part: list[int]) -> int:
-        return sum(part) if packing else -(-max(part) // multiple) * multiple * len(part)
+        if packing:
+            return sum(part) - len(part)
+        return -(-(max(part) - 1) // multiple) * multiple * len(part)
 
     shared = split_step(lengths, holding, num_processes=num_processes)
     assert {len(parts) for parts in shared} == {num_processes}
@@ -157,5 +161,5 @@ def test_validation_goes_through_every_example_once():
     made = examples()
     for holding in HOLDINGS.values():
         held = list(by_length(made, holding))
-        num_targets = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in held)
+        num_targets = sum(int((batch.targets != IGNORED).sum()) for batch in held)
         assert num_targets == sum(example.num_targets for example in made)

@@ -2,9 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from toy_training import FOLDER_NAME, largest_difference, launched, toy_training, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -12,6 +15,7 @@ from open_instruct import finetune, paths
 from open_instruct.encode import IGNORED, Encoded, encode_messages
 from open_instruct.records import UserError, read_sidecar, write_jsonl
 from open_instruct.training.batches import pad
+from open_instruct.training.loop import clip_gradients
 from open_instruct.training.loss import TargetLoss
 
 
@@ -36,6 +40,33 @@ def test_a_run_lowers_the_loss_and_leaves_a_named_loadable_model(args):
     assert (meta["identity"]["step"], meta["identity"]["train_set"], meta["rows"]) == (7, "socialiqa", 12)
     assert largest_difference(weights(folder), weights(args.model_name_or_path)) > 0
     assert not folder.with_name(f"{FOLDER_NAME}.state").exists()
+
+
+@pytest.mark.parametrize("most", [0.01, 1e6])
+def test_gradients_are_clipped_to_their_norm(most):
+    """As torch's own clipping does; of AdamW's state and weights."""
+    gradients = [torch.randn(8, 4), torch.randn(4)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones_like(gradient)) for gradient in gradients] for _ in range(2))
+    accelerator = Accelerator(cpu=True)
+    optimizer = accelerator.prepare(torch.optim.AdamW(ours, lr=0.1, fused=True))
+    run: Any = SimpleNamespace(
+        accelerator=accelerator,
+        module=torch.nn.ParameterList(ours),
+        optimizer=optimizer,
+        args=SimpleNamespace(max_grad_norm=most),
+    )
+    expected = torch.optim.AdamW(theirs, lr=0.1)
+    for scale in (1.0, 10.0, 0.001):
+        for parameters in (ours, theirs):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = scale * gradient
+        norm = clip_gradients(run)
+        assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, most))
+        optimizer.step()
+        expected.step()
+    torch.testing.assert_close(ours, theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(optimizer.state[one]["exp_avg_sq"], expected.state[other]["exp_avg_sq"])
 
 
 def test_what_generates_and_chats_finds_its_settings_beside_the_weights(args):

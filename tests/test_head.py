@@ -137,12 +137,12 @@ def test_the_last_feed_forward_sees_targets_alone_and_changes_nothing(make_model
     seen = []
     mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[:-1].numel()))
     loss, found = gradients(TargetLoss(model), HOLDINGS["all padded"])
-    assert seen == [sum(example.num_targets for example in examples())] != [len(LENGTHS) * max(LENGTHS)]
+    assert seen == [sum(example.num_targets for example in examples())] != [len(LENGTHS) * (max(LENGTHS) - 1)]
     # As transformers computes it, everywhere.
     whole = make_model()()
     batch = pad(examples())
     logits = whole(input_ids=batch.ids).logits
-    expected = cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), reduction="sum")
+    expected = cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for name, parameter in whole.named_parameters():

@@ -39,7 +39,7 @@ def kept_by_autograd(model, examples: list[Encoded]) -> int:
 
 def test_the_estimate_is_near_what_is_kept(model):
     examples = [Encoded([5] * 60, [-100] * 40 + [5] * 20)] * 4
-    need = estimate(model.config, num_tokens=240, num_targets=80, **SETTINGS)
+    need = estimate(model.config, num_tokens=4 * 59, num_targets=80, **SETTINGS)
     num_weights = sum(p.numel() for p in model.parameters())
     assert need.weights == need.gradients == need.optimizer / 2 == 4 * num_weights
     kept = kept_by_autograd(model, examples)

@@ -51,10 +51,11 @@ class Holding:
         )
 
     def num_tokens(self, lengths: Sequence[int]) -> int:
-        return sum(lengths) if self.packing else self.width(lengths) * len(lengths)
+        """Of examples of these lengths, whose last tokens are not read."""
+        return sum(lengths) - len(lengths) if self.packing else self.width(lengths) * len(lengths)
 
     def width(self, lengths: Sequence[int]) -> int:
-        return -(-max(lengths, default=0) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return -(-(max(lengths, default=1) - 1) // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
     def hold(self, examples: Sequence[Encoded]) -> "Batch":
         return pack(examples) if self.packing else pad(examples, self.width([len(e.ids) for e in examples]))
@@ -102,14 +103,14 @@ class Batch(NamedTuple):
     """What one forward pass takes."""
 
     ids: Tensor
-    """(batch, seq), padded on the right; packed: (1, tokens), examples end to end."""
-    labels: Tensor
-    """Like ids; IGNORED where nothing is to be predicted."""
+    """(batch, seq), padded on the right; packed: (1, tokens), examples end to end. Without the last of each example."""
+    targets: Tensor
+    """Like ids: the token that comes next; IGNORED where it is not to be predicted."""
     lengths: list[int] | None = None
     """Packed: tokens of each example."""
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.ids.to(device), self.labels.to(device), self.lengths)
+        return Batch(self.ids.to(device), self.targets.to(device), self.lengths)
 
 
 def micro_batches(
@@ -125,22 +126,20 @@ def micro_batches(
 
 
 def pad(examples: Sequence[Encoded], width: int | None = None) -> Batch:
-    width = width or max(len(example.ids) for example in examples)
+    width = width or max(len(example.ids) for example in examples) - 1
     ids = torch.zeros(len(examples), width, dtype=torch.long)
-    labels = torch.full((len(examples), width), IGNORED)
+    targets = torch.full((len(examples), width), IGNORED)
     for row, example in enumerate(examples):
-        ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        labels[row, : len(example.ids)] = torch.tensor(example.labels)
-    return Batch(ids, labels)
+        num_read = len(example.ids) - 1
+        ids[row, :num_read] = torch.tensor(example.ids[:-1])
+        targets[row, :num_read] = torch.tensor(example.labels[1:])
+    return Batch(ids, targets)
 
 
 def pack(examples: Sequence[Encoded]) -> Batch:
-    lengths = [len(example.ids) for example in examples]
-    ids = torch.cat([torch.tensor(example.ids) for example in examples]).long()
-    labels = torch.cat([torch.tensor(example.labels) for example in examples]).long()
-    # What stands before an example belongs to another one.
-    labels[[0, *torch.tensor(lengths[:-1]).cumsum(0).tolist()]] = IGNORED
-    return Batch(ids[None], labels[None], lengths)
+    ids = torch.cat([torch.tensor(example.ids[:-1]) for example in examples]).long()
+    targets = torch.cat([torch.tensor(example.labels[1:]) for example in examples]).long()
+    return Batch(ids[None], targets[None], [len(example.ids) - 1 for example in examples])
 
 
 def by_length(examples: Sequence[Encoded], holding: Holding) -> Iterator[Batch]:

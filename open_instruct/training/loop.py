@@ -123,7 +123,7 @@ def optimiser_step(run: Run, progress: Progress) -> StepResult:
             # Data parallelism averages gradients over processes; the loss is a mean over all targets of the step.
             accelerator.backward(total * accelerator.num_processes / num_targets)
         loss += total.detach() / num_targets
-    grad_norm = accelerator.clip_grad_norm_(run.module.parameters(), run.args.max_grad_norm)
+    grad_norm = clip_gradients(run)
     run.optimizer.step()
     lr = run.scheduler.get_last_lr()[0]
     run.scheduler.step()
@@ -140,6 +140,20 @@ def optimiser_step(run: Run, progress: Progress) -> StepResult:
     progress.num_tokens += result.num_tokens
     progress.seconds += result.seconds
     return result
+
+
+def clip_gradients(run: Run) -> Any:
+    """-> () the norm of the gradients before; None where DeepSpeed keeps it to itself.
+
+    Of one process alone AdamW clips them, as it reads them: it divides them by its `grad_scale`.
+    """
+    accelerator, parameters, most = run.accelerator, run.module.parameters(), run.args.max_grad_norm
+    if accelerator.distributed_type != DistributedType.NO or accelerator.scaler is not None:
+        return accelerator.clip_grad_norm_(parameters, most)
+    gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
+    norm = torch.stack([gradient @ gradient for gradient in gradients]).sum().sqrt()
+    run.optimizer.optimizer.grad_scale = (norm / most).clamp(min=1.0)
+    return norm
 
 
 class Log:
@@ -232,7 +246,7 @@ def mean_loss(run: Run, examples: Examples) -> float:
     accelerator = run.accelerator
     world, rank = accelerator.num_processes, accelerator.process_index
     batches = list(by_length(examples[:], run.args.holding))
-    nothing = batches[0]._replace(labels=torch.full_like(batches[0].labels, IGNORED))
+    nothing = batches[0]._replace(targets=torch.full_like(batches[0].targets, IGNORED))
     # Processes go through the model together, so each takes as many batches as the others.
     own = [batches[i] if i < len(batches) else nothing for i in range(rank, -(-len(batches) // world) * world, world)]
     total = torch.zeros((), device=accelerator.device)

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, embedding
 from open_instruct.encode import IGNORED
 from open_instruct.records import UserError
 from open_instruct.training.head import Tied, summed_cross_entropy
+from open_instruct.training.rotation import rotate_faster
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
@@ -33,7 +34,7 @@ class TargetLoss(nn.Module):
     def language_model(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
-    def forward(self, ids: Tensor, labels: Tensor, lengths: list[int] | None = None) -> Tensor:
+    def forward(self, ids: Tensor, targets: Tensor, lengths: list[int] | None = None) -> Tensor:
         """A Batch's fields.  -> () nats, summed over targets."""
         # Causal attention never looks right, so padding there needs no mask.
         packed: dict[str, Any] = {}
@@ -48,11 +49,10 @@ class TargetLoss(nn.Module):
             given = {"inputs_embeds": embedding(ids, of_inputs, inputs.padding_idx, sparse=True)}
         else:
             given = {"input_ids": ids}
-        targets = labels[:, 1:]
         is_target = targets != IGNORED
-        with only_where(nn.functional.pad(is_target, (0, 1)), last_feed_forward(inner)):
+        with only_where(is_target, last_feed_forward(inner)):
             outputs = inner.base_model(**given, use_cache=False, **packed)
-        hidden = outputs.last_hidden_state[:, :-1][is_target]  # (targets, d)
+        hidden = outputs.last_hidden_state[is_target]  # (targets, d)
         if self.spares_memory_traffic:
             return summed_cross_entropy(rounded_up(hidden), weight, targets[is_target])
         return cross_entropy(head(hidden).float(), targets[is_target], reduction="sum")
@@ -101,13 +101,13 @@ def rounded_up(rows: Tensor) -> Tensor:
 def check_projection(model: Any, *, packing: bool) -> None:
     """Raises UserError where leaving positions out changes a loss, or more than a head comes after the last layer."""
     ids = torch.arange(6)[None]
-    labels = ids.clone()
-    labels[:, 2:4] = IGNORED
+    targets = ids.clone()
+    targets[:, 2:4] = IGNORED
     lengths = [ids.shape[1]] if packing else None
     model.eval()
-    found = TargetLoss(model)(ids, labels, lengths)
+    found = TargetLoss(model)(ids, targets, lengths)
     logits = model(input_ids=ids, use_cache=False, **({"lengths": lengths} if packing else {})).logits
-    expected = cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=IGNORED, reduction="sum")
+    expected = cross_entropy(logits[0].float(), targets[0], ignore_index=IGNORED, reduction="sum")
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
         raise UserError(
             f"{type(model).__name__}: its logits are not its head's projection of its last layer "
@@ -116,13 +116,14 @@ def check_projection(model: Any, *, packing: bool) -> None:
 
 
 def spare_memory_traffic(loss: TargetLoss) -> None:
-    """On a CPU small models wait for memory: the head and its gradient take what is told in head.py.
+    """On a CPU small models wait for memory: head.py and rotation.py take the place of what goes through it more often.
 
     What is freed stays with the process, so that the kernel does not clear the same pages for every step.
     """
     inputs, head = loss.language_model.get_input_embeddings(), loss.language_model.get_output_embeddings()
     is_plain = type(inputs) is nn.Embedding and inputs.max_norm is None and type(head) is nn.Linear
     loss.spares_memory_traffic = is_plain and head.bias is None and head.weight.requires_grad
+    rotate_faster(loss.language_model)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
