@@ -41,6 +41,7 @@ from open_instruct.records import (
 from open_instruct.study import Variant
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args, resolve, training_arguments
+from open_instruct.training.attention import require_window
 from open_instruct.training.batches import most_held, step_rows
 from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.hub import publish, require_login
@@ -48,6 +49,7 @@ from open_instruct.training.loop import LOG_NAME, Run, as_lines, fit, prepare
 from open_instruct.training.loss import TargetLoss, check_projection
 from open_instruct.training.model import (
     add_adapters,
+    attention_for,
     load_model,
     load_tokenizer,
     model_folder,
@@ -124,6 +126,8 @@ def train_with(accelerator: Accelerator, args: Args, base: Path, artifact: Artif
         max_steps=args.max_train_steps,
     )
     check_memory(args, accelerator, base, examples, steps)
+    if attention_for(packing=args.packing, half_precision=args.half_precision) == "packed":
+        require_window(AutoConfig.from_pretrained(args.config_name or base), longest=int(examples.lengths.max()))
     # Every process waits for the main one to clear the folder; the others write nothing.
     with artifact.making(is_folder=True) if is_main else nullcontext({}) as facts:
         set_seed(args.seed)

@@ -203,6 +203,13 @@ def test_a_folder_in_olmos_own_format_names_the_converter(args, tmp_path):
         finetune.main(replace(args, model_name_or_path=str(tmp_path / "native"), output_dir=tmp_path / "out"))
 
 
+def test_packed_examples_past_a_sliding_window_are_refused():
+    args = toy_training(sliding_window=8)
+    with pytest.raises(UserError, match=r"tokens and the model's sliding window 8, .* leave --packing out"):
+        finetune.main(replace(args, packing=True))
+    assert not paths.fine_tuned_model(FOLDER_NAME).exists()
+
+
 def test_a_run_that_cannot_fit_is_refused_before_it_starts(args, monkeypatch):
     monkeypatch.setattr("open_instruct.training.memory.available", lambda *_, **__: 1000)
     with pytest.raises(UserError, match=r"this needs about .* GB are free; what helps: --use_lora; more devices"):

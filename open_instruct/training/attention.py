@@ -8,6 +8,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from open_instruct.records import UserError
+
 FEW_TOKENS = 128
 """In examples up to here and in half precision, torch's fused attention on CPUs is slower than its parts."""
 
@@ -51,6 +53,19 @@ def attend_by_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | 
     future = query.new_full((num_tokens, num_tokens), -torch.inf).triu(1)
     scores = query * (scaling or head_dim**-0.5) @ key.mT + future
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+def require_window(config: Any, *, longest: int) -> None:
+    """Raises UserError where a packed example is longer than the model's sliding window, which `attend` does not know.
+
+    config: of the model; longest: tokens.
+    """
+    window = getattr(config, "sliding_window", None)
+    if window is not None and longest > window:
+        raise UserError(
+            f"an example has {longest} tokens and the model's sliding window {window}, which packed attention does not "
+            f"know; leave --packing out, or cut examples by --max_seq_length {window}"
+        )
 
 
 AttentionInterface.register("padded", attend)
