@@ -29,11 +29,11 @@ def rotate_in(module: Any) -> None:
     rotate_faster(type("Model", (), {"__module__": module.__name__})())
 
 
-def turned(function: Any, *, dtype: torch.dtype, head_dim: int = 8, rotated: int = 8) -> list[torch.Tensor]:
+def turned(function: Any, *, dtype: torch.dtype, head_dim: int = 8) -> list[torch.Tensor]:
     """Query and key after it, and their gradients."""
     torch.manual_seed(0)
     query, key = (torch.randn(2, heads, 5, head_dim).to(dtype).requires_grad_() for heads in (4, 2))
-    angles = torch.rand(2, 5, rotated // 2).repeat(1, 1, 2)
+    angles = torch.rand(2, 5, 4).repeat(1, 1, 2)  # of 8 dimensions
     found = function(query, key, angles.cos(), angles.sin())
     sum((one.float() * torch.arange(head_dim)).sum() for one in found).backward()
     return [*found, query.grad, key.grad]

@@ -20,7 +20,6 @@ from open_instruct.study import load_study
 class Asked:
     """Arrays get the numbers 1, 2, ... in the order in which they are submitted."""
 
-    max_array_size: int
     arrays: list[str] = field(default_factory=list)
     """Whatever each array waits for, all its tasks together."""
 
@@ -58,7 +57,7 @@ def test_what_is_lacking_is_submitted_after_what_it_reads(toy_jobs, monkeypatch,
     study, jobs = toy_jobs
     lost = data.draw(st.sets(st.sampled_from([job.id for job in jobs]), min_size=1))
     lacking = with_descendants(jobs, lost)
-    asked = Asked(max_array_size)
+    asked = Asked()
     monkeypatch.setattr(slurm_client, "submit", asked.submit)
     monkeypatch.setattr(slurm_client, "set_dependency", asked.set_dependency)
     monkeypatch.setattr(slurm_client, "max_array_size", lambda: max_array_size)
