@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import LEVEL, find
+from analysis.inference.degenerate_results import faults
+from analysis.inference.unpaired import Z_95, normal_result
 from analysis.produce_tables import gather_released, tables_from
-from analysis.released import FAMILY, RELEASED
-from analysis.soundness import faults
-from analysis.tidy import (
+from analysis.tables.frames import (
     DIGITS,
     TIDY_TABLE,
     Tables,
@@ -33,11 +33,12 @@ from analysis.tidy import (
     table_files,
     where,
 )
-from analysis.unpaired import Z_95, normal_result
-from eval.stats import holm, trend
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import Artifact, UserError
+from analysis.tables.released import FAMILY, RELEASED
+from eval.metrics.significance import holm, trend
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
 
 VERDICTS = ("agree", "unclear", "differ", "no error published", "unsound", "not measured")
 ASKED = ("kind", "eval_set", "format", "metric", "shots")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from analysis.claims import (
+from analysis.inference.claims import (
     KENDALL,
     KENDALL_TASKS,
     Finding,
@@ -25,14 +25,20 @@ from analysis.claims import (
     pre_training,
     suites,
 )
-from analysis.gains import who_gains_most
-from analysis.overtraining import over_training
-from analysis.tidy import METRIC_LABELS, Tables, read_tables, table_files
-from analysis.weight_claims import distance_and_gain, noise_sensitivity
-from eval.stats import holm
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import Artifact, write_json
+from analysis.inference.gains import who_gains_most
+from analysis.inference.overtraining import over_training
+from analysis.inference.weight_claims import distance_and_gain, noise_sensitivity
+from analysis.tables.frames import (
+    METRIC_LABELS,
+    Tables,
+    read_tables,
+    table_files,
+)
+from eval.metrics.significance import holm
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.cli import run
+from open_instruct.common.json_files import write_json
 
 LEVEL = 0.05
 FAMILIES = {

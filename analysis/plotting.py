@@ -14,9 +14,8 @@ from typing import Literal, NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import contrasts
-from analysis.drawing import draw, save
-from analysis.panels import (
+from analysis.figures.drawing import draw, save
+from analysis.figures.panels import (
     BITS,
     FORMAT_COLOURS,
     Curve,
@@ -35,9 +34,15 @@ from analysis.panels import (
     with_90,
     wrapped,
 )
-from analysis.soundness import unsound_settings
-from analysis.summaries import APART
-from analysis.tidy import (
+from analysis.figures.weight_figures import (
+    DISTANCE,
+    NOISE,
+    noise_on_weights,
+    weight_distance,
+)
+from analysis.inference import contrasts
+from analysis.inference.degenerate_results import unsound_settings
+from analysis.tables.frames import (
     IMPROVING,
     METRIC_LABELS,
     NOT_IMPROVING,
@@ -53,10 +58,10 @@ from analysis.tidy import (
     usual,
     where,
 )
-from analysis.weight_figures import DISTANCE, NOISE, noise_on_weights, weight_distance
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import Artifact
+from analysis.tables.summaries import APART
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.cli import run
 
 SCORE = "accuracy or ROUGE-L"
 

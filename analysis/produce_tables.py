@@ -26,13 +26,17 @@ from typing import Any, cast
 import pandas as pd
 from scipy import stats
 
-from analysis.contrasts import FINE_TUNED_MINUS_BASE, Contrast, Evaluator, Key, compare_all
-from analysis.measurements import Measurement, dataset_name, expected_files, missing_from, read_measurements
-from analysis.paired import Cell, evaluate_paired
-from analysis.released import read_released
-from analysis.series import name_series
-from analysis.summaries import summarise_changes, summarise_groups, task_groups
-from analysis.tidy import (
+from analysis.inference.contrasts import (
+    FINE_TUNED_MINUS_BASE,
+    Contrast,
+    Evaluator,
+    Key,
+    compare_all,
+)
+from analysis.inference.paired import Cell, evaluate_paired
+from analysis.inference.unpaired import evaluate_unpaired
+from analysis.tables.curve_names import name_series
+from analysis.tables.frames import (
     DIFFERENCE_COLUMNS,
     DIFFERENCE_TABLE,
     GROUP_TABLE,
@@ -52,12 +56,22 @@ from analysis.tidy import (
     select,
     write_table,
 )
-from analysis.unpaired import evaluate_unpaired
-from analysis.weights import write_weight_tables
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import UserError
-from open_instruct.study import MAIN, Study, load_study
+from analysis.tables.measurements import (
+    Measurement,
+    dataset_name,
+    expected_files,
+    missing_from,
+    read_measurements,
+)
+from analysis.tables.released import read_released
+from analysis.tables.summaries import summarise_changes, summarise_groups, task_groups
+from analysis.tables.weight_tables import write_weight_tables
+from open_instruct.common import paths
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.study.config import Study
+from open_instruct.study.loading import load_study
+from open_instruct.study.variants import MAIN
 
 SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
 Cells = dict[tuple[str, str], dict[Key, Any]]

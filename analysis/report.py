@@ -20,11 +20,11 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from analysis import findings, plotting, produce_tables
+from analysis.figures.interactive import interactive_figures, labels_of
 from analysis.findings import FAMILIES
-from analysis.interactive import interactive_figures, labels_of
+from analysis.inference.degenerate_results import faults
 from analysis.plotting import figures_of
-from analysis.soundness import faults
-from analysis.tidy import (
+from analysis.tables.frames import (
     DIFFERENCE_TABLE,
     DISTANCE_TABLE,
     GROUP_TABLE,
@@ -39,13 +39,19 @@ from analysis.tidy import (
     read_tables,
     where,
 )
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import Artifact, atomic_write, git_commit, package_version, read_json, sidecar_path
-from open_instruct.study import load_study
+from open_instruct.common import paths
+from open_instruct.common.artifacts import (
+    Artifact,
+    git_commit,
+    package_version,
+    sidecar_path,
+)
+from open_instruct.common.cli import run
+from open_instruct.common.json_files import atomic_write, read_json
+from open_instruct.study.loading import load_study
 
-TEMPLATE = Path(__file__).with_name("report.html.template")
-SCRIPT = Path(__file__).with_name("report.js")
+TEMPLATE = Path(__file__).parent / "page" / "report.html.template"
+SCRIPT = Path(__file__).parent / "page" / "report.js"
 VERDICTS = ("supported", "contradicted", "undecided", "missing")
 VERSIONED = ("torch", "transformers", "ai2-olmo", "numpy", "scipy", "pandas", "matplotlib")
 LEVEL = ("series", "checkpoint", "eval dataset", "metric", "Performance", "ci_low", "ci_high", "n", "source")

@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct.cli import run
-from open_instruct.executors.slurm_client import LAUNCH_FAILED
-from open_instruct.records import sidecar_path
+from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.study.executors.slurm_client import LAUNCH_FAILED
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 DISK = "128m"
 IN_FLIGHT_A_ROUND, AT_REST_A_ROUND = 8, 4
 MOST_ROUNDS_WITHOUT_FAULTS = 5

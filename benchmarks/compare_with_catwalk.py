@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from olmo_eval import run_lm_eval
-from open_instruct.cli import run
-from open_instruct.paths import REPOSITORY
-from open_instruct.records import UserError, read_jsonl, write_json
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_jsonl, write_json
+from open_instruct.common.paths import REPOSITORY
 
 NAME_IN_CATWALK = {"sst2": "sst"}
 SCORES = ("raw", "per_token", "per_char", "uncond")

@@ -6,7 +6,7 @@ Writes  {folder}/, which takes 20 GB and is removed at the end, and a table on s
 The copy that others are measured by is on the disk when it ends (cp, then sync of that file), as the conversion is,
 which calls fsync before it says done. It is repeated beside every conversion; the table shows medians. `script` is what
 convert_olmo_to_tf.py takes from its first line to its last in a process that has the packages of a study's warm process
-(open_instruct/executors/warm_process.py), `seconds` the command with Python's start and theirs.
+(open_instruct/study/executors/warm_process.py), `seconds` the command with Python's start and theirs.
 
 The converter is in wheels of transformers up to 4.47 only; it needs an environment of its own:
 
@@ -25,10 +25,11 @@ from statistics import median
 
 from processes import Measured, measure
 
-from open_instruct.cli import run
+from open_instruct.common.artifacts import Artifact, read_sidecar
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.paths import REPOSITORY
 from open_instruct.olmo_hf.tokenizer import write_tokenizer
-from open_instruct.paths import REPOSITORY
-from open_instruct.records import Artifact, UserError, read_sidecar
 
 TOKENIZER = "allenai_gpt-neox-olmo-dolma-v1_5.json"
 COPY = "copy (cp, sync)"

@@ -1,6 +1,6 @@
 """Put downloads through random schedules of faults on a loopback store, and count how they end.
 
-Reads   nothing: store and files are made here, as in tests/test_download.py.
+Reads   nothing: store and files are made here, as in tests/checkpoints/test_download.py.
 Writes  nothing but this count. Every schedule ends in the very files of the store or in an error that names it, after
         which a second run brings the files; anything else stops this script.
 
@@ -18,10 +18,10 @@ from io import StringIO
 from pathlib import Path
 
 from open_instruct import download_olmo_ckpts
-from open_instruct.cli import run
-from open_instruct.stores.http_store import Patience
+from open_instruct.checkpoints.http_store import Patience
+from open_instruct.common.cli import run
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from open_instruct import paths
-from open_instruct.cli import run
+from open_instruct.common import paths
+from open_instruct.common.cli import run
 
 WIDTH, LAYERS, INNER, HEADS = 256, 4, 1024, 4
 TARGETS_AN_EXAMPLE = 12
@@ -79,7 +79,7 @@ def seconds_a_step(load: Load, repeats: int) -> float:
     from accelerate import Accelerator
     from transformers import OlmoConfig, OlmoForCausalLM
 
-    from open_instruct.encode import IGNORED, Encoded
+    from open_instruct.data.encode import IGNORED, Encoded
     from open_instruct.training.arguments import Args as TrainingArgs
     from open_instruct.training.data import Examples, as_table
     from open_instruct.training.loop import Run, optimiser_step, prepare

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from open_instruct.cli import run
+from open_instruct.common.cli import run
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the toy model and the killing are the tests'
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 from killing import kill_at_random_moments
 from toy_training import toy_training
 

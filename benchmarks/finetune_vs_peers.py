@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from open_instruct.cli import run
+from open_instruct.common.cli import run
 
 Setting = Literal["fp32-short", "fp32-long", "bf16-short", "bf16-long"]
 CONTENDERS = ("ours", "trainer", "trl")
@@ -218,7 +218,7 @@ def ours(args: Args, setting: dict[str, Any], examples: list[dict[str, Any]]) ->
 
 
 def with_labels(example: dict[str, Any]):
-    from open_instruct.encode import IGNORED, Encoded
+    from open_instruct.data.encode import IGNORED, Encoded
 
     ids, num_targets = example["ids"], example["num_targets"]
     return Encoded(ids, [IGNORED] * (len(ids) - num_targets) + ids[-num_targets:])

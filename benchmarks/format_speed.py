@@ -23,10 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from processes import Measured, measure
 
-from open_instruct.cli import run
-from open_instruct.paths import REPOSITORY
-from open_instruct.prompts import render
-from open_instruct.records import UserError, read_sidecar, to_line
+from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import to_line
+from open_instruct.common.paths import REPOSITORY
+from open_instruct.data.prompts import render
 from open_instruct.tasks import PROTOCOLS, eval_set_named, train_set_named
 from open_instruct.tasks.declarations import Split
 

@@ -18,8 +18,8 @@ import torch
 from models import documents, olmo_tokenizer, random_olmo
 from transformers import OlmoForCausalLM
 
-from eval.generation import generate
-from open_instruct.cli import run
+from eval.engine.generation import generate
+from open_instruct.common.cli import run
 
 MAX_NEW_TOKENS = 60
 PAD = 1

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import yaml
 
-from open_instruct.cli import run
-from open_instruct.plan import Job, plan
-from open_instruct.records import sidecar_path
-from open_instruct.stamps import Stamps
-from open_instruct.study import load_study
+from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.study.job_cache import Stamps
+from open_instruct.study.loading import load_study
+from open_instruct.study.plan import Job, plan
 from open_instruct.tasks import EVAL_SETS
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run_study.py"

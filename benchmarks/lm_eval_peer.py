@@ -8,7 +8,7 @@ from typing import Any
 
 from olmo_eval.instances import Instance
 from olmo_eval.ranking import Prediction
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
 
 
 def peer(model: Any, tokenizer: Any, *, batch_size: int) -> Any:

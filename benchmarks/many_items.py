@@ -21,8 +21,8 @@ import psutil
 from models import documents, olmo_tokenizer, random_olmo
 from predict_killed import as_record
 
-from open_instruct.cli import run
-from open_instruct.records import write_jsonl
+from open_instruct.common.cli import run
+from open_instruct.common.json_files import write_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

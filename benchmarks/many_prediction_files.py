@@ -18,8 +18,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct.cli import run
-from open_instruct.records import Artifact, content_hash, sidecar_path, write_jsonl
+from open_instruct.common.artifacts import Artifact, content_hash, sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.common.json_files import write_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -18,9 +18,9 @@ from models import documents
 from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats as scipy_stats
 
-from eval.metrics import rouge_l
-from eval.stats import Method, bootstrap_mean
-from open_instruct.cli import run
+from eval.metrics.bootstrap import Method, bootstrap_mean
+from eval.metrics.item_metrics import rouge_l
+from open_instruct.common.cli import run
 
 SCIPY_NAMES = {"percentile": "percentile", "bca": "BCa"}
 

@@ -21,8 +21,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.claims import forgetting, latent_benefit
-from analysis.contrasts import (
+from analysis.findings import FAMILIES, judge
+from analysis.inference.claims import forgetting, latent_benefit
+from analysis.inference.contrasts import (
     FINE_TUNED_MINUS_BASE,
     FINE_TUNED_MINUS_BASE_GROWTH,
     FINE_TUNED_MINUS_BASE_MEAN,
@@ -30,13 +31,19 @@ from analysis.contrasts import (
     Contrast,
     compare_all,
 )
-from analysis.findings import FAMILIES, judge
-from analysis.gains import gain_against_skill
-from analysis.overtraining import null_statistics, peak_statistic
-from analysis.paired import Cell, evaluate_paired
+from analysis.inference.gains import gain_against_skill
+from analysis.inference.overtraining import null_statistics, peak_statistic
+from analysis.inference.paired import Cell, evaluate_paired
 from analysis.produce_tables import table_of
-from analysis.series import name_series
-from analysis.tidy import DIFFERENCE_COLUMNS, MISSING_COLUMNS, Tables, as_table, empty_table, found_checkpoints
+from analysis.tables.curve_names import name_series
+from analysis.tables.frames import (
+    DIFFERENCE_COLUMNS,
+    MISSING_COLUMNS,
+    Tables,
+    as_table,
+    empty_table,
+    found_checkpoints,
+)
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 BASE = np.array([0.10, 0.20, 0.27, 0.30, 0.30, 0.30, 0.30, 0.30])

@@ -19,8 +19,9 @@ from pathlib import Path
 from models import documents, olmo_tokenizer, random_olmo
 
 from eval import predict
-from open_instruct.cli import run
-from open_instruct.records import read_sidecar, sidecar_path, write_jsonl
+from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.common.json_files import write_jsonl
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from typing import Any
 
 from lm_eval_peer import agreement, log_likelihoods, peer
 
-from eval.model_folder import load
+from eval.prediction.model_loading import load
 from olmo_eval.instances import Instance, load_instances
 from olmo_eval.ranking import predict, summarise
 from olmo_eval.tasks import task_named
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import UserError
+from open_instruct.common import paths
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MAX_DIFFERENCE = 2e-3

@@ -17,7 +17,7 @@ from transformers import OlmoConfig, OlmoForCausalLM
 from olmo_eval.instances import load_instances
 from olmo_eval.ranking import predict, summarise
 from olmo_eval.tasks import task_named
-from open_instruct.cli import run
+from open_instruct.common.cli import run
 
 WAYS = ("raw", "per_token", "per_char", "uncond")
 REFERENCE = {

@@ -26,7 +26,7 @@ from transformers import OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
 from olmo_eval.instances import load_instances
 from olmo_eval.ranking import predict
 from olmo_eval.tasks import DEFAULT_TASKS, task_named
-from open_instruct.cli import run
+from open_instruct.common.cli import run
 
 SHOTS = {"none": (0, None), "fixed": (5, 42), "per_instance": (5, None)}
 """Kind of exemplars -> their number and seed."""

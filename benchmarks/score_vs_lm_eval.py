@@ -16,12 +16,12 @@ import torch
 from lm_eval_peer import agreement, log_likelihoods, peer
 from models import olmo_tokenizer, random_olmo
 
-from eval.scoring import MAX_BATCH_TOKENS
+from eval.engine.scoring import MAX_BATCH_TOKENS
 from olmo_eval.instances import Instance, load_instances
 from olmo_eval.ranking import Prediction, predict
 from olmo_eval.tasks import task_named
-from open_instruct.cli import run
-from open_instruct.records import UserError
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
 
 MOST_DIFFERENCE = 1e-4
 """Of a log-likelihood, in nats."""

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct.cli import run
-from open_instruct.paths import REPOSITORY
-from open_instruct.records import UserError
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.paths import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
 SCRIPT = REPOSITORY / "scripts" / "run_study.py"
 ON_THE_WHOLE_MACHINE = "pretrain"
 HOURS = 3600.0

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct.cli import run
-from open_instruct.executors.slurm import Submitter
-from open_instruct.plan import Job
-from open_instruct.study import Resources, Study
+from open_instruct.common.cli import run
+from open_instruct.study.config import Resources, Study
+from open_instruct.study.executors.slurm import Submitter
+from open_instruct.study.plan import Job
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 SCRIPT = """#!/usr/bin/env bash
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=10M

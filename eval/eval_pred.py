@@ -21,12 +21,20 @@ from typing import Any
 
 import numpy as np
 
-from eval import against, metrics
-from eval.stats import NUM_RESAMPLES, Interval, Method, bootstrap_mean, bootstrap_table
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.paths import metrics_file
-from open_instruct.records import Artifact, UserError, read_json, read_jsonl, read_sidecar, sidecar_path, write_json
+from eval.metrics import item_metrics, paired_comparison
+from eval.metrics.bootstrap import (
+    NUM_RESAMPLES,
+    Interval,
+    Method,
+    bootstrap_mean,
+    bootstrap_table,
+)
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_json, read_jsonl, write_json
+from open_instruct.common.paths import metrics_file
 from open_instruct.tasks import eval_set_named
 
 PRIMARY = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
@@ -92,9 +100,9 @@ def compare(files: Sequence[Path], other: Path, args: Args) -> None:
         sets = [result.identity["eval_set"] for result in (ours, theirs)]
         if sets[0] != sets[1]:
             raise UserError(f"{path} is of {sets[0]}, {other} of {sets[1]}; expected the same evaluation set")
-        differences = against.differences(ours.items, theirs.items, names=(path, other), **how)
-        against.print_differences(differences, (path, other))
-        found[str(path)] = against.as_json(differences)
+        differences = paired_comparison.differences(ours.items, theirs.items, names=(path, other), **how)
+        paired_comparison.print_differences(differences, (path, other))
+        found[str(path)] = paired_comparison.as_json(differences)
     if args.differences_file:
         artifact = Artifact(args.differences_file, {"files": list(found), "against": str(other), **how_scored(args)})
         with artifact.making():
@@ -211,12 +219,12 @@ def item_values(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, li
     gold = [record["completion"] for record in records]
     values: dict[str, list[Any]] = {"id": [record["id"] for record in records]}
     if kind == "generation":
-        values["rouge_l"] = metrics.rouge_l([record["output"] for record in records], gold).tolist()
+        values["rouge_l"] = item_metrics.rouge_l([record["output"] for record in records], gold).tolist()
     if kind == "labels":
-        values["accuracy"] = metrics.exact_match([record["output"] for record in records], gold).tolist()
+        values["accuracy"] = item_metrics.exact_match([record["output"] for record in records], gold).tolist()
     if "gold_logprob" in records[0]:
-        values["gold_bits"] = metrics.bits([record["gold_logprob"] for record in records]).tolist()
-        values["gold_bytes"] = metrics.utf8_lengths(gold).tolist()
+        values["gold_bits"] = item_metrics.bits([record["gold_logprob"] for record in records]).tolist()
+        values["gold_bytes"] = item_metrics.utf8_lengths(gold).tolist()
     return values
 
 
@@ -230,15 +238,15 @@ def summarise(
     result = {}
     if kind == "generation":
         result["rouge_l"] = mean(values["rouge_l"])
-        result["exact_match"] = mean(metrics.exact_match(outputs, gold))
+        result["exact_match"] = mean(item_metrics.exact_match(outputs, gold))
     if kind == "labels":
         is_correct, num_labels = np.array(values["accuracy"]), [len(record["scores"]) for record in records]
         labels = {label.strip() for record in records for label in record["scores"]}
-        confusion = metrics.confusion([output if output in labels else NO_LABEL for output in outputs], gold)
+        confusion = item_metrics.confusion([output if output in labels else NO_LABEL for output in outputs], gold)
         result["accuracy"] = mean(is_correct)
-        result["chance_corrected_accuracy"] = mean(metrics.chance_corrected(is_correct, num_labels))
+        result["chance_corrected_accuracy"] = mean(item_metrics.chance_corrected(is_correct, num_labels))
         result["macro_f1"] = bootstrap_table(
-            confusion, metrics.macro_f1, seed=args.seed, num_resamples=args.num_resamples
+            confusion, item_metrics.macro_f1, seed=args.seed, num_resamples=args.num_resamples
         )
     if "finished" in records[0]:
         result["finished"] = mean([float(record["finished"]) for record in records])

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval import model_folder
-from eval.predict_jobs import identify_evaluation, sample_items
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import Artifact, UserError, write_json
+from eval.prediction import model_loading
+from eval.prediction.prediction_spec import identify_evaluation, sample_items
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json
 
 # torch takes seconds to import: where every record is done, it is not needed.
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def main(args: Args) -> None:
             print(f"{artifact.path}: done before")
             continue
         with artifact.making():
-            model, tokenizer = model_folder.load(folder, folder, float16=False)
+            model, tokenizer = model_loading.load(folder, folder, float16=False)
             measured = measure(model, tokenizer, sample_items(input_file, args.limit), args)
             write_json(artifact.path, {"identity": artifact.identity, **measured})
         print(f"{artifact.path}: {summary(measured)}", flush=True)
@@ -72,12 +74,12 @@ def check_arguments(args: Args) -> None:
     if problems:
         raise UserError("; ".join(problems))
     for folder in args.model_name_or_path:
-        model_folder.check_folder(folder)
+        model_loading.check_folder(folder)
 
 
 def artifact_of(folder: Path, input_file: Path, args: Args) -> Artifact:
     evaluation = identify_evaluation(input_file)
-    identity = model_folder.identify(folder) | evaluation
+    identity = model_loading.identify(folder) | evaluation
     name = paths.perturbation_file(evaluation["eval_set"], evaluation["format"], identity["model_id"])
     arguments = {"sizes": list(args.sizes), "num_draws": args.num_draws, "limit": args.limit, "seed": args.seed}
     return Artifact(name, arguments, {"model": folder, "evaluation": input_file}, identity)
@@ -87,12 +89,12 @@ def measure(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", items: Sequence[Mapping[str, Any]], args: Args
 ) -> dict[str, Any]:
     """Bits per byte as the model is, and under each draw of noise."""
-    from eval import answers
+    from eval.prediction import requests
 
-    pairs = answers.texts(items, [], chat=False)
-    questions = answers.encode_golds(tokenizer, pairs)
-    answers.check_fit(
-        [answers.size(question) for question in questions],
+    pairs = requests.texts(items, [], chat=False)
+    questions = requests.encode_golds(tokenizer, pairs)
+    requests.check_fit(
+        [requests.size(question) for question in questions],
         max_length=model.config.max_position_embeddings,
         max_new_tokens=0,
         cut_left=False,
@@ -101,7 +103,7 @@ def measure(
     num_bytes = sum(len(completion.encode()) for _, completion in pairs)
 
     def bits_per_byte() -> float:
-        nats = sum(found["gold_logprob"] for found in answers.score_golds(model, questions))
+        nats = sum(found["gold_logprob"] for found in requests.score_golds(model, questions))
         return -nats / math.log(2) / num_bytes
 
     before, found = bits_per_byte(), []

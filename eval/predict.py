@@ -12,58 +12,20 @@ A file that is done is skipped; one that was cut short goes on where it stopped 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from eval import model_folder
-from eval.predict_jobs import Constraint, Job, is_done, plan, read_exemplars, require_different, sample_items
-from open_instruct.cli import run
-from open_instruct.records import UserError
-
-
-@dataclass(frozen=True)
-class Args:
-    model_name_or_path: Path
-    """Folder of the model, in transformers format."""
-    input_files: tuple[Path, ...]
-    """Evaluation files, as format_generalization.py writes them."""
-    tokenizer_name_or_path: Path | None = None
-    """Folder of the tokenizer (default: the model's folder)."""
-    output_file: Path | None = None
-    """Where the predictions go, for a single input file (default: output/predictions/, named by what they are)."""
-    num_shots: int = 0
-    """Exemplars before each item."""
-    batch_size: int | None = None
-    """Items that are answered at once (default: as many as a budget of tokens holds)."""
-    max_new_tokens: int = 60
-    """Longest generated text, in tokens."""
-    do_sample: bool = False
-    """Sample instead of taking the likeliest token."""
-    temperature: float = 1.0
-    """Of sampling; below 1 sharpens the distribution."""
-    top_p: float = 1.0
-    """Sample from the fewest likeliest tokens that together have this probability."""
-    seed: int = 42
-    """Of sampling."""
-    use_chat_format: bool = False
-    """Put each item as a user's turn, for models that were tuned on chats."""
-    load_in_float16: bool = False
-    """Load the weights in float16 instead of float32."""
-    limit: tuple[int, ...] = ()
-    """Ask only this many items, the same for every model: one number for all input files, or one for each
-    (default: all items)."""
-    truncate_left: bool = False
-    """Cut prompts that are too long for the model on the left, and count them (default: refuse them)."""
-    stop_at_newline: bool = False
-    """End a generated text at its first line break."""
-    constraint_type: Constraint | None = None
-    """How a label is chosen: by its likelihood as a whole (label), by its likeliest sub-token (next_word), by greedy
-    decoding that may write labels only (constraint), or freely (none) (default: label; next_word in the paper's
-    protocol)."""
-    use_vllm: bool = False
-    """Let vLLM write texts, on a GPU; likelihoods are computed here in any case."""
-    overwrite: bool = False
-    """Make predictions again that are done, or that other arguments made."""
+from eval.prediction import model_loading
+from eval.prediction.arguments import Args
+from eval.prediction.prediction_spec import (
+    Job,
+    is_done,
+    plan,
+    read_exemplars,
+    require_different,
+    sample_items,
+)
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
 
 
 def main(args: Args) -> None:
@@ -73,8 +35,8 @@ def main(args: Args) -> None:
 def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
     """Returns the prediction files, one for each input file."""
     check_arguments(args)
-    model_folder.check_folder(args.model_name_or_path)
-    model_identity = model_folder.identify(args.model_name_or_path)
+    model_loading.check_folder(args.model_name_or_path)
+    model_identity = model_loading.identify(args.model_name_or_path)
     limits = limit_of_each(args)
     jobs = [plan(*of_file, args, model_identity, only_kind) for of_file in zip(args.input_files, limits, strict=True)]
     outputs = [job.artifact.path for job in jobs]
@@ -88,9 +50,9 @@ def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
 def ask(unfinished: Sequence[Job], args: Args) -> None:
     items = [sample_items(job.input_file, job.limit) for job in unfinished]
     shots = [read_exemplars(job, args.num_shots, asked) for job, asked in zip(unfinished, items, strict=True)]
-    from eval import asking
+    from eval.prediction import runner
 
-    asker = asking.load(args, writes=any(job.writes for job in unfinished))
+    asker = runner.load(args, writes=any(job.writes for job in unfinished))
     # All are looked at before the first is answered, so that what does not fit is refused at once.
     nums_cut = [asker.check(*of_job) for of_job in zip(unfinished, items, shots, strict=True)]
     for job, asked, exemplars, num_cut in zip(unfinished, items, shots, nums_cut, strict=True):

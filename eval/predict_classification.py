@@ -7,7 +7,7 @@ Reads and writes what eval/predict.py does, and takes its arguments.
 """
 
 from eval import predict
-from open_instruct.cli import run
+from open_instruct.common.cli import run
 
 
 def main(args: predict.Args) -> None:

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval import model_folder
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import Artifact, UserError, content_hash, read_sidecar, write_json
+from eval.prediction import model_loading
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +42,10 @@ class Args:
 def main(args: Args) -> None:
     pairs = [(folder, args.base_model or base_of(folder)) for folder in args.model_name_or_path]
     for folder, base in pairs:
-        model_folder.check_folder(folder)
-        model_folder.check_folder(base)
+        model_loading.check_folder(folder)
+        model_loading.check_folder(base)
     for folder, base in pairs:
-        identity = model_folder.identify(folder)
+        identity = model_loading.identify(folder)
         artifact = Artifact(
             paths.weight_distance_file(identity["model_id"]), {}, {"model": folder, "base": base}, identity
         )
@@ -52,14 +54,14 @@ def main(args: Args) -> None:
             continue
         with artifact.making():
             layers = distances(folder, base)
-            write_json(artifact.path, {"identity": identity, "base": model_folder.identify(base), "layers": layers})
+            write_json(artifact.path, {"identity": identity, "base": model_loading.identify(base), "layers": layers})
         moved = layers[-1]
         print(f"{artifact.path}: moved by {moved['distance'] / moved['base_norm']:.3%} of the norm", flush=True)
 
 
 def base_of(folder: Path) -> Path:
     """The model that was fine-tuned.  Raises UserError where the sidecar names none, or that one has changed."""
-    model_folder.check_folder(folder)
+    model_loading.check_folder(folder)
     meta = read_sidecar(folder)
     named = meta.get("input_paths", {}).get("model")
     if named is None or "model" not in meta.get("inputs", {}) or not (base := Path(named)).is_dir():

@@ -19,15 +19,28 @@ from typing import Any, Protocol
 import httpx
 from tqdm import tqdm
 
-from open_instruct import paths
-from open_instruct.checkpoints import Checkpoint, Family, family_named
-from open_instruct.cli import run
-from open_instruct.records import Artifact, UserError, atomic_write, sidecar_path
-from open_instruct.stores.available import Available, choose_amount, choose_steps, from_csv, from_runs
-from open_instruct.stores.http_store import Patience, open_client
-from open_instruct.stores.hub_store import describe_snapshot, list_hub
-from open_instruct.stores.native_store import NEEDED, OPTIMIZER, describe_folder, wget_script
-from open_instruct.study import Variant
+from open_instruct.checkpoints.families import Checkpoint, Family, family_named
+from open_instruct.checkpoints.http_store import Patience, open_client
+from open_instruct.checkpoints.hub_store import describe_snapshot, list_hub
+from open_instruct.checkpoints.listing import (
+    Available,
+    choose_amount,
+    choose_steps,
+    from_csv,
+    from_runs,
+)
+from open_instruct.checkpoints.native_store import (
+    NEEDED,
+    OPTIMIZER,
+    describe_folder,
+    wget_script,
+)
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import atomic_write
+from open_instruct.study.variants import Variant
 
 NUM_PARALLEL = 4
 DISK_RESERVE_BYTES = 100 * 10**6
@@ -276,7 +289,7 @@ def download(family: Family, one: Choice, store: Described, on_bytes: Callable[[
         path.rename(one.partial / path.name.removesuffix(".part"))
     facts = store.fetch(one.partial, on_bytes)
     if family.checkpoint_format == "hf":
-        from open_instruct.stores.ready import make_ready  # torch and transformers take seconds to import
+        from open_instruct.checkpoints.sanitize import make_ready  # torch and transformers take seconds to import
 
         facts |= make_ready(one.partial)
     with one.artifact.making(is_folder=True) as recorded:

@@ -26,25 +26,24 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from transformers import AutoConfig
 
-from open_instruct import paths
-from open_instruct.checkpoints import Checkpoint
-from open_instruct.cli import run
-from open_instruct.records import (
+from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.common import paths
+from open_instruct.common.artifacts import (
     Artifact,
-    UserError,
     describe_files,
     provenance,
     read_sidecar,
     sidecar_path,
-    write_json,
 )
-from open_instruct.study import Variant
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json
+from open_instruct.study.variants import Variant
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args, resolve, training_arguments
 from open_instruct.training.attention import require_window
 from open_instruct.training.batches import most_held, step_rows
 from open_instruct.training.data import Examples, load_train_and_validation
-from open_instruct.training.hub import publish, require_login
 from open_instruct.training.loop import LOG_NAME, Run, as_lines, fit, prepare
 from open_instruct.training.loss import TargetLoss, check_projection
 from open_instruct.training.model import (
@@ -55,6 +54,7 @@ from open_instruct.training.model import (
     model_folder,
 )
 from open_instruct.training.model_card import model_card
+from open_instruct.training.publishing import publish, require_login
 from open_instruct.training.saving import remove_weights, save_model, save_surroundings, save_trained
 from open_instruct.training.state import SAVED_AND_STOPPED, SavedAndStoppedError, State
 

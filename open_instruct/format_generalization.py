@@ -13,14 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from open_instruct import paths, sampling
-from open_instruct.checks import Tally
-from open_instruct.cli import run
-from open_instruct.overlap import Texts
-from open_instruct.paths import exemplar_file
-from open_instruct.prompts import empty_part, render
-from open_instruct.records import Artifact, UserError, atomic_write, digest, to_line, write_jsonl
-from open_instruct.sources import (
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, digest
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import atomic_write, to_line, write_jsonl
+from open_instruct.common.paths import exemplar_file
+from open_instruct.data import sampling, train_sample
+from open_instruct.data.decontamination import Texts
+from open_instruct.data.format_tally import Tally
+from open_instruct.data.prompts import empty_part, render
+from open_instruct.data.sources import (
     Located,
     NotHeldError,
     Place,
@@ -127,7 +130,7 @@ def format_train_set(train_set: TrainSet, args: Args, *, is_reachable: bool) -> 
     tally = Tally(train_set)
     with artifact.making() as facts:
         tested = tested_texts(train_set, args)
-        rows = sampling.sample_rows(train_set, args.seed, args.place, any_count=args.any_row_count)
+        rows = train_sample.sample_rows(train_set, args.seed, args.place, any_count=args.any_row_count)
         with atomic_write(artifact.path) as file:
             for row_id, row in rows:
                 record = render(train_set, row, row_id=row_id, protocol=args.protocol)
@@ -165,7 +168,7 @@ def format_eval_set(eval_set: EvalSet, args: Args, *, is_reachable: bool) -> Non
         print(f"{items['default'].path} is done, in every format; skipped")
         return
     require_reachable([located], is_reachable=is_reachable)
-    sampling.size_of(located, any_count=args.any_row_count)
+    train_sample.size_of(located, any_count=args.any_row_count)
     candidates = []
     if source and PROTOCOLS[args.protocol].exemplars == "train":
         candidates = draw_candidates(asked if source == located else eval_set, source, args)
@@ -211,7 +214,7 @@ def write_items(
                 evaluated.add(records["default"])
             for task_format, record in records.items():
                 files[task_format].write(line_of(record))
-        sampling.require_count(size, located, any_count=args.any_row_count)
+        train_sample.require_count(size, located, any_count=args.any_row_count)
         tally.check(drop_empty=args.drop_empty, one_label=args.allow_unlabelled)
     if PROTOCOLS[args.protocol].exemplars == "first_items":
         return tally, first
@@ -245,7 +248,7 @@ def exemplar_source(eval_set: EvalSet, located: Located, args: Args) -> Located 
 
 def draw_candidates(eval_set: EvalSet, source: Located, args: Args) -> list[Rendered]:
     """Rendered rows of the train split, by seed; with empty parts none."""
-    size = sampling.size_of(source, any_count=args.any_row_count)
+    size = train_sample.size_of(source, any_count=args.any_row_count)
     indices = sampling.exemplar_indices(source.split, size, args.seed)
     rows = read_some(source, indices)
     name = sampling.id_prefix(eval_set, source.split)

@@ -10,9 +10,11 @@ Writes  {output_dir}/: weights, tokenizer, generation settings, meta.json (the a
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.records import Artifact, UserError, read_json, read_sidecar, sidecar_path
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_json
 from open_instruct.training.model import load_tokenizer, model_folder
 from open_instruct.training.saving import merge_adapter, save_surroundings
 

@@ -20,13 +20,15 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from open_instruct import paths
-from open_instruct.checkpoints import Checkpoint, family_named
-from open_instruct.cli import run
-from open_instruct.encode import eos_id
-from open_instruct.records import Artifact, UserError, atomic_write
-from open_instruct.study import Variant
-from open_instruct.tiny_corpus import train_documents
+from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import atomic_write
+from open_instruct.data.encode import eos_id
+from open_instruct.data.tiny_corpus import train_documents
+from open_instruct.study.variants import Variant
 
 SEQUENCE_LENGTH = 256
 """Tokens of a training row. The model takes MAX_LENGTH, so that no evaluation prompt needs cutting."""

@@ -1,6 +1,6 @@
 """Run one job of a study inside a Slurm job array: what each task of scripts/run_study.py --executor slurm does.
 
-Reads   a folder of output/slurm/ (open_instruct/executors/submissions.py) and $SLURM_ARRAY_TASK_ID.
+Reads   a folder of output/slurm/ (open_instruct/study/executors/submissions.py) and $SLURM_ARRAY_TASK_ID.
 Writes  what the job's stage script writes, and its stamp in output/jobs/.
 
     python scripts/run_job.py output/slurm/tiny-convert-3f1a9c2b7e --index 2        # by hand, without Slurm
@@ -22,13 +22,15 @@ from typing import Annotated
 
 import tyro
 
-from open_instruct import locks, paths, verify
-from open_instruct.cli import run
-from open_instruct.executors import slurm_client
-from open_instruct.executors.submissions import free_bytes, read_job
-from open_instruct.plan import Job
-from open_instruct.records import UserError, sidecar_path
-from open_instruct.stamps import Stamps
+from open_instruct.common import locks, paths
+from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.study import integrity
+from open_instruct.study.executors import slurm_client
+from open_instruct.study.executors.submissions import free_bytes, read_job
+from open_instruct.study.job_cache import Stamps
+from open_instruct.study.plan import Job
 
 SAVED_AND_STOPPED = 85
 """Exit code of a stage that was asked to stop, and will go on from where it was."""
@@ -81,7 +83,7 @@ def require_inputs(job: Job) -> None:
             f"{job.key} needs what is not there: {', '.join(missing + [f'{p} (unfinished)' for p in unfinished])}; "
             "see which stage makes it with --dry_run, then --retry_failed"
         )
-    changed = [p for p in job.inputs if sidecar_path(p).is_file() and not verify.is_as_written(p)]
+    changed = [p for p in job.inputs if sidecar_path(p).is_file() and not integrity.is_as_written(p)]
     if changed:
         raise UserError(
             f"{job.key} reads what is not as it was written: {', '.join(map(paths.relative, changed))}; "

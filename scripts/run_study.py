@@ -22,15 +22,17 @@ from typing import Annotated, Literal
 import tyro
 
 from olmo_eval.tasks import task_named
-from open_instruct import paths, status, verify
-from open_instruct.cli import nearest, run
-from open_instruct.costs import CostModel, longest_chain, measured_seconds
-from open_instruct.executors import local, slurm
-from open_instruct.executors.submissions import all_submissions, free_bytes
-from open_instruct.plan import Job, plan
-from open_instruct.records import UserError
-from open_instruct.stamps import Stamps
-from open_instruct.study import Study, load_study
+from open_instruct.common import paths
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError, nearest
+from open_instruct.study import integrity, status
+from open_instruct.study.config import Study
+from open_instruct.study.costs import CostModel, longest_chain, measured_seconds
+from open_instruct.study.executors import local, slurm
+from open_instruct.study.executors.submissions import all_submissions, free_bytes
+from open_instruct.study.job_cache import Stamps
+from open_instruct.study.loading import load_study
+from open_instruct.study.plan import Job, plan
 
 MOST_LISTED = 1_000
 """Jobs that --dry_run shows one by one; of a larger plan it shows the first of each stage."""
@@ -204,12 +206,12 @@ def show_status(args: Args, study: Study, jobs: Sequence[Job]) -> None:
 
 
 def verify_all(args: Args, jobs: Sequence[Job]) -> None:
-    damaged = verify.damaged_outputs(jobs)
-    for line in verify.report(damaged):
+    damaged = integrity.damaged_outputs(jobs)
+    for line in integrity.report(damaged):
         print(f"damaged: {line}")
     print(f"{sum(path.exists() for job in jobs for path in job.outputs)} outputs read, {len(damaged)} damaged")
     if damaged:
-        affected = verify.give_up(jobs, list(damaged))
+        affected = integrity.give_up(jobs, list(damaged))
         again = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
         again += " --retry_failed" if args.executor == "slurm" else ""
         print(f"to be made again: {', '.join(job.key for job in affected)}; type:  {again}")

@@ -1,6 +1,7 @@
 """Fixtures that several test files share. Every test has a base_dir of its own."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from private_slurm import PrivateSlurm, missing_programs
 from toy_evaluation import RTE, SCIQ, TEXT, write_evaluation
 from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
 
-from open_instruct.records import Artifact
+from open_instruct.common.artifacts import Artifact
 
 ECHO = """#!/usr/bin/env python3
 import json, sys
@@ -87,3 +88,13 @@ def home(tmp_path, toy_model):
     with Artifact(tmp_path / "model", {}, identity={"model_id": "toy_ckpt7", "step": 7}).making(is_folder=True):
         shutil.copytree(toy_model, tmp_path / "model", dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture
+def predictions(tmp_path, monkeypatch) -> Path:
+    """The folder of predictions of an empty base_dir."""
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    monkeypatch.delenv("output_file_name", raising=False)
+    folder = tmp_path / "output" / "predictions"
+    folder.mkdir(parents=True)
+    return folder

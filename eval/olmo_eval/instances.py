@@ -8,9 +8,9 @@ from typing import Any
 from olmo_eval.ranked_task import Item, RankedTask, Row
 from olmo_eval.rows import WHEEL, read_rows, splits
 from olmo_eval.tasks import ready
-from open_instruct.encode import chat_prompt
-from open_instruct.records import UserError
-from open_instruct.sources import Place
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import chat_prompt
+from open_instruct.data.sources import Place
 
 EXEMPLAR_SPLITS = ("train", "training", "validation")
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from eval.scoring import Request, Score, score
-from eval.stats import standard_error
+from eval.engine.scoring import Request, Score, score
+from eval.metrics.bootstrap import standard_error
 from olmo_eval.instances import Instance
-from open_instruct.encode import encode_prompts
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import encode_prompts
 
 
 @dataclass(frozen=True)

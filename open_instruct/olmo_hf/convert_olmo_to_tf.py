@@ -19,17 +19,18 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from open_instruct import paths
-from open_instruct.checkpoints import Checkpoint, family_named
-from open_instruct.cli import run
+from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
 from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
 from open_instruct.olmo_hf.native import NativeFiles, find_native, load_state
 from open_instruct.olmo_hf.shards import write_shards
 from open_instruct.olmo_hf.tokenizer import EOS
 from open_instruct.olmo_hf.verification import How, verify
 from open_instruct.olmo_hf.weights import check_keys, layout, target_of
-from open_instruct.records import Artifact, UserError, read_sidecar, sidecar_path
-from open_instruct.study import Variant
+from open_instruct.study.variants import Variant
 
 WRITTEN = (
     "config.json",
@@ -45,7 +46,7 @@ WRITTEN = (
 @dataclass(frozen=True)
 class Args:
     family: str = "olmo1b"
-    """Family of the checkpoint (open_instruct/checkpoints.py)."""
+    """Family of the checkpoint (open_instruct/checkpoints/families.py)."""
     step: int = -1
     """Pre-training step of the checkpoint; -1: the final weights, `main`."""
     input_dir: Path | None = None

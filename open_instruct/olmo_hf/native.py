@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from open_instruct.records import UserError, read_json
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_json
 
 HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 

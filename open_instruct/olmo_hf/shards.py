@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json
 from open_instruct.olmo_hf.native import load_state
 from open_instruct.olmo_hf.weights import Piece, take
-from open_instruct.records import UserError, write_json
 
 NUM_AT_ONCE = 2
 """Files that are written, and weights that the proof compares."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
 
 EOS = "<|endoftext|>"
 

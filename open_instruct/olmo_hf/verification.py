@@ -18,11 +18,11 @@ from olmo.model import OLMo, OLMoBlock
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from open_instruct.encode import encode_prompts
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import encode_prompts
 from open_instruct.olmo_hf.native import load_safetensors, load_state
 from open_instruct.olmo_hf.shards import NUM_AT_ONCE
 from open_instruct.olmo_hf.weights import Piece, take
-from open_instruct.records import UserError
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest logit where that is above 1, since float32 rounds relatively:

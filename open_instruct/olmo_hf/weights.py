@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from olmo.config import ModelConfig
 
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
 
 # Native tensor -> the target tensors whose rows it holds, one below the other.
 ATTENTION_AND_MLP = {

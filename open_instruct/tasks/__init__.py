@@ -7,8 +7,7 @@ this folder: every module here that has them is read.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from open_instruct.cli import nearest
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError, nearest
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 from open_instruct.tasks.protocols import PROTOCOLS
 

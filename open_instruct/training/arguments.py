@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from open_instruct.records import UserError
-from open_instruct.study import DEFAULT_SEED
+from open_instruct.common.errors import UserError
+from open_instruct.study.variants import DEFAULT_SEED
 from open_instruct.training.batches import Holding
 
 

@@ -8,7 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
 
 FEW_TOKENS = 128
 """In examples up to here and in half precision, torch's fused attention on CPUs is slower than its parts."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_instruct.encode import IGNORED, Encoded
+from open_instruct.data.encode import IGNORED, Encoded
 
 
 def step_rows(

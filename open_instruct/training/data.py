@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
-from open_instruct import encode, paths
-from open_instruct.encode import IGNORED, Encoded, encode_examples
-from open_instruct.locks import hold
-from open_instruct.records import (
+from open_instruct.common import paths
+from open_instruct.common.artifacts import (
     Artifact,
-    UserError,
-    atomic_write,
     content_hash,
     digest,
-    read_jsonl,
     read_sidecar,
     sha256,
 )
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import atomic_write, read_jsonl
+from open_instruct.common.locks import hold
+from open_instruct.data import encode
+from open_instruct.data.encode import IGNORED, Encoded, encode_examples
 
 RECORDS_A_PIECE = 1_000
 

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from open_instruct.encode import IGNORED
+from open_instruct.data.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import by_length, micro_batches
 from open_instruct.training.data import Examples

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding
 
-from open_instruct.encode import IGNORED
-from open_instruct.records import UserError
-from open_instruct.training.head import Tied, summed_cross_entropy
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import IGNORED
+from open_instruct.training.fused_cross_entropy import Tied, summed_cross_entropy
 from open_instruct.training.rotation import rotate_faster
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4

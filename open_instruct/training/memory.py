@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
 from open_instruct.training.loss import last_feed_forward
 
 GB = 1e9

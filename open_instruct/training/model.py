@@ -9,8 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from open_instruct.encode import eos_id
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import eos_id
 from open_instruct.training import attention as attention
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")

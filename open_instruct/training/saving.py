@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
-from open_instruct.encode import CHAT_TEMPLATE
-from open_instruct.records import UserError
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import CHAT_TEMPLATE
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 

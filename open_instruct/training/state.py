@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from open_instruct.records import UserError, read_json, write_json
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_json, write_json
 
 SAVED_AND_STOPPED = 85
 """Exit code of a run that was asked to stop and saved its state: start it again and it goes on."""

@@ -1,0 +1,218 @@
+"""Which models are compared: the rows of paired_differences.csv.
+
+A cell is one model's results on one evaluation set in one format. A linear contrast adds and subtracts cells; the
+spread over formats (largest minus smallest) is no sum. How sure a comparison is, is worked out in paired.py where the
+items' own values are there, in unpaired.py where only means and standard errors are.
+A contrast with a missing cell is not computed from the others: its row says what is missing.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.tables.frames import ALL_CHECKPOINTS, base_series, groups
+
+FINE_TUNED_MINUS_BASE = "fine-tuned - base"
+FINE_TUNED_MINUS_BASE_MEAN = "fine-tuned - base, mean over checkpoints"
+FINE_TUNED_MINUS_BASE_GROWTH = "fine-tuned - base, last - first checkpoint"
+STEP_MINUS_PREVIOUS = "checkpoint - previous checkpoint"
+LAST_MINUS_FIRST = "last - first checkpoint"
+SPREAD = "spread over formats"
+SPREAD_GROWTH = "spread over formats, last - first checkpoint"
+SPREAD_FINE_TUNED_MINUS_BASE = "spread over formats, fine-tuned - base, mean over checkpoints"
+
+Key = tuple[str, str, str]
+"""Series, checkpoint, format."""
+Spreads = Sequence[tuple[float, Sequence[Key]]]
+"""Coefficient, and the cells between whose largest and smallest mean the spread lies."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    comparison: str
+    series: str
+    checkpoint: str
+    """The later one where two are compared; `all` where several are averaged."""
+    reference: str
+    terms: Mapping[Key, float] = field(default_factory=dict)
+    spreads: Spreads = ()
+    """Instead of terms."""
+    of_seeds: Sequence[Mapping[Key, float]] = ()
+    """The same of each seed, where `terms` is their mean."""
+
+    @property
+    def keys(self) -> list[Key]:
+        return [*self.terms, *(key for _, cells in self.spreads for key in cells)]
+
+
+class Evaluator(Protocol):
+    def __call__(self, setting: str, metric: str, contrasts: Sequence[Contrast], /) -> list[dict[str, Any]]:
+        """Of each contrast: difference, std, ci_low, ci_high, p_value, n; or what is missing."""
+        ...
+
+
+def compare_all(
+    performance: pd.DataFrame, evaluate: Evaluator, checkpoints: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Every comparison of every series, setting and metric, as rows of paired_differences.csv.
+
+    `checkpoints` holds the expected ones of each family, ascending.
+    """
+    rows = []
+    bases = {family: base_series(performance, family) for family in checkpoints}
+    for (setting, metric), group in groups(performance, "setting", "metric"):
+        planned = list(plan_contrasts(group, bases, checkpoints))
+        about = {"setting": setting, "metric": metric}
+        about |= {name: group[name].iloc[0] for name in ("eval_set", "kind", "role")}
+        contrasts = [contrast for contrast, _ in planned]
+        results = with_seeds(contrasts, evaluate(setting, metric, contrasts), partial(evaluate, setting, metric))
+        for (contrast, of_series), result in zip(planned, results, strict=True):
+            rows.append(row_of(contrast, about | of_series, result))
+    return rows
+
+
+def with_seeds(
+    contrasts: Sequence[Contrast],
+    results: Sequence[dict[str, Any]],
+    evaluate: Callable[[Sequence[Contrast]], list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """The results; those of a mean over seeds with the variance between them. All seeds are evaluated at once."""
+    is_mean = [bool(c.of_seeds) and r.get("missing") is None for c, r in zip(contrasts, results, strict=True)]
+    means = [contrast for contrast, wanted in zip(contrasts, is_mean, strict=True) if wanted]
+    alone = [replace(contrast, terms=terms, of_seeds=()) for contrast in means for terms in contrast.of_seeds]
+    found = iter(evaluate(alone) if alone else [])
+    return [
+        over_seeds(result, [next(found)["difference"] for _ in contrast.of_seeds]) if wanted else result
+        for contrast, result, wanted in zip(contrasts, results, is_mean, strict=True)
+    ]
+
+
+def plan_contrasts(
+    group: pd.DataFrame, bases: Mapping[str, str | None], checkpoints: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[Contrast, dict[str, Any]]]:
+    """The contrasts of one setting and metric, and what their rows say of the models."""
+    names = dict(zip(group["format"], group["eval dataset"], strict=True))
+    formats = sorted(names, key=lambda name: (name != "default", name))
+    for (series,), of_series in groups(group, "series"):
+        family, train_set = of_series["family"].iloc[0], of_series["train_set"].iloc[0]
+        if family is None:
+            continue
+        base, models = bases[family], {"family": family, "train_set": train_set}
+        if train_set is None and series != base:
+            continue
+        asked = [name for name in formats if name in set(of_series["format"])]
+        for task_format in asked:
+            about = models | {"format": task_format, "eval dataset": names[task_format]}
+            for contrast in linear_contrasts(series, base, task_format, checkpoints[family]):
+                yield contrast, about
+        if len(asked) > 1:
+            about = models | {"format": " ".join(asked), "eval dataset": group["eval_set"].iloc[0]}
+            for contrast in spread_contrasts(series, base, asked, checkpoints[family]):
+                yield contrast, about
+    for (family, train_set), several in seed_groups(group):
+        base, models = bases[family], {"family": family, "train_set": train_set}
+        for task_format in formats:
+            about = models | {"format": task_format, "eval dataset": names[task_format]}
+            for contrast in mean_over_seeds(several, base, task_format, checkpoints[family]):
+                yield contrast, about
+
+
+def seed_groups(group: pd.DataFrame) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """Series that differ in nothing but their seed, two at least."""
+    recipes: dict[tuple[Any, ...], dict[Any, str]] = {}
+    columns = ["family", "train_set", "lr", "epochs", "adapter", "seed", "series"]
+    for *recipe, seed, series in zip(*(group[name].tolist() for name in columns), strict=True):
+        if recipe[1] is not None:
+            recipes.setdefault(tuple(map(str, recipe)), {})[seed] = series
+    for (family, train_set, *_), series_of in sorted(recipes.items()):
+        if len(series_of) > 1:
+            yield (family, train_set), sorted(series_of.values())
+
+
+def mean_over_seeds(
+    several: Sequence[str], base: str | None, task_format: str, checkpoints: Sequence[str]
+) -> Iterator[Contrast]:
+    of_each = [list(linear_contrasts(series, base, task_format, checkpoints)) for series in several]
+    without_seed = [word for word in several[0].split() if not word.startswith("seed=")]
+    name = f"{' '.join(without_seed)} ({len(several)} seeds)"
+    for same in zip(*of_each, strict=True):
+        mean: dict[Key, float] = {}
+        for contrast in same:
+            for key, coefficient in contrast.terms.items():
+                mean[key] = mean.get(key, 0.0) + coefficient / len(several)
+        yield replace(same[0], series=name, terms=mean, of_seeds=[contrast.terms for contrast in same])
+
+
+def over_seeds(result: Mapping[str, Any], of_seeds: Sequence[float]) -> dict[str, Any]:
+    """Interval and p-value for the next seed, not only for these: seeds are a random effect.
+
+    The variance of the mean is that over items plus that between seeds / seeds; as the latter holds some of the items'
+    too, this is cautious. Student's t with seeds - 1 degrees of freedom: two seeds tell little.
+    """
+    between = float(np.var(of_seeds, ddof=1)) / len(of_seeds)
+    error = float(np.sqrt(result["std"] ** 2 + between))
+    half = float(stats.t.ppf(0.975, len(of_seeds) - 1)) * error
+    mean = result["difference"]
+    p_value = float(2 * stats.t.sf(abs(mean) / error, len(of_seeds) - 1)) if error > 0 else float(mean == 0)
+    return {**result, "std": error, "ci_low": mean - half, "ci_high": mean + half, "p_value": p_value}
+
+
+def linear_contrasts(series: str, base: str | None, task_format: str, checkpoints: Sequence[str]) -> Iterator[Contrast]:
+    """What is asked of one series in one format; `checkpoints` ascend."""
+    first, last = checkpoints[0], checkpoints[-1]
+
+    def cell(name: str, checkpoint: str) -> Key:
+        return (name, checkpoint, task_format)
+
+    if len(checkpoints) > 1:
+        terms = {cell(series, last): 1.0, cell(series, first): -1.0}
+        yield Contrast(LAST_MINUS_FIRST, series, last, first, terms)
+    if series == base:
+        for earlier, later in itertools.pairwise(checkpoints):
+            terms = {cell(series, later): 1.0, cell(series, earlier): -1.0}
+            yield Contrast(STEP_MINUS_PREVIOUS, series, later, earlier, terms)
+        return
+    if base is None:
+        return
+    for checkpoint in checkpoints:
+        terms = {cell(series, checkpoint): 1.0, cell(base, checkpoint): -1.0}
+        yield Contrast(FINE_TUNED_MINUS_BASE, series, checkpoint, base, terms)
+    share = 1 / len(checkpoints)
+    terms = {cell(name, c): sign * share for c in checkpoints for name, sign in ((series, 1), (base, -1))}
+    yield Contrast(FINE_TUNED_MINUS_BASE_MEAN, series, ALL_CHECKPOINTS, base, terms)
+    if len(checkpoints) > 1:
+        terms = {cell(series, last): 1.0, cell(base, last): -1.0, cell(series, first): -1.0, cell(base, first): 1.0}
+        yield Contrast(FINE_TUNED_MINUS_BASE_GROWTH, series, last, base, terms)
+
+
+def spread_contrasts(
+    series: str, base: str | None, formats: Sequence[str], checkpoints: Sequence[str]
+) -> Iterator[Contrast]:
+    def spread(name: str, checkpoint: str, coefficient: float = 1.0) -> tuple[float, list[Key]]:
+        return coefficient, [(name, checkpoint, task_format) for task_format in formats]
+
+    for checkpoint in checkpoints:
+        yield Contrast(SPREAD, series, checkpoint, "", spreads=[spread(series, checkpoint)])
+    if len(checkpoints) > 1:
+        first, last = checkpoints[0], checkpoints[-1]
+        yield Contrast(SPREAD_GROWTH, series, last, first, spreads=[spread(series, last), spread(series, first, -1.0)])
+    if base is not None and series != base:
+        share = 1 / len(checkpoints)
+        pairs = [spread(name, c, sign * share) for c in checkpoints for name, sign in ((series, 1), (base, -1))]
+        yield Contrast(SPREAD_FINE_TUNED_MINUS_BASE, series, ALL_CHECKPOINTS, base, spreads=pairs)
+
+
+def absent_cells(keys: Sequence[Key], cells: Mapping[Key, Any]) -> str | None:
+    absent = [key for key in keys if key not in cells]
+    return "missing: " + "; ".join(" ".join(key) for key in dict.fromkeys(absent)) if absent else None
+
+
+def row_of(contrast: Contrast, about: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"comparison": contrast.comparison, "series": contrast.series, "reference": contrast.reference or None}
+    return {**names, "checkpoint": contrast.checkpoint, **about, "missing": None, **result}

@@ -1,0 +1,207 @@
+"""Read the tables that the study's authors released, unchanged.
+
+They name models and evaluation sets by text alone, so this is the one place where a name is taken apart to learn what
+something is. Their grammar:
+
+    base        olmo1b_checkpoint-{step}_original[_hf][_{n}shots], olmo1b_original_hf[_{n}shots] (main),
+                checkpoint-{step}[_{n}shots], olmo1b[_hf]_original
+    fine-tuned  olmo1b[_hf]_ckpt{step}_{train set}_{e}epoch_{lr}[_{n}shots], olmo1b_hf_main_..., olmo1b_{train set}_...
+    ending      _cot_chat (chain of thought, chat) on a model; _instruct, _inputoutput (format) on an evaluation set
+
+`original` and `ckpt` without `hf` are models in OLMo's own format; they make curves of their own.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from analysis.inference.unpaired import Z_95
+from analysis.tables.curve_names import name_series
+from analysis.tables.frames import IMPROVING, METRIC_LABELS, NOT_IMPROVING
+from analysis.tables.measurements import dataset_name
+from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.common.errors import UserError, nearest
+
+FAMILY = "olmo1b"
+RELEASED_PERFORMANCE = "all_perf_table.csv"
+RELEASED = {RELEASED_PERFORMANCE: "unstated", "official_eval_table.csv": "hf", "it_perf_table.csv": "native"}
+"""Table -> which conversion a bare `checkpoint-{step}` is in it, by its other rows."""
+MODEL_ID = re.compile(
+    r"""
+    (?:olmo1b_)?
+    (?:(?P<base_step>checkpoint-\d+)(?P<original>_original)?|(?P<base_main>original|hf_original)
+      |(?:(?P<tuned_hf>hf)_)?(?:(?P<tuned_step>ckpt\d+|main)_)?
+       (?P<train_set>[a-z]+)_(?P<epochs>\d+)epoch_(?P<lr>\de-\d+))
+    (?P<base_hf>_hf)?(?P<chat>_cot_chat)?(?:_(?P<shots>\d+)shots)?
+    """,
+    re.VERBOSE,
+)
+EVAL_SET = re.compile(r"(?P<eval_set>.+?)(?:_(?P<format>instruct|inputoutput))?")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    kind: str
+    role: str
+    metric: str
+    group: str | None = None
+    """Of figure 3: which tasks improve with pre-training."""
+    size: int | None = None
+    """Items of the split, where they are so few that a score may come about twice, or where whole counts of them stand
+    for an error that was not published, which is then binomial."""
+
+
+def generated(role: str, group: str | None = None) -> Dataset:
+    return Dataset("generation", role, "rouge_l", group)
+
+
+def labelled(role: str, group: str | None = None, size: int | None = None) -> Dataset:
+    return Dataset("labels", role, "accuracy", group, size)
+
+
+def suite(group: str | None, size: int | None = None, metric: str = "acc") -> Dataset:
+    return Dataset("suite", "other", metric, group, size)
+
+
+EVALUATED = {
+    "xsum": generated("in-domain of xsum", NOT_IMPROVING),
+    "xlsum": generated("out-of-domain of xsum"),
+    "cnn": generated("out-of-domain of xsum"),
+    "socialiqa": generated("in-domain of socialiqa", NOT_IMPROVING),
+    "sciq": generated("out-of-domain of socialiqa"),
+    "tweetqa": generated("out-of-domain of socialiqa"),
+    "mnli_matched": labelled("in-domain of mnli", NOT_IMPROVING),
+    "mnli_mismatched": labelled("in-domain of mnli"),
+    "rte": labelled("out-of-domain of mnli"),
+    "gpt3nli": labelled("out-of-domain of mnli"),
+    "paws": labelled("in-domain of paws", NOT_IMPROVING),
+    "qqp": labelled("out-of-domain of paws"),
+    "stsb": labelled("out-of-domain of paws"),
+    "llmbar_Natural": labelled("other", size=100),
+    "llmbar_Adversarial_Manual": labelled("other", size=46),
+    "llmbar_Adversarial_Neighbor": labelled("other", size=134),
+    "llmbar_Adversarial_GPTOut": labelled("other", size=47),
+    "llmbar_Adversarial_GPTInst": labelled("other", size=92),
+}
+SUITES = {
+    "arc_easy": suite(IMPROVING, 570),
+    "arc_challenge": suite(IMPROVING, 299),
+    "hellaswag": suite(IMPROVING, 10_042),
+    "openbookqa": suite(IMPROVING, 500),
+    "sciq": suite(IMPROVING, 1_000),
+    "boolq": suite(NOT_IMPROVING, 3_270),
+    "qqp": suite(None, 40_430),
+    "rte": suite(None, 277),
+    "mmlu": suite(None),
+    "gsm": suite(None, 200),
+    "truthfulqa": suite(None, metric="truthful"),
+    "toxigen": suite(None, metric="toxicity"),
+    "alpaca": suite(None, metric="win_rate"),
+}
+
+
+def read_released(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Rows of performance (kind `suite` among them), and the tables they came from by name.
+
+    Raises UserError, with every problem, where a table is not there or a name does not follow the grammar.
+    """
+    performance = folder / RELEASED_PERFORMANCE
+    if not performance.is_file():
+        raise UserError(f"{performance}: no such table; --released expects the folder of the authors' released tables")
+    files = {name: folder / name for name in RELEASED if (folder / name).is_file()}
+    problems: list[str] = []
+    rows = []
+    for name, path in files.items():
+        known = EVALUATED if name == RELEASED_PERFORMANCE else SUITES
+        rows += name_series(list(rows_of(path, known, RELEASED[name], problems)))
+    if problems:
+        shown = "; ".join(problems[:10])
+        raise UserError(f"{len(problems)} rows are not of the released tables' grammar: {shown}")
+    return require_one_each(rows), files
+
+
+def rows_of(
+    path: Path, known: Mapping[str, Dataset], conversion_of_bare: str, problems: list[str]
+) -> Iterator[dict[str, Any]]:
+    frame = pd.read_csv(path)
+    absent = [name for name in ("model_id", "eval dataset", "Performance") if name not in frame.columns]
+    if absent:
+        raise UserError(f"{path}: found columns {', '.join(frame.columns)}; expected {', '.join(absent)} too")
+    for number, row in enumerate(frame.to_dict("records"), start=2):
+        where = f"{path.name}:{number}"
+        model, asked = MODEL_ID.fullmatch(str(row["model_id"])), EVAL_SET.fullmatch(str(row["eval dataset"]))
+        if model is None or asked is None or pd.isna(row["Performance"]):
+            problems.append(f"{where}: {row['model_id']!r} on {row['eval dataset']!r}: {row['Performance']}")
+        elif asked["eval_set"] not in known:
+            name = asked["eval_set"]
+            problems.append(f"{where}: unknown evaluation set {name} ({nearest(name, known)})")
+        else:
+            eval_set, task_format = asked["eval_set"], "cot_chat" if model["chat"] else asked["format"] or "default"
+            about = {"eval_set": eval_set, "format": task_format, "source": where}
+            about |= {"eval dataset": dataset_name(eval_set, task_format)}
+            score = scored(float(row["Performance"]), row.get("std"), known[eval_set])
+            yield {**identity_of(model, conversion_of_bare), **about, **score}
+
+
+def identity_of(model: re.Match[str], conversion_of_bare: str) -> dict[str, Any]:
+    step_name = model["base_step"] or model["tuned_step"] or "main"
+    digits = step_name.removeprefix("checkpoint-").removeprefix("ckpt")
+    checkpoint = Checkpoint(FAMILY, int(digits) if digits.isdigit() else None)
+    is_hf = bool(model["tuned_hf"] or model["base_hf"] or model["base_main"] == "hf_original")
+    is_bare = bool(model["base_step"]) and not model["original"]
+    return {
+        "model_id": model.string,
+        "family": FAMILY,
+        "step": checkpoint.step,
+        "tokens": checkpoint.num_tokens,
+        "train_set": model["train_set"],
+        "epochs": int(model["epochs"]) if model["epochs"] else None,
+        "lr": float(model["lr"]) if model["lr"] else None,
+        "seed": None,
+        "adapter": "full" if model["train_set"] else None,
+        "conversion": conversion_of_bare if is_bare else "hf" if is_hf else "native",
+        "shots": int(model["shots"] or 0),
+        "protocol": "paper",
+    }
+
+
+def scored(value: float, published_error: Any, dataset: Dataset) -> dict[str, Any]:
+    """The score with its error: as published; else binomial (interval: Wilson's), if it counts items; else none."""
+    error = math.nan if published_error is None or pd.isna(published_error) else float(published_error)
+    size, low, high = dataset.size, value - Z_95 * error, value + Z_95 * error
+    if math.isnan(error) and size and abs(value * size - round(value * size)) < 1e-6:
+        error = math.sqrt(value * (1 - value) / size)
+        interval = stats.binomtest(round(value * size), size).proportion_ci(0.95, method="wilson")
+        low, high = float(interval.low), float(interval.high)
+    assert dataset.metric in METRIC_LABELS
+    return {
+        "Performance": value,
+        "std": error,
+        "ci_low": low,
+        "ci_high": high,
+        "n": size,
+        "metric": dataset.metric,
+        "kind": dataset.kind,
+        "role": dataset.role,
+        "group": dataset.group,
+    }
+
+
+def require_one_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Raises UserError where two rows claim the same place of the same curve."""
+    seen: dict[tuple[Any, ...], str] = {}
+    problems = []
+    for row in rows:
+        place = tuple(row[key] for key in ("series", "checkpoint", "setting", "format", "metric", "kind"))
+        if place in seen:
+            problems.append(f"{row['source']} and {seen[place]} are both {' '.join(map(str, place))}")
+        seen[place] = row["source"]
+    if problems:
+        raise UserError("; ".join(problems))
+    return rows

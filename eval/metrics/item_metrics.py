@@ -1,0 +1,98 @@
+"""What each kind of prediction is measured by. Item by item where a metric allows it, so that models can be paired.
+
+generation   ROUGE-L (primary), exact match
+labels       accuracy (primary), chance-corrected accuracy, macro F1
+text         bits per byte (primary); every other kind has it too, of its gold completions
+"""
+
+import math
+from collections.abc import Sequence
+from string import ascii_lowercase, digits
+
+import numpy as np
+import numpy.typing as npt
+from rapidfuzz.distance import LCSseq
+
+from open_instruct.common.errors import UserError
+
+SPLITS_WORDS = bytes(byte if chr(byte) in ascii_lowercase + digits else ord(" ") for byte in range(256))
+"""For bytes.translate: all bytes of a letter beyond ASCII become spaces, as every other separator does."""
+
+Array = npt.NDArray[np.float64]
+
+
+def rouge_tokens(text: str) -> list[str]:
+    """Lower-cased runs of a-z and 0-9, as rouge_score splits text (any other letter separates two tokens)."""
+    # Four times as fast as a regular expression, which was most of the time of ROUGE-L.
+    return text.lower().encode("utf-8", "surrogatepass").translate(SPLITS_WORDS).decode("ascii").split()
+
+
+def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> Array:
+    """ROUGE-L F1 of each output, without stemming: 0 to 1, and 0 where either side has no token.  -> (items,)"""
+    check_same_length(outputs, references)
+    pairs = zip(outputs, references, strict=True)
+    return np.array([rouge_l_f1(rouge_tokens(output), rouge_tokens(reference)) for output, reference in pairs])
+
+
+def rouge_l_f1(output: list[str], reference: list[str]) -> float:
+    common = LCSseq.similarity(output, reference)
+    # The harmonic mean of common / len(output) and common / len(reference).
+    return 2 * common / (len(output) + len(reference)) if common else 0.0
+
+
+def exact_match(outputs: Sequence[str], references: Sequence[str]) -> Array:
+    """1 where both texts are equal but for white space at their ends, else 0.  -> (items,)"""
+    check_same_length(outputs, references)
+    pairs = zip(outputs, references, strict=True)
+    return np.array([float(output.strip() == reference.strip()) for output, reference in pairs])
+
+
+def chance_corrected(is_correct: Array, num_labels: npt.ArrayLike) -> Array:
+    """Accuracy rescaled so that guessing among the labels is 0 and always right is 1.  (items,) -> (items,)
+
+    A model that always says the same label is not found out by this but by macro F1.
+    Raises UserError where an item has a single label.
+    """
+    chance = 1 / np.asarray(num_labels, dtype=np.float64)
+    if (chance >= 1).any():
+        raise UserError("found an item with fewer than two labels to choose from; there is nothing to be right about")
+    return (is_correct - chance) / (1 - chance)
+
+
+def confusion(predicted: Sequence[str], gold: Sequence[str]) -> npt.NDArray[np.int64]:
+    """How often each gold label (row) was predicted as each label (column).  -> (labels, labels)
+
+    The labels are those that occur on either side, sorted.
+    """
+    check_same_length(predicted, gold)
+    labels = sorted({*predicted, *gold})
+    index = {label: i for i, label in enumerate(labels)}
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    np.add.at(counts, ([index[g] for g in gold], [index[p] for p in predicted]), 1)
+    return counts
+
+
+def macro_f1(counts: npt.NDArray[np.int64]) -> Array:
+    """Mean over labels of F1 = 2 hits / (times gold + times predicted), 0 to 1.  (..., labels, labels) -> (...)
+
+    A label that occurs in neither (as happens in a resample) is left out of the mean.
+    """
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., labels)
+    occurrences = counts.sum(axis=-1) + counts.sum(axis=-2)
+    f1 = 2 * hits / np.maximum(occurrences, 1)
+    return f1.sum(axis=-1) / (occurrences > 0).sum(axis=-1)
+
+
+def bits(log_probabilities: Sequence[float]) -> Array:
+    """Log-likelihoods in nats as code lengths in bits.  (items,) -> (items,)"""
+    return np.negative(log_probabilities) / math.log(2)
+
+
+def utf8_lengths(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Bytes of each text.  -> (items,)"""
+    return np.array([len(text.encode()) for text in texts], dtype=np.int64)
+
+
+def check_same_length(first: Sequence[str], second: Sequence[str]) -> None:
+    if len(first) != len(second):
+        raise UserError(f"found {len(first)} outputs for {len(second)} references; expected one for each item")

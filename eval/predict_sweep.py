@@ -1,0 +1,54 @@
+"""Put evaluation files to several models, with several numbers of exemplars, and print one table of what they score.
+
+Reads and writes what eval/predict.py and eval/eval_pred.py do; what is done is skipped.
+
+    python eval/predict_sweep.py --num_shots 0 4 \
+        --models output/tiny_tf_ckpts/checkpoint-60 output/tiny_tf_ckpts/checkpoint-600 \
+        --input_files data/evaluation/socialiqa.jsonl data/evaluation/rte.jsonl
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval import eval_pred, predict
+from open_instruct.common.cli import run
+
+
+@dataclass(frozen=True)
+class Args:
+    models: tuple[Path, ...]
+    """Folders of models in transformers format."""
+    input_files: tuple[Path, ...]
+    """Evaluation files, as format_generalization.py writes them."""
+    num_shots: tuple[int, ...] = (0,)
+    """Numbers of exemplars before each item; every model is asked with each."""
+    limit: tuple[int, ...] = ()
+    """Ask only this many items, the same of every model: one number for all files, or one for each (default: all)."""
+    max_new_tokens: int = 60
+    """Longest generated text, in tokens."""
+    stop_at_newline: bool = False
+    """End a generated text at its first line break."""
+    truncate_left: bool = False
+    """Cut prompts that are too long for the model on the left, and count them (default: refuse them)."""
+
+
+def main(args: Args) -> None:
+    predictions: list[Path] = []
+    for model in args.models:
+        for num_shots in args.num_shots:
+            predictions += predict.predict_files(
+                predict.Args(
+                    model,
+                    args.input_files,
+                    num_shots=num_shots,
+                    limit=args.limit,
+                    max_new_tokens=args.max_new_tokens,
+                    stop_at_newline=args.stop_at_newline,
+                    truncate_left=args.truncate_left,
+                )
+            )
+    eval_pred.main(eval_pred.Args(input_files=tuple(predictions)))
+
+
+if __name__ == "__main__":
+    run(main, Args)

@@ -1,0 +1,74 @@
+"""A model folder in transformers format: is it one, which model is it, and the model itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from open_instruct.common import paths
+from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.common.errors import UserError
+
+# torch takes seconds to import; to look into a folder it is not needed.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+IDENTITY = ("model_id", "family", "step", "tokens", "train_set", "epochs", "lr", "seed", "adapter")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError, with the cure, where `folder` holds no model in transformers format."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; expected a model in transformers format. A model of the Hub comes by "
+            "`hf download NAME --local-dir output/NAME`"
+        )
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "model.pt").is_file():
+        raise UserError(
+            f"{folder} is in OLMo's own format (config.yaml + model.pt), expected transformers format; "
+            "convert it with `python open_instruct/olmo_hf/convert_olmo_to_tf.py`"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder} holds an adapter alone; merge it into its base model first (peft: merge_and_unload)")
+    raise UserError(f"{folder}: no config.json; expected a folder made by save_pretrained")
+
+
+def identify(folder: Path) -> dict[str, Any]:
+    """Identity from the folder's sidecar; without one (a model from elsewhere) its name is the id, the rest None."""
+    if not sidecar_path(folder).is_file():
+        return dict.fromkeys(IDENTITY) | {"model_id": paths.safe_name(folder.resolve().name)}
+    identity = read_sidecar(folder)["identity"]
+    if "model_id" not in identity:
+        raise UserError(f"{sidecar_path(folder)} names no model_id; it is not the sidecar of a model")
+    return dict.fromkeys(IDENTITY) | identity
+
+
+def load(folder: Path, tokenizer: Path, *, float16: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
+    """The model, on a GPU where there is one, and its tokenizer.
+
+    Raises UserError where the weights are not the model's, and where the tokenizer has more tokens than the model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float16 if float16 else torch.float32,
+        attn_implementation="sdpa",
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    wrong = {kind: sorted(info[kind])[:3] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}; make the folder again")
+    if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise UserError(
+            f"{tokenizer}: no tokenizer.json; save the tokenizer there too, or (predict.py alone) give its folder by "
+            "--tokenizer_name_or_path"
+        )
+    words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(words) > num_embeddings:
+        raise UserError(f"{tokenizer} has {len(words)} tokens, {folder} embeds {num_embeddings}; use the model's own")
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), words

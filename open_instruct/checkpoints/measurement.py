@@ -1,0 +1,66 @@
+"""What check_checkpoints.py compares: hash and norm of every tensor of a model, and its loss on held-out text."""
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import encode_prompts
+from open_instruct.data.tiny_corpus import heldout_documents
+
+
+def measure(folder: Path, num_documents: int, max_length: int) -> dict[str, Any]:
+    return {"tensors": measure_tensors(folder), "bits_per_byte": measure_text(folder, num_documents, max_length)}
+
+
+def measure_tensors(folder: Path) -> dict[str, dict[str, Any]]:
+    """By name.  Raises UserError where `folder` has no safetensors, or weights that are no numbers."""
+    tensors: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_tensor(name)
+                tensors[name] = {
+                    "sha256": hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest(),
+                    "norm": torch.linalg.vector_norm(tensor.double() if tensor.numel() < 2 else tensor.float()).item(),
+                    "is_constant": bool((tensor == tensor.flatten()[0]).all()),
+                }
+                if not math.isfinite(tensors[name]["norm"]):
+                    raise UserError(f"{path}: {name} holds values that are not finite")
+    if not tensors:
+        raise UserError(f"{folder} holds no safetensors; convert or download it again")
+    return tensors
+
+
+@torch.no_grad()
+def measure_text(folder: Path, num_documents: int, max_length: int) -> list[float]:
+    """Bits per byte of each document's beginning; the first token is context."""
+    if num_documents == 0:
+        return []
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map=device).eval()
+    losses = []
+    for ids in encode_prompts(tokenizer, heldout_documents()[:num_documents]):
+        tokens = torch.tensor([ids[:max_length]], device=device)
+        logits = model(tokens, use_cache=False).logits[0, :-1].float()  # (seq - 1, vocabulary)
+        nats = cross_entropy(logits, tokens[0, 1:], reduction="sum").item()
+        num_bytes = len(tokenizer.decode(tokens[0, 1:]).encode())
+        losses.append(nats / math.log(2) / num_bytes)
+    return losses
+
+
+def group_norms(measured: dict[str, Any]) -> dict[str, float]:
+    """L2 norm of each kind of tensor over all layers."""
+    squares: dict[str, float] = {}
+    for name, tensor in measured["tensors"].items():
+        kind = re.sub(r"\.\d+\.", ".*.", name)
+        squares[kind] = squares.get(kind, 0.0) + tensor["norm"] ** 2
+    return {kind: value**0.5 for kind, value in squares.items()}

@@ -1,0 +1,32 @@
+"""How every script starts and ends: arguments by tyro, UserError as one line on stderr with exit code 2."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from open_instruct.common.errors import UserError
+
+Args = TypeVar("Args")
+CURES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "set base_dir and data_dir to folders you may write in"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then run the same command again"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR), "a file stands where a folder should, or the other way round"),
+}
+"""What the system refuses, and only the user can mend -> how."""
+
+
+def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
+    """Parse the command line into `args_type`, call `main`, and end with exit code 2 on what the user has to mend."""
+    try:
+        main(tyro.cli(args_type, description=sys.modules["__main__"].__doc__))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in CURES:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}; {CURES[error.errno]}", file=sys.stderr)
+        sys.exit(2)

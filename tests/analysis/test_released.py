@@ -1,0 +1,215 @@
+"""The authors' released tables: set released_tables to their folder to test on them too, beside tables of our own."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from released_tables import CONSTANT, SOURCES, tables_of, write_released
+
+from analysis import produce_tables
+from analysis.inference.degenerate_results import faults, unsound_settings
+from analysis.plotting import FIGURES
+from analysis.tables.frames import (
+    GROUP_TABLE,
+    Tables,
+    read_table,
+    read_tables,
+)
+from open_instruct.common import paths
+from open_instruct.common.errors import UserError
+
+IMPROVING = ("hellaswag", "arc_challenge", "arc_easy", "sciq", "openbookqa")
+OWN = {"mnli": "mnli_matched", "xsum": "xsum", "socialiqa": "socialiqa", "paws": "paws"}
+OUT = {"rte": "mnli", "gpt3nli": "mnli", "cnn": "xsum", "xlsum": "xsum", "sciq": "socialiqa", "tweetqa": "socialiqa"}
+OUT |= {"qqp": "paws", "stsb": "paws"}
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def released(request, tmp_path_factory):
+    """(folder of the CSVs, the tables made of them)"""
+    base_dir = tmp_path_factory.mktemp("base")
+    folder = tables_of(request.param, base_dir / "tables")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("base_dir", str(base_dir))
+        produce_tables.main(produce_tables.Args(released=folder))
+        yield folder, read_tables(paths.results_dir()), read_table(paths.results_dir() / GROUP_TABLE)
+
+
+def scores_of(folder: Path, name: str) -> dict[tuple[str, str], float]:
+    frame = pd.read_csv(folder / name)
+    return dict(zip(zip(frame["model_id"], frame["eval dataset"], strict=True), frame["Performance"], strict=True))
+
+
+def place_of(model_id: str) -> tuple[str | None, str, str]:
+    """(train set or None, checkpoint, shots), worked out here independently of the importer."""
+    shots = re.search(r"_(\d)shots", model_id)
+    step = re.search(r"(?:checkpoint-|ckpt)(\d+)", model_id)
+    train_set = re.search(r"_(mnli|paws|socialiqa|xsum|tulu)_", model_id)
+    return (train_set[1] if train_set else None), (step[1] if step else "main"), (shots[1] if shots else "0")
+
+
+def drawn(tables: Tables, name: str) -> dict[str, list[float]]:
+    """Panel title (its first line) -> every y that is drawn with a marker."""
+    found: dict[str, list[float]] = {}
+    for axes in FIGURES[name].make(tables).axes:
+        title = axes.get_title().split("\n")[0].removesuffix(" (unsound)")
+        lines = [line for line in axes.get_lines() if line.get_marker() not in ("None", "", "_")]
+        ys = np.concatenate([np.asarray(line.get_ydata(), float) for line in lines]) if lines else np.array([])
+        found.setdefault(title, []).extend(ys[~np.isnan(ys)].tolist())
+    return found
+
+
+def contains(found: list[float], wanted: list[float]) -> bool:
+    return all(np.isclose(found, value, rtol=1e-11, atol=1e-12).any() for value in wanted)
+
+
+def four_shot(scores):
+    """(train set, checkpoint, dataset) -> score, of the rows with 4 shots in transformers format, usual recipe."""
+    return {
+        (*place_of(model)[:2], dataset): value
+        for (model, dataset), value in scores.items()
+        if place_of(model)[2] == "4" and "_hf" in model and "2e-5" not in model
+    }
+
+
+def test_every_row_is_drawn_somewhere(released):
+    folder, tables, _ = released
+    scores = drawn(tables, "appendix_a_scores")
+    for (model, dataset), value in scores_of(folder, "all_perf_table.csv").items():
+        shots = place_of(model)[2]
+        title = dataset if shots == "4" else f"{dataset} {shots} shots"
+        assert contains(scores[title], [value]), (model, dataset)
+    suites = drawn(tables, "fig4_suites")
+    for name in ("official_eval_table.csv", "it_perf_table.csv"):
+        for (model, dataset), value in scores_of(folder, name).items():
+            title = f"{dataset}_cot_chat" if model.endswith("cot_chat") else dataset
+            assert contains(suites[title], [value]), (model, dataset)
+
+
+def test_figure_2_holds_every_base_model(released):
+    folder, tables, _ = released
+    found = drawn(tables, "fig2_base_models")
+    suites = scores_of(folder, "official_eval_table.csv")
+    base = {key: value for key, value in suites.items() if place_of(key[0])[0] is None}
+    assert contains(found["Improving"], [v for (_, dataset), v in base.items() if dataset in IMPROVING])
+    others = [v for (_, dataset), v in base.items() if dataset == "boolq"]
+    asked = four_shot(scores_of(folder, "all_perf_table.csv"))
+    others += [v for (train_set, _, name), v in asked.items() if train_set is None and name in OWN.values()]
+    assert contains(found["Not improving"], others)
+    assert len(found["Not improving"]) == len(others)
+    llmbar = [v for (train_set, _, name), v in asked.items() if train_set is None and name.startswith("llmbar")]
+    assert contains(found["Instruction following"], llmbar)
+
+
+def test_figures_3_and_5_hold_base_and_fine_tuned(released):
+    folder, tables, _ = released
+    asked = four_shot(scores_of(folder, "all_perf_table.csv"))
+    own, formats = drawn(tables, "fig3_own_task"), drawn(tables, "fig5_task_format")
+    for train_set, dataset in OWN.items():
+        wanted = [v for (name, _, where), v in asked.items() if name in (None, train_set) and where == dataset]
+        assert len(own[dataset]) == len(wanted)
+        assert contains(own[dataset], wanted)
+        names = {dataset, f"{dataset}_instruct", f"{dataset}_inputoutput"}
+        wanted = [v for (name, _, where), v in asked.items() if name in (None, train_set) and where in names]
+        assert contains(formats[dataset], wanted)
+
+
+def test_figures_6_and_7_hold_every_change(released):
+    folder, tables, _ = released
+    asked = four_shot(scores_of(folder, "all_perf_table.csv"))
+    crossed, out = drawn(tables, "fig6_cross_task"), drawn(tables, "fig7_out_of_domain")
+    num_crossed = 0
+    for (train_set, checkpoint, dataset), value in asked.items():
+        if train_set is None or (None, checkpoint, dataset) not in asked:
+            continue
+        change = value - asked[None, checkpoint, dataset]
+        if dataset in OWN.values() and OWN.get(train_set) != dataset:
+            assert contains(crossed[dataset], [change]), (train_set, checkpoint, dataset)
+            num_crossed += 1
+        if OUT.get(dataset) == train_set:
+            assert contains(out[f"fine-tuned on {train_set}"], [change]), (train_set, checkpoint, dataset)
+    assert num_crossed > 20
+
+
+@pytest.mark.parametrize("group", ["improving", "not improving"])
+def test_group_averages_are_those_of_the_csv(released, group):
+    folder, _, averages = released
+    scores = four_shot(scores_of(folder, "all_perf_table.csv"))
+    suites = scores_of(folder, "official_eval_table.csv")
+    suite_scores = {(*place_of(model)[:2], name): value for (model, name), value in suites.items()}
+    if group == "improving":
+        pairs = [(suite_scores, "tulu", name) for name in IMPROVING]
+    else:
+        pairs = [(scores, train_set, name) for train_set, name in OWN.items()] + [(suite_scores, "tulu", "boolq")]
+    checkpoints = sorted({c for _, c, _ in suite_scores}, key=lambda c: (c == "main", int(c) if c != "main" else 0))
+    base = np.array([[found[None, c, name] for c in checkpoints] for found, _, name in pairs])
+    tuned = np.array([[found[train_set, c, name] for c in checkpoints] for found, train_set, name in pairs])
+    rows = averages[averages["group"] == group].set_index("checkpoint")
+    each = rows.loc[checkpoints]
+    assert rows["tasks"].unique().tolist() == [5]
+    assert each["mean raw change"].to_numpy(float) == pytest.approx((tuned - base).mean(axis=0))
+    assert each["mean relative change"].to_numpy(float) == pytest.approx(((tuned - base) / base).mean(axis=0))
+    assert each["base slope per checkpoint"].to_numpy(float)[1:] == pytest.approx(np.diff(base.mean(axis=0)))
+    assert each["fine-tuned slope per checkpoint"].to_numpy(float)[1:] == pytest.approx(np.diff(tuned.mean(axis=0)))
+    overall, x = rows.loc["all"], np.arange(len(checkpoints)) - (len(checkpoints) - 1) / 2
+    assert overall["mean raw change"] == pytest.approx((tuned - base).mean())
+    assert overall["mean relative change"] == pytest.approx(((tuned - base) / base).mean())
+    # The least-squares slope over centred x, by hand.
+    assert overall["base slope per checkpoint"] == pytest.approx((base.mean(axis=0) @ x) / (x @ x))
+    assert overall["fine-tuned slope per checkpoint"] == pytest.approx((tuned.mean(axis=0) @ x) / (x @ x))
+
+
+def test_constant_gold_is_found_and_nothing_else(released):
+    _, tables, _ = released
+    assert {setting.split()[0] for setting in unsound_settings(tables.performance)} == set(CONSTANT)
+    constant = {
+        fault.setting.split()[0] for fault in faults(tables.performance, tables.suites) if fault.kind == "constant gold"
+    }
+    assert constant == set(CONSTANT)
+
+
+def test_an_error_of_a_suite_is_binomial_where_the_score_counts_items(released):
+    _, tables, _ = released
+    row = tables.suites[tables.suites["eval_set"] == "arc_easy"].iloc[0]
+    assert row["n"] == 570
+    assert row["std"] == pytest.approx(np.sqrt(row["Performance"] * (1 - row["Performance"]) / 570))
+
+
+def test_what_a_curve_lacks_is_listed_and_not_averaged_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    produce_tables.main(produce_tables.Args(released=write_released(tmp_path / "tables")))
+    tables = read_tables(paths.results_dir())
+    assert "mnli at 342000" in set(tables.missing["model_id"])
+    mean = tables.differences[
+        (tables.differences["comparison"] == "fine-tuned - base, mean over checkpoints")
+        & (tables.differences["series"] == "mnli")
+        & (tables.differences["eval dataset"] == "paws")
+    ]
+    assert mean["difference"].isna().all()
+    assert mean["missing"].item() == "missing: mnli 342000 default"
+
+
+def test_foreign_names_are_refused_all_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    folder = write_released(tmp_path / "tables")
+    table = folder / "all_perf_table.csv"
+    with table.open("a") as file:
+        file.write("900,some_llama,xsum,0.1,0.01\n901,olmo1b_original_hf_4shots,xsumm,0.1,0.01\n")
+    with pytest.raises(UserError, match=r"2 rows .*'some_llama'.*unknown evaluation set xsumm \(did you mean xsum"):
+        produce_tables.main(produce_tables.Args(released=folder))
+
+
+def test_two_rows_of_one_place_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    folder = write_released(tmp_path / "tables")
+    with (folder / "all_perf_table.csv").open("a") as file:
+        file.write("900,olmo1b_original_hf_4shots,xsum,0.1,0.01\n")
+    with pytest.raises(UserError, match=r"all_perf_table\.csv:\d+ and all_perf_table\.csv:\d+ are both base main xsum"):
+        produce_tables.main(produce_tables.Args(released=folder))
+
+
+def test_a_folder_without_the_table_is_refused(tmp_path):
+    with pytest.raises(UserError, match="all_perf_table"):
+        produce_tables.main(produce_tables.Args(released=tmp_path))

@@ -1,0 +1,207 @@
+"""Families, what can be had of them, and the choice of some of it."""
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from open_instruct.checkpoints.families import Checkpoint, families, family_named
+from open_instruct.checkpoints.listing import (
+    Available,
+    choose_amount,
+    choose_steps,
+    from_csv,
+    from_runs,
+)
+from open_instruct.common.errors import UserError
+
+STORE = "https://olmo-checkpoints.org/ai2-llm/olmo-small"
+
+
+def of_steps(*steps: int | None) -> list[Available]:
+    return [Available(Checkpoint("tiny", step), f"step{step}") for step in steps]
+
+
+def steps_of(available) -> list[int | None]:
+    return [one.checkpoint.step for one in available]
+
+
+def write_csv(path, *rows: tuple) -> None:
+    path.write_text("Step,Checkpoint Directory\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
+
+
+def list_with_gaps(path) -> list[int]:
+    """351 steps, mostly 1000 apart, with holes and some odd ends of runs, as in OLMo-1B's list."""
+    rng = random.Random(0)
+    round_steps = rng.sample([n * 1000 for n in range(1, 739) if not 118 <= n < 330], 340)
+    steps = sorted({*round_steps, *(n + 850 for n in rng.sample(round_steps, 11))})
+    write_csv(path, *((step, f"{STORE}/run{step // 50_000}/step{step}-unsharded/") for step in steps))
+    return steps
+
+
+# --- families ---
+
+
+def test_every_family_says_where_it_lies_and_how_its_steps_are_named():
+    known = families()
+    for name in ("olmo1b", "olmo1b_hf", "olmo1b_0724_hf", "olmo7b", "olmo2_1b", "amber", "pythia-12b-deduped"):
+        family = known[name]
+        assert family.hub
+        assert family.tokens_per_step
+        assert "{step}" in family.revision
+    assert known["olmo2_1b"].read_revision("stage1-step140000-tokens294B") == (140_000, 294 * 10**9)
+    assert known["olmo2_1b"].read_revision("stage2-ingredient1-step1000-tokens3B") is None
+    assert known["amber"].read_revision("ckpt_010") == (10, None)
+    assert known["pythia-160m"].read_revision("step512") == (512, None)
+    # The names tell tokens too: constants that disagree with them are wrong.
+    assert Checkpoint("olmo1b", 20_000).num_tokens == pytest.approx(84e9, rel=0.01)
+    assert Checkpoint("olmo2_1b", 140_000).num_tokens == pytest.approx(294e9, rel=0.01)
+    assert Checkpoint("olmo7b", 556_000).num_tokens == pytest.approx(2460e9, rel=0.01)
+    assert Checkpoint("pythia-1b", 143_000).num_tokens == pytest.approx(300e9, rel=0.01)
+    assert Checkpoint("amber", 359).num_tokens == pytest.approx(1.26e12, rel=0.01)
+
+
+def test_a_family_of_ones_own_is_three_lines(base_dir):
+    (base_dir / "families.yaml").write_text("my_llama:\n  hub: meta-llama/Llama-3.2-1B\n  revision: main\n")
+    assert family_named("my_llama").hub == "meta-llama/Llama-3.2-1B"
+    assert Checkpoint("my_llama", None).model_id == "my_llama_main"
+    assert Checkpoint("my_llama", None).num_tokens is None
+    assert Checkpoint("my_llama", None).folder == base_dir / "output" / "my_llama_tf_ckpts" / "main"
+
+
+def test_everything_wrong_in_a_file_of_families_is_named(base_dir):
+    path = base_dir / "families.yaml"
+    path.write_text(
+        "a: {hub: nowhere, revison: main}\n../b: {}\nc: {revision: 'part{tokens}'}\nd: {tokens_per_step: many}\n"
+        "e: {checkpoint_format: gguf}\nf: text\ng: {urls: 'https://x/{stp}'}\n"
+        "h: {about: 3, runs: {step1: a}, tokenizer: mine.json}\n"
+    )
+    with pytest.raises(UserError) as error:
+        family_named("a")
+    for message in (
+        *("a: unknown key revison (did you mean revision?)", "hub is 'nowhere', expected OWNER/NAME", "../b: expected"),
+        *("c: revision is part{tokens}, expected {step}", "d: tokens_per_step is 'many'", "expected hf or olmo"),
+        *("f: expected a mapping", "urls names stp; known: step, tokens, run"),
+        *("h: about is 3, expected text", "h: runs is {'step1': 'a'}, expected", "h: tokenizer is 'mine.json'"),
+    ):
+        assert message in str(error.value)
+    path.write_text("olmo1b: {hub: me/mine}\n")
+    with pytest.raises(UserError, match="olmo1b is a family of this repository"):
+        family_named("olmo1b")
+    path.write_text("a: [")
+    with pytest.raises(UserError, match="not YAML"):
+        family_named("olmo1b")
+
+
+def test_an_unknown_family_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"unknown family pythia-160 \(did you mean pythia-160m"):
+        family_named("pythia-160")
+
+
+# --- lists ---
+
+
+def test_steps_known_without_a_list_and_main():
+    available = from_runs(family_named("olmo1b"))
+    assert steps_of(available) == [1000, 18000, 342000, 424000, 505000, 592000, 738000, 738020, None]
+    assert available[0].location == f"{STORE}/w1r5xfzt/step1000-unsharded"
+    assert available[-1].location == available[-2].location == f"{STORE}/g4g72enr/step738020-unsharded"
+
+
+def test_a_list_of_the_olmo_repository_is_read(tmp_path):
+    steps = list_with_gaps(tmp_path / "list.csv")
+    available = from_csv(tmp_path / "list.csv", family_named("olmo1b"))
+    assert steps_of(available) == steps
+    assert len(steps) == 351
+
+
+def test_lists_of_several_runs_give_those_of_the_family(tmp_path, base_dir, capsys):
+    path = tmp_path / "stage2.csv"
+    address = "https://olmo-checkpoints.org/ai2-llm/peteish1/stage2/olmo2-1b-0425_stage2_ingredient{}/step{}-unsharded/"
+    rows = [f"{n},{step},{address.format(n, step)}\n" for n in (1, 2) for step in (1000, 2000)]
+    path.write_text("\ufeffIngredient,Step,Checkpoint Directory\n" + "".join(rows), encoding="utf-8")
+    (base_dir / "families.yaml").write_text(
+        "soup2: {checkpoint_format: olmo, urls: '" + address.replace("{}", "2", 1).format("{step}") + "'}\n"
+    )
+    with pytest.raises(UserError, match=r"stage2\.csv lists no checkpoint of family olmo1b .*another --family\?"):
+        from_csv(path, family_named("olmo1b"))
+    available = from_csv(path, family_named("soup2"))
+    assert [one.location[-38:] for one in available] == [
+        "olmo2-1b-0425_stage2_ingredient2/step1000-unsharded"[-38:],
+        "olmo2-1b-0425_stage2_ingredient2/step2000-unsharded"[-38:],
+    ]
+    assert "left out 2 row(s) of other runs than soup2's" in capsys.readouterr().out
+
+
+def test_everything_wrong_in_a_list_is_named(tmp_path):
+    path = tmp_path / "list.csv"
+    write_csv(
+        path,
+        (1000, f"{STORE}/a/step1000-unsharded"),
+        (2000, f"{STORE}/a/step1000-unsharded"),
+        (1000, f"{STORE}/b/step1000-unsharded"),
+        ("3k", f"{STORE}/a/step3000-unsharded"),
+        (4000, "file:///etc/passwd"),
+    )
+    with pytest.raises(UserError) as error:
+        from_csv(path, family_named("olmo1b"))
+    for message in ("line 3: step 2000, but", "line 4: step 1000 again", "line 5: expected a step", "line 6: expected"):
+        assert message in str(error.value)
+    for text in ("a,b\n1,2\n", ""):
+        path.write_text(text)
+        with pytest.raises(UserError, match="expected columns Step,Checkpoint Directory"):
+            from_csv(path, family_named("olmo1b"))
+    with pytest.raises(UserError, match="no list of checkpoints"):
+        from_csv(tmp_path / "none.csv", family_named("olmo1b"))
+
+
+# --- choices ---
+
+
+def test_every_amount_can_be_chosen_of_351_steps_with_gaps(tmp_path):
+    steps = list_with_gaps(tmp_path / "list.csv")
+    available = from_csv(tmp_path / "list.csv", family_named("olmo1b"))
+    for amount in range(1, 352):
+        chosen = steps_of(choose_amount(available, amount))
+        assert len(chosen) == len(set(chosen)) == amount
+        assert chosen == sorted(chosen)
+        assert set(chosen) <= set(steps)
+        assert chosen[-1] == steps[-1]
+        assert amount == 1 or chosen[0] == steps[0]
+    for amount in (0, 352):
+        with pytest.raises(UserError, match=f"ckpt_amount is {amount}, expected 1 to 351"):
+            choose_amount(available, amount)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(0, 60), min_size=2, max_size=9), st.data())
+def test_no_other_choice_is_closer_to_even(numbers, data):
+    steps = sorted(numbers)
+    amount = data.draw(st.integers(2, len(steps)))
+    ideals = [steps[0] + (steps[-1] - steps[0]) * i / (amount - 1) for i in range(amount)]
+
+    def distance(chosen):
+        return sum(abs(step - ideal) for step, ideal in zip(chosen, ideals, strict=True))
+
+    best = min(map(distance, itertools.combinations(steps, amount)))
+    assert distance(steps_of(choose_amount(of_steps(*steps), amount))) == pytest.approx(best)
+
+
+def test_main_is_no_intermediate_checkpoint():
+    assert steps_of(choose_amount(of_steps(1, 2, 9, None), 2)) == [1, 9]
+    assert steps_of(choose_amount(of_steps(None), 1)) == [None]
+
+
+def test_steps_are_exact_unless_the_nearest_will_do():
+    available = of_steps(1000, 5000, 9000, None)
+    assert list(choose_steps(available, [5000, None], nearest=False)) == [5000, None]
+    with pytest.raises(UserError, match=r"step 2000 \(nearest: 1000, 5000\); 9999 \(nearest: 9000\); choose others"):
+        choose_steps(available, [2000, 1000, 9999], nearest=False)
+    chosen = choose_steps(available, [2000, 7000], nearest=True)
+    assert {asked: one.checkpoint.step for asked, one in chosen.items()} == {2000: 1000, 7000: 5000}
+    with pytest.raises(UserError, match="checkpoint-1000 is the nearest of several"):
+        choose_steps(available, [900, 1100], nearest=True)
+    with pytest.raises(UserError, match="no checkpoint of step main"):
+        choose_steps(of_steps(1), [None], nearest=True)

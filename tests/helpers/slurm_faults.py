@@ -1,0 +1,238 @@
+"""What goes wrong on a cluster, done to a study on purpose: each fault is one call, drawn by a seeded random generator.
+
+Faults in flight need a job that runs or waits, and say whether they found one; faults at rest hurt what is finished,
+and say which jobs made it.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from private_slurm import NODES
+from slurm_study import SlurmStudy
+
+from open_instruct.common.artifacts import sidecar_path
+from open_instruct.study.executors.submissions import free_bytes
+
+DAY_SECONDS = 86_400
+LEFT_BYTES = 16_384
+"""Of a disk that is full."""
+DAEMONS = (*NODES, "slurmctld", "munged")
+
+
+class Faults:
+    def __init__(self, study: SlurmStudy, seed: int) -> None:
+        self.study, self.cluster, self.random = study, study.cluster, random.Random(seed)
+        self.deck: list[str] = []
+        self.in_flight: dict[str, Callable[[], bool]] = {
+            "kill -9 of a process of a job": self.kill_process,
+            "kill -9 of all of a job": self.kill_job,
+            "kill -9 of a daemon": self.kill_daemon,
+            "scancel": self.scancel,
+            "warned of the time limit": self.warn,
+            "double submission": self.submit_twice,
+            "kill -9 of a submission": self.kill_submission,
+        }
+        if os.path.ismount(study.base_dir):
+            self.in_flight["full disk"] = self.fill_disk
+        self.at_rest: dict[str, Callable[[], set[str]]] = {
+            "truncated output": lambda: self.damage(truncate, with_sidecars=True),
+            "bit flipped": lambda: self.damage(lambda path: flip(path, self.random, keep_time=False)),
+            "bit flipped, time kept": lambda: self.damage(lambda path: flip(path, self.random, keep_time=True)),
+            "clock skew": self.skew,
+        }
+
+    def draw(self, kinds: Mapping[str, object]) -> str:
+        """A kind of fault; each comes once before one comes again."""
+        if not (left := [name for name in self.deck if name in kinds]):
+            left = self.random.sample(sorted(kinds), len(kinds))
+            self.deck += left
+        self.deck.remove(left[0])
+        return left[0]
+
+    def tasks(self, *states: str) -> list[tuple[str, str]]:
+        """Array task and job number of what is in one of these states."""
+        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%F_%K %A %T", check=False)
+        found = [line.split() for line in answer.stdout.splitlines()]
+        return [(task, number) for task, number, state in found if state in states]
+
+    def hurry(self) -> None:
+        """Slurm lets a requeued job wait for two minutes; a test cannot."""
+        for number in self.waiting_for("BeginTime"):
+            self.cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
+        self.resume_nodes()
+        self.end_orphans()
+
+    def end_orphans(self) -> None:
+        """What cgroups do on a real cluster: no process that hangs outlives its job, to keep an output's lock."""
+        running = [number for _, number in self.tasks("RUNNING", "COMPLETING")]
+        for process in psutil.process_iter() if running else ():
+            with suppress(psutil.Error):
+                is_stopped = process.status() == psutil.STATUS_STOPPED
+                if is_stopped and (job := self.job_of(process.pid)) and job not in running:
+                    process.kill()
+
+    def waiting_for(self, reason: str) -> list[str]:
+        """Numbers of the jobs that wait, as Slurm says, for this."""
+        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
+        found = [line.split(maxsplit=1) for line in answer.stdout.splitlines()]
+        return [number for number, why in found if why == reason]
+
+    def resume_nodes(self) -> None:
+        """What an administrator does with nodes that Slurm takes for broken after a daemon was killed."""
+        answer = self.cluster.run("sinfo", "--noheader", "--Node", "--format=%N %t", check=False)
+        for node, state in (line.split() for line in answer.stdout.splitlines()):
+            if state.startswith(("drain", "drng", "down")):
+                self.cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+
+    def processes(self) -> list[list[int]]:
+        """Of each running task its processes."""
+        found = [self.pids(number) for _, number in self.tasks("RUNNING")]
+        return [pids for pids in found if pids]
+
+    def pids(self, job_number: str) -> list[int]:
+        return [pid for pid in psutil.pids() if self.job_of(pid) == job_number]
+
+    def job_of(self, pid: int) -> str | None:
+        """Number of this cluster's job that the process was started for."""
+        try:
+            environment = psutil.Process(pid).environ()
+        except psutil.Error:
+            return None
+        ours = environment.get("SLURM_CONF") == f"{self.cluster.folder}/slurm.conf"
+        return environment.get("SLURM_JOB_ID") if ours else None
+
+    def kill_process(self) -> bool:
+        running = self.processes()
+        return bool(running) and kill([self.random.choice(self.random.choice(running))])
+
+    def kill_job(self) -> bool:
+        running = self.processes()
+        return bool(running) and kill(self.random.choice(running))
+
+    def kill_daemon(self) -> bool:
+        if not self.tasks("RUNNING", "PENDING"):
+            return False
+        name = self.random.choice(DAEMONS)
+        self.cluster.kill(name)
+        time.sleep(self.random.uniform(0, 1))
+        self.cluster.start(name)
+        self.cluster.wait_for(lambda: self.resume_nodes() or self.cluster.is_up(), "both nodes to be up again")
+        return True
+
+    def scancel(self) -> bool:
+        tasks = self.tasks("RUNNING", "PENDING")
+        if tasks:
+            task, _ = self.random.choice(tasks)
+            self.cluster.run("scancel", self.random.choice([task, task.split("_")[0]]), check=False)
+        return bool(tasks)
+
+    def warn(self) -> bool:
+        """The signal that Slurm sends before the time limit; the job saves what it has and is queued again."""
+        tasks = self.tasks("RUNNING")
+        if tasks:
+            self.cluster.run("scancel", "--signal=USR1", "--batch", self.random.choice(tasks)[0], check=False)
+        return bool(tasks)
+
+    def out_of_time(self) -> bool:
+        """A job that hangs until Slurm ends it: after a minute, its shortest limit."""
+        for number in (number for _, number in self.tasks("RUNNING")):
+            pids = [pid for pid in self.pids(number) if "run_job" not in command_line(pid)]
+            if pids and kill(pids, signal.SIGSTOP):
+                limit = self.cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=1", check=False)
+                return limit.returncode == 0
+        return False
+
+    def submit_twice(self) -> bool:
+        """Two at the same moment, while jobs are in flight or not."""
+        command, environment = [*self.study.command, "--retry_failed"], self.study.environment
+        both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        outputs = [one.communicate()[0] for one in both]
+        assert [one.returncode for one in both] == [0, 0], outputs
+        return True
+
+    def kill_submission(self) -> bool:
+        """At any moment of it; then, as one would, the same command again."""
+        command = [*self.study.command, "--retry_failed"]
+        one = subprocess.Popen(command, env=self.study.environment, stdout=subprocess.DEVNULL)
+        time.sleep(self.random.uniform(0.3, 2))
+        one.kill()
+        one.wait()
+        self.study.run("--retry_failed")
+        return True
+
+    def fill_disk(self) -> bool:
+        if not self.tasks("RUNNING"):
+            return False
+        filler = self.study.base_dir / "filler"
+        with filler.open("wb") as file:
+            while (left := free_bytes(self.study.base_dir) - LEFT_BYTES) > 0:
+                with suppress(OSError):  # a job took of it at this moment
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), left)
+        time.sleep(self.random.uniform(2, 6))
+        filler.unlink()
+        return True
+
+    def damage(self, hurt: Callable[[Path], None], *, with_sidecars: bool = False) -> set[str]:
+        job, outputs = self.random.choice(sorted(self.finished().items()))
+        files = [path for output in outputs for path in files_of(output)]
+        files += [sidecar_path(output) for output in outputs if with_sidecars]
+        hurt(self.random.choice([path for path in files if path.is_file() and path.stat().st_size]))
+        return {job}
+
+    def skew(self) -> set[str]:
+        """All that a job wrote comes from a node whose clock is a day off: nothing of it is to be made again."""
+        _, outputs = self.random.choice(sorted(self.finished().items()))
+        by = self.random.choice([-DAY_SECONDS, DAY_SECONDS])
+        for path in (path for output in outputs for path in [*files_of(output), sidecar_path(output)] if path.exists()):
+            times = path.stat()
+            os.utime(path, (times.st_atime + by, times.st_mtime + by))
+        return set()
+
+    def finished(self) -> dict[str, list[Path]]:
+        """Key of each job that is done -> its outputs."""
+        jobs, done = self.study.jobs(), self.study.stamps()
+        return {key: [Path(output) for output in jobs[key]["outputs"]] for key in jobs.keys() & done.keys()}
+
+
+def files_of(output: Path) -> list[Path]:
+    if output.is_file():
+        return [output]
+    return sorted(path for path in output.rglob("*") if path.is_file() and path.name != "meta.json")
+
+
+def command_line(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
+def kill(pids: list[int], number: int = signal.SIGKILL) -> bool:
+    """Whether any was still there."""
+    was_there = False
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+            was_there = True
+        except ProcessLookupError:
+            continue
+    return was_there
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path, generator: random.Random, *, keep_time: bool) -> None:
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

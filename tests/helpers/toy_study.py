@@ -1,0 +1,21 @@
+"""A study of a two-layer model that runs in seconds, and the script that runs it."""
+
+from open_instruct.common import paths
+
+SCRIPT = paths.REPOSITORY / "scripts" / "run_study.py"
+
+
+TOY = {
+    "name": "toy",
+    "family": "tiny",
+    "steps": [0, 4],
+    "pretrain": {"d_model": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 512, "lr": 3e-3},
+    "train_sets": {"socialiqa": {"rows": 16, "epochs": 1, "lr": 1e-3, "mixed_precision": "no"}},
+    "evaluation": {
+        "socialiqa": {"formats": ["default", "instruct"], "limit": 6},
+        "rte": {"limit": 6},
+        "heldout_text": {"limit": 6},
+    },
+    "max_new_tokens": 4,
+    "suite": {"tasks": ["openbookqa"], "limit": 6, "train_sets": ["socialiqa"]},
+}

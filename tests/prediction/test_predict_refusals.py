@@ -1,0 +1,89 @@
+"""Models, labels and arguments that prediction refuses, with the cure."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from toy_evaluation import (
+    RTE,
+    ask,
+    loaded,
+    write_evaluation,
+)
+from toy_models import toy_native_olmo, toy_tokenizer
+
+from eval import predict, predict_classification
+from eval.predict import Args
+from eval.prediction import label_scoring
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json
+
+
+def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(tmp_path):
+    tokenizer = toy_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="cannot tell the labels yes, yes apart"):
+        label_scoring.encode_choices(tokenizer, [("Same?", " yes")], ["yes", "yes"])
+
+
+def test_a_gold_completion_that_is_no_label_is_refused(home):
+    write_evaluation(home / "rte.jsonl", [*RTE, ("rte", "One:", " perhaps")])
+    with pytest.raises(UserError, match="' perhaps' is none of the labels entailment, neutral"):
+        ask(home, "rte")
+
+
+def test_nan_weights_are_refused_and_leave_nothing_done(home):
+    model, _ = loaded(home)
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("nan")
+    model.save_pretrained(home / "model")
+    for name in ("rte", "sciq"):
+        with pytest.raises(UserError, match=r"not finite|NaN"):
+            ask(home, name)
+    assert not list((home / "output" / "predictions").glob("*.jsonl"))
+
+
+def test_a_folder_that_is_no_transformers_model_is_refused_with_the_cure(home):
+    toy_native_olmo(home / "native")
+    (home / "adapter").mkdir()
+    (home / "adapter" / "adapter_config.json").write_text("{}")
+    for folder, message in {
+        "native": "OLMo's own format.*convert_olmo_to_tf.py",
+        "adapter": "merge_and_unload",
+        "nowhere": "no such folder",
+        "output": "no such folder|no config.json",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            predict.main(Args(home / folder, (home / "rte.jsonl",)))
+
+
+def test_missing_weights_are_refused(home):
+    config = json.loads((home / "model" / "config.json").read_text())
+    write_json(home / "model" / "config.json", config | {"num_hidden_layers": 3})
+    with pytest.raises(UserError, match="missing_keys"):
+        ask(home, "rte")
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (("rte", "sciq"), {"output_file": Path("x.jsonl")}, "one input file, found 2"),
+        (("rte", "rte"), {}, "same output"),
+        (("rte",), {"limit": (1, 2)}, "--limit takes one number or 1, one for each file; found 2"),
+        (("rte",), {"limit": (0,), "num_shots": -1}, "num_shots is -1.*limit is 0"),
+        (("sciq",), {"temperature": 0.5}, "without --do_sample"),
+        (("heldout_text",), {"use_chat_format": True}, "plain text"),
+        (("nowhere",), {}, "no such file"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_before_a_model_is_loaded(home, monkeypatch, names, options, message):
+    monkeypatch.setattr("eval.prediction.model_loading.load", None)
+    with pytest.raises(UserError, match=message):
+        ask(home, *names, **options)
+
+
+def test_predict_classification_takes_labels_only(home):
+    with pytest.raises(UserError, match="sciq is of kind generation, expected labels"):
+        predict_classification.main(Args(home / "model", (home / "sciq.jsonl",)))
+    predict_classification.main(Args(home / "model", (home / "rte.jsonl",)))
+    assert (home / "output" / "predictions" / "rte_toy_ckpt7.jsonl").is_file()

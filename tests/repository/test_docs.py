@@ -1,0 +1,60 @@
+"""Every command in the README and in docs/ is one that the scripts understand, and names files that exist."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+
+import pytest
+import tyro
+
+from open_instruct.common.paths import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+# Lines of an indented or fenced block that run a Python script of ours; a backslash joins the next line.
+COMMAND = re.compile(r"^ *(?:\w+=\S+ )*python (?:-m )?(\S+)(.*)$")
+
+
+def commands():
+    for page in PAGES:
+        for line in page.read_text().replace("\\\n", " ").splitlines():
+            match = COMMAND.match(line)
+            if match and (match[1].endswith(".py") or match[1].startswith("olmo_eval.")):
+                yield pytest.param(match[1], match[2].split("#")[0], id=f"{page.name}: {line.strip()[:60]}")
+
+
+@pytest.mark.parametrize(("script", "arguments"), commands())
+def test_commands_in_the_docs_parse(script, arguments):
+    name = f"eval/{script.replace('.', '/')}.py" if script.startswith("olmo_eval.") else script
+    spec = importlib.util.spec_from_file_location("documented_script", REPOSITORY / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tyro.cli(module.Args, args=shlex.split(arguments.replace("…", "")))
+
+
+def test_the_docs_hold_commands():
+    assert len(list(commands())) >= 8
+
+
+def test_shell_scripts_and_pages_that_the_docs_name_exist():
+    for page in PAGES:
+        text = page.read_text()
+        for name in re.findall(r"(?:bash|sbatch) (\S+\.sh)", text) + re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+            assert (REPOSITORY / name).exists() or (page.parent / name).exists(), f"{page.name} names {name}"
+
+
+def test_stage_scripts_are_valid_bash():
+    for script in sorted((REPOSITORY / "scripts").rglob("*.sh")):
+        subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_readme_quotes_the_released_findings():
+    # As they were committed: a run of one's own writes its own there.
+    released = ["git", "-C", str(REPOSITORY), "show", "HEAD:results/analysis/findings.json"]
+    findings = json.loads(subprocess.run(released, capture_output=True, check=True).stdout)["findings"]
+    quoted = re.findall(r"^- ((?:Supported|Contradicted|Undecided)\b.*)$", PAGES[0].read_text(), flags=re.MULTILINE)
+    assert len(quoted) >= 4
+    assert set(quoted) <= {finding["sentence"] for finding in findings}

@@ -1,0 +1,177 @@
+"""Names come from one identity; a study file is checked whole before anything runs."""
+
+import pytest
+import yaml
+
+from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.common import paths
+from open_instruct.common.errors import UserError
+from open_instruct.study.loading import load_study
+from open_instruct.study.variants import Variant, short_float
+
+TINY = {
+    "name": "toy",
+    "family": "tiny",
+    "steps": [0, 10],
+    "pretrain": {"d_model": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 300, "lr": "1e-3"},
+    "train_sets": {"socialiqa": {"epochs": 1, "lr": "1e-3"}},
+    "evaluation": {"socialiqa": {"formats": ["default", "instruct"]}, "rte": None},
+}
+
+
+def write(tmp_path, **changes):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(TINY | changes))
+    return path
+
+
+def test_names_are_those_of_the_paper():
+    checkpoint, final = Checkpoint("olmo1b", 592000), Checkpoint("olmo1b", None)
+    assert Variant(checkpoint, "xsum", 3, 2e-7).model_id == "olmo1b_hf_ckpt592000_xsum_3epoch_2e-7"
+    assert Variant(final, "tulu", 5, 2e-6).model_id == "olmo1b_hf_main_tulu_5epoch_2e-6"
+    assert Variant(checkpoint).model_id == "checkpoint-592000"
+    assert Variant(final).model_id == "main"
+
+
+def test_variants_that_differ_have_names_that_differ():
+    checkpoint = Checkpoint("olmo1b", 1000)
+    variants = [
+        Variant(checkpoint, "xsum", 3, 2e-6),
+        Variant(checkpoint, "xsum", 3, 2.5e-6),
+        Variant(checkpoint, "xsum", 3, 2e-6, seed=1),
+        Variant(checkpoint, "xsum", 3, 2e-6, adapter="lora"),
+        Variant(Checkpoint("tiny", 1000), "xsum", 3, 2e-6),
+        Variant(Checkpoint("tiny", 1000)),
+        Variant(checkpoint),
+    ]
+    assert len({variant.model_id for variant in variants}) == len(variants)
+
+
+@pytest.mark.parametrize(("value", "name"), [(2e-6, "2e-6"), (1.5e-5, "1.5e-5"), (0.001, "1e-3"), (1.0, "1e0")])
+def test_learning_rates_are_written_as_in_the_paper(value, name):
+    assert short_float(value) == name
+
+
+def test_a_study_is_read_with_its_defaults(tmp_path):
+    study = load_study(write(tmp_path))
+    assert study.train_sets["socialiqa"].lr == (1e-3,)
+    assert study.evaluation["rte"].formats == ("default",)
+    # 2 checkpoints, each as it is and tuned on one train set.
+    assert [v.model_id for v in study.variants()] == [
+        "tiny_checkpoint-0",
+        "tiny_hf_ckpt0_socialiqa_1epoch_1e-3",
+        "tiny_checkpoint-10",
+        "tiny_hf_ckpt10_socialiqa_1epoch_1e-3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepps": [1]}, r"unknown key stepps \(did you mean steps"),
+        (
+            {"train_sets": {"socialqa": {"epochs": 1, "lr": 1.0}}},
+            r"unknown train set socialqa \(did you mean socialiqa",
+        ),
+        ({"evaluation": {"rtee": None}}, r"unknown evaluation set rtee \(did you mean rte"),
+        ({"evaluation": {"rte": {"formats": ["instuct"]}}}, r"unknown format instuct of rte \(did you mean instruct"),
+        ({"family": "olmo2b"}, r"unknown family olmo2b \(did you mean olmo"),
+        ({"protocol": "papers"}, r"unknown protocol papers"),
+        ({"steps": [10, 0]}, r"ascending numbers"),
+        ({"steps": ["ten"]}, r"steps\[0\]: expected int, found 'ten'"),
+        ({"train_sets": {"socialiqa": {"epochs": 1}}}, r"train_sets\.socialiqa: missing key lr"),
+        ({"family": "olmo1b"}, r"pretrain: belongs to family tiny"),
+        ({"name": "a b"}, r"the name 'a b' would become a file name"),
+        ({"suite": {"tasks": ["arc_easy"], "train_sets": ["tulu"]}}, r"tulu is not trained on"),
+    ],
+)
+def test_what_is_wrong_in_a_study_is_named(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_study(write(tmp_path, **changes))
+
+
+def test_all_problems_are_named_at_once(tmp_path):
+    with pytest.raises(UserError, match=r"(?s)unknown protocol none.*unknown train set nothing"):
+        load_study(write(tmp_path, train_sets={"nothing": {"epochs": 1, "lr": 1.0}}, protocol="none"))
+
+
+GRID = """\
+name: grid
+families:
+  olmo1b: [1000, main]
+  tiny: [0]
+pretrain: {d_model: 32, num_layers: 2, num_heads: 2, vocab_size: 300, lr: 1e-3}
+train_sets:
+  socialiqa: {epochs: 1, lr: [1e-6, 2e-6], seeds: [1, 42, 3]}
+  qa_chat:
+    epochs: 1
+    lr: 1e-5
+    mixed_precision: "no"
+evaluation: {rte: }
+shots: [0, 4]
+"""
+
+
+def write_text(tmp_path, text):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_grid_of_families_rates_and_seeds(tmp_path):
+    study = load_study(write_text(tmp_path, GRID))
+    ids = [variant.model_id for variant in study.variants()]
+    # 3 checkpoints, each as it is, tuned 2 x 3 times on one train set and once on the other.
+    assert len(ids) == len(set(ids)) == 3 * (1 + 6 + 1)
+    assert ids[:3] == ["checkpoint-1000", *(f"olmo1b_hf_ckpt1000_socialiqa_1epoch_1e-6{s}" for s in ("_seed1", ""))]
+    assert "main" in ids
+    assert "olmo1b_hf_main_qa_chat_1epoch_1e-5" in ids
+    assert study.shots == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lr: 1e-5", "lr: fast", r"grid\.yaml:10: train_sets\.qa_chat\.lr\[0\]: expected float, found 'fast'"),
+        ('"no"', "no", r"grid\.yaml:11: .*YAML reads a bare no as a truth value, write \"no\""),
+        ("lr: 1e-5", "lr: -1", r"grid\.yaml:10: .*expected a number above 0, found -1"),
+        ("lr: 1e-5", "lr: .nan", r"grid\.yaml:10: .*expected a number above 0, found nan"),
+        ("lr: 1e-5", "lr: [1e-5, 1.00000001e-5]", r"grid\.yaml:6: .*two runs would have one name: .*_1e-5"),
+        ("lr: 1e-5", "lr: 1e-5\n    lr: 2e-5", r"grid\.yaml:11: train_sets\.qa_chat\.lr stands here twice; .* line 10"),
+        ("seeds: [1, 42, 3]", "seeds: [1, 1]", r"grid\.yaml:7: .*expected each once"),
+        ("[1000, main]", "[main, 1000]", r"grid\.yaml:3: .*ascending numbers, each once, main last"),
+        ("[0, 4]", "[]", r"grid\.yaml:13: shots: expected at least one"),
+        ("shots: [0, 4]", "resources: {finetun: }", r"grid\.yaml:13: .*unknown stage finetun \(did you mean finetune"),
+        ("shots: [0, 4]", "resources:\n  finetune: {time: 1 hour}", r"grid\.yaml:14: .*expected e\.g\. \"08:00:00\""),
+        (
+            "shots: [0, 4]",
+            "resources: {suite: {partition: 'a; b'}}",
+            r"grid\.yaml:13: .*a name of Slurm's, found 'a; b'",
+        ),
+        ("shots: [0, 4]", "resources: {suite: {sbatch: [--wrap=x]}}", r"grid\.yaml:13: .*--wrap is given by the plan"),
+        ("shots: [0, 4]", "resources: {suite: {sbatch: ['--x $(y)']}}", r"grid\.yaml:13: .*one option a string"),
+        ("families:", "family: olmo1b\nfamilies:", r"grid\.yaml:3: .*either family and steps, or families"),
+        ("shots: [0, 4]", "shots: [0, 4", r"grid\.yaml: not YAML: .*"),
+        (GRID, "", r"grid\.yaml: it is empty"),
+        (GRID, "- a", r"grid\.yaml:1: expected a mapping"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_line(tmp_path, old, new, message):
+    assert old in GRID
+    with pytest.raises(UserError, match=message):
+        load_study(write_text(tmp_path, GRID.replace(old, new)))
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a b", "$(x)", "a\nb", "-rf", "a..b", "'x'"])
+def test_names_that_cannot_stand_in_a_path_or_shell_are_refused(name):
+    with pytest.raises(UserError, match="expected letters"):
+        paths.safe_name(name)
+
+
+def test_unset_folders_have_defaults_and_wrong_ones_are_named(tmp_path, monkeypatch):
+    assert paths.data_dir() == tmp_path / "data"
+    monkeypatch.setenv("base_dir", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"base_dir is .*nowhere, which is no folder"):
+        paths.base_dir()
+    monkeypatch.delenv("base_dir")
+    assert paths.base_dir() == paths.REPOSITORY

@@ -1,0 +1,113 @@
+"""accelerate reads the configurations of scripts/accelerate; weights that are shared out train to the same values."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from toy_training import command_line, environment, largest_difference, toy_training, weights
+
+from open_instruct import finetune
+from open_instruct.common import paths
+
+FOLDER = paths.REPOSITORY / "scripts" / "accelerate"
+KINDS = {
+    "one": DistributedType.NO,
+    "ddp": DistributedType.MULTI_GPU,
+    "cpu": DistributedType.MULTI_GPU,
+    "fsdp": DistributedType.FSDP,
+    "zero3": DistributedType.DEEPSPEED,
+}
+
+
+def parsed(name: str):
+    """As `accelerate launch` understands the file, with what the shell script adds on the first of two nodes."""
+    line = ["--config_file", str(FOLDER / f"{name}.yaml"), "--mixed_precision", "bf16", "--dynamo_backend", "no"]
+    line += ["--num_processes", "8", "--num_machines", "2", "--machine_rank", "0"]
+    line += ["--main_process_ip", "127.0.0.1", "--main_process_port", "29500", "finetune.py"]
+    return _validate_launch_command(launch_command_parser().parse_args(line))[0]
+
+
+def test_every_file_is_known_here():
+    assert {path.stem for path in FOLDER.iterdir()} == KINDS.keys()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_accelerate_reads_every_file_and_no_key_is_lost(name):
+    file = FOLDER / f"{name}.yaml"
+    assert load_config_from_file(str(file)).distributed_type == KINDS[name]
+    args = parsed(name)
+    assert args.use_fsdp == (name == "fsdp")
+    assert args.use_deepspeed == (name == "zero3")
+    # Of unknown keys inside these two accelerate says nothing.
+    asked = yaml.safe_load(file.read_text())
+    known = vars(launch_command_parser().parse_args(["finetune.py"]))
+    for key, value in {**asked.get("fsdp_config", {}), **asked.get("deepspeed_config", {})}.items():
+        assert key in known, key
+        assert getattr(args, key) == value
+
+
+def test_the_launcher_hands_on_what_fsdp_is_told(monkeypatch):
+    told = prepare_multi_gpu_env(parsed("fsdp"))
+    assert told["ACCELERATE_USE_FSDP"] == "true"
+    for name, value in told.items():
+        if name.startswith("FSDP_"):
+            monkeypatch.setenv(name, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.fsdp_version == 2
+    assert plugin.reshard_after_forward is True
+    assert plugin.state_dict_type.name == "SHARDED_STATE_DICT"
+    assert plugin.activation_checkpointing is False
+    assert plugin.auto_wrap_policy is not None
+
+
+def test_the_launcher_hands_on_what_deepspeed_is_told(monkeypatch):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is the user's to install")
+    from accelerate import DeepSpeedPlugin
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    args = parsed("zero3")
+    args.deepspeed_fields_from_accelerate_config = ""
+    _, told = prepare_deepspeed_cmd_env(args)
+    for name, value in told.items():
+        if name.startswith("ACCELERATE_"):
+            monkeypatch.setenv(name, value)
+    config = DeepSpeedPlugin().deepspeed_config | {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": 1.0}
+    config = {name: value for name, value in config.items() if value != "auto"}
+    config["zero_optimization"] = {k: v for k, v in config["zero_optimization"].items() if v != "auto"}
+    assert DeepSpeedConfig(config).zero_config.stage == 3
+
+
+def test_shared_out_over_two_processes_it_trains_to_the_same_weights(tmp_path):
+    args = toy_training(hidden_size=64, tie_word_embeddings=True)
+    finetune.main(replace(args, output_dir=tmp_path / "one"))
+    out = tmp_path / "two"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "fsdp.yaml")]
+    launch += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no"]
+    script, *flags = command_line(args, "--output_dir", str(out), "--checkpointing_steps", "2")
+    assert script == "open_instruct/finetune.py"
+    done = subprocess.run(
+        [*launch, str(Path(__file__).parents[1] / "helpers" / "sharded_on_cpu.py"), *flags],
+        cwd=paths.REPOSITORY,
+        env=environment() | {"ACCELERATE_TORCH_DEVICE": "cpu", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert f"shared out by {KINDS['fsdp']}" in done.stdout
+    assert largest_difference(weights(tmp_path / "one"), weights(out)) < 1e-5
+    for logged in ("loss", "grad_norm"):
+        assert log_of(out, logged) == pytest.approx(log_of(tmp_path / "one", logged), abs=2e-4)
+
+
+def log_of(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (folder / "training_log.jsonl").read_text().splitlines()]

@@ -1,0 +1,56 @@
+"""fine_tune_olmo.sh under a real Slurm: warned of the time limit it saves, is requeued, and ends as if it had not."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from toy_training import FOLDER_NAME, ROWS, largest_difference, toy_training, weights
+
+from open_instruct import finetune
+from open_instruct.common import paths
+from open_instruct.common.artifacts import read_sidecar
+
+SCRIPT = paths.REPOSITORY / "scripts" / "slurm_scripts" / "fine_tune_olmo.sh"
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_warned_before_the_time_limit_it_saves_is_requeued_and_finishes(slurm, base_dir, num_nodes):
+    # Many steps, so that there is time to be warned.
+    args = replace(toy_training(ROWS * 10), num_train_epochs=3)
+    name = FOLDER_NAME.replace("2epoch", "3epoch")
+    variables = {
+        "base_dir": str(base_dir),
+        "data_dir": str(paths.data_dir()),
+        "repository": str(paths.REPOSITORY),
+        "data_file_name": "socialiqa",
+        "ckpt": "7",
+        "family": "tiny",
+        "lr": "1e-3",
+        "epoch": "3",
+        "TOTAL_BATCH_SIZE": "4",
+        "mixed_precision": "no",
+        "OMP_NUM_THREADS": "1",
+        # Where there are GPUs, these tests do not want them.
+        "CUDA_VISIBLE_DEVICES": "",
+        "MASTER_ADDR": "127.0.0.1",
+    }
+    log = base_dir / "slurm.log"
+    overridden = [f"--nodes={num_nodes}", "--cpus-per-task=1", "--mem=1000M", f"--output={log}"]
+    job = slurm.sbatch(*overridden, str(SCRIPT), "--checkpointing_steps", "never", cwd=base_dir, env=variables)
+    running = paths.fine_tuned_model(f"{name}.state") / "training_log.jsonl"
+    slurm.wait_for(lambda: running.is_file() and running.read_text(), "the first step", seconds=120)
+    # What Slurm sends at --signal=B:USR1@300: to the script alone.
+    slurm.run("scancel", "--signal=USR1", "--batch", job)
+    slurm.wait_for(lambda: "goes back into the queue" in log.read_text(), "the job to be requeued", seconds=120)
+    # Requeued jobs begin after a while that is Slurm's to choose.
+    until = time.monotonic() + 30
+    while slurm.state(job) not in ("RUNNING", "COMPLETED") and time.monotonic() < until:
+        slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+        time.sleep(0.2)
+    assert slurm.wait_for_job(job, seconds=120) == "COMPLETED", log.read_text()
+    meta = read_sidecar(paths.fine_tuned_model(name))
+    assert (meta["sessions"], meta["num_processes"]) == (2, num_nodes)
+    finetune.main(replace(args, output_dir=base_dir / "whole"))
+    difference = largest_difference(weights(base_dir / "whole"), weights(paths.fine_tuned_model(name)))
+    assert difference == 0 if num_nodes == 1 else difference < 1e-5
+    assert not list((base_dir / "output").glob("stop-*"))

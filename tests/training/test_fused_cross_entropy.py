@@ -1,0 +1,177 @@
+"""The loss at the head: that of the ordinary way, in value and gradients, whatever is left out or put in its place."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, linear
+from toy_examples import HOLDINGS, LENGTHS, examples
+from toy_models import toy_olmo
+from transformers import AutoModelForCausalLM
+
+from open_instruct.data.encode import IGNORED, Encoded
+from open_instruct.training import fused_cross_entropy
+from open_instruct.training.batches import Holding, micro_batches, pad
+from open_instruct.training.fused_cross_entropy import summed_cross_entropy
+from open_instruct.training.loss import (
+    TargetLoss,
+    check_projection,
+    last_feed_forward,
+    only_where,
+    spare_memory_traffic,
+)
+from open_instruct.training.model import add_adapters, load_weights
+
+
+@pytest.fixture
+def make_model(tmp_path):
+    def make(**config):
+        # Wide weights: what is left out would show.
+        toy_olmo(tmp_path, initializer_range=0.3, **config)
+        return lambda packing=False, half=False: load_weights(tmp_path, packing=packing, half_precision=half)
+
+    return make
+
+
+def gradients(loss: TargetLoss, holding: Holding, *, half: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+    total = 0.0
+    for batch in micro_batches(examples(), holding):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            value = loss(*batch)
+        value.backward()
+        total += value.item()
+    return total, {name: p.grad for name, p in loss.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("numbers_in_cache", [1, 700, 2**19])
+@pytest.mark.parametrize("half", [False, True])
+def test_loss_and_gradients_are_those_of_cross_entropy(half, numbers_in_cache, monkeypatch):
+    monkeypatch.setattr(fused_cross_entropy, "NUMBERS_IN_CACHE", numbers_in_cache)
+    torch.manual_seed(0)
+    found, expected = [], []
+    hidden, weight, targets = torch.randn(7, 16), torch.randn(300, 16), torch.randint(0, 300, (7,))
+    for results, loss_of in (
+        (found, summed_cross_entropy),
+        (expected, lambda h, w, t: cross_entropy(linear(h, w).float(), t, reduction="sum")),
+    ):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = loss_of(h, w, targets)
+        (loss * 0.3).backward()
+        results += [loss, h.grad, w.grad]
+    # In bfloat16 both round the same products; the order of a sum may differ.
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2 if half else 1e-5, atol=1e-2 if half else 1e-5)
+
+
+def test_rows_after_the_targets_count_for_nothing():
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(7, 16), torch.randn(300, 16), torch.randint(0, 300, (5,))
+    results = []
+    for num_rows in (5, 7):
+        h, w = hidden[:num_rows].clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = summed_cross_entropy(h, w, targets)
+        loss.backward()
+        assert h.grad is not None
+        assert not h.grad[5:].any()
+        results.append((loss, h.grad[:5], w.grad))
+    torch.testing.assert_close(*results)
+
+
+def test_a_target_that_is_next_to_impossible_has_a_finite_loss():
+    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[0.0], [-200.0]], requires_grad=True)
+    loss = summed_cross_entropy(hidden, weight, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == pytest.approx(200)
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[1], [-1]]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", HOLDINGS)
+def test_sparing_memory_traffic_changes_no_gradient(make_model, name, tied, half):
+    holding, load = HOLDINGS[name], make_model(tie_word_embeddings=tied)
+    ordinary, sparing = (TargetLoss(load(holding.packing, half)) for _ in range(2))
+    spare_memory_traffic(sparing)
+    assert sparing.spares_memory_traffic
+    loss, expected = gradients(ordinary, holding, half=half)
+    found_loss, found = gradients(sparing, holding, half=half)
+    assert found_loss == pytest.approx(loss, rel=1e-5)
+    assert found.keys() == expected.keys()
+    for parameter, gradient in expected.items():
+        assert not found[parameter].is_sparse
+        scale = gradient.abs().max()
+        assert (found[parameter] - gradient).abs().max() <= (1e-2 if half else 1e-5) * scale, parameter
+
+
+@pytest.mark.parametrize("length", [1, 5, 16])
+def test_rounding_up_in_half_precision_changes_no_shape_and_no_result(make_model, length):
+    model = make_model()()
+    wanted = torch.ones(1, length, dtype=torch.bool)
+    hidden = torch.randn(1, length, model.config.hidden_size)
+    mlp = model.model.layers[-1].mlp
+    seen = []
+    mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = mlp(hidden)
+        with only_where(wanted, mlp):
+            found = mlp(hidden)
+    assert seen == [1, 16]
+    torch.testing.assert_close(found, expected)
+
+
+def test_adapters_leave_the_head_to_itself(make_model):
+    model = add_adapters(make_model(tie_word_embeddings=True)(), rank=2, alpha=2, dropout=0.0)
+    loss = TargetLoss(model)
+    spare_memory_traffic(loss)
+    assert not loss.spares_memory_traffic
+    _, found = gradients(loss, HOLDINGS["all padded"])
+    assert found
+    assert all("lora" in name for name in found)
+
+
+def test_the_last_feed_forward_sees_targets_alone_and_changes_nothing(make_model):
+    model = make_model()()
+    mlp = model.model.layers[-1].mlp
+    assert last_feed_forward(model) is mlp
+    seen = []
+    mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[:-1].numel()))
+    loss, found = gradients(TargetLoss(model), HOLDINGS["all padded"])
+    assert seen == [sum(example.num_targets for example in examples())] != [len(LENGTHS) * (max(LENGTHS) - 1)]
+    # As transformers computes it, everywhere.
+    whole = make_model()()
+    batch = pad(examples())
+    logits = whole(input_ids=batch.ids).logits
+    expected = cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in whole.named_parameters():
+        assert (found[f"model.{name}"] - parameter.grad).abs().max() < 1e-4 * parameter.grad.abs().max(), name
+
+
+def test_a_model_is_whole_again_after_a_loss(make_model):
+    model = make_model()().eval()
+    ids = torch.arange(5)[None]
+    before = model(ids).logits
+    TargetLoss(model)(*pad([Encoded([1, 2, 3, 4, 5], [IGNORED] * 3 + [4, 5])]))
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_a_batch_without_targets_has_gradients_of_zero(make_model):
+    loss = TargetLoss(make_model()())
+    spare_memory_traffic(loss)
+    loss(*pad([Encoded([1, 2, 3], [IGNORED] * 3)])).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in loss.parameters() if p.requires_grad)
+
+
+def test_a_last_layer_that_mixes_positions_is_refused(tmp_path):
+    class Mixing(nn.Module):
+        def forward(self, hidden):
+            return hidden + hidden.cumsum(-2)
+
+    toy_olmo(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    check_projection(model, packing=False)
+    model.model.layers[-1].mlp = Mixing()
+    with pytest.raises(Exception, match="cannot train it"):
+        check_projection(model, packing=False)
