@@ -71,7 +71,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import Study
 from open_instruct.study.loading import load_study
-from open_instruct.study.variants import MAIN
+from open_instruct.study.variants import IDENTITY_FIELDS, MAIN
 
 SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
 Cells = dict[tuple[str, str], dict[Key, Any]]
@@ -241,8 +241,7 @@ def source_of(measurement: Measurement) -> dict[str, str]:
 
 
 def model_fields(identity: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("model_id", "family", "step", "tokens", "train_set", "epochs", "lr", "seed", "adapter")
-    return {name: identity.get(name) for name in names}
+    return {name: identity.get(name) for name in IDENTITY_FIELDS}
 
 
 def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -36,8 +36,8 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, read_jsonl, write_json
 from open_instruct.common.paths import metrics_file
 from open_instruct.tasks import eval_set_named
+from open_instruct.tasks.declarations import PRIMARY_METRICS
 
-PRIMARY = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
 REQUIRED = {"generation": ("output",), "labels": ("output", "scores"), "text": ("gold_logprob",)}
 NO_LABEL = ""
 """Stands for every answer that is no label: one more label, that is never right."""
@@ -144,7 +144,9 @@ def score_file(path: Path, args: Args) -> bool:
     identity = identify(path)
     records = read_predictions(path, identity["kind"])
     values = item_values(records, identity["kind"])
-    result = Metrics(identity, PRIMARY[identity["kind"]], summarise(records, values, identity["kind"], args), values)
+    result = Metrics(
+        identity, PRIMARY_METRICS[identity["kind"]], summarise(records, values, identity["kind"], args), values
+    )
     with Artifact(metrics_file(path), arguments, inputs, identity).making():
         write_json(metrics_file(path), as_json(result))
     return True
@@ -166,8 +168,10 @@ def identify(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}:1: no sidecar says what kind of task this is, and {error}") from error
         known = {"eval_set": eval_set.name, "kind": eval_set.kind, "role": eval_set.role}
         identity = {"model_id": path.stem, "format": None, "protocol": None, "shots": None} | known | identity
-    if identity["kind"] not in PRIMARY:
-        raise UserError(f"{path}: kind {identity['kind']!r} in its sidecar; expected one of {', '.join(PRIMARY)}")
+    if identity["kind"] not in PRIMARY_METRICS:
+        raise UserError(
+            f"{path}: kind {identity['kind']!r} in its sidecar; expected one of {', '.join(PRIMARY_METRICS)}"
+        )
     return identity
 
 

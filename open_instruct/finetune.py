@@ -36,7 +36,7 @@ from open_instruct.common.artifacts import (
     sidecar_path,
 )
 from open_instruct.common.cli import run
-from open_instruct.common.errors import UserError
+from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.common.json_files import write_json
 from open_instruct.study.variants import Variant
 from open_instruct.training import memory
@@ -56,7 +56,7 @@ from open_instruct.training.model import (
 from open_instruct.training.model_card import model_card
 from open_instruct.training.publishing import publish, require_login
 from open_instruct.training.saving import remove_weights, save_model, save_surroundings, save_trained
-from open_instruct.training.state import SAVED_AND_STOPPED, SavedAndStoppedError, State
+from open_instruct.training.state import SavedAndStoppedError, State
 
 TRACKING_PROJECT = "pretraining-vs-finetuning"
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)

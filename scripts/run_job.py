@@ -25,15 +25,13 @@ import tyro
 from open_instruct.common import locks, paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.cli import run
-from open_instruct.common.errors import UserError
+from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.study import integrity
 from open_instruct.study.executors import slurm_client
 from open_instruct.study.executors.submissions import free_bytes, read_job
 from open_instruct.study.job_cache import Stamps
 from open_instruct.study.plan import Job
 
-SAVED_AND_STOPPED = 85
-"""Exit code of a stage that was asked to stop, and will go on from where it was."""
 MAX_REQUEUES = 20
 NEARLY_FULL_BYTES = 10 * 2**20
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.tasks import declarations as tasks
 
 PERFORMANCE_TABLE = "all_perf_table.csv"
 SUITE_TABLE = "official_eval_table.csv"
@@ -49,7 +50,7 @@ METRIC_LABELS |= {
     "toxicity": "share of toxic answers",
     "truthful": "share of true answers",
 }
-PRIMARY_METRICS = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte", "suite": "acc"}
+PRIMARY_METRICS = tasks.PRIMARY_METRICS | {"suite": "acc"}
 IMPROVING, NOT_IMPROVING = "improving", "not improving"
 ALL_CHECKPOINTS = "all"
 

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
+from open_instruct.study.variants import IDENTITY_FIELDS
 
 # torch takes seconds to import; to look into a folder it is not needed.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-IDENTITY = ("model_id", "family", "step", "tokens", "train_set", "epochs", "lr", "seed", "adapter")
 
 
 def check_folder(folder: Path) -> None:
@@ -36,11 +35,11 @@ def check_folder(folder: Path) -> None:
 def identify(folder: Path) -> dict[str, Any]:
     """Identity from the folder's sidecar; without one (a model from elsewhere) its name is the id, the rest None."""
     if not sidecar_path(folder).is_file():
-        return dict.fromkeys(IDENTITY) | {"model_id": paths.safe_name(folder.resolve().name)}
+        return dict.fromkeys(IDENTITY_FIELDS) | {"model_id": paths.safe_name(folder.resolve().name)}
     identity = read_sidecar(folder)["identity"]
     if "model_id" not in identity:
         raise UserError(f"{sidecar_path(folder)} names no model_id; it is not the sidecar of a model")
-    return dict.fromkeys(IDENTITY) | identity
+    return dict.fromkeys(IDENTITY_FIELDS) | identity
 
 
 def load(folder: Path, tokenizer: Path, *, float16: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:

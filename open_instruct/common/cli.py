@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import tyro
 
-from open_instruct.common.errors import UserError
+from open_instruct.common.errors import USER_ERROR, UserError
 
 Args = TypeVar("Args")
 CURES = {
@@ -24,9 +24,9 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
         main(tyro.cli(args_type, description=sys.modules["__main__"].__doc__))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(USER_ERROR)
     except OSError as error:
         if error.errno not in CURES:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}; {CURES[error.errno]}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(USER_ERROR)

@@ -1,11 +1,16 @@
-"""The one exception for a user error, and the end of a message about an unknown name."""
+"""User errors, exit codes, and the end of a message about an unknown name."""
 
 import difflib
 from collections.abc import Iterable
 
+USER_ERROR = 2
+"""Exit code of a script that found a user error."""
+SAVED_AND_STOPPED = 85
+"""Exit code of a stage that was told to stop and saved its state: run it again and it continues."""
+
 
 class UserError(Exception):
-    """Something only the user can mend. The message says what was found, what was expected, what to type."""
+    """A fault that the user can mend. The message says what was found, what was expected, what to type next."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

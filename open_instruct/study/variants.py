@@ -9,10 +9,9 @@ from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
 
 DEFAULT_SEED = 42
-
-
 MAIN = "main"
 """In a list of steps: the released final weights."""
+IDENTITY_FIELDS = ("model_id", "family", "step", "tokens", "train_set", "epochs", "lr", "seed", "adapter")
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,20 @@ class Variant:
         return paths.fine_tuned_model(self.model_id)
 
     def identity(self) -> dict[str, Any]:
-        """What sidecars and tables say of a model."""
-        return {
-            "model_id": self.model_id,
-            "family": self.checkpoint.family,
-            "step": self.checkpoint.step,
-            "tokens": self.checkpoint.num_tokens,
-            "train_set": self.train_set,
-            "epochs": self.epochs,
-            "lr": self.lr,
-            "seed": self.seed if self.train_set else None,
-            "adapter": self.adapter if self.train_set else None,
-        }
+        """IDENTITY_FIELDS and their values: what sidecars and tables say of a model."""
+        tuned = self.train_set is not None
+        values = (
+            self.model_id,
+            self.checkpoint.family,
+            self.checkpoint.step,
+            self.checkpoint.num_tokens,
+            self.train_set,
+            self.epochs,
+            self.lr,
+            self.seed if tuned else None,
+            self.adapter if tuned else None,
+        )
+        return dict(zip(IDENTITY_FIELDS, values, strict=True))
 
 
 def short_float(value: float) -> str:

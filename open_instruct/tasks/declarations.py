@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-METRICS = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
+PRIMARY_METRICS = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
 """Kind of an evaluation set -> the measure that the paper and the figures report."""
 
 
@@ -70,7 +70,7 @@ class EvalSet:
 
     @property
     def metric(self) -> str:
-        return METRICS[self.kind]
+        return PRIMARY_METRICS[self.kind]
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,6 @@ from accelerate import Accelerator
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
 
-SAVED_AND_STOPPED = 85
-"""Exit code of a run that was asked to stop and saved its state: start it again and it goes on."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -4,7 +4,9 @@ import ast
 import re
 import shutil
 import subprocess
+from graphlib import TopologicalSorter
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,13 +14,43 @@ from packaging.requirements import Requirement
 
 from open_instruct.common.paths import REPOSITORY
 
-PACKAGES = {"open_instruct": 0, "eval": 1, "olmo_eval": 1, "analysis": 2}
+LEVELS = {"open_instruct": 0, "eval": 1, "olmo_eval": 1, "analysis": 2}
+ROOMS = ("common", "tasks", "data", "checkpoints", "study", "olmo_hf", "training")
+"""Rooms of open_instruct: each may import from those before it."""
 SOURCES = [
     path
     for folder in ("open_instruct", "eval", "analysis", "scripts", "benchmarks", "tests")
     for path in sorted((REPOSITORY / folder).rglob("*"))
     if path.suffix in (".py", ".sh", ".yaml", ".template")
 ]
+
+
+def imports_of_modules() -> dict[str, set[str]]:
+    """Module -> the project's modules that it imports, anywhere in its code."""
+    paths = {module_name(p): p for p in SOURCES if p.suffix == ".py" and module_name(p).split(".")[0] in LEVELS}
+    found: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                wanted = [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
+            elif isinstance(node, ast.Import):
+                wanted = [(alias.name, "") for alias in node.names]
+            else:
+                continue
+            found[name] |= {module if module in paths else parent for module, parent in wanted} & set(paths)
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__").replace("eval.olmo_eval", "olmo_eval")
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if module.startswith("open_instruct.") else ""
+
+
+IMPORTS = imports_of_modules()
 
 
 def pins() -> dict[str, str]:
@@ -49,16 +81,35 @@ def test_no_file_is_over_350_lines():
 
 
 def test_imports_point_one_way():
-    for path in SOURCES:
-        package = path.relative_to(REPOSITORY).parts[0]
-        if path.suffix != ".py" or package not in PACKAGES:
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                level = PACKAGES.get(name.split(".")[0], 0)
-                assert level <= PACKAGES[package], f"{path} imports {name}: only analysis -> eval -> open_instruct"
+    for module, imported in IMPORTS.items():
+        for name in imported:
+            assert LEVELS[name.split(".")[0]] <= LEVELS[module.split(".")[0]], (
+                f"{module} imports {name}: only analysis -> eval -> open_instruct"
+            )
+
+
+def test_no_modules_import_each_other():
+    # prepare() raises CycleError, which names the modules of the circle.
+    TopologicalSorter(IMPORTS).prepare()
+
+
+def test_rooms_of_open_instruct_import_only_rooms_before_them():
+    for module, imported in IMPORTS.items():
+        for room, other in ((room_of(module), room_of(name)) for name in imported):
+            if room in ROOMS and other in ROOMS:
+                assert ROOMS.index(other) <= ROOMS.index(room), f"{module} imports from {other}"
+
+
+def test_only_scripts_lie_at_the_top_of_a_package():
+    for package in ("open_instruct", "eval", "analysis"):
+        modules = [path for path in (REPOSITORY / package).glob("*.py") if path.name != "__init__.py"]
+        assert modules
+        assert [path.name for path in modules if 'if __name__ == "__main__":' not in path.read_text()] == []
+
+
+def test_no_test_imports_a_test():
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE), path
 
 
 def test_only_paths_reads_the_environment_folders():

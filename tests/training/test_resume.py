@@ -10,9 +10,9 @@ from toy_training import FOLDER_NAME, toy_training
 from open_instruct import finetune
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
-from open_instruct.common.errors import UserError
+from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.training import loop
-from open_instruct.training.state import SAVED_AND_STOPPED, State
+from open_instruct.training.state import State
 
 
 @pytest.fixture
