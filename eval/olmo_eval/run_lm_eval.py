@@ -32,7 +32,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
 from open_instruct.data.encode import chat_prompt
-from open_instruct.data.sources import Place
+from open_instruct.data.sources import SourceOptions
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Args:
     """Run tasks again whose metrics are there, made by these or by other arguments."""
 
     @property
-    def place(self) -> Place:
-        return Place(self.source, self.local_dir)
+    def place(self) -> SourceOptions:
+        return SourceOptions(self.source, self.local_dir)
 
 
 LONGEST_CONTEXT = 2048

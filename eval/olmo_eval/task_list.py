@@ -12,7 +12,7 @@ import yaml
 from olmo_eval.tasks import DEFAULT_TASKS, task_named
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_jsonl
-from open_instruct.common.yaml_schema import build
+from open_instruct.common.yaml_schema import parse_values
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -80,7 +80,7 @@ def planned_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapp
     runs = []
     for line in lines or [{"name": name} for name in DEFAULT_TASKS]:
         of_line: list[str] = []
-        run = build(TaskRun, options | line, where=str(line["name"]), problems=of_line)
+        run = parse_values(TaskRun, options | line, key=str(line["name"]), errors=of_line)
         if run is not None:
             runs.append(run)
             of_line += check_run(run)

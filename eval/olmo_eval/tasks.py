@@ -12,7 +12,7 @@ from olmo_eval import in_loop, mmlu
 from olmo_eval.ranked_task import Item, RankedTask, Row, choices
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_json
-from open_instruct.data.olmo_data import wheel_path
+from open_instruct.data.olmo_data import package_folder
 from open_instruct.tasks.declarations import Split
 from open_instruct.tasks.hub import (
     ARC,
@@ -236,7 +236,7 @@ def task_named(name: str) -> RankedTask:
     folder = ready_folders().get(name)
     if folder is None:
         raise UserError(f"unknown task {name} ({nearest(name, names_like(name))})")
-    description = read_json(wheel_path(folder) / "config.json")
+    description = read_json(package_folder(folder) / "config.json")
     config = description["task_config"]
     return RankedTask(
         name,
@@ -251,7 +251,7 @@ def task_named(name: str) -> RankedTask:
 def ready_folders() -> dict[str, str]:
     """`{task}:{variant}` of every request file that is no train split -> its folder in the wheel."""
     folders = {}
-    for path in sorted(wheel_path("oe_eval_tasks").glob("*/*/config.json")):
+    for path in sorted(package_folder("oe_eval_tasks").glob("*/*/config.json")):
         task, variant = path.parts[-3:-1]
         if not variant.startswith("train_"):
             folders[f"{NAME_OF.get(task, task)}:{variant}"] = f"oe_eval_tasks/{task}/{variant}"

