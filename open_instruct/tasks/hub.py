@@ -1,4 +1,4 @@
-"""Datasets of the Hub at the revisions that this project reads. Script datasets are read from their Parquet copies."""
+"""Datasets of the Hub at pinned revisions. Datasets with a loading script are read from their Parquet copies."""
 
 from functools import partial
 
@@ -9,16 +9,16 @@ PAWS = partial(Split, hub="google-research-datasets/paws", revision="161ece9501c
 GPT3_NLI = partial(Split, hub="pietrolesci/gpt3_nli", revision="48d27a285f1919f3f7e6cd53b6a07fb13a238efb")
 SCIQ = partial(Split, hub="allenai/sciq", revision="2c94ad3e1aafab77146f384e23536f97a4849815")
 TWEET_QA = partial(Split, hub="ucsbnlp/tweet_qa", revision="4271bbdba0deb6570abdfe9766785cfd305876de")
-# A commit of refs/convert/parquet, where the Hub keeps the Parquet copy of a script dataset.
+# A commit of refs/convert/parquet: the Hub's Parquet copy of a dataset with a loading script.
 SOCIAL_I_QA = partial(Split, hub="allenai/social_i_qa", revision="537a2ec8ec565adc0b70b70752893e59e024df26")
 XSUM = partial(Split, hub="EdinburghNLP/xsum", revision="7d4d486c2f8ef850b1a11aead99b894ff3dd7da9")
 CNN = partial(Split, hub="abisee/cnn_dailymail", revision="96df5e686bee6baa90b8bee7c28b81fa3fa6223d")
 TULU = partial(Split, hub="allenai/tulu-v2-sft-mixture", revision="6248b175d2ccb5ec7c4aeb22e6d8ee3b21b2c752")
 SETFIT_STSB = partial(Split, hub="SetFit/stsb", revision="77bd85cf73a244d4503e477ce6de81196187839f")
-# No commit of these two is known to us: the sidecar of what is formatted says which one was read.
+# Without a pinned commit; the sidecar of the formatted file records the commit that was read.
 XLSUM = partial(Split, hub="csebuetnlp/xlsum", revision="refs/convert/parquet")
 SETFIT_QQP = partial(Split, hub="SetFit/qqp", revision="main")
-# Suites of ranked classification.
+# Ranked classification tasks.
 ARC = partial(Split, hub="allenai/ai2_arc", revision="210d026faf9955653af8916fad021475a3f00453")
 BOOLQ = partial(Split, hub="google/boolq", revision="35b264d03638db9f4ce671b711558bf7ff0f80d5")
 COMMONSENSE_QA = partial(Split, hub="tau/commonsense_qa", revision="94630fe30dad47192a8546eb75f094926d47e155")

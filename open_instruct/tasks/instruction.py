@@ -1,4 +1,4 @@
-"""Instruction tuning: Tulu v2 as the paper has it, questions and answers as chat for the tiny study, and LLMBar."""
+"""Instruction tuning: Tulu v2 (the paper's), question answering as chat (for the tiny study), and LLMBar."""
 
 from open_instruct.tasks.declarations import EvalSet, Split, Template, TrainSet
 from open_instruct.tasks.hub import TULU
@@ -22,7 +22,7 @@ LLMBAR_ROWS = {
     "Adversarial_GPTInst": 92,
 }
 EXEMPLARS_OF = dict.fromkeys(LLMBAR_ROWS, "Natural") | {"Natural": "Adversarial_Neighbor"}
-"""There is no train split: exemplars are rows of another of its sets, so that every row is evaluated."""
+"""LLMBar has no train split: exemplars come from another of its sets, so that every row is evaluated."""
 
 TRAIN_SETS = [
     TrainSet(

