@@ -310,8 +310,8 @@ def run_commands(args: Args, artifact: Artifact) -> None:
             sys.exit(done.returncode)
     if args.keep_weights == "none":
         remove_weights(artifact.path)
-        files = {entry.pop("name"): entry for entry in describe_files(artifact.path)}
-        write_json(sidecar_path(artifact.path), read_sidecar(artifact.path) | {"files": files, "weights_removed": True})
+        changes = {"files": describe_files(artifact.path), "weights_removed": True}
+        write_json(sidecar_path(artifact.path), read_sidecar(artifact.path) | changes)
         print(f"removed the weights of {artifact.path}")
 
 

@@ -40,7 +40,7 @@ def weights_of(checkpoint: Checkpoint) -> Iterator[tuple[Path, str]]:
             continue
         recorded = read_json(sidecar_path(folder)).get("files", {}) if sidecar_path(folder).is_file() else {}
         for path in sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS and is_model(p)):
-            yield path, checksums_inside(path) or describe_files(path, recorded)[0]["sha256"]
+            yield path, checksums_inside(path) or describe_files(path, recorded)[path.name]["sha256"]
 
 
 def is_model(path: Path) -> bool:

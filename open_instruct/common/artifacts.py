@@ -1,7 +1,7 @@
-"""Files one can trust: JSON lines with named errors, atomic writes, hashes, and sidecars.
+"""Artifacts: output files and folders with a sidecar of their arguments, inputs, hashes and provenance.
 
-Every artifact X has a sidecar: `X.meta.json`, or `meta.json` inside where X is a folder. It is written last and
-atomically, so a sidecar that matches its artifact means the artifact is done.
+The sidecar of a file X is `X.meta.json`, of a folder `X/meta.json`. It is written last and atomically: a sidecar that
+matches its artifact means that the artifact is complete.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ from open_instruct.common.json_files import read_json, write_json
 from open_instruct.common.locks import LockHeldError, hold
 
 SIDECAR_ENDING = ".meta.json"
-"""After the name of a file; a folder has `meta.json` inside."""
+"""Appended to the name of a file; of a folder it is the file `meta.json` inside."""
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "ai2-olmo", "numpy")
 
 
@@ -36,7 +36,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """A hash of any JSON value that does not depend on the order of keys."""
+    """Hash of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -45,60 +45,65 @@ def sidecar_path(artifact: Path) -> Path:
 
 
 def read_sidecar(artifact: Path) -> dict[str, Any]:
-    """Raises UserError where `artifact` has none: it was not made by this project, or its making was cut short."""
+    """Raises UserError where there is none: this project did not make the artifact, or did not complete it."""
     if not sidecar_path(artifact).is_file():
         raise UserError(f"{artifact}: no sidecar {sidecar_path(artifact).name}; it is unfinished, or not made here")
     return read_json(sidecar_path(artifact))
 
 
 def content_hash(artifact: Path) -> str:
-    """Hash of a file's or folder's content. Files whose sidecar still fits by size and time are not read again.
+    """Hash of a file's or folder's content. Files that still have the recorded size and time are not read again.
 
     Raises UserError where there is no such file or folder.
     """
     if not artifact.exists():
         raise UserError(f"{artifact}: no such file or folder; run the stage that makes it")
     recorded = read_json(sidecar_path(artifact)).get("files", {}) if sidecar_path(artifact).is_file() else {}
-    return digest({entry["name"]: entry["sha256"] for entry in describe_files(artifact, recorded)})
+    return digest_of_files(describe_files(artifact, recorded))
 
 
-def describe_files(artifact: Path, recorded: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Name, size, time and sha256 of every file of an artifact, sidecars aside."""
+def digest_of_files(files: Mapping[str, Mapping[str, Any]]) -> str:
+    return digest({name: entry["sha256"] for name, entry in files.items()})
+
+
+def describe_files(artifact: Path, recorded: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """name -> {"sha256", "bytes", "mtime_ns"} of every file of an artifact except sidecars.
+
+    Files that still have the size and time that are `recorded` keep the recorded hash.
+    """
     found = sorted(p for p in artifact.rglob("*") if p.is_file()) if artifact.is_dir() else [artifact]
+    names = {str(p.relative_to(artifact)) if artifact.is_dir() else p.name: p for p in found if p.name != "meta.json"}
 
-    def describe(path: Path) -> dict[str, Any]:
-        name = str(path.relative_to(artifact)) if artifact.is_dir() else path.name
-        stat = path.stat()
-        known = (recorded or {}).get(name)
-        fits = known and (known["bytes"], known["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
-        content = known["sha256"] if known and fits else sha256(path)
-        return {"name": name, "sha256": content, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    def describe(name: str) -> dict[str, Any]:
+        stat, known = names[name].stat(), (recorded or {}).get(name, {})
+        is_unchanged = (known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
+        content = known["sha256"] if is_unchanged else sha256(names[name])
+        return {"sha256": content, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
-    described = [path for path in found if path.name != "meta.json"]
-    if len(described) == 1:  # starting threads takes longer than looking at one file's time
-        return [describe(described[0])]
-    # Hashing gives other threads the processor: a model's files are read on all cores.
+    if len(names) == 1:  # starting threads takes longer than comparing one file's size and time
+        return {name: describe(name) for name in names}
+    # Hashing releases the interpreter lock: a model's files are read on all cores.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(describe, described))
+        return dict(zip(names, pool.map(describe, names), strict=True))
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One output of one stage, and what it depends on."""
+    """One output of one stage, and everything that affects its content."""
 
     path: Path
     """The file or folder that the stage writes."""
     arguments: Mapping[str, Any]
-    """What decides the content, as JSON values. An existing output made by others is refused."""
+    """Arguments that affect the content, as JSON values. An existing output of other arguments is refused."""
     inputs: Mapping[str, Path] = field(default_factory=dict)
-    """Files and folders that were read, by role. An output whose inputs changed is made again."""
+    """Files and folders that are read, by role. An output whose inputs changed is made again."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """What it is: the fields of its Variant, its evaluation set, format and so on."""
+    """The fields of its Variant, its evaluation set, format and so on."""
 
     def is_done(self, *, overwrite: bool = False) -> bool:
-        """Whether the artifact is there, whole, and made from these inputs by these arguments.
+        """Whether the artifact is complete, and was made from these inputs with these arguments.
 
-        Raises UserError where other arguments made it, unless `overwrite`.
+        Raises UserError where it was made with other arguments, unless `overwrite`.
         """
         if overwrite or not self.path.exists() or not sidecar_path(self.path).is_file():
             return False
@@ -107,9 +112,9 @@ class Artifact:
         differing = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
         if differing:
             changes = "; ".join(f"{k} was {found.get(k)!r}, now {expected.get(k)!r}" for k in differing)
-            raise UserError(f"{self.path} was made by other arguments: {changes}; add --overwrite to make it again")
-        is_whole = content_hash(self.path) == digest({name: e["sha256"] for name, e in meta["files"].items()})
-        return is_whole and meta["inputs"] == self.input_hashes()
+            raise UserError(f"{self.path} was made with other arguments: {changes}; add --overwrite to make it again")
+        is_complete = content_hash(self.path) == digest_of_files(meta["files"])
+        return is_complete and meta["inputs"] == self.input_hashes()
 
     def input_hashes(self) -> dict[str, str]:
         """Hash of the content of every input, by role."""
@@ -119,51 +124,44 @@ class Artifact:
     def making(
         self, *, is_folder: bool = False, hashed: Mapping[str, Mapping[str, Any]] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Make the artifact inside the block; facts put into the yielded dict go into the sidecar, written last.
+        """Make the artifact inside the block. Entries added to the yielded dict go into the sidecar, written last.
 
-        `hashed`, which the block fills: {"sha256", "bytes", "mtime_ns"} of files, by name, that it hashed itself;
-        those that still have this size and time are not read again. Raises UserError where another process is
-        making it.
+        hashed  filled by the block: `describe_files` entries of files that it hashed itself; those that still have this
+                size and time are not read again
+
+        Raises UserError where another process is making the artifact.
         """
-        with self._sole_writer():
-            yield from self._make(is_folder=is_folder, hashed={} if hashed is None else hashed)
-
-    @contextmanager
-    def _sole_writer(self) -> Iterator[None]:
-        try:
-            with hold(self.path.with_name(f".{self.path.name}.lock"), wait=False):
-                yield
-        except LockHeldError as error:
-            raise UserError(
-                f"{self.path} is being written by {error}; wait until that is done and run this again"
-            ) from error
-
-    def _make(self, *, is_folder: bool, hashed: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        started = time.monotonic()
-        sidecar_path(self.path).unlink(missing_ok=True)
-        if is_folder and self.path.exists():
-            shutil.rmtree(self.path)
-        (self.path if is_folder else self.path.parent).mkdir(parents=True, exist_ok=True)
-        input_hashes = self.input_hashes()
-        facts: dict[str, Any] = {}
-        yield facts
-        write_json(
-            sidecar_path(self.path),
-            {
-                "identity": dict(self.identity),
-                "arguments": dict(self.arguments),
-                "inputs": input_hashes,
-                "input_paths": {role: str(path) for role, path in self.inputs.items()},
-                "files": {e.pop("name"): e for e in describe_files(self.path, hashed)},
-                **facts,
-                **provenance(),
-                "seconds": round(time.monotonic() - started, 2),
-            },
-        )
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.path.with_name(f".{self.path.name}.lock"), wait=False))
+            except LockHeldError as error:
+                message = f"{self.path} is being written by {error}; wait until that is done and run this again"
+                raise UserError(message) from error
+            started = time.monotonic()
+            sidecar_path(self.path).unlink(missing_ok=True)
+            if is_folder and self.path.exists():
+                shutil.rmtree(self.path)
+            (self.path if is_folder else self.path.parent).mkdir(parents=True, exist_ok=True)
+            input_hashes = self.input_hashes()
+            facts: dict[str, Any] = {}
+            yield facts
+            write_json(
+                sidecar_path(self.path),
+                {
+                    "identity": dict(self.identity),
+                    "arguments": dict(self.arguments),
+                    "inputs": input_hashes,
+                    "input_paths": {role: str(path) for role, path in self.inputs.items()},
+                    "files": describe_files(self.path, hashed),
+                    **facts,
+                    **provenance(),
+                    "seconds": round(time.monotonic() - started, 2),
+                },
+            )
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what something was made: commit, versions, host, time, peak resident memory."""
+    """How something was made: commit, package versions, host, time, peak resident memory."""
     return {
         "git_commit": git_commit(),
         "versions": {name: package_version(name) for name in RECORDED_PACKAGES},

@@ -1,4 +1,4 @@
-"""How every script starts and ends: arguments by tyro, UserError as one line on stderr with exit code 2."""
+"""Entry point of every script: arguments by tyro, a user error as one line on stderr with exit code 2."""
 
 import errno
 import sys
@@ -15,11 +15,11 @@ CURES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then run the same command again"),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR), "a file stands where a folder should, or the other way round"),
 }
-"""What the system refuses, and only the user can mend -> how."""
+"""Error number of the operating system that is a user error -> how to fix it."""
 
 
 def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
-    """Parse the command line into `args_type`, call `main`, and end with exit code 2 on what the user has to mend."""
+    """Parse the command line into `args_type` and call `main`; exit with code 2 on a user error."""
     try:
         main(tyro.cli(args_type, description=sys.modules["__main__"].__doc__))
     except UserError as error:

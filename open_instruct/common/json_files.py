@@ -1,5 +1,6 @@
 """Read and write JSON and JSON lines files: errors name the file and line, a write is atomic."""
 
+import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +12,10 @@ from open_instruct.common.errors import UserError
 
 
 def read_jsonl(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """The records of a JSON lines file.  Raises UserError with file:line at the first malformed one."""
+    """Records of a JSON lines file, `.gz` or not.  Raises UserError with file:line at the first malformed one."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with path.open(encoding="utf-8") as lines:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
@@ -28,7 +29,7 @@ def read_jsonl(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, A
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
-    """Stream `records` to `path`, atomically; returns how many there were."""
+    """Write `records` to `path` atomically; return their number."""
     count = 0
     with atomic_write(path) as file:
         for record in records:
@@ -61,7 +62,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that takes the name `path` only when the block ends well: readers see the old file or the whole new."""
+    """Open a temporary file that replaces `path` when the block succeeds: readers see the old or the whole new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,7 +1,7 @@
-"""Locks that end with the process that holds them, however it ends: one writer for one output.
+"""File locks that are released when their process ends, even if it is killed: one writer per output.
 
-They are advisory file locks (flock), which also hold between the nodes of a cluster where the shared file system knows
-them (NFS 4, Lustre with -o flock, BeeGFS). A lock file that a killed process leaves behind is empty of meaning.
+They are advisory (flock), and also work between the nodes of a cluster if its shared file system supports them (NFS 4,
+Lustre with -o flock, BeeGFS). A lock file that a killed process leaves behind has no effect.
 """
 
 import fcntl
@@ -14,14 +14,14 @@ from pathlib import Path
 
 
 class LockHeldError(Exception):
-    """Another process holds the lock. The message says which."""
+    """Another process holds the lock; the message names it."""
 
 
 @contextmanager
 def hold(lock: Path, *, wait: bool) -> Iterator[int]:
-    """Hold `lock` inside the block; the file is removed afterwards.  Yields its descriptor.
+    """Hold `lock` inside the block; the file is removed afterwards. Yields its descriptor.
 
-    Raises LockHeldError, unless `wait`, where another process holds it.
+    Raises LockHeldError where another process holds it, unless `wait`.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -35,9 +35,9 @@ def hold(lock: Path, *, wait: bool) -> Iterator[int]:
                 raise LockHeldError(holder or "another process") from error
             print(f"waiting for {holder or 'another process'}, which holds {lock}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        if is_still(lock, file.fileno()):
+        if is_open_as(lock, file.fileno()):
             break
-        # Its last holder removed the file between our opening and locking it.
+        # The previous holder removed the file after it was opened here and before it was locked.
         file.close()
     try:
         file.truncate(0)
@@ -51,23 +51,23 @@ def hold(lock: Path, *, wait: bool) -> Iterator[int]:
 
 @contextmanager
 def hold_all(outputs: Iterable[Path], folder: Path) -> Iterator[tuple[int, ...]]:
-    """Hold, in `folder`, a lock for each output of a job; waits for jobs that write any of them.
+    """Hold a lock in `folder` for each output of a job; wait for other jobs that write any of them.
 
     Yields the descriptors; a process that inherits them holds the locks too.
     """
-    # In one order, whoever asks: two jobs with two outputs in common cannot wait for each other.
+    # Always in the same order: two jobs with two outputs in common would otherwise deadlock.
     files = sorted(lock_of(path, folder) for path in outputs)
     with ExitStack() as stack:
         yield tuple([stack.enter_context(hold(file, wait=True)) for file in files])
 
 
 def lock_of(output: Path, folder: Path) -> Path:
-    """The lock file, in `folder`, of an output."""
+    """Lock file of an output, in `folder`."""
     return folder / f"{hashlib.sha256(str(output).encode()).hexdigest()[:16]}.lock"
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds `lock` now."""
+    """Whether any process holds `lock`."""
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -78,7 +78,8 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def is_still(path: Path, descriptor: int) -> bool:
+def is_open_as(path: Path, descriptor: int) -> bool:
+    """Whether `path` is the file of this descriptor."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

@@ -41,7 +41,7 @@ def check(artifact: Path) -> str:
         recorded = read_sidecar(artifact)["files"]
     except (UserError, KeyError, TypeError, AttributeError) as error:
         return f"its sidecar cannot be read ({error})"
-    found = {entry["name"]: entry for entry in describe_files(artifact)}
+    found = describe_files(artifact)
     problems = [f"{name} is missing" for name in recorded if name not in found]
     for name, entry in recorded.items():
         if name not in found:

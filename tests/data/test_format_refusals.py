@@ -169,7 +169,7 @@ def test_the_papers_numbers_on_unlabelled_splits_mean_nothing(mirror, name, reas
 
 def test_files_of_another_protocol_are_not_overwritten(mirror):
     format_sets(evaluation=["paws"])
-    with pytest.raises(UserError, match=r"paws: .*paws\.jsonl was made by other arguments: protocol was 'corrected'"):
+    with pytest.raises(UserError, match=r"paws: .*paws\.jsonl was made with other arguments: protocol was 'corrected'"):
         format_sets(evaluation=["paws"], protocol="paper")
     format_sets(evaluation=["paws"], protocol="paper", overwrite=True)
     assert next(read_jsonl(paths.evaluation_file("paws")))["prompt"].endswith(" ")

@@ -88,7 +88,7 @@ def test_one_metrics_file_and_the_full_output(base, folder):
 
 def test_the_full_output_never_replaces_metrics_of_other_arguments(base, folder):
     main(Args(model_path=folder, task=("copa",), limit=2))
-    with pytest.raises(UserError, match="made by other arguments"):
+    with pytest.raises(UserError, match="made with other arguments"):
         main(Args(model_path=folder, task=("copa",), limit=3, full_output_file=base / "full.jsonl"))
 
 

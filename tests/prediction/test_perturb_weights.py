@@ -66,7 +66,7 @@ def test_a_record_that_is_done_is_not_made_again(home, capsys):
     capsys.readouterr()
     assert measured(home) == record
     assert "done before" in capsys.readouterr().out
-    with pytest.raises(UserError, match="made by other arguments: seed was 0, now 1"):
+    with pytest.raises(UserError, match="made with other arguments: seed was 0, now 1"):
         main(args(home, seed=1))
     assert measured(home, seed=1, overwrite=True)["noise"] != record["noise"]
 
