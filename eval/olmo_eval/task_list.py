@@ -1,4 +1,4 @@
-"""From flags, config file and task file to the list of what is to be run."""
+"""The tasks to run, with their options: from flags, config file and task file."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Args = TypeVar("Args", bound="DataclassInstance")
+MINIMUM = {"limit": 1, "num_shots": 0, "num_recorded_inputs": 0}
 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """One task and what is asked of it: what a line of the task file may set."""
+    """One task and its options: the keys of a line of the task file."""
 
     name: str
     split: str
@@ -33,15 +34,16 @@ class TaskRun:
     num_recorded_inputs: int
     use_chat_format: bool
 
-    def deciding(self) -> dict[str, Any]:
-        """The options that decide the metrics."""
+    def metric_options(self) -> dict[str, Any]:
+        """The options that affect the metrics."""
         return {key: value for key, value in asdict(self).items() if key not in ("name", "num_recorded_inputs")}
 
 
 def with_config_file(args: Args, config_file: Path | None) -> Args:
-    """`args`, a dataclass, with the config file's values in place of those left at their defaults.
+    """Replace the fields of `args`, a dataclass, that are at their defaults by the values of the config file.
 
-    Raises UserError for what is no mapping, and for unknown flags.  Mistyped values end as on the command line.
+    Raises UserError for a file that is not a mapping, and for unknown flags; SystemExit, as on the command line, for
+    values of another type.
     """
     if config_file is None:
         return args
@@ -53,52 +55,48 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
         raise UserError(f"{config_file}: neither YAML nor JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{config_file}: expected a mapping of flags to values, found {type(values).__name__}")
-    defaults = type(args)()
-    names = [field.name for field in fields(defaults)]
+    defaults = asdict(type(args)())
     flags: list[str] = []
     for key, value in values.items():
         name = str(key).replace("-", "_")
-        if name not in names:
-            raise UserError(f"{config_file}: unknown flag {key} ({nearest(name, names)})")
+        if name not in defaults:
+            raise UserError(f"{config_file}: unknown flag {key} ({nearest(name, defaults)})")
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
             flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) != getattr(defaults, name)}
-    return replace(tyro.cli(type(args), args=flags), **given)
+    from_command_line = {name: value for name, value in asdict(args).items() if value != defaults[name]}
+    return replace(tyro.cli(type(args), args=flags), **from_command_line)
 
 
-def planned_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping[str, Any]) -> list[TaskRun]:
-    """The named tasks and those of `task_file`, with their options; the default tasks where neither names any.
+def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping[str, Any]) -> list[TaskRun]:
+    """The named tasks and those of `task_file`, with their options; the default tasks if neither names any.
 
-    `defaults` may hold more than a TaskRun's fields.  Raises UserError that names everything wrong with the options.
+    `defaults` may have keys that TaskRun lacks.  Raises UserError that lists every problem of the options.
     """
     problems: list[str] = []
     options = {field.name: defaults[field.name] for field in fields(TaskRun) if field.name != "name"}
     lines = [{"name": name} for name in names]
     lines += list(read_jsonl(task_file, required=("name",))) if task_file else []
-    runs = []
+    runs: list[TaskRun] = []
     for line in lines or [{"name": name} for name in DEFAULT_TASKS]:
-        of_line: list[str] = []
-        run = parse_values(TaskRun, options | line, key=str(line["name"]), errors=of_line)
+        run = parse_values(TaskRun, options | line, key=str(line["name"]), errors=problems)
         if run is not None:
             runs.append(run)
-            of_line += check_run(run)
-        problems += of_line
-    counts = Counter(run.name for run in runs)
-    twice = [name for name, count in counts.items() if count > 1]
-    problems += [f"{name} is named twice; run it again, with another --metrics-file" for name in twice]
+            problems += problems_of(run)
+    repeated = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
+    problems += [f"{name} is named twice; run it again, with another --metrics-file" for name in repeated]
     if problems:
         raise UserError("; ".join(problems))
     return runs
 
 
-def check_run(run: TaskRun) -> Iterator[str]:
+def problems_of(run: TaskRun) -> Iterator[str]:
     try:
         task_named(run.name)
     except UserError as error:
         yield str(error)
-    for name, least in (("limit", 1), ("num_shots", 0), ("num_recorded_inputs", 0)):
+    for name, minimum in MINIMUM.items():
         value = getattr(run, name)
-        if value is not None and value < least:
-            yield f"{run.name}: {name} is {value}; expected {least} or more"
+        if value is not None and value < minimum:
+            yield f"{run.name}: {name} is {value}; expected {minimum} or more"

@@ -1,4 +1,4 @@
-"""`{task}:olmo` against ai2-olmo's own in-loop evaluation, on the same rows and the same random model."""
+"""`{task}:olmo` equals ai2-olmo's own in-loop evaluation, on the same rows and the same random model."""
 
 import random
 from types import SimpleNamespace
@@ -16,11 +16,12 @@ from olmo_eval.tasks import TASKS, task_named
 
 NAME_IN_OLMO = {"csqa": "commonsense_qa", "openbookqa": "openbook_qa"}
 METRIC = {"acc": "raw", "len_norm": "per_char"}
+NUM_ROWS = 64
 load_hf_dataset = downstream.load_hf_dataset
 
 
 def in_loop_dataset(name, tokenizer, monkeypatch, *, limit, seed=1234):
-    """ai2-olmo's dataset of a task, made of the rows that `limit` and `seed` choose here."""
+    """ai2-olmo's dataset of a task, from the rows that `limit` and `seed` select in load_instances."""
 
     def some_rows(path, config, split):
         rows = load_hf_dataset(path, config, split)
@@ -40,20 +41,20 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "piqa", "hellaswag"])
-def test_accuracy_is_that_of_the_in_loop_metric(name, model, monkeypatch):
+def test_accuracy_equals_the_in_loop_metric(name, model, monkeypatch):
     network, tokenizer = model
     task = task_named(f"{name}:olmo")
     predictions = predict(
         network,
         tokenizer,
-        load_instances(task, limit=200),
+        load_instances(task, limit=NUM_ROWS),
         unconditioned=None,
         max_length=2048,
         max_batch_tokens=8192,
         counts_space=task.counts_space,
     )
     wrapped = SimpleNamespace(encode=tokenizer.encode, pad_token_id=tokenizer.pad_token_id)
-    dataset = in_loop_dataset(name, wrapped, monkeypatch, limit=200)
+    dataset = in_loop_dataset(name, wrapped, monkeypatch, limit=NUM_ROWS)
     metric = downstream.ICLMetric(metric_type=dataset.metric_type)
     for start in range(0, len(dataset), 32):
         batch = dataset.collate_fn(dataset.samples[start : start + 32])
@@ -65,7 +66,7 @@ def test_accuracy_is_that_of_the_in_loop_metric(name, model, monkeypatch):
 
 
 class Letters:
-    """A tokenizer whose tokens are the letters, so that encoded text can be read again."""
+    """A tokenizer whose tokens are single characters, so that encoded text can be decoded."""
 
     pad_token_id = 0
 
@@ -74,7 +75,7 @@ class Letters:
 
 
 @pytest.mark.parametrize("name", sorted(in_loop.PRIMARY))
-def test_prompts_and_score_are_those_of_the_in_loop_task(name, monkeypatch):
+def test_prompts_and_primary_score_equal_the_in_loop_task(name, monkeypatch):
     dataset = in_loop_dataset(name, Letters(), monkeypatch, limit=30)
     expected = {}
     for sample in dataset.samples:
@@ -86,20 +87,20 @@ def test_prompts_and_score_are_those_of_the_in_loop_task(name, monkeypatch):
         [(context, text, item.gold) for context, text in zip(item.contexts, item.continuations, strict=True)]
         for item in (instance.item for instance in load_instances(task, limit=limit))
     ]
-    if task.subjects:  # in another order, and there every subject has a sample of its own
+    if task.subjects:  # ai2-olmo has another order, and a sample of each subject
         assert all(document in found for document in expected.values())
     else:
         assert found == list(expected.values())
     assert task.primary == METRIC[dataset.metric_type]
 
 
-def test_every_in_loop_task_that_has_accuracy_is_offered():
-    offered = {NAME_IN_OLMO.get(name, name) for name in in_loop.PRIMARY}
+def test_every_in_loop_accuracy_task_has_a_variant():
+    supported = {NAME_IN_OLMO.get(name, name) for name in in_loop.PRIMARY}
     ranked = {
         label
         for label, entry in downstream.label_to_task_map.items()
         if not isinstance(entry, tuple) and entry.metric_type in METRIC
     }
-    # Arithmetic and the 56 rows of CommitmentBank are no tasks here.
-    assert ranked - offered == {"basic_arithmetic", "commitment_bank"}
+    # Arithmetic and the 56 rows of CommitmentBank are not supported.
+    assert ranked - supported == {"basic_arithmetic", "commitment_bank"}
     assert set(TASKS) >= {f"{name}:olmo" for name in in_loop.PRIMARY}

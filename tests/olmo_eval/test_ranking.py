@@ -1,4 +1,4 @@
-"""Scores of continuations, and the metrics that are made of them."""
+"""Scores of continuations, and the metrics computed from them."""
 
 import dataclasses
 import math
@@ -25,17 +25,17 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_a_random_model_scores_what_it_scores_in_the_reference_pipeline():
+def test_a_random_model_has_the_accuracies_of_the_reference_pipeline():
     assert reference_numbers.flips("arc_challenge", reference_numbers.reference_model()) <= 1
 
 
-def test_scores_equal_one_pass_for_each_continuation(folder):
+def test_scores_equal_one_forward_pass_per_continuation(folder):
     model, tokenizer = OlmoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     instances = load_instances(TASKS["arc_challenge"], limit=3, num_shots=1) + load_instances(
         TASKS["winogrande"], limit=2
     )
     predictions = predict(model, tokenizer, instances, unconditioned="Answer:", max_length=100, max_batch_tokens=500)
-    assert {bool(prediction.num_cut) for prediction in predictions} == {True, False}
+    assert {bool(prediction.num_truncated) for prediction in predictions} == {True, False}
     for instance, prediction in zip(instances, predictions, strict=True):
         parts = zip(instance.item.contexts, instance.item.continuations, prediction.outputs, strict=True)
         for context, continuation, output in parts:
@@ -54,17 +54,17 @@ def output(sum_logits, *, num_tokens=1, num_chars=2, uncond=0.0):
     return {"sum_logits": sum_logits, "sum_logits_uncond": uncond} | counts
 
 
-def test_each_score_picks_by_its_own_rule_and_the_first_of_equals():
+def test_each_score_predicts_by_its_own_rule_and_the_first_of_equals():
     outputs = [
         output(-4.0, num_tokens=4, num_chars=4, uncond=-5.0),  # per token -1, per char -1, uncond 1
         output(-3.0, num_tokens=1, num_chars=6, uncond=-3.0),  # per token -3, per char -0.5, uncond 0
         output(-3.0, num_tokens=1, num_chars=2, uncond=-9.0),  # per token -3, per char -1.5, uncond 6
     ]
-    chosen = Prediction(Instance({}, Item([], [], 0)), outputs, 0).chosen()
-    assert chosen == {"raw": 1, "per_token": 0, "per_char": 1, "uncond": 2}
+    predicted = Prediction(Instance({}, Item([], [], 0)), outputs, 0).predicted_indices()
+    assert predicted == {"raw": 1, "per_token": 0, "per_char": 1, "uncond": 2}
 
 
-def test_metrics_of_two_instances_worked_out_by_hand():
+def test_metrics_of_two_instances_equal_hand_computed_values():
     right = [output(-math.log(2)), output(-math.log(4))]
     item = Item(["Q"] * 2, [" é", " b"], 0)  # " é" is three bytes
     wrong = dataclasses.replace(item, gold=1)
@@ -80,13 +80,13 @@ def test_metrics_of_two_instances_worked_out_by_hand():
     assert metrics["num_truncated_contexts"] == 1
 
 
-def test_an_accuracy_of_zero_is_still_reported():
+def test_an_accuracy_of_zero_is_reported():
     prediction = Prediction(Instance({}, Item(["Q"] * 2, [" a", " b"], 1)), [output(-1.0), output(-2.0)], 0)
     metrics = summarise([prediction], primary="uncond")
     assert (metrics["acc_uncond"], metrics["acc"], metrics["standard_errors"]["acc"]) == (0.0, 0.0, None)
 
 
-def test_a_chat_is_scored_token_by_token_as_models_are_tuned_on_it(tmp_path):
+def test_chat_format_has_the_token_ids_of_fine_tuning(tmp_path):
     tokenizer = toy_tokenizer(tmp_path)
     [instance] = load_instances(TASKS["copa"], limit=1, use_chat_format=True)
     [options] = encode_options(tokenizer, [instance], max_length=1000)
@@ -99,7 +99,7 @@ def test_a_chat_is_scored_token_by_token_as_models_are_tuned_on_it(tmp_path):
         assert option.continuation == targets[:-1]  # then comes EOS
 
 
-def test_the_longest_input_is_the_least_that_is_known(folder):
+def test_longest_input_is_the_smallest_known_limit(folder):
     model, tokenizer = OlmoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert longest_input(model, tokenizer, None) == 128
     assert longest_input(model, tokenizer, 7) == 7
@@ -107,7 +107,7 @@ def test_the_longest_input_is_the_least_that_is_known(folder):
         longest_input(model, tokenizer, 129)
 
 
-def test_a_tokenizer_that_adds_the_space_itself_sees_one_less(tmp_path, folder):
+def test_one_space_is_removed_for_a_tokenizer_that_adds_one(tmp_path, folder):
     tokenizer = toy_tokenizer(tmp_path)
     model = OlmoForCausalLM.from_pretrained(folder)
 
@@ -124,17 +124,17 @@ def test_a_tokenizer_that_adds_the_space_itself_sees_one_less(tmp_path, folder):
     assert prediction.outputs[0]["num_chars"] == 5
 
 
-def test_a_continuation_that_greedy_decoding_would_write_is_called_greedy(folder):
+def test_only_the_continuation_of_greedy_decoding_is_greedy(folder):
     model, tokenizer = OlmoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
-    def likeliest(context):
+    def most_likely(context):
         with torch.no_grad():
             return int(model(torch.tensor([tokenizer(context)["input_ids"]])).logits[0, -1].argmax())
 
-    # A context whose likeliest next token is a text of its own, not a part of a letter.
+    # A context whose most likely next token is decoded to valid text, not to a part of a character.
     contexts = (f"Question: {number}" for number in range(1000))
-    context = next(c for c in contexts if tokenizer(tokenizer.decode(likeliest(c)))["input_ids"] == [likeliest(c)])
-    word = tokenizer.decode(likeliest(context))
-    instance = Instance({}, Item([context] * 2, [word, word + "xyz"], 0))
+    context = next(c for c in contexts if tokenizer(tokenizer.decode(most_likely(c)))["input_ids"] == [most_likely(c)])
+    text = tokenizer.decode(most_likely(context))
+    instance = Instance({}, Item([context] * 2, [text, text + "xyz"], 0))
     [prediction] = predict(model, tokenizer, [instance], unconditioned=None, max_length=100, max_batch_tokens=100)
     assert [output["is_greedy"] for output in prediction.outputs] == [True, False]

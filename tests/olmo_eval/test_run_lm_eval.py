@@ -1,7 +1,8 @@
-"""The script: its flags, its files, what it refuses, and how it goes on."""
+"""The script: flags, output files, refusals, and resumption."""
 
 import dataclasses
 import json
+import subprocess
 import sys
 
 import pytest
@@ -36,7 +37,7 @@ def suite_metrics(base, name):
     return entry
 
 
-def test_the_model_path_and_tasks_are_enough(base, folder, capsys):
+def test_metrics_files_have_the_expected_keys_and_are_skipped_or_overwritten(base, folder, capsys):
     args = Args(model_path=folder, task=("openbookqa", "winogrande"), limit=3)
     main(args)
     entry = suite_metrics(base, "openbookqa_toy.json")
@@ -59,7 +60,7 @@ def test_the_model_path_and_tasks_are_enough(base, folder, capsys):
     assert suite_metrics(base, "openbookqa_toy.json")["num_instances"] == 2
 
 
-def test_one_metrics_file_and_the_full_output(base, folder):
+def test_metrics_file_and_full_output_agree(base, folder):
     metrics_file, full_file = base / "metrics.json", base / "full.jsonl"
     main(
         Args(
@@ -81,12 +82,12 @@ def test_one_metrics_file_and_the_full_output(base, folder):
         pairs = [["Answer:", text] for _, text in first["model_input"]]
         assert first["prediction"].get("unconditioned_input") == (pairs if line["task"] == "piqa" else None)
         assert "unconditioned_input" not in second["prediction"]
-        picks = [one["prediction"]["metrics"]["acc_raw"] for one in (first, second)]
-        assert sum(picks) / 2 == entry["metrics"]["rc_metrics"]["acc_raw"]
+        correct = [one["prediction"]["metrics"]["acc_raw"] for one in (first, second)]
+        assert sum(correct) / 2 == entry["metrics"]["rc_metrics"]["acc_raw"]
     assert first["instance"].keys() == {"idx"}
 
 
-def test_the_full_output_never_replaces_metrics_of_other_arguments(base, folder):
+def test_full_output_never_replaces_metrics_of_other_arguments(base, folder):
     main(Args(model_path=folder, task=("copa",), limit=2))
     with pytest.raises(UserError, match="made with other arguments"):
         main(Args(model_path=folder, task=("copa",), limit=3, full_output_file=base / "full.jsonl"))
@@ -97,7 +98,7 @@ def without_times(line):
 
 
 @pytest.mark.parametrize("with_full", [True, False])
-def test_tasks_that_were_done_before_a_run_was_cut_short_are_kept(base, folder, monkeypatch, capsys, with_full):
+def test_an_interrupted_run_continues_at_the_task_where_it_stopped(base, folder, monkeypatch, capsys, with_full):
     args = Args(model_path=folder, task=("copa", "rte", "sst2"), limit=3, metrics_file=base / "metrics.json")
     if with_full:
         args = dataclasses.replace(args, full_output_file=base / "full.jsonl")
@@ -126,16 +127,16 @@ def test_tasks_that_were_done_before_a_run_was_cut_short_are_kept(base, folder, 
     assert not list(base.glob("*.partial"))
 
 
-def test_what_was_done_by_other_arguments_before_is_not_kept(base, folder, monkeypatch):
+def test_an_interrupted_run_with_other_arguments_is_not_continued(base, folder, monkeypatch):
     args = Args(model_path=folder, task=("copa", "rte"), limit=3, metrics_file=base / "metrics.json")
     evaluate = run_lm_eval.evaluate
 
-    def cut_short(args, model, task_run, **options):
+    def interrupted(args, model, task_run, **options):
         if task_run.name == "rte":
             raise KeyboardInterrupt
         return evaluate(args, model, task_run, **options)
 
-    monkeypatch.setattr(run_lm_eval, "evaluate", cut_short)
+    monkeypatch.setattr(run_lm_eval, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main(args)
     monkeypatch.setattr(run_lm_eval, "evaluate", evaluate)
@@ -143,7 +144,7 @@ def test_what_was_done_by_other_arguments_before_is_not_kept(base, folder, monke
     assert [entry["num_instances"] for entry in read_json(args.metrics_file)["metrics"]] == [4, 4]
 
 
-def test_shots_and_chats_have_files_of_their_own(base, folder):
+def test_shots_and_chat_format_are_part_of_the_file_name(base, folder):
     args = Args(model_path=folder, task=("copa",), limit=2)
     for changes in ({}, {"num_shots": 1}, {"use_chat_format": True}, {"num_shots": 1, "use_chat_format": True}):
         main(dataclasses.replace(args, **changes))
@@ -155,13 +156,13 @@ def test_shots_and_chats_have_files_of_their_own(base, folder):
     assert len(masses) == 4
 
 
-def test_unconditioned_likelihoods_of_a_chat_are_those_of_a_turn(base, folder):
+def test_chat_format_applies_to_the_unconditioned_prompt(base, folder):
     main(Args(model_path=folder, task=("piqa",), limit=2, use_chat_format=True))
     prompt = suite_metrics(base, "piqa_toy_chat.json")["task_options"]["unconditioned_prompt"]
     assert prompt == "<|user|>\nAnswer:\n<|assistant|>\n"
 
 
-def test_items_add_up_to_the_metrics(base, folder):
+def test_item_values_average_to_the_metrics(base, folder):
     main(Args(model_path=folder, task=("social_iqa",), limit=9))
     entry = suite_metrics(base, "social_iqa_toy.json")
     items, metrics = entry["items"], entry["metrics"]["rc_metrics"]
@@ -172,7 +173,7 @@ def test_items_add_up_to_the_metrics(base, folder):
     assert sum(items["gold_bits"]) / sum(items["gold_bytes"]) == pytest.approx(metrics["bits_per_byte"])
 
 
-def test_names_come_from_the_sidecar(base, tmp_path):
+def test_the_model_id_comes_from_the_sidecar(base, tmp_path):
     path = tmp_path / "main"
     toy_olmo(path)
     write_json(path / "meta.json", {"identity": {"model_id": "tiny_main", "step": 5}})
@@ -181,7 +182,7 @@ def test_names_come_from_the_sidecar(base, tmp_path):
     assert (sidecar["identity"]["step"], sidecar["identity"]["train_set"]) == (5, None)
 
 
-def test_config_file_and_task_file(base, folder):
+def test_options_of_task_file_flags_and_config_file_in_this_order_of_precedence(base, folder):
     tasks, config = base / "tasks.jsonl", base / "config.yaml"
     tasks.write_text('{"name": "copa", "limit": 3}\n{"name": "rte"}\n')
     config.write_text(f"model-path: {folder}\ntask_file: {tasks}\nlimit: 5\noverwrite: false\n")
@@ -193,14 +194,14 @@ def test_config_file_and_task_file(base, folder):
 @pytest.mark.parametrize(
     ("text", "message"), [("limits: 5", "unknown flag limits .*limit"), ("- 1", "a mapping"), ("a: [", "neither YAML")]
 )
-def test_broken_config_files_are_refused(base, text, message):
+def test_invalid_config_files_are_refused(base, text, message):
     config = base / "config.yaml"
     config.write_text(text)
     with pytest.raises(UserError, match=message):
         main(Args(config_file=config))
 
 
-def test_every_problem_of_the_task_list_is_named(base, folder):
+def test_every_problem_of_the_task_file_is_listed(base, folder):
     tasks = base / "tasks.jsonl"
     lines = [{"name": "coppa"}, {"name": "rte", "limit": 0}, {"name": "sst2", "shots": 1}, {"name": "rte"}]
     tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -215,7 +216,7 @@ def test_every_problem_of_the_task_list_is_named(base, folder):
         assert part in str(caught.value)
 
 
-def test_folders_that_hold_no_transformers_model_are_refused(base, tmp_path):
+def test_folders_without_a_transformers_model_are_refused(base, tmp_path):
     with pytest.raises(UserError, match="no model; name its folder with --model-path"):
         main(Args())
     with pytest.raises(UserError, match="no such folder"):
@@ -238,19 +239,14 @@ def test_missing_weights_are_refused(base, tmp_path):
         main(Args(model_path=path, task=("copa",)))
 
 
-def test_defaults_are_those_of_the_reference():
+def test_defaults_equal_the_reference():
     expected = {"split": "validation", "batch_size": 32, "max_batch_tokens": 20480, "num_shots": 0, "limit": None}
-    expected |= {
-        "random_subsample_seed": 1234,
-        "num_recorded_inputs": 0,
-        "fewshot_seed": None,
-        "model_max_length": None,
-    }
+    expected |= {"random_subsample_seed": 1234, "num_recorded_inputs": 0, "fewshot_seed": None}
     expected |= {"model_max_length": None, "model_class": "hf"}
     assert {name: getattr(Args(), name) for name in expected} == expected
 
 
-def test_every_flag_of_the_reference_on_one_command_line(base, folder, monkeypatch, capsys):
+def test_every_flag_of_the_reference_is_accepted_together(base, folder, monkeypatch, capsys):
     tasks, config = base / "tasks.jsonl", base / "config.yaml"
     tasks.write_text('{"name": "copa", "num_shots": 1, "fewshot_seed": 5}\n')
     config.write_text("limit: 9\nnum_shots: 2\n")
@@ -273,12 +269,12 @@ def test_every_flag_of_the_reference_on_one_command_line(base, folder, monkeypat
     assert mmlu["metrics"]["rc_metrics"]["num_truncated_contexts"] == 12  # 3 instances, 4 choices, 2 long exemplars
     lines = list(read_jsonl(base / "full.jsonl"))
     assert [len(line["instance_predictions"]) for line in lines] == [3, 3]
-    asked = load_instances(TASKS["copa"], num_shots=1, fewshot_seed=5, limit=3, random_subsample_seed=7)
+    expected = load_instances(TASKS["copa"], num_shots=1, fewshot_seed=5, limit=3, random_subsample_seed=7)
     recorded = lines[1]["instance_predictions"][0]["model_input"]
-    assert [context for context, _ in recorded] == asked[0].item.contexts
+    assert [context for context, _ in recorded] == expected[0].item.contexts
 
 
-def test_batches_change_no_result(base, folder):
+def test_batch_size_does_not_change_results(base, folder):
     found = []
     for name, changes in {"one": {"max_batch_tokens": 60}, "many": {"batch_size": 1}}.items():
         args = Args(model_path=folder, task=("social_iqa",), limit=6, full_output_file=base / f"{name}.jsonl")
@@ -289,7 +285,7 @@ def test_batches_change_no_result(base, folder):
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
-def test_a_class_of_models_that_is_not_known_is_refused(folder, monkeypatch, capsys):
+def test_an_unknown_model_class_is_refused(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run_lm_eval", "--model-path", str(folder), "--model-class", "hf_olmo.Other"])
     with pytest.raises(SystemExit) as ended:
         run(main, Args)
@@ -297,10 +293,24 @@ def test_a_class_of_models_that_is_not_known_is_refused(folder, monkeypatch, cap
     assert "hf_olmo.Other" in capsys.readouterr().err
 
 
-def test_an_unknown_task_ends_with_exit_code_two(folder, monkeypatch, capsys):
+def test_an_unknown_task_exits_with_code_two(folder, monkeypatch, capsys):
     command = ["run_lm_eval", "--model-path", str(folder), "--task", "arc_eazy"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
         run(main, Args)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: unknown task arc_eazy (did you mean arc_easy?)\n"
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['run_lm_eval', '--help']\n"
+        "try:\n"
+        "    runpy.run_module('olmo_eval.run_lm_eval', run_name='__main__')\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 0\n"
+        "print({'torch', 'transformers', 'datasets', 'pandas', 'numpy', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

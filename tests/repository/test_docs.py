@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 import tyro
@@ -25,12 +26,13 @@ def commands():
 
 
 @pytest.mark.parametrize(("script", "arguments"), commands())
-def test_commands_in_the_docs_parse(script, arguments):
+def test_commands_in_the_docs_parse(script, arguments, monkeypatch):
     name = f"eval/{script.replace('.', '/')}.py" if script.startswith("olmo_eval.") else script
     spec = importlib.util.spec_from_file_location("documented_script", REPOSITORY / name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look up their module
     spec.loader.exec_module(module)
     tyro.cli(module.Args, args=shlex.split(arguments.replace("…", "")))
 
