@@ -143,16 +143,18 @@ def optimiser_step(run: Run, progress: Progress) -> StepResult:
 
 
 def clip_gradients(run: Run) -> Any:
-    """-> () the norm of the gradients before; None where DeepSpeed keeps it to itself.
+    """Scale gradients so that their norm is at most max_grad_norm.
 
-    Of one process alone AdamW clips them, as it reads them: it divides them by its `grad_scale`.
+    -> () the norm before, or None where DeepSpeed does not return it
     """
-    accelerator, parameters, most = run.accelerator, run.module.parameters(), run.args.max_grad_norm
+    accelerator, max_norm = run.accelerator, run.args.max_grad_norm
     if accelerator.distributed_type != DistributedType.NO or accelerator.scaler is not None:
-        return accelerator.clip_grad_norm_(parameters, most)
-    gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
-    norm = torch.stack([gradient @ gradient for gradient in gradients]).sum().sqrt()
-    run.optimizer.optimizer.grad_scale = (norm / most).clamp(min=1.0)
+        return accelerator.clip_grad_norm_(run.module.parameters(), max_norm)
+    gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
+    norm = torch.stack([gradient.flatten() @ gradient.flatten() for gradient in gradients]).sum().sqrt()
+    if norm > max_norm:
+        for gradient in gradients:
+            gradient /= norm / max_norm
     return norm
 
 

@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy, embedding
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED
 from open_instruct.training.fused_cross_entropy import Tied, summed_cross_entropy
-from open_instruct.training.rotation import rotate_faster
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
@@ -116,14 +115,13 @@ def check_projection(model: Any, *, packing: bool) -> None:
 
 
 def spare_memory_traffic(loss: TargetLoss) -> None:
-    """On a CPU small models wait for memory: head.py and rotation.py take the place of what goes through it more often.
+    """On a CPU small models wait for memory: fused_cross_entropy.py takes the place of what goes through it more often.
 
     What is freed stays with the process, so that the kernel does not clear the same pages for every step.
     """
     inputs, head = loss.language_model.get_input_embeddings(), loss.language_model.get_output_embeddings()
     is_plain = type(inputs) is nn.Embedding and inputs.max_norm is None and type(head) is nn.Linear
     loss.spares_memory_traffic = is_plain and head.bias is None and head.weight.requires_grad
-    rotate_faster(loss.language_model)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
