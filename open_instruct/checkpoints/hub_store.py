@@ -3,20 +3,18 @@
 import dataclasses
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, RepoFile, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from open_instruct.checkpoints.families import Checkpoint, Family
 from open_instruct.checkpoints.file_content import check_content
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
+from open_instruct.common.hub_errors import hub_errors
 
 WEIGHTS = (
     ("model*.safetensors", "model*.safetensors.index.json"),
@@ -25,6 +23,8 @@ WEIGHTS = (
 """Patterns of weights and their index, the better format first."""
 # No code: what a repository wants to be executed is never fetched.
 TOKENIZER = ("tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+NEXT_STEP = "try again later"
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,10 @@ class Snapshot:
         return {"downloaded": dataclasses.asdict(self)}
 
 
-@contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except GatedRepoError as error:
-        raise UserError(f"{what}: its owners grant access one by one; ask on its page, then `hf auth login`") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{what}: no such repository, or a private one; check the name, or `hf auth login`") from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{what}: no such revision; see --list") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{what}: the Hub cannot be reached or does not answer ({reason}); try again later") from error
-
-
 def list_hub(family: Family) -> list[Available]:
     """The family's checkpoints by step, and `main`, as the repository's branches and tags name them now."""
     assert family.hub is not None
-    with hub_errors(family.hub):
+    with hub_errors(family.hub, next_step=NEXT_STEP):
         refs = HfApi().list_repo_refs(family.hub)
     found: dict[int | None, Available] = {}
     for ref in (*refs.tags, *refs.branches):
@@ -120,7 +105,7 @@ def describe_snapshot(family: Family, revision: str) -> Snapshot:
 def list_files(family: Family, revision: str) -> tuple[str, dict[str, HubFile]]:
     """The commit that `revision` is now, and the files at its top."""
     assert family.hub is not None
-    with hub_errors(f"{family.hub} {revision}"):
+    with hub_errors(f"{family.hub} {revision}", next_step=NEXT_STEP):
         commit = HfApi().model_info(family.hub, revision=revision).sha or revision
         entries = [e for e in HfApi().list_repo_tree(family.hub, revision=commit) if isinstance(e, RepoFile)]
     return commit, {e.path: HubFile(e.size, e.lfs.sha256 if e.lfs else None, e.blob_id) for e in entries}
@@ -136,7 +121,7 @@ def fetch_files(snapshot: Snapshot, folder: Path) -> None:
     Raises UserError where the Hub fails, or a file is not the one it described.
     """
     for attempt in (1, 2):
-        with hub_errors(f"{snapshot.repository} {snapshot.revision}"):
+        with hub_errors(f"{snapshot.repository} {snapshot.revision}", next_step=NEXT_STEP):
             snapshot_download(
                 snapshot.repository, revision=snapshot.commit, local_dir=folder, allow_patterns=list(snapshot.files)
             )

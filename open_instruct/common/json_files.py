@@ -39,7 +39,13 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
 
 
 def to_line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    """Raises UserError for text that UTF-8 cannot encode."""
+    line = json.dumps(record, ensure_ascii=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{record.get('id')}: text that is not valid Unicode ({error.reason})") from error
+    return line
 
 
 def read_json(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The page of check_data.py: what it found, as HTML in one file."""
+"""The HTML page of check_data.py."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from typing import Any
 
 from open_instruct.common import paths
 from open_instruct.common.json_files import atomic_write
-from open_instruct.data.inspection import Report, Shared
+from open_instruct.data.inspection import FileReport, SharedRows
 
 TEMPLATE = Path(__file__).with_name("data_page.html.template")
 NUMBERS = ("rows", "exact", "normalised", "same_prompt")
@@ -17,9 +17,9 @@ NUMBERS = ("rows", "exact", "normalised", "same_prompt")
 
 def write_page(
     path: Path,
-    reports: Sequence[Report],
-    shared: Sequence[Shared],
-    columns: Mapping[str, Callable[[Report], str]],
+    reports: Sequence[FileReport],
+    shared: Sequence[SharedRows],
+    columns: Mapping[str, Callable[[FileReport], str]],
 ) -> None:
     rows = [{title: cell(report) for title, cell in columns.items()} for report in reports]
     problems = [f"{report.name}: {problem}" for report in reports for problem in report.problems]
@@ -28,7 +28,7 @@ def write_page(
         problems="".join(f'<p class="problem">{escape(problem)}</p>' for problem in problems),
         table=html_table(rows),
         shared=html_table([asdict(pair) for pair in shared]) if shared else "<p>None.</p>",
-        samples="".join(sample_of(report) for report in reports),
+        samples="".join(samples_of(report) for report in reports),
     )
     with atomic_write(path) as file:
         file.write(page)
@@ -46,13 +46,13 @@ def cell(title: str, value: Any) -> str:
     return f"<td{attribute}>{escape(str(value))}</td>"
 
 
-def sample_of(report: Report) -> str:
-    blocks = "".join(f"<pre>{marked(record)}</pre>" for record in report.samples)
+def samples_of(report: FileReport) -> str:
+    blocks = "".join(f"<pre>{highlighted(record)}</pre>" for record in report.samples)
     return f"<h3>{escape(report.name)}</h3>{blocks}"
 
 
-def marked(record: Mapping[str, Any]) -> str:
-    """A record with what is learned or scored marked."""
+def highlighted(record: Mapping[str, Any]) -> str:
+    """HTML of a record; the text that is learned or scored is highlighted."""
     if "messages" not in record:
         return f'{escape(record["prompt"])}<span class="completion">{escape(record["completion"])}</span>'
     turns = []

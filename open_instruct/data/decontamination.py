@@ -1,12 +1,12 @@
-"""Train items that also stand in an evaluation set: the same text to the letter, or but for case and white space."""
+"""Find train rows that are also in an evaluation set: the same text exactly, or except for case and white space."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-class Texts:
-    """Texts of items, remembered as digests: 16 bytes each, whatever their length."""
+class TextHashes:
+    """Hashes of the texts of records, 16 bytes each."""
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
         self.exact: set[bytes] = set()
@@ -15,20 +15,25 @@ class Texts:
             self.add(record)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        text = text_of(record)
-        self.exact.add(fingerprint(text))
-        self.normalised.add(fingerprint(normalise(text)))
+        text = full_text(record)
+        self.exact.add(text_hash(text))
+        self.normalised.add(text_hash(normalise(text)))
+
+    def __ior__(self, other: "TextHashes") -> "TextHashes":
+        self.exact |= other.exact
+        self.normalised |= other.normalised
+        return self
 
     def match(self, record: Mapping[str, Any]) -> str | None:
-        """`exact` or `normalised`, where the text of the record is among these; else None."""
-        text = text_of(record)
-        if fingerprint(normalise(text)) not in self.normalised:
+        """How the text of `record` is among these: `exact`, `normalised` or None."""
+        text = full_text(record)
+        if text_hash(normalise(text)) not in self.normalised:
             return None
-        return "exact" if fingerprint(text) in self.exact else "normalised"
+        return "exact" if text_hash(text) in self.exact else "normalised"
 
 
-def text_of(record: Mapping[str, Any]) -> str:
-    """All that is said in an item, prompt and completion."""
+def full_text(record: Mapping[str, Any]) -> str:
+    """Prompt and completion, or the content of all messages."""
     if "messages" in record:
         return " ".join(turn["content"] for turn in record["messages"])
     return record["prompt"] + record["completion"]
@@ -38,5 +43,5 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def fingerprint(text: str) -> bytes:
+def text_hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,8 +1,8 @@
-"""Text to token ids, in one place: training, prediction and evaluation all encode here.
+"""Encode text as token ids. Training, prediction and evaluation all use this module.
 
-The prompt never ends in white space: the space belongs to the completion, which is tokenised together with its prompt
-and split off by character offsets. No BOS is added; a text without context is conditioned on EOS, which in OLMo's
-pre-training stands between documents.
+The prompt never ends in white space: the space belongs to the completion. Prompt and completion are tokenised jointly
+and split by character offsets. No BOS is added; text without a prompt is conditioned on EOS, which separates documents
+in OLMo's pre-training.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from open_instruct.common.errors import UserError
 
 IGNORED = -100
-"""Label of a position that is no target (the value torch's cross-entropy skips)."""
-
-
+"""Label of a position that is not a target: `ignore_index` of torch's cross-entropy."""
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|' + message['role'] + '|>\\n' + message['content'].strip() }}
@@ -25,7 +23,7 @@ CHAT_TEMPLATE = """\
 {{- '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"""
-"""The layout of `encode_messages`, for tokenizers' `apply_chat_template`."""
+"""The layout of `encode_messages` as a template of `apply_chat_template`."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +35,28 @@ class Encoded:
 
     @property
     def num_targets(self) -> int:
-        """Nothing comes before the first token that could predict it."""
+        # The first token is never a target: no token before it predicts it.
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A tokenised prompt and its completion, EOS not included."""
+    """Token ids of a prompt and its completion, without EOS."""
 
     prompt: list[int]
     completion: list[int]
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts, exactly as they stand in training; an empty prompt is [EOS]."""
+    """Token ids of prompts, exactly as in training; an empty prompt is [EOS]."""
     encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
     return [list(ids) or [eos_id(tokenizer)] for ids in encoded]
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
-    """Prompt and completion tokenised jointly and split where the completion's first character lies.
+    """Tokenise prompt and completion jointly, and split at the first token of the completion.
 
-    Raises UserError for a completion without tokens, and for a token that spans both sides of the border.
+    Raises UserError for a completion without tokens, and for a token that spans prompt and completion.
     """
     if not pairs:
         return []
@@ -66,31 +64,31 @@ def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, 
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     result = []
     for (prompt, completion), ids, offsets in zip(pairs, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        border = sum(end <= len(prompt) for _, end in offsets)
-        if border == len(ids):
+        boundary = sum(end <= len(prompt) for _, end in offsets)
+        if boundary == len(ids):
             raise UserError(f"empty completion after the prompt {prompt[-60:]!r}; a completion must have text")
-        if offsets[border][0] < len(prompt):
-            token = tokenizer.convert_ids_to_tokens(ids[border])
+        if offsets[boundary][0] < len(prompt):
+            token = tokenizer.convert_ids_to_tokens(ids[boundary])
             raise UserError(
                 f"token {token!r} spans prompt and completion ({prompt[-20:]!r} + {completion[:20]!r}); "
                 "end the prompt without white space and begin the completion with a space"
             )
-        result.append(Pair(ids[:border] or [eos_id(tokenizer)], ids[border:]))
+        result.append(Pair(ids[:boundary] or [eos_id(tokenizer)], ids[boundary:]))
     return result
 
 
 def encode_examples(
     tokenizer: PreTrainedTokenizerFast, records: Iterable[Mapping[str, Any]], *, max_length: int
 ) -> tuple[list[Encoded], int]:
-    """Training examples from records with prompt/completion or messages.
+    """Training examples of records with prompt and completion, or messages.
 
-    Returns the examples and how many lost prompt tokens to fit `max_length`; targets are never cut.
+    Returns the examples and how many were truncated to `max_length`; no completion is truncated in part.
     Raises UserError where the targets alone do not fit, or an example has none.
     """
     records = list(records)
     pairs = encode_pairs(tokenizer, [(r["prompt"], r["completion"]) for r in records if "messages" not in r])
     plain = iter(pairs)
-    examples, num_cut = [], 0
+    examples, num_truncated = [], 0
     for record in records:
         if "messages" in record:
             example = encode_messages(tokenizer, record["messages"])
@@ -99,33 +97,33 @@ def encode_examples(
             targets = [*pair.completion, eos_id(tokenizer)]
             example = Encoded([*pair.prompt, *targets], [IGNORED] * len(pair.prompt) + targets)
         if len(example.ids) > max_length:
-            num_cut += 1
-            example = cut_left(example, max_length=max_length, name=str(record["id"]))
+            num_truncated += 1
+            example = truncate_left(example, max_length=max_length, name=str(record["id"]))
         if example.num_targets == 0:
             raise UserError(f"{record['id']}: no target token within max_seq_length {max_length}; raise it")
         examples.append(example)
-    return examples, num_cut
+    return examples, num_truncated
 
 
-def cut_left(example: Encoded, *, max_length: int, name: str) -> Encoded:
-    """Drop the oldest tokens until it fits; an answer that would lose its beginning goes as a whole.
+def truncate_left(example: Encoded, *, max_length: int, name: str) -> Encoded:
+    """Drop the first tokens until the rest fits; a completion that would lose its beginning is dropped completely.
 
-    Raises UserError where the last answer alone does not fit.
+    Raises UserError where the last completion alone does not fit.
     """
-    cut, labels = len(example.ids) - max_length, example.labels
-    # One token must stay before an answer: its first token is predicted from that.
-    while cut < len(labels) and labels[cut] != IGNORED:
-        cut += 1
-    if all(label == IGNORED for label in labels[cut:]):
+    start, labels = len(example.ids) - max_length, example.labels
+    # A token before the completion must remain: the completion's first token is predicted from it.
+    while start < len(labels) and labels[start] != IGNORED:
+        start += 1
+    if all(label == IGNORED for label in labels[start:]):
         raise UserError(
             f"{name}: its completion alone exceeds max_seq_length {max_length}, less one token to predict it from; "
             "raise --max_seq_length"
         )
-    return Encoded(example.ids[cut:], labels[cut:])
+    return Encoded(example.ids[start:], labels[start:])
 
 
 def encode_messages(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]) -> Encoded:
-    """A chat, tokenised as one text: loss on what the assistant says and on the EOS that ends its turn."""
+    """A chat, tokenised as one text. Targets are the assistant's turns, each with its EOS."""
     text, spans = "", []
     for message in messages:
         if message["role"] == "assistant":
@@ -142,12 +140,12 @@ def encode_messages(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mappi
 
 
 def chat_prompt(prompt: str) -> str:
-    """One user turn up to where the assistant begins, as the encoder lays it out in training."""
+    """One user turn and the beginning of the assistant's turn, as `encode_messages` lays them out in training."""
     return f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"
 
 
 def eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Raises UserError where the tokenizer names no EOS."""
+    """Raises UserError where the tokenizer has no EOS."""
     if not isinstance(tokenizer.eos_token_id, int):
-        raise UserError(f"the tokenizer {tokenizer.name_or_path} names no EOS token; set eos_token in its config")
+        raise UserError(f"the tokenizer {tokenizer.name_or_path} has no EOS token; set eos_token in its config")
     return tokenizer.eos_token_id

@@ -1,4 +1,4 @@
-"""What is counted while a set is formatted, and what is refused at its end. Nothing is dropped uncounted."""
+"""Counts of the rows of a set while it is formatted, and the checks at its end. No row is dropped without a count."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_instruct.common.errors import UserError
-from open_instruct.data.decontamination import Texts
+from open_instruct.data.decontamination import TextHashes
 from open_instruct.data.prompts import Task, empty_part
 from open_instruct.tasks.declarations import EvalSet
 
@@ -15,22 +15,24 @@ Record = Mapping[str, Any]
 
 @dataclass
 class Tally:
-    """Counts of one set, row by row."""
+    """Counts of one set."""
 
     task: Task
     rows: int = 0
-    """Rows that are kept."""
+    """Kept rows."""
     labels: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
     """Ids of rows with an empty part."""
     overlapping: dict[str, list[str]] = field(default_factory=lambda: {"exact": [], "normalised": []})
-    """Ids of train rows that also stand in the evaluation set, by how they match."""
+    """Kind of match -> ids of train rows that are also in an evaluation set."""
     seen: set[str] = field(default_factory=set)
 
-    def admit(self, records: Record | Mapping[str, Record], *, tested: Texts | None = None, drop: bool = False) -> bool:
-        """Count one row, given in each format, and tell whether it is kept.
+    def add(self, records: Mapping[str, Record], *, evaluated: TextHashes | None = None, drop: bool = False) -> bool:
+        """Count one row, given as format -> record; return whether it is kept.
 
-        Raises UserError for an id that came before.
+        evaluated  texts that a train row is compared with; rows that match are counted, and kept unless `drop`
+
+        Raises UserError for a repeated id.
         """
         first = next(iter(records.values()))
         if first["id"] in self.seen:
@@ -40,11 +42,10 @@ class Tally:
         if part:
             self.empty.append(f"{first['id']} ({part})")
             return False
-        match = tested.match(first) if tested else None
-        if match:
+        if match := evaluated.match(first) if evaluated else None:
             self.overlapping[match].append(first["id"])
-        if match and drop:
-            return False
+            if drop:
+                return False
         self.rows += 1
         if self.task.labels:
             self.labels[first["completion"].strip()] += 1
@@ -55,17 +56,17 @@ class Tally:
         return sum(map(len, self.overlapping.values()))
 
     def check(self, *, drop_empty: bool, one_label: bool, overlap: str = "keep") -> None:
-        """Raises UserError for empty parts, overlap and a single label, unless they are allowed."""
+        """Raises UserError for empty parts, overlap, no rows and a single label, unless they are allowed."""
         if self.empty and not drop_empty:
             raise UserError(
                 f"{len(self.empty)} rows have an empty part: {shortened(self.empty)}; expected text in "
                 f"{', '.join(self.task.fields.values())}. --drop_empty leaves them out"
             )
         if overlap == "refuse" and self.num_overlapping:
-            ids = [*self.overlapping["exact"], *self.overlapping["normalised"]]
+            exact, normalised = self.overlapping.values()
             raise UserError(
-                f"{len(ids)} train rows also stand in the evaluation set ({len(self.overlapping['exact'])} to the "
-                f"letter): {shortened(ids)}; --overlap drop leaves them out"
+                f"{self.num_overlapping} train rows are also in the evaluation set ({len(exact)} exactly): "
+                f"{shortened([*exact, *normalised])}; --overlap drop leaves them out"
             )
         if not self.rows:
             raise UserError("no rows; is it the right split?")
@@ -76,11 +77,11 @@ class Tally:
             )
 
     def facts(self) -> dict[str, Any]:
-        """For the sidecar."""
-        about: dict[str, Any] = {"rows": self.rows, "labels": dict(self.labels), "dropped_empty": len(self.empty)}
+        """Entries of the sidecar."""
+        counts: dict[str, Any] = {"rows": self.rows, "labels": dict(self.labels), "dropped_empty": len(self.empty)}
         if isinstance(self.task, EvalSet):
-            return about
-        return about | {f"overlap_{kind}": len(ids) for kind, ids in self.overlapping.items()}
+            return counts
+        return counts | {f"overlap_{kind}": len(ids) for kind, ids in self.overlapping.items()}
 
     def __str__(self) -> str:
         parts = [f"{self.rows} rows"]

