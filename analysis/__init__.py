@@ -1,0 +1,1 @@
+"""From measurements to results: tables, statistical inference, figures and the report page."""

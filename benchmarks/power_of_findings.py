@@ -21,29 +21,17 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.findings import FAMILIES, judge
 from analysis.inference.claims import forgetting, latent_benefit
-from analysis.inference.contrasts import (
-    FINE_TUNED_MINUS_BASE,
-    FINE_TUNED_MINUS_BASE_GROWTH,
-    FINE_TUNED_MINUS_BASE_MEAN,
-    LAST_MINUS_FIRST,
-    Contrast,
-    compare_all,
-)
+from analysis.inference.contrasts import Contrast, compare_all
+from analysis.inference.findings import FAMILIES, judge
 from analysis.inference.gains import gain_against_skill
 from analysis.inference.overtraining import null_statistics, peak_statistic
-from analysis.inference.paired import Cell, evaluate_paired
-from analysis.produce_tables import table_of
+from analysis.inference.paired import evaluate_paired
+from analysis.tables.columns import DIFFERENCE_COLUMNS, MISSING_COLUMNS, Comparison
 from analysis.tables.curve_names import name_series
-from analysis.tables.frames import (
-    DIFFERENCE_COLUMNS,
-    MISSING_COLUMNS,
-    Tables,
-    as_table,
-    empty_table,
-    found_checkpoints,
-)
+from analysis.tables.frames import Tables, as_table, empty_table, found_checkpoints
+from analysis.tables.gathering import table_of
+from analysis.tables.measurements import Cell
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 BASE = np.array([0.10, 0.20, 0.27, 0.30, 0.30, 0.30, 0.30, 0.30])
@@ -168,11 +156,11 @@ def simulate(scenario: Scenario, seed: int) -> Tables:
 
 def is_read(contrast: Contrast, setting: str) -> bool:
     """Whether a claim that is judged here reads it: three contrasts in four are of no claim, and cost as much."""
-    if contrast.comparison in (FINE_TUNED_MINUS_BASE, FINE_TUNED_MINUS_BASE_GROWTH):
+    if contrast.comparison in (Comparison.CHANGE, Comparison.CHANGE_GROWTH):
         return setting in ("text", contrast.series.split()[0])
     if setting == "text":
-        return contrast.comparison == FINE_TUNED_MINUS_BASE_MEAN
-    return contrast.comparison == LAST_MINUS_FIRST and contrast.series.split()[0] == setting
+        return contrast.comparison == Comparison.MEAN_CHANGE
+    return contrast.comparison == Comparison.LAST_MINUS_FIRST and contrast.series.split()[0] == setting
 
 
 def models_of(scenario: Scenario) -> list[dict[str, Any]]:

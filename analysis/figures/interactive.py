@@ -1,35 +1,35 @@
-"""The study's figures as data for Plotly: the same panels as the printed ones, with values to hover and curves to hide.
+"""The study's figures as data for Plotly: the same panels as the printed ones, with hover text and curves to hide.
 
-Each panel becomes a plot of its own. A checkpoint stands at its index, its step or its tokens; which, and whether on a
-log axis, is chosen on the page, so every curve carries all of them.
+Each panel is a plot of its own. The page selects whether the axis shows indices, steps or tokens of the checkpoints,
+and whether it is logarithmic, so every panel has all of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
-from analysis.figures.panels import Curve, Panel
-from analysis.plotting import figures_of
-from analysis.tables.frames import Tables, order_checkpoints
+from analysis.figures.panels import Curve, Grid, Panel
+from analysis.figures.study_figures import FIGURES
+from analysis.tables.frames import Tables, number, order_checkpoints
+from open_instruct.study.variants import MAIN
 
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
 SYMBOLS |= {"X": "x", "<": "triangle-left", ">": "triangle-right", "*": "star"}
 
 
-def interactive_figures(tables: Tables) -> list[dict[str, Any]]:
-    """Every figure: name, title, caption and panels, as JSON values."""
+def interactive_figures(grids: Mapping[str, Grid], tables: Tables) -> list[dict[str, Any]]:
+    """Name, title, caption and panels of every figure, as JSON values."""
     tokens = tokens_of(tables)
     figures = []
-    for name, described in figures_of(tables):
-        panels = [panel_data(panel, tokens) for row in described.grid(tables) for panel in row if panel.curves]
-        figures.append({"name": name, "title": described.title, "caption": described.caption, "panels": panels})
+    for name, grid in grids.items():
+        panels = [panel_data(panel, tokens) for row in grid for panel in row if panel.curves]
+        about = {"name": name, "title": FIGURES[name].title, "caption": FIGURES[name].caption}
+        figures.append(about | {"panels": panels})
     return figures
 
 
 def tokens_of(tables: Tables) -> dict[str, int]:
-    """Checkpoint -> tokens; where two families count differently, the first one's."""
-    both = pd.concat([tables.performance, tables.suites])[["checkpoint", "tokens"]].dropna()
+    """Checkpoint -> tokens; where two families differ, the first one's."""
+    both = tables.scores[["checkpoint", "tokens"]].dropna()
     return {str(name): int(count) for name, count in reversed(list(both.itertuples(index=False, name=None)))}
 
 
@@ -43,18 +43,18 @@ def panel_data(panel: Panel, tokens: dict[str, int]) -> dict[str, Any]:
         "is_change": panel.is_change,
         "own_legend": panel.own_legend,
         "checkpoints": checkpoints,
-        "steps": places(checkpoints, {name: int(name) for name in checkpoints if name != "main"}),
+        "steps": places(checkpoints, {name: int(name) for name in checkpoints if name != MAIN}),
         "tokens": places(checkpoints, tokens),
         "curves": [curve_data(curve, checkpoints) for curve in panel.curves],
     }
 
 
 def places(checkpoints: list[str], known: dict[str, int]) -> list[float | None]:
-    """Where each checkpoint stands; `main`, whose step is not known, one mean distance behind the last."""
+    """Position of each checkpoint; `main`, whose step is not known, follows the last by the mean distance."""
     numbers = [known[name] for name in checkpoints if name in known]
     gap = (numbers[-1] - numbers[0]) / (len(numbers) - 1) if len(numbers) > 1 else 1.0
-    behind = numbers[-1] + gap if numbers else None
-    return [known.get(name, behind if name == "main" else None) for name in checkpoints]
+    after_last = numbers[-1] + gap if numbers else None
+    return [known.get(name, after_last if name == MAIN else None) for name in checkpoints]
 
 
 def curve_data(curve: Curve, checkpoints: list[str]) -> dict[str, Any]:
@@ -74,10 +74,6 @@ def curve_data(curve: Curve, checkpoints: list[str]) -> dict[str, Any]:
         "high": column("ci_high"),
         "source": [rows[c].get("source") if c in rows else None for c in checkpoints],
     }
-
-
-def number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)
 
 
 def labels_of(figures: Iterable[dict[str, Any]]) -> list[str]:

@@ -1,36 +1,25 @@
-"""What a figure shows, before it is drawn: curves over checkpoints, in panels, in rows.
+"""Curves over checkpoints, in panels, in grids: the content of a figure before it is drawn.
 
-Base models are black; every fine-tuned series keeps one colour and marker through all figures. Colours are those of
-Okabe and Ito, which readers with colour-blindness can tell apart.
+Base models are black; each fine-tuned series has the same colour and marker in all figures. Colours are those of Okabe
+and Ito, which readers with colour vision deficiency can distinguish.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from scipy import stats
 
-from analysis.inference import contrasts
-from analysis.inference.degenerate_results import unsound_settings
-from analysis.tables.frames import (
-    METRIC_LABELS,
-    Tables,
-    found_checkpoints,
-    groups,
-    in_order,
-    relation,
-    select,
-    usual,
-    where,
-)
+from analysis.inference.degenerate_results import constant_gold
+from analysis.tables.columns import BITS, METRIC_LABELS, Comparison
+from analysis.tables.frames import Tables, found_checkpoints, groups, in_order, related, select, usual, where
 
 BASE_COLOUR = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-BITS = "bits_per_byte"
 FORMAT_COLOURS = ("#332288", "#882255", "#999933", "#44AA99")
-"""Of Paul Tol's muted scheme: none of them is a series' colour."""
+"""From Paul Tol's muted scheme: none of them is the colour of a series."""
 MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "*")
 MOST_COLUMNS = 5
 Z_90 = float(stats.norm.ppf(0.95))
@@ -49,9 +38,9 @@ class Curve:
     rows: pd.DataFrame
     """Checkpoints with value, ci_low, ci_high."""
     value: str = "Performance"
-    """Column that is drawn."""
+    """Column on the y axis."""
     x: str = "checkpoint"
-    """Column that it is drawn against, where the panel has an `x_label`."""
+    """Column on the x axis, where the panel has an `x_label`."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +49,20 @@ class Panel:
     y_label: str
     curves: Sequence[Curve] = ()
     checkpoints: Sequence[str] = ()
-    """Those that every curve should have; a curve that lacks one is named in the panel."""
+    """Those expected of every curve; a curve that lacks one is named in the panel."""
     is_change: bool = False
     """Draw a line at zero."""
     x_label: str = ""
-    """Of a panel that is not over checkpoints, but over numbers that the curves hold."""
+    """Of a panel whose x axis is a column of numbers instead of checkpoints."""
     own_legend: bool = False
-    """Below the panel: its curves are in no other."""
+    """Whether the legend is below the panel, since its curves are in no other."""
 
 
 Grid = list[list[Panel]]
 
 
 def style_of(names: Iterable[str], base: Iterable[str] = (), *, colours: Sequence[str] = COLOURS) -> dict[str, Style]:
-    """Base models are black dots; the others take colours and markers in their order, dashed beyond the last colour."""
+    """Black dots for base models, colours and markers in order for the others, dashed after the last colour."""
     styles = dict.fromkeys(base, Style(BASE_COLOUR, "o", "-"))
     for number, name in enumerate(name for name in dict.fromkeys(names) if name not in styles):
         line = "-" if number < len(colours) else "--"
@@ -82,11 +71,11 @@ def style_of(names: Iterable[str], base: Iterable[str] = (), *, colours: Sequenc
 
 
 def styles_of(tables: Tables) -> dict[str, Style]:
-    """One style a series, through all figures."""
+    """The style of each series, the same in all figures."""
     frames = (tables.performance, tables.suites, tables.differences)
     both = pd.concat([pd.DataFrame(frame[["series", "train_set"]]).drop_duplicates() for frame in frames])
     bases = sorted({str(name) for name in select(pd.DataFrame(both), train_set=None)["series"] if "=" not in name})
-    # What differs from the usual comes last, so that the usual ones have the plain colours.
+    # Varied recipes come last, so that the usual ones have solid lines.
     return style_of(sorted(set(both["series"]), key=lambda name: ("=" in name, name)), bases)
 
 
@@ -94,11 +83,9 @@ def label_of(rows: pd.DataFrame, series: str) -> str:
     return series if len(select(rows, train_set=None)) == len(rows) else f"fine-tuned: {series}"
 
 
-def on_axis(tables: Tables, axis: str) -> Tables:
-    """The tables as they are, or with tokens in place of steps: `checkpoint` then holds the number of tokens."""
-    if axis == "step":
-        return tables
-    both = pd.concat([tables.performance, tables.suites]).dropna(subset=["tokens", "family"])
+def in_tokens(tables: Tables) -> Tables:
+    """The tables with the number of tokens in place of the step as name of each checkpoint."""
+    both = tables.scores.dropna(subset=["tokens", "family"])
     keys = zip(both["family"], both["checkpoint"], strict=True)
     tokens = {key: str(int(count)) for key, count in zip(keys, both["tokens"], strict=True)}
 
@@ -111,39 +98,39 @@ def on_axis(tables: Tables, axis: str) -> Tables:
 
 
 def level_panel(tables: Tables, title: str, rows: pd.DataFrame) -> Panel:
-    """Every series of `rows`, which are of one evaluation and metric."""
-    styles = styles_of(tables)
-    curves = [Curve(label_of(group, name), styles[name], in_order(group)) for (name,), group in groups(rows, "series")]
-    metric = str(rows["metric"].iloc[0])
-    return Panel(title + unsound_mark(tables, rows), METRIC_LABELS[metric], curves, checkpoints_of(tables, rows))
+    """Scores of every series in `rows`, which are of one evaluation and metric."""
+    label = METRIC_LABELS[str(rows["metric"].iloc[0])]
+    return series_panel(tables, title, rows, label)
 
 
-def change_panel(tables: Tables, title: str, rows: pd.DataFrame, *, is_change: bool = True) -> Panel:
-    """Every series of `rows` of paired_differences.csv, which are of one evaluation and metric."""
+def change_panel(tables: Tables, title: str, rows: pd.DataFrame) -> Panel:
+    """Changes of every series in `rows` of paired_differences.csv, which are of one evaluation and metric."""
+    label = f"change of {METRIC_LABELS[str(rows['metric'].iloc[0])]}"
+    return series_panel(tables, title, rows, label, value="difference", is_change=True)
+
+
+def series_panel(
+    tables: Tables, title: str, rows: pd.DataFrame, label: str, *, value: str = "Performance", is_change: bool = False
+) -> Panel:
     styles = styles_of(tables)
     curves = [
-        Curve(label_of(group, name), styles[name], in_order(group), value="difference")
-        for (name,), group in groups(rows, "series")
+        Curve(label_of(group, name), styles[name], in_order(group), value) for (name,), group in groups(rows, "series")
     ]
-    label = METRIC_LABELS[str(rows["metric"].iloc[0])]
-    y_label = f"change of {label}" if is_change else f"spread of {label}"
-    return Panel(title + unsound_mark(tables, rows), y_label, curves, checkpoints_of(tables, rows), is_change=is_change)
+    is_degenerate = set(rows["kind"]) == {"labels"} and set(rows["setting"]) & set(constant_gold(tables.performance))
+    mark = " (degenerate)" if is_degenerate else ""
+    return Panel(title + mark, label, curves, checkpoints_of(tables, rows), is_change=is_change)
 
 
 def fine_tuned_changes(tables: Tables, wanted: str) -> pd.DataFrame:
     """Fine-tuned minus base, in the default format, where the evaluation set is `wanted` of the train set."""
-    of_each = usual(select(tables.differences, comparison=contrasts.FINE_TUNED_MINUS_BASE, format="default"))
-    of_each = where(of_each, of_each["kind"] != "suite")
-    is_wanted = [relation(role, train_set) == wanted for role, train_set in of_each[["role", "train_set"]].to_numpy()]
-    return cast(pd.DataFrame, of_each.loc[is_wanted])
+    of_each = usual(select(tables.differences, comparison=Comparison.CHANGE, format="default"))
+    return related(where(of_each, of_each["kind"] != "suite"), wanted)
 
 
-def fine_tuned_on(performance: pd.DataFrame, wanted: str) -> list[tuple[str, str, str]]:
-    """(series, setting, family) of fine-tuned models and the evaluation sets that are `wanted` of their train set."""
-    columns = ["series", "setting", "family", "train_set", "role"]
-    found = performance[columns].dropna().drop_duplicates()
-    rows = sorted(found.itertuples(index=False, name=None))
-    return [(series, setting, family) for series, setting, family, name, role in rows if relation(role, name) == wanted]
+def in_domain(performance: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(series, setting, family) of fine-tuned models and the evaluation sets of their train set."""
+    found = related(performance, "in-domain")[["series", "setting", "family"]].dropna().drop_duplicates()
+    return sorted(found.itertuples(index=False, name=None))
 
 
 def metrics_of(rows: pd.DataFrame) -> list[str]:
@@ -151,23 +138,13 @@ def metrics_of(rows: pd.DataFrame) -> list[str]:
     return sorted(set(rows["metric"]), key=lambda name: (name == BITS, name))
 
 
-def all_scores(tables: Tables) -> pd.DataFrame:
-    return pd.concat([tables.performance, tables.suites])
-
-
-def unsound_mark(tables: Tables, rows: pd.DataFrame) -> str:
-    if set(rows["kind"]) != {"labels"}:
-        return ""
-    return " (unsound)" if set(rows["setting"]) & set(unsound_settings(tables.performance)) else ""
-
-
 def checkpoints_of(tables: Tables, rows: pd.DataFrame) -> list[str]:
-    found = found_checkpoints(pd.concat([tables.performance, tables.suites]))
+    found = found_checkpoints(tables.scores)
     return [name for family in sorted(set(rows["family"].dropna())) for name in found[family]]
 
 
 def with_90(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with 90% intervals, from their standard errors."""
+    """The rows with 90% intervals, from their standard errors."""
     half = Z_90 * rows["std"].astype(float)
     return rows.assign(ci_low=rows["difference"] - half, ci_high=rows["difference"] + half)
 
@@ -176,7 +153,7 @@ def in_rows(columns: Sequence[Sequence[Panel]], empty: str) -> Grid:
     """Columns of (primary metric, bits per byte) as rows of at most MOST_COLUMNS panels."""
     depth = max((len(column) for column in columns), default=0)
     rows = []
-    # Six columns stand as three and three, not as five and one.
+    # Six columns become three and three, not five and one.
     width = math.ceil(len(columns) / max(1, math.ceil(len(columns) / MOST_COLUMNS)))
     for start in range(0, len(columns), max(1, width)):
         block = columns[start : start + width]

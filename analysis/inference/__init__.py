@@ -1,0 +1,1 @@
+"""Statistical inference: contrasts between models, claims with verdicts, comparison with the paper."""

@@ -1,36 +1,27 @@
-"""Which models are compared: the rows of paired_differences.csv.
+"""Contrasts: which models are compared with each other, as rows of paired_differences.csv.
 
-A cell is one model's results on one evaluation set in one format. A linear contrast adds and subtracts cells; the
-spread over formats (largest minus smallest) is no sum. How sure a comparison is, is worked out in paired.py where the
-items' own values are there, in unpaired.py where only means and standard errors are.
-A contrast with a missing cell is not computed from the others: its row says what is missing.
+A cell is one model's result on one evaluation set in one format. A linear contrast is a weighted sum of cells; a spread
+over formats is the largest minus the smallest of their means. Effect and interval are computed in paired.py where the
+values of each item are recorded, in unpaired.py where only means and standard errors are.
+A contrast with a missing cell has no value: its row says what is missing.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.tables.frames import ALL_CHECKPOINTS, base_series, groups
+from analysis.tables.columns import ALL_CHECKPOINTS, Comparison
+from analysis.tables.frames import base_series, groups
+from analysis.tables.gathering import Key
 
-FINE_TUNED_MINUS_BASE = "fine-tuned - base"
-FINE_TUNED_MINUS_BASE_MEAN = "fine-tuned - base, mean over checkpoints"
-FINE_TUNED_MINUS_BASE_GROWTH = "fine-tuned - base, last - first checkpoint"
-STEP_MINUS_PREVIOUS = "checkpoint - previous checkpoint"
-LAST_MINUS_FIRST = "last - first checkpoint"
-SPREAD = "spread over formats"
-SPREAD_GROWTH = "spread over formats, last - first checkpoint"
-SPREAD_FINE_TUNED_MINUS_BASE = "spread over formats, fine-tuned - base, mean over checkpoints"
-
-Key = tuple[str, str, str]
-"""Series, checkpoint, format."""
 Spreads = Sequence[tuple[float, Sequence[Key]]]
-"""Coefficient, and the cells between whose largest and smallest mean the spread lies."""
+"""Coefficient, and the cells whose means are spread."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +32,19 @@ class Contrast:
     """The later one where two are compared; `all` where several are averaged."""
     reference: str
     terms: Mapping[Key, float] = field(default_factory=dict)
+    """Cell -> coefficient."""
     spreads: Spreads = ()
-    """Instead of terms."""
+    """In place of `terms`."""
     of_seeds: Sequence[Mapping[Key, float]] = ()
-    """The same of each seed, where `terms` is their mean."""
+    """Terms of each seed, where `terms` is their mean."""
 
     @property
     def keys(self) -> list[Key]:
         return [*self.terms, *(key for _, cells in self.spreads for key in cells)]
 
 
-class Evaluator(Protocol):
-    def __call__(self, setting: str, metric: str, contrasts: Sequence[Contrast], /) -> list[dict[str, Any]]:
-        """Of each contrast: difference, std, ci_low, ci_high, p_value, n; or what is missing."""
-        ...
+Evaluator = Callable[[str, str, Sequence[Contrast]], list[dict[str, Any]]]
+"""(setting, metric, contrasts) -> difference, std, ci_low, ci_high, p_value and n of each contrast, or `missing`."""
 
 
 def compare_all(
@@ -62,7 +52,7 @@ def compare_all(
 ) -> list[dict[str, Any]]:
     """Every comparison of every series, setting and metric, as rows of paired_differences.csv.
 
-    `checkpoints` holds the expected ones of each family, ascending.
+    `checkpoints`: the expected ones of each family, ascending.
     """
     rows = []
     bases = {family: base_series(performance, family) for family in checkpoints}
@@ -82,7 +72,7 @@ def with_seeds(
     results: Sequence[dict[str, Any]],
     evaluate: Callable[[Sequence[Contrast]], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """The results; those of a mean over seeds with the variance between them. All seeds are evaluated at once."""
+    """The results, with the variance between seeds added to those of a mean over seeds."""
     is_mean = [bool(c.of_seeds) and r.get("missing") is None for c, r in zip(contrasts, results, strict=True)]
     means = [contrast for contrast, wanted in zip(contrasts, is_mean, strict=True) if wanted]
     alone = [replace(contrast, terms=terms, of_seeds=()) for contrast in means for terms in contrast.of_seeds]
@@ -96,7 +86,7 @@ def with_seeds(
 def plan_contrasts(
     group: pd.DataFrame, bases: Mapping[str, str | None], checkpoints: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[Contrast, dict[str, Any]]]:
-    """The contrasts of one setting and metric, and what their rows say of the models."""
+    """The contrasts of one setting and metric, and the columns that identify their models."""
     names = dict(zip(group["format"], group["eval dataset"], strict=True))
     formats = sorted(names, key=lambda name: (name != "default", name))
     for (series,), of_series in groups(group, "series"):
@@ -106,14 +96,14 @@ def plan_contrasts(
         base, models = bases[family], {"family": family, "train_set": train_set}
         if train_set is None and series != base:
             continue
-        asked = [name for name in formats if name in set(of_series["format"])]
-        for task_format in asked:
+        measured = [name for name in formats if name in set(of_series["format"])]
+        for task_format in measured:
             about = models | {"format": task_format, "eval dataset": names[task_format]}
             for contrast in linear_contrasts(series, base, task_format, checkpoints[family]):
                 yield contrast, about
-        if len(asked) > 1:
-            about = models | {"format": " ".join(asked), "eval dataset": group["eval_set"].iloc[0]}
-            for contrast in spread_contrasts(series, base, asked, checkpoints[family]):
+        if len(measured) > 1:
+            about = models | {"format": " ".join(measured), "eval dataset": group["eval_set"].iloc[0]}
+            for contrast in spread_contrasts(series, base, measured, checkpoints[family]):
                 yield contrast, about
     for (family, train_set), several in seed_groups(group):
         base, models = bases[family], {"family": family, "train_set": train_set}
@@ -124,7 +114,7 @@ def plan_contrasts(
 
 
 def seed_groups(group: pd.DataFrame) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """Series that differ in nothing but their seed, two at least."""
+    """Series that differ only in their seed, in groups of at least two."""
     recipes: dict[tuple[Any, ...], dict[Any, str]] = {}
     columns = ["family", "train_set", "lr", "epochs", "adapter", "seed", "series"]
     for *recipe, seed, series in zip(*(group[name].tolist() for name in columns), strict=True):
@@ -139,7 +129,7 @@ def mean_over_seeds(
     several: Sequence[str], base: str | None, task_format: str, checkpoints: Sequence[str]
 ) -> Iterator[Contrast]:
     of_each = [list(linear_contrasts(series, base, task_format, checkpoints)) for series in several]
-    without_seed = [word for word in several[0].split() if not word.startswith("seed=")]
+    without_seed = [part for part in several[0].split() if not part.startswith("seed=")]
     name = f"{' '.join(without_seed)} ({len(several)} seeds)"
     for same in zip(*of_each, strict=True):
         mean: dict[Key, float] = {}
@@ -150,10 +140,10 @@ def mean_over_seeds(
 
 
 def over_seeds(result: Mapping[str, Any], of_seeds: Sequence[float]) -> dict[str, Any]:
-    """Interval and p-value for the next seed, not only for these: seeds are a random effect.
+    """Interval and p-value with seeds as a random effect, so that they apply to further seeds too.
 
-    The variance of the mean is that over items plus that between seeds / seeds; as the latter holds some of the items'
-    too, this is cautious. Student's t with seeds - 1 degrees of freedom: two seeds tell little.
+    The variance of the mean is the variance over items plus the variance between seeds / number of seeds. The latter
+    includes some of the items' variance, so this is conservative. Student's t with seeds - 1 degrees of freedom.
     """
     between = float(np.var(of_seeds, ddof=1)) / len(of_seeds)
     error = float(np.sqrt(result["std"] ** 2 + between))
@@ -164,7 +154,7 @@ def over_seeds(result: Mapping[str, Any], of_seeds: Sequence[float]) -> dict[str
 
 
 def linear_contrasts(series: str, base: str | None, task_format: str, checkpoints: Sequence[str]) -> Iterator[Contrast]:
-    """What is asked of one series in one format; `checkpoints` ascend."""
+    """The linear contrasts of one series in one format; `checkpoints` ascend."""
     first, last = checkpoints[0], checkpoints[-1]
 
     def cell(name: str, checkpoint: str) -> Key:
@@ -172,23 +162,23 @@ def linear_contrasts(series: str, base: str | None, task_format: str, checkpoint
 
     if len(checkpoints) > 1:
         terms = {cell(series, last): 1.0, cell(series, first): -1.0}
-        yield Contrast(LAST_MINUS_FIRST, series, last, first, terms)
+        yield Contrast(Comparison.LAST_MINUS_FIRST, series, last, first, terms)
     if series == base:
         for earlier, later in itertools.pairwise(checkpoints):
             terms = {cell(series, later): 1.0, cell(series, earlier): -1.0}
-            yield Contrast(STEP_MINUS_PREVIOUS, series, later, earlier, terms)
+            yield Contrast(Comparison.STEP_MINUS_PREVIOUS, series, later, earlier, terms)
         return
     if base is None:
         return
     for checkpoint in checkpoints:
         terms = {cell(series, checkpoint): 1.0, cell(base, checkpoint): -1.0}
-        yield Contrast(FINE_TUNED_MINUS_BASE, series, checkpoint, base, terms)
+        yield Contrast(Comparison.CHANGE, series, checkpoint, base, terms)
     share = 1 / len(checkpoints)
     terms = {cell(name, c): sign * share for c in checkpoints for name, sign in ((series, 1), (base, -1))}
-    yield Contrast(FINE_TUNED_MINUS_BASE_MEAN, series, ALL_CHECKPOINTS, base, terms)
+    yield Contrast(Comparison.MEAN_CHANGE, series, ALL_CHECKPOINTS, base, terms)
     if len(checkpoints) > 1:
         terms = {cell(series, last): 1.0, cell(base, last): -1.0, cell(series, first): -1.0, cell(base, first): 1.0}
-        yield Contrast(FINE_TUNED_MINUS_BASE_GROWTH, series, last, base, terms)
+        yield Contrast(Comparison.CHANGE_GROWTH, series, last, base, terms)
 
 
 def spread_contrasts(
@@ -198,14 +188,16 @@ def spread_contrasts(
         return coefficient, [(name, checkpoint, task_format) for task_format in formats]
 
     for checkpoint in checkpoints:
-        yield Contrast(SPREAD, series, checkpoint, "", spreads=[spread(series, checkpoint)])
+        yield Contrast(Comparison.SPREAD, series, checkpoint, "", spreads=[spread(series, checkpoint)])
     if len(checkpoints) > 1:
         first, last = checkpoints[0], checkpoints[-1]
-        yield Contrast(SPREAD_GROWTH, series, last, first, spreads=[spread(series, last), spread(series, first, -1.0)])
+        yield Contrast(
+            Comparison.SPREAD_GROWTH, series, last, first, spreads=[spread(series, last), spread(series, first, -1.0)]
+        )
     if base is not None and series != base:
         share = 1 / len(checkpoints)
         pairs = [spread(name, c, sign * share) for c in checkpoints for name, sign in ((series, 1), (base, -1))]
-        yield Contrast(SPREAD_FINE_TUNED_MINUS_BASE, series, ALL_CHECKPOINTS, base, spreads=pairs)
+        yield Contrast(Comparison.MEAN_SPREAD_CHANGE, series, ALL_CHECKPOINTS, base, spreads=pairs)
 
 
 def absent_cells(keys: Sequence[Key], cells: Mapping[Key, Any]) -> str | None:

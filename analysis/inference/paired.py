@@ -1,12 +1,11 @@
-"""Contrasts of models on the same items: intervals by resampling the items, p-values by flipping signs.
+"""Contrasts of models on the same items: bootstrap intervals over items, p-values of sign-flip permutation tests.
 
-The numbers are those of eval.stats.paired_difference, for thousands of contrasts at once: each resample is a vector of
-how often every item was drawn, so the means of all models in all resamples are one product of matrices, and a contrast
-is a sum of its columns. What a hard item does to every model cancels.
+The statistics are those of eval.metrics.paired_comparison.paired_difference, vectorised over thousands of contrasts. A
+resample is a vector of how often each item was drawn, so the means of all models in all resamples are one matrix
+product, and a contrast is a weighted sum of its rows. Item difficulty that all models share cancels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse, stats
 
-from analysis.inference.contrasts import Contrast, Key, absent_cells
+from analysis.inference.contrasts import Contrast, absent_cells
+from analysis.tables.gathering import Key
+from analysis.tables.measurements import Cell
 from eval.metrics.bootstrap import CHUNK_ELEMENTS, NUM_RESAMPLES
 from eval.metrics.significance import (
     MOST_EXACT_FLIPS,
@@ -29,18 +30,8 @@ SEED = 0
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Per-item values of one model, all of shape (items,)."""
-
-    ids: tuple[str, ...]
-    values: Array
-    weights: Array | None
-    """Bytes, for bits per byte; None where every item counts the same."""
-
-
 def evaluate_paired(contrasts: Sequence[Contrast], cells: Mapping[Key, Cell]) -> list[dict[str, Any]]:
-    """Each contrast's difference, std, ci_low, ci_high, p_value and n, or `missing`: why it cannot be computed."""
+    """Compute difference, std, ci_low, ci_high, p_value and n of each contrast, or `missing`: why there are none."""
     groups, group_of = same_items(cells)
     results: list[dict[str, Any]] = [{} for _ in contrasts]
     wanted: dict[int, list[int]] = {}
@@ -62,7 +53,7 @@ def evaluate_paired(contrasts: Sequence[Contrast], cells: Mapping[Key, Cell]) ->
 
 
 def same_items(cells: Mapping[Key, Cell]) -> tuple[list[list[Key]], dict[Key, int]]:
-    """The cells in groups that share items and weights, and each cell's group."""
+    """Groups of cells with the same items and weights, and the number of each cell's group."""
     numbers: dict[tuple[tuple[str, ...], bytes], int] = {}
     groups: list[list[Key]] = []
     group_of = {}
@@ -88,7 +79,7 @@ def incomparable(keys: Sequence[Key], cells: Mapping[Key, Cell], group_of: Mappi
 
 
 class Resampled:
-    """Models that answered the same items, and their means in every resample."""
+    """Models evaluated on the same items, and their means in every resample."""
 
     def __init__(self, cells: Mapping[Key, Cell]) -> None:
         self.column = {key: i for i, key in enumerate(cells)}
@@ -130,11 +121,11 @@ class Resampled:
             yield dict(zip(names, map(float, values), strict=True)) | {"n": self.num_items}
 
     def without_noise(self, values: Array) -> Array:
-        """Values that are zero on paper: a third three times is not always one in floats, and its sign is no sign."""
+        """Set values to zero that differ from it only by float rounding: their sign has no meaning."""
         return np.where(np.abs(values) <= FLOAT_NOISE * np.abs(self.values).max(), 0.0, values)
 
     def spread(self, contrast: Contrast) -> dict[str, Any]:
-        """A spread has no p-value of its own, since it cannot be negative; a difference of spreads has one."""
+        """A single spread has no p-value, since it cannot be negative; a difference of spreads has one."""
         point, resampled = 0.0, np.zeros(NUM_RESAMPLES)
         for coefficient, keys in contrast.spreads:
             columns = [self.column[key] for key in keys]
@@ -157,7 +148,7 @@ def spread_result(point: float, resampled: Array, is_difference: bool) -> dict[s
 
 
 def draw_counts(num_items: int) -> Iterator[Array]:
-    """How often each resample draws each item, in chunks (resamples, items), by the draws of eval.stats."""
+    """How often each resample draws each item, in chunks (resamples, items), by the draws of eval.metrics.bootstrap."""
     rng = np.random.default_rng(SEED)
     num_rows = max(1, CHUNK_ELEMENTS // num_items)
     for start in range(0, NUM_RESAMPLES, num_rows):
@@ -178,7 +169,7 @@ def random_signs(num_items: int) -> Array:
 
 
 def sign_flip_p_values(differences: Array) -> Array:
-    """eval.stats.sign_flip_p_value of every row of (contrasts, items): exact where it is, else by shared flips."""
+    """Compute sign_flip_p_value of every row of (contrasts, items); random flips are shared by all rows."""
     sizes = np.abs(differences)
     sizes[sizes <= 1e-12 * sizes.max(axis=1, keepdims=True)] = 0
     num_moved = (sizes > 0).sum(axis=1)
@@ -186,7 +177,7 @@ def sign_flip_p_values(differences: Array) -> Array:
     smallest = np.where(sizes > 0, sizes, np.inf).min(axis=1, initial=np.inf)
     p_values = np.ones(len(differences))
     same_size = (num_moved > 0) & (largest - smallest <= 1e-9 * largest)
-    # All of one size: McNemar's test, which is the binomial one at 1/2.
+    # Differences of one size: McNemar's test, which is the binomial test at 1/2.
     num_plus = ((differences > 0) & (sizes > 0)).sum(axis=1)
     tail = stats.binom.cdf(np.minimum(num_plus, num_moved - num_plus), num_moved, 0.5)
     p_values[same_size] = np.minimum(1.0, 2 * tail[same_size])

@@ -1,7 +1,7 @@
 """Contrasts of models of which only means and standard errors are known, as in published tables.
 
-Errors are taken as normal and independent. Models that answered the same items err together, so this is cautious: a
-difference on the same items is surer than it says.
+Errors are assumed to be normal and independent. Errors of models evaluated on the same items are positively
+correlated, so intervals of their differences are conservative.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from analysis.inference.contrasts import Contrast, Key, absent_cells
+from analysis.inference.contrasts import Contrast, absent_cells
 from analysis.inference.paired import spread_result
+from analysis.tables.gathering import Key, Level
+from analysis.tables.intervals import Z_95
 from eval.metrics.bootstrap import NUM_RESAMPLES
 
-Level = tuple[float, float]
-"""Mean and standard error; the error is NaN where none was published."""
-Z_95 = float(stats.norm.ppf(0.975))
+NO_ERROR = {"missing": "no standard error was published"}
 
 
 def evaluate_unpaired(contrasts: Sequence[Contrast], levels: Mapping[Key, Level]) -> list[dict[str, Any]]:
-    """Each contrast's difference, std, ci_low, ci_high and p_value, or `missing`."""
+    """Compute difference, std, ci_low, ci_high and p_value of each contrast, or `missing`: why there are none."""
     results = []
     for contrast in contrasts:
         problem = absent_cells(contrast.keys, levels)
@@ -38,10 +38,10 @@ def linear(terms: Mapping[Key, float], levels: Mapping[Key, Level]) -> dict[str,
 
 
 def normal_result(difference: float, error: float) -> dict[str, Any]:
-    """Nothing but the difference where no error was published."""
+    """Normal test and interval of a difference; only `missing` where no error was published."""
     if np.isnan(error):
-        return {"missing": "no standard error was published"}
-    # Two published errors of exactly zero are answers that never vary: equal, or different without doubt.
+        return NO_ERROR
+    # Two published errors of exactly zero: the scores are equal, or different for certain.
     p_value = float(2 * stats.norm.sf(abs(difference) / error)) if error > 0 else float(difference == 0)
     interval = {"ci_low": difference - Z_95 * error, "ci_high": difference + Z_95 * error}
     return {"std": error, **interval, "p_value": p_value}
@@ -56,5 +56,5 @@ def spread(contrast: Contrast, levels: Mapping[Key, Level]) -> dict[str, Any]:
         draws = rng.normal(means[:, None], np.nan_to_num(errors)[:, None], size=(len(keys), NUM_RESAMPLES))
         drawn = drawn + coefficient * np.ptp(draws, axis=0)
     if any(np.isnan(levels[key][1]) for key in contrast.keys):
-        return {"difference": point, "missing": "no standard error was published"}
-    return {**spread_result(float(point), drawn, len(contrast.spreads) > 1)}
+        return {"difference": point} | NO_ERROR
+    return spread_result(float(point), drawn, len(contrast.spreads) > 1)

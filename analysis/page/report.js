@@ -13,8 +13,8 @@ function colours() {
   return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim() };
 }
 
-// Base models are of the ink's colour; on a dark page a dark curve is mixed with white.
-function seen(colour, ink) {
+// Base models have the text colour; on a dark page a dark curve is mixed with white.
+function visibleColour(colour, ink) {
   if (colour === "#000000") return ink;
   const rgb = [1, 3, 5].map(i => parseInt(colour.slice(i, i + 2), 16));
   const light = 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2];
@@ -22,7 +22,7 @@ function seen(colour, ink) {
   return `rgb(${rgb.map(v => Math.round(v + (255 - v) * 0.55)).join(",")})`;
 }
 
-function place(panel, i) {
+function position(panel, i) {
   const value = state.axis === "index" ? i : panel[state.axis][i];
   if (value === null || !state.log || state.axis === "index") return value;
   const positive = panel[state.axis].filter(v => v > 0);
@@ -30,17 +30,17 @@ function place(panel, i) {
 }
 
 function traces(panel, ink) {
-  const at = panel.checkpoints.map((_, i) => place(panel, i)).filter(v => v !== null);
-  // As in print, curves stand a little beside each other, so that their intervals do not cover one another.
+  const at = panel.checkpoints.map((_, i) => position(panel, i)).filter(v => v !== null);
+  // As in print, curves are shifted slightly, so that their intervals do not overlap.
   const gap = 0.012 * (Math.max(...at) - Math.min(...at));
   return panel.curves.map((curve, number) => {
     const shift = gap * (number - (panel.curves.length - 1) / 2);
-    const x = curve.x ?? panel.checkpoints.map((_, i) => (place(panel, i) === null ? null : place(panel, i) + shift));
+    const x = curve.x ?? panel.checkpoints.map((_, i) => (position(panel, i) === null ? null : position(panel, i) + shift));
     const y = curve.y.map((v, i) => (x[i] === null ? null : v));
     return {
       name: curve.label, mode: curve.x ? "markers" : "lines+markers", x, y,
       visible: state.hidden.has(curve.label) ? "legendonly" : true, connectgaps: false,
-      line: { color: seen(curve.colour, ink), dash: curve.dash },
+      line: { color: visibleColour(curve.colour, ink), dash: curve.dash },
       marker: { symbol: curve.symbol, size: 7 },
       error_y: { type: "data", symmetric: false, thickness: 1, width: 3,
         array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
@@ -59,7 +59,7 @@ function short(value) {
 
 function draw(panel, box) {
   const { ink, line } = colours();
-  const at = panel.checkpoints.map((_, i) => place(panel, i));
+  const at = panel.checkpoints.map((_, i) => position(panel, i));
   const label = (name, i) => name === "main" ? "main" : short(state.axis === "tokens" ? panel.tokens[i] : +name);
   const overCheckpoints = { tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
     title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } };
@@ -98,7 +98,7 @@ for (const figure of data.figures) {
 }
 function redraw() {
   const { ink } = colours();
-  for (const mark of document.querySelectorAll(".mark")) mark.style.borderTopColor = seen(mark.dataset.colour, ink);
+  for (const mark of document.querySelectorAll(".mark")) mark.style.borderTopColor = visibleColour(mark.dataset.colour, ink);
   boxes.forEach(([panel, box, section]) => section.open && draw(panel, box));
 }
 for (const section of new Set(boxes.map(box => box[2])))
@@ -120,15 +120,15 @@ redraw();
 
 for (const table of document.querySelectorAll("table.data")) {
   const body = table.tBodies[0], rows = [...body.rows];
-  const input = element("input", { type: "search", placeholder: "filter rows: words, all of which a row must have" });
+  const input = element("input", { type: "search", placeholder: "filter rows (all terms must match)" });
   input.setAttribute("aria-label", "filter rows");
   const count = element("output", { textContent: `${rows.length} rows` });
   input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const terms = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
-      row.hidden = !words.every(word => text.includes(word));
+      row.hidden = !terms.every(term => text.includes(term));
       shown += !row.hidden;
     }
     count.textContent = `${shown} of ${rows.length} rows`;
@@ -147,7 +147,7 @@ for (const button of document.querySelectorAll("th button")) {
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
   });
 }
-// Paper takes the first rows of what is shown; a table of thousands is a file.
+// Print has the first visible rows only; the rest of a long table is in its file.
 const PRINTED_ROWS = 40;
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
@@ -156,7 +156,7 @@ addEventListener("beforeprint", () => {
     const cut = [...table.tBodies[0].rows].filter(row => !row.hidden).slice(PRINTED_ROWS);
     cut.forEach(row => row.classList.add("cut"));
     if (cut.length)
-      table.after(element("p", { className: "cut-note", textContent: `… and ${cut.length} rows more, in ${table.dataset.file}` }));
+      table.after(element("p", { className: "cut-note", textContent: `… and ${cut.length} more rows, in ${table.dataset.file}` }));
   }
 });
 addEventListener("afterprint", () => {

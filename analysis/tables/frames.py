@@ -1,4 +1,4 @@
-"""The result tables as data frames: their columns, how they are read, written, filtered and ordered."""
+"""Read, write, filter and order the result tables, as data frames."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,81 +9,80 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from analysis.tables.columns import (
+    DIFFERENCE_TABLE,
+    DISTANCE_COLUMNS,
+    DISTANCE_TABLE,
+    GROUP_COLUMNS,
+    GROUP_TABLE,
+    MISSING_TABLE,
+    NOISE_COLUMNS,
+    NOISE_TABLE,
+    PERFORMANCE_TABLE,
+    PRIMARY_METRICS,
+    REAL_NUMBERS,
+    SUITE_TABLE,
+    SUMMARY_COLUMNS,
+    SUMMARY_TABLE,
+    WHOLE_NUMBERS,
+)
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
-from open_instruct.tasks import declarations as tasks
+from open_instruct.study.variants import MAIN
 
-PERFORMANCE_TABLE = "all_perf_table.csv"
-SUITE_TABLE = "official_eval_table.csv"
-DIFFERENCE_TABLE = "paired_differences.csv"
-MISSING_TABLE = "missing.csv"
-SUMMARY_TABLE = "change_summary.csv"
-GROUP_TABLE = "group_summary.csv"
-TIDY_TABLE = "measurements.parquet"
-NOISE_TABLE = "perturbation.csv"
-DISTANCE_TABLE = "weight_distances.csv"
-
-MEASURED = ("model_id", "eval dataset", "Performance", "std")
-IDENTITY = ("family", "step", "tokens", "train_set", "format", "shots", "lr", "epochs", "seed")
-PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", "protocol")
-PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint", "group")
-PERFORMANCE_COLUMNS += ("source",)
-DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric")
-DIFFERENCE_COLUMNS += ("difference", "std", "ci_low", "ci_high", "p_value", "n", "family", "train_set", "eval_set")
-DIFFERENCE_COLUMNS += ("format", "setting", "kind", "role", "missing")
-MISSING_COLUMNS = ("model_id", "eval dataset", "reason", "file")
-MODEL_COLUMNS = ("model_id", "family", "series", "train_set", "checkpoint", "tokens")
-NOISE_COLUMNS = (*MODEL_COLUMNS, "setting", "size", "draws", "n", "bits_per_byte", "difference", "std")
-NOISE_COLUMNS += ("ci_low", "ci_high", "source")
-DISTANCE_COLUMNS = (*MODEL_COLUMNS, "layer", "weights", "distance", "base_norm", "relative", "source")
 DIGITS = "%.12g"
 """The last digits of a float depend on the order of sums, and so on the number of cores."""
-WHOLE_NUMBERS = ("step", "tokens", "shots", "epochs", "seed", "n")
-REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", "difference", "p_value", "lr")
-REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
-
-LOWER_IS_BETTER = frozenset({"bits_per_byte", "toxicity"})
-METRIC_LABELS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "bits_per_byte": "bits per byte", "acc": "accuracy"}
-METRIC_LABELS |= {"skill": "gain for each unit of skill", "gain_by_distance": "gain for each unit of relative distance"}
-METRIC_LABELS |= {
-    "win_rate": "win rate in %",
-    "toxicity": "share of toxic answers",
-    "truthful": "share of true answers",
-}
-PRIMARY_METRICS = tasks.PRIMARY_METRICS | {"suite": "acc"}
-IMPROVING, NOT_IMPROVING = "improving", "not improving"
-ALL_CHECKPOINTS = "all"
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What findings, figures and report are made of."""
+    """All result tables of a study."""
 
     performance: pd.DataFrame
     suites: pd.DataFrame
     differences: pd.DataFrame
     missing: pd.DataFrame
+    changes: pd.DataFrame = field(default_factory=lambda: empty_table(SUMMARY_COLUMNS))
+    """Mean change by fine-tuning, a row for each series and evaluation."""
+    groups: pd.DataFrame = field(default_factory=lambda: empty_table(GROUP_COLUMNS))
+    """Mean change by fine-tuning, a row for each group of tasks and checkpoint."""
     noise: pd.DataFrame = field(default_factory=lambda: empty_table(NOISE_COLUMNS))
-    """What noise on the weights costs; empty where that was not measured."""
+    """Sensitivity to weight noise; empty where that was not measured."""
     distances: pd.DataFrame = field(default_factory=lambda: empty_table(DISTANCE_COLUMNS))
-    """How far fine-tuning moved each layer; empty where that was not measured."""
+    """Weight change by fine-tuning, a row for each layer; empty where that was not measured."""
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Rows of `performance`, then of `suites`."""
+        return stacked(self.performance, self.suites)
+
+
+FILES = {
+    "performance": PERFORMANCE_TABLE,
+    "suites": SUITE_TABLE,
+    "differences": DIFFERENCE_TABLE,
+    "missing": MISSING_TABLE,
+    "changes": SUMMARY_TABLE,
+    "groups": GROUP_TABLE,
+    "noise": NOISE_TABLE,
+    "distances": DISTANCE_TABLE,
+}
+"""Field of Tables -> file."""
 
 
 def read_tables(folder: Path) -> Tables:
-    """The tables of a results folder.  Raises UserError where one is not there."""
-    names = (PERFORMANCE_TABLE, SUITE_TABLE, DIFFERENCE_TABLE, MISSING_TABLE)
-    absent = [name for name in names if not (folder / name).is_file()]
+    """The tables of a results folder.  Raises UserError where a required one is missing."""
+    found = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
+    absent = [FILES[name] for name in ("performance", "suites", "differences", "missing") if name not in found]
     if absent:
         raise UserError(f"{folder}: no {', '.join(absent)}; make them with `python analysis/produce_tables.py`")
-    further = {"noise": NOISE_TABLE, "distances": DISTANCE_TABLE}
-    found = {key: read_table(folder / name) for key, name in further.items() if (folder / name).is_file()}
-    return Tables(*(read_table(folder / name) for name in names), **found)
+    return Tables(**{name: read_table(path) for name, path in found.items()})
 
 
 def table_files(folder: Path) -> dict[str, Path]:
-    """The tables of a results folder that findings and figures are made of, by name."""
-    names = (PERFORMANCE_TABLE, SUITE_TABLE, DIFFERENCE_TABLE, NOISE_TABLE, DISTANCE_TABLE)
-    return {name: folder / name for name in names if (folder / name).is_file()}
+    """Files of the tables from which findings and figures are made, by name."""
+    names = ("performance", "suites", "differences", "noise", "distances")
+    return {FILES[name]: folder / FILES[name] for name in names if (folder / FILES[name]).is_file()}
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -119,15 +118,29 @@ def is_empty(value: Any) -> bool:
     return value is None or value is pd.NA or value != value
 
 
+def number(value: Any) -> float | None:
+    """The value of a cell as a float, or None where it is empty."""
+    return None if is_empty(value) else float(value)
+
+
 def write_table(path: Path, frame: pd.DataFrame, inputs: Mapping[str, Path], arguments: Mapping[str, Any]) -> None:
-    """CSV (or Parquet, by the name) with the same bytes for the same rows, and its sidecar."""
+    """Write CSV (or Parquet, by the name) with the same bytes for the same rows, and its sidecar."""
     with Artifact(path, arguments=arguments, inputs=inputs).making() as facts:
         if path.suffix == ".parquet":
             frame.to_parquet(path, index=False, compression="zstd")
         else:
-            frame.to_csv(path, index=False, lineterminator="\n", float_format=DIGITS)
+            to_csv(frame, path)
         facts["rows"] = len(frame)
     print(f"wrote {path} ({len(frame)} rows)")
+
+
+def to_csv(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, index=False, lineterminator="\n", float_format=DIGITS)
+
+
+def stacked(*frames: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all frames."""
+    return pd.concat([frame for frame in frames if len(frame)] or frames)
 
 
 def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
@@ -146,7 +159,7 @@ def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
 
 
 def where(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
-    """The rows for which `mask`, a Series or array (rows,), holds."""
+    """The rows for which `mask`, a Series or array (rows,), is true."""
     return cast(pd.DataFrame, frame.loc[np.asarray(mask, dtype=bool)])
 
 
@@ -157,53 +170,62 @@ def groups(frame: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[str, ...]
 
 
 def base_series(frame: pd.DataFrame, family: str) -> str | None:
-    """The series of a family's base models, the usual one where there are several; None where the table has none."""
+    """The series of a family's base models, the most frequent one if there are several; None without base models."""
     found = cast(pd.Series, frame["series"][(frame["family"] == family) & frame["train_set"].isna()])
     return str(found.mode().iloc[0]) if len(found) else None
 
 
-def found_checkpoints(performance: pd.DataFrame) -> dict[str, list[str]]:
-    """All checkpoints that a table holds, for each family."""
+def checkpoint_name(step: int | None) -> str:
+    """A checkpoint in the tables: its step, or `main`, the released final weights."""
+    return MAIN if step is None else str(step)
+
+
+def checkpoint_order(name: str) -> tuple[bool, int]:
+    """Sort key: ascending by step, `main` last."""
+    return (True, 0) if name == MAIN else (False, int(name))
+
+
+def order_checkpoints(names: Iterable[str]) -> list[str]:
+    """Each name once, ascending by step, `main` last."""
+    return sorted(set(names), key=checkpoint_order)
+
+
+def found_checkpoints(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """All checkpoints in a table, by family."""
     found: dict[str, set[str]] = {}
-    for family, checkpoint in set(zip(performance["family"], performance["checkpoint"], strict=True)):
+    for family, checkpoint in set(zip(frame["family"], frame["checkpoint"], strict=True)):
         if isinstance(family, str):
             found.setdefault(family, set()).add(checkpoint)
     return {family: order_checkpoints(found[family]) for family in sorted(found)}
 
 
-def order_checkpoints(names: Iterable[str]) -> list[str]:
-    """Ascending by step, each once; `main`, the end of pre-training, comes last."""
-    return sorted(set(names), key=lambda name: (name == "main", 0 if name == "main" else int(name)))
-
-
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows by ascending checkpoint."""
-    rank = {name: i for i, name in enumerate(order_checkpoints(frame["checkpoint"]))}
-    order = np.argsort([rank[name] for name in frame["checkpoint"]], kind="stable")
+    order = sorted(range(len(frame)), key=[checkpoint_order(name) for name in frame["checkpoint"]].__getitem__)
     return cast(pd.DataFrame, frame.iloc[order])
 
 
 def relation(role: str, train_set: str) -> str:
-    """What an evaluation set is to a train set: in-domain, out-of-domain, pre-training or other."""
+    """Relation of an evaluation set to a train set: in-domain, out-of-domain, pre-training or other."""
     kind, _, of = role.partition(" of ")
     return kind if of in ("", train_set) else "other"
 
 
-def primary_metric(kind: str) -> str:
-    """Of a kind of evaluation set, as its tables name it."""
-    return PRIMARY_METRICS[kind]
+def related(frame: pd.DataFrame, wanted: str) -> pd.DataFrame:
+    """The rows of fine-tuned models whose evaluation set has this relation to their train set."""
+    pairs = zip(frame["role"], frame["train_set"], strict=True)
+    return where(frame, [train_set is not None and relation(role, train_set) == wanted for role, train_set in pairs])
 
 
 def primary_only(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each evaluation's main metric; an evaluation without the one of its kind keeps what it has."""
-    wanted = frame["kind"].map(primary_metric)
-    has_primary = set(frame.loc[frame["metric"] == wanted, "eval dataset"])
-    alone = ~frame["eval dataset"].isin(list(has_primary))
-    return cast(pd.DataFrame, frame.loc[(frame["metric"] == wanted) | alone])
+    """The rows of each evaluation's primary metric; an evaluation without it keeps all its rows."""
+    is_primary = frame["metric"] == frame["kind"].map(PRIMARY_METRICS.get)
+    has_primary = set(frame.loc[is_primary, "eval dataset"])
+    return where(frame, is_primary | ~frame["eval dataset"].isin(list(has_primary)))
 
 
 def usual(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the settings and recipes that few rows have, where the usual one is there too; the appendix has all."""
+    """Without rare settings and recipes, where the usual one is there too; the appendix figures show all."""
     columns = ("setting", "eval_set", "family", "train_set", "series")
     rows = list(zip(*(frame[name].tolist() for name in columns), strict=True))
     plain_settings = {eval_set for setting, eval_set, *_ in rows if setting == eval_set}

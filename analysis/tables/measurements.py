@@ -1,7 +1,7 @@
-"""Finished metrics files and suite files, read once: what has not changed comes from a cache.
+"""Read finished metrics files and suite files; unchanged ones come from a cache.
 
-The cache, output/measurements_cache.parquet, holds what the tables need of every file, with the file's and its
-sidecar's size and time. It can be removed at any time.
+The cache, output/measurements_cache.parquet, stores what the tables need of every file, with size and modification
+time of the file and of its sidecar. It can be removed at any time.
 """
 
 import json
@@ -13,68 +13,78 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.inference.paired import Cell
 from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, read_json
 from open_instruct.study.config import Study
 
-IDENTITY_OF = {
-    "metrics.json": ("model_id", "eval_set", "format", "protocol", "kind", "role"),
-    "json": ("model_id",),
+PREDICTIONS, SUITES = ("output/predictions", "metrics.json"), ("eval_results/eval_pipeline", "json")
+"""Folder below base_dir, and ending of its files."""
+REQUIRED_IDENTITY = {
+    PREDICTIONS: ("model_id", "eval_set", "format", "protocol", "kind", "role"),
+    SUITES: ("model_id",),
 }
 SUITE_FIELDS = ("task", "task_options", "metrics", "num_instances")
 CACHE_COLUMNS = ("path", "stamp", "identity", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
 """Identity, content and ids as JSON, values as float64 bytes."""
+NO_SIDECAR = "unfinished: it has no sidecar"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Per-item values of one model, all of shape (items,)."""
+
+    ids: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64] | None
+    """Bytes, for bits per byte; None where every item has the same weight."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One finished metrics file, or suite file."""
+    """One finished metrics file or suite file."""
 
     path: Path
     source: str
-    """The same, seen from base_dir."""
+    """The path relative to base_dir."""
     identity: Mapping[str, Any]
     content: Mapping[str, Any]
-    """Of the file, without its items."""
+    """Content of the file without its items."""
     cells: Mapping[str, Cell]
-    """Metric -> values of each item: of the primary one and of bits per byte; empty where a file holds no items."""
+    """Metric -> values of each item: of the primary one and of bits per byte; empty where a file has no items."""
 
 
 def read_measurements() -> tuple[list[Measurement], list[Measurement], list[dict[str, Any]]]:
-    """Predictions' metrics and suites, by name, and rows of missing.csv for files that are not finished.
+    """Metrics of predictions, suites, and rows of missing.csv for files that are not finished; sorted by file name.
 
-    Raises UserError where a file has not the fields of its kind.
+    Raises UserError where a file lacks a required field.
     """
     cache_file = paths.base_dir() / "output" / "measurements_cache.parquet"
     known = read_cache(cache_file)
     rows: dict[str, dict[str, Any]] = {}
     unfinished: list[dict[str, Any]] = []
-    of_kind: dict[str, list[str]] = {}
-    for ending, parts in (("metrics.json", ("output", "predictions")), ("json", ("eval_results", "eval_pipeline"))):
-        folder = paths.base_dir().joinpath(*parts)
-        found = list(finished_files(folder, ending, unfinished))
-        for path, stamp in found:
-            name = f"{'/'.join(parts)}/{path.name}"
+    names: dict[tuple[str, str], list[str]] = {PREDICTIONS: [], SUITES: []}
+    for place in names:
+        for path, stamp in finished_files(place, unfinished):
+            name = f"{place[0]}/{path.name}"
             row = known.get(name)
-            rows[name] = row if row and row["stamp"] == stamp else read_file(path, ending) | {"stamp": stamp}
+            rows[name] = row if row and row["stamp"] == stamp else read_file(path, place) | {"stamp": stamp}
             rows[name]["path"] = name
-            of_kind.setdefault(ending, []).append(name)
+            names[place].append(name)
     if any(known.get(name) is not row for name, row in rows.items()) or len(known) != len(rows):
         write_cache(cache_file, list(rows.values()))
-    predictions, suites = (
-        [measurement_of(rows[name]) for name in of_kind.get(ending, ())] for ending in ("metrics.json", "json")
-    )
+    predictions, suites = ([to_measurement(rows[name]) for name in names[place]] for place in (PREDICTIONS, SUITES))
     return predictions, suites, unfinished
 
 
-def finished_files(folder: Path, ending: str, unfinished: list[dict[str, Any]]) -> Iterator[tuple[Path, str]]:
+def finished_files(place: tuple[str, str], unfinished: list[dict[str, Any]]) -> Iterator[tuple[Path, str]]:
     """Files with a sidecar and their stamps, by name; those without are added to `unfinished`."""
+    folder, ending = paths.base_dir() / place[0], place[1]
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
@@ -84,43 +94,40 @@ def finished_files(folder: Path, ending: str, unfinished: list[dict[str, Any]]) 
             continue
         sidecar = stats.get(f"{name}.meta.json")
         if sidecar is None:
-            row = {"model_id": None, "eval dataset": None, "reason": "unfinished: it has no sidecar"}
+            row = {"model_id": None, "eval dataset": None, "reason": NO_SIDECAR}
             unfinished.append(row | {"file": paths.relative(folder / name)})
         else:
-            both = (stats[name], sidecar)
-            yield folder / name, " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in both)
+            yield folder / name, " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in (stats[name], sidecar))
 
 
-def read_file(path: Path, ending: str) -> dict[str, Any]:
+def read_file(path: Path, place: tuple[str, str]) -> dict[str, Any]:
     content, sidecar = read_json(path), read_json(sidecar_path(path))
     identity = content.get("identity") or sidecar.get("identity") or {}
-    absent = [key for key in IDENTITY_OF[ending] if key not in identity]
+    absent = [key for key in REQUIRED_IDENTITY[place] if key not in identity]
     absent += [] if "metrics" in content else ["metrics"]
     if absent:
-        raise UserError(f"{path}: found no {', '.join(absent)} in it; remove it and run its stage again")
-    if ending == "json":
+        raise UserError(f"{path}: no {', '.join(absent)} in it; remove it and run its stage again")
+    if place == SUITES:
         content = suite_content(content)
     items = content.get("items") or {}
-    blobs = {name: as_bytes(items.get(name)) for name in ("gold_bits", "gold_bytes")}
     return {
         "identity": json.dumps(identity),
         "content": json.dumps({key: content[key] for key in ("primary", "metrics") if key in content}),
         "ids": json.dumps(items.get("id")),
-        "primary_values": as_bytes(items.get(content.get("primary"))),
-        **blobs,
+        "primary_values": to_bytes(items.get(content.get("primary"))),
+        "gold_bits": to_bytes(items.get("gold_bits")),
+        "gold_bytes": to_bytes(items.get("gold_bytes")),
     }
 
 
 def suite_content(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A suite file in the shape of a metrics file: its items, where it holds those of one task, beside the metrics."""
-    results = [{k: v for k, v in result.items() if k in SUITE_FIELDS} for result in content.get("metrics", ())]
+    """Convert a suite file to the shape of a metrics file; items are kept where it has those of one task."""
+    results = [{k: v for k, v in result.items() if k in SUITE_FIELDS} for result in content["metrics"]]
     items = content["metrics"][0].get("items") if len(results) == 1 else None
-    return ({"metrics": results} if "metrics" in content else {}) | (
-        {"primary": "acc", "items": items} if items else {}
-    )
+    return {"metrics": results} | ({"primary": "acc", "items": items} if items else {})
 
 
-def as_bytes(values: Sequence[float] | None) -> bytes | None:
+def to_bytes(values: Sequence[float] | None) -> bytes | None:
     return None if values is None else np.asarray(values, dtype=np.float64).tobytes()
 
 
@@ -131,54 +138,47 @@ def read_cache(path: Path) -> dict[str, dict[str, Any]]:
         table = pq.read_table(path)
     except pa.ArrowInvalid:
         return {}
-    if tuple(table.column_names) != CACHE_COLUMNS:
-        return {}
-    columns = [table.column(name).to_pylist() for name in CACHE_COLUMNS]
-    return {values[0]: dict(zip(CACHE_COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)}
+    return {row["path"]: row for row in table.to_pylist()} if tuple(table.column_names) == CACHE_COLUMNS else {}
 
 
 def write_cache(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     binary = {"primary_values", "gold_bits", "gold_bytes"}
     schema = pa.schema([(name, pa.large_binary() if name in binary else pa.string()) for name in CACHE_COLUMNS])
-    columns = {name: [row[name] for row in rows] for name in CACHE_COLUMNS}
-    table = pa.Table.from_pydict(columns, schema=schema)
     with atomic_write(path, "wb") as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
 
 
-def measurement_of(row: Mapping[str, Any]) -> Measurement:
+def to_measurement(row: Mapping[str, Any]) -> Measurement:
     content, cells = json.loads(row["content"]), {}
     is_suite = isinstance(content["metrics"], list)
     for metric in ("acc",) if is_suite else dict.fromkeys((content.get("primary"), "bits_per_byte")):
         blob = row["gold_bits" if metric == "bits_per_byte" else "primary_values"]
         if blob is not None and (is_suite or metric in content["metrics"]):
-            weights = floats_of(row["gold_bytes"]) if metric == "bits_per_byte" else None
-            cells[metric] = Cell(ids_of(row["ids"]), np.frombuffer(blob), weights)
+            weights = parse_floats(row["gold_bytes"]) if metric == "bits_per_byte" else None
+            cells[metric] = Cell(parse_ids(row["ids"]), np.frombuffer(blob), weights)
     path = paths.base_dir() / row["path"]
     return Measurement(path, row["path"], json.loads(row["identity"]), content, cells)
 
 
-# The models of a study answer the same items: one copy of ids and lengths serves them all.
+# The models of a study are evaluated on the same items: one copy of ids and lengths serves them all.
 @lru_cache(maxsize=256)
-def ids_of(text: str) -> tuple[str, ...]:
+def parse_ids(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
 @lru_cache(maxsize=256)
-def floats_of(blob: bytes) -> np.ndarray:
+def parse_floats(blob: bytes) -> npt.NDArray[np.float64]:
     return np.frombuffer(blob)
 
 
 def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path, tuple[str, str]]]:
     """Metrics files and suite files of the whole grid -> model id and name of the evaluation set."""
     predictions, suites = {}, {}
+    evaluations = [(*evaluation, shots) for shots in study.shots for evaluation in study.asked(shots)]
     for variant in study.variants():
-        asked = [
-            (eval_set, task_format, shots) for shots in study.shots for eval_set, task_format in study.asked(shots)
-        ]
-        for eval_set, task_format, shots in asked:
-            path = paths.prediction_file(eval_set, task_format, variant.model_id, shots)
-            predictions[paths.metrics_file(path)] = (variant.model_id, dataset_name(eval_set, task_format))
+        for eval_set, task_format, shots in evaluations:
+            path = paths.metrics_file(paths.prediction_file(eval_set, task_format, variant.model_id, shots))
+            predictions[path] = (variant.model_id, paths.formatted_name(eval_set, task_format))
         if study.suite and variant.train_set in (None, *study.suite.train_sets):
             for task in study.suite.tasks:
                 suites[paths.suite_file(task, variant.model_id)] = (variant.model_id, task)
@@ -191,11 +191,6 @@ def missing_from(expected: Mapping[Path, tuple[str, str]], found: Sequence[Measu
     rows = []
     for path, (model_id, dataset) in expected.items():
         if path not in finished:
-            reason = "unfinished: it has no sidecar" if path.is_file() else "no such file"
-            row = {"model_id": model_id, "eval dataset": dataset, "reason": reason, "file": paths.relative(path)}
-            rows.append(row)
+            reason = NO_SIDECAR if path.is_file() else "no such file"
+            rows.append({"model_id": model_id, "eval dataset": dataset, "reason": reason, "file": paths.relative(path)})
     return rows
-
-
-def dataset_name(eval_set: str, task_format: str) -> str:
-    return eval_set if task_format == "default" else f"{eval_set}_{task_format}"

@@ -1,14 +1,13 @@
 """Read the tables that the study's authors released, unchanged.
 
-They name models and evaluation sets by text alone, so this is the one place where a name is taken apart to learn what
-something is. Their grammar:
+They identify models and evaluation sets by name only, so this is the one module that parses names. Their grammar:
 
     base        olmo1b_checkpoint-{step}_original[_hf][_{n}shots], olmo1b_original_hf[_{n}shots] (main),
                 checkpoint-{step}[_{n}shots], olmo1b[_hf]_original
     fine-tuned  olmo1b[_hf]_ckpt{step}_{train set}_{e}epoch_{lr}[_{n}shots], olmo1b_hf_main_..., olmo1b_{train set}_...
     ending      _cot_chat (chain of thought, chat) on a model; _instruct, _inputoutput (format) on an evaluation set
 
-`original` and `ckpt` without `hf` are models in OLMo's own format; they make curves of their own.
+`original` and `ckpt` without `hf` are models in OLMo's own format; they are curves of their own.
 """
 
 import math
@@ -19,19 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
-from analysis.inference.unpaired import Z_95
+from analysis.tables.columns import IMPROVING, NOT_IMPROVING
 from analysis.tables.curve_names import name_series
-from analysis.tables.frames import IMPROVING, METRIC_LABELS, NOT_IMPROVING
-from analysis.tables.measurements import dataset_name
+from analysis.tables.intervals import Z_95, binomial
 from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
 
 FAMILY = "olmo1b"
 RELEASED_PERFORMANCE = "all_perf_table.csv"
 RELEASED = {RELEASED_PERFORMANCE: "unstated", "official_eval_table.csv": "hf", "it_perf_table.csv": "native"}
-"""Table -> which conversion a bare `checkpoint-{step}` is in it, by its other rows."""
+"""Table -> conversion of a bare `checkpoint-{step}` in it, judged by the table's other rows."""
 MODEL_ID = re.compile(
     r"""
     (?:olmo1b_)?
@@ -51,17 +49,17 @@ class Dataset:
     role: str
     metric: str
     group: str | None = None
-    """Of figure 3: which tasks improve with pre-training."""
+    """Group of tasks in figure 3: improving with pre-training or not."""
     size: int | None = None
-    """Items of the split, where they are so few that a score may come about twice, or where whole counts of them stand
-    for an error that was not published, which is then binomial."""
+    """Items of the split, where it is so small that a score may occur twice by chance, or where the standard error was
+    not published and is binomial."""
 
 
-def generated(role: str, group: str | None = None) -> Dataset:
+def generation(role: str, group: str | None = None) -> Dataset:
     return Dataset("generation", role, "rouge_l", group)
 
 
-def labelled(role: str, group: str | None = None, size: int | None = None) -> Dataset:
+def labels(role: str, group: str | None = None, size: int | None = None) -> Dataset:
     return Dataset("labels", role, "accuracy", group, size)
 
 
@@ -70,24 +68,24 @@ def suite(group: str | None, size: int | None = None, metric: str = "acc") -> Da
 
 
 EVALUATED = {
-    "xsum": generated("in-domain of xsum", NOT_IMPROVING),
-    "xlsum": generated("out-of-domain of xsum"),
-    "cnn": generated("out-of-domain of xsum"),
-    "socialiqa": generated("in-domain of socialiqa", NOT_IMPROVING),
-    "sciq": generated("out-of-domain of socialiqa"),
-    "tweetqa": generated("out-of-domain of socialiqa"),
-    "mnli_matched": labelled("in-domain of mnli", NOT_IMPROVING),
-    "mnli_mismatched": labelled("in-domain of mnli"),
-    "rte": labelled("out-of-domain of mnli"),
-    "gpt3nli": labelled("out-of-domain of mnli"),
-    "paws": labelled("in-domain of paws", NOT_IMPROVING),
-    "qqp": labelled("out-of-domain of paws"),
-    "stsb": labelled("out-of-domain of paws"),
-    "llmbar_Natural": labelled("other", size=100),
-    "llmbar_Adversarial_Manual": labelled("other", size=46),
-    "llmbar_Adversarial_Neighbor": labelled("other", size=134),
-    "llmbar_Adversarial_GPTOut": labelled("other", size=47),
-    "llmbar_Adversarial_GPTInst": labelled("other", size=92),
+    "xsum": generation("in-domain of xsum", NOT_IMPROVING),
+    "xlsum": generation("out-of-domain of xsum"),
+    "cnn": generation("out-of-domain of xsum"),
+    "socialiqa": generation("in-domain of socialiqa", NOT_IMPROVING),
+    "sciq": generation("out-of-domain of socialiqa"),
+    "tweetqa": generation("out-of-domain of socialiqa"),
+    "mnli_matched": labels("in-domain of mnli", NOT_IMPROVING),
+    "mnli_mismatched": labels("in-domain of mnli"),
+    "rte": labels("out-of-domain of mnli"),
+    "gpt3nli": labels("out-of-domain of mnli"),
+    "paws": labels("in-domain of paws", NOT_IMPROVING),
+    "qqp": labels("out-of-domain of paws"),
+    "stsb": labels("out-of-domain of paws"),
+    "llmbar_Natural": labels("other", size=100),
+    "llmbar_Adversarial_Manual": labels("other", size=46),
+    "llmbar_Adversarial_Neighbor": labels("other", size=134),
+    "llmbar_Adversarial_GPTOut": labels("other", size=47),
+    "llmbar_Adversarial_GPTInst": labels("other", size=92),
 }
 SUITES = {
     "arc_easy": suite(IMPROVING, 570),
@@ -107,9 +105,9 @@ SUITES = {
 
 
 def read_released(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Rows of performance (kind `suite` among them), and the tables they came from by name.
+    """Rows of performance (kind `suite` among them), and the tables they came from, by name.
 
-    Raises UserError, with every problem, where a table is not there or a name does not follow the grammar.
+    Raises UserError, with every problem, where a table is missing or a name does not follow the grammar.
     """
     performance = folder / RELEASED_PERFORMANCE
     if not performance.is_file():
@@ -134,17 +132,16 @@ def rows_of(
     if absent:
         raise UserError(f"{path}: found columns {', '.join(frame.columns)}; expected {', '.join(absent)} too")
     for number, row in enumerate(frame.to_dict("records"), start=2):
-        where = f"{path.name}:{number}"
-        model, asked = MODEL_ID.fullmatch(str(row["model_id"])), EVAL_SET.fullmatch(str(row["eval dataset"]))
-        if model is None or asked is None or pd.isna(row["Performance"]):
-            problems.append(f"{where}: {row['model_id']!r} on {row['eval dataset']!r}: {row['Performance']}")
-        elif asked["eval_set"] not in known:
-            name = asked["eval_set"]
-            problems.append(f"{where}: unknown evaluation set {name} ({nearest(name, known)})")
+        source = f"{path.name}:{number}"
+        model, dataset = MODEL_ID.fullmatch(str(row["model_id"])), EVAL_SET.fullmatch(str(row["eval dataset"]))
+        if model is None or dataset is None or pd.isna(row["Performance"]):
+            problems.append(f"{source}: {row['model_id']!r} on {row['eval dataset']!r}: {row['Performance']}")
+        elif (eval_set := dataset["eval_set"]) not in known:
+            problems.append(f"{source}: unknown evaluation set {eval_set} ({nearest(eval_set, known)})")
         else:
-            eval_set, task_format = asked["eval_set"], "cot_chat" if model["chat"] else asked["format"] or "default"
-            about = {"eval_set": eval_set, "format": task_format, "source": where}
-            about |= {"eval dataset": dataset_name(eval_set, task_format)}
+            task_format = "cot_chat" if model["chat"] else dataset["format"] or "default"
+            about = {"eval_set": eval_set, "format": task_format, "source": source}
+            about |= {"eval dataset": paths.formatted_name(eval_set, task_format)}
             score = scored(float(row["Performance"]), row.get("std"), known[eval_set])
             yield {**identity_of(model, conversion_of_bare), **about, **score}
 
@@ -172,29 +169,17 @@ def identity_of(model: re.Match[str], conversion_of_bare: str) -> dict[str, Any]
 
 
 def scored(value: float, published_error: Any, dataset: Dataset) -> dict[str, Any]:
-    """The score with its error: as published; else binomial (interval: Wilson's), if it counts items; else none."""
+    """The score with its error: as published; else binomial if the score is a whole number of items; else none."""
     error = math.nan if published_error is None or pd.isna(published_error) else float(published_error)
-    size, low, high = dataset.size, value - Z_95 * error, value + Z_95 * error
+    size, interval = dataset.size, {"std": error, "ci_low": value - Z_95 * error, "ci_high": value + Z_95 * error}
     if math.isnan(error) and size and abs(value * size - round(value * size)) < 1e-6:
-        error = math.sqrt(value * (1 - value) / size)
-        interval = stats.binomtest(round(value * size), size).proportion_ci(0.95, method="wilson")
-        low, high = float(interval.low), float(interval.high)
-    assert dataset.metric in METRIC_LABELS
-    return {
-        "Performance": value,
-        "std": error,
-        "ci_low": low,
-        "ci_high": high,
-        "n": size,
-        "metric": dataset.metric,
-        "kind": dataset.kind,
-        "role": dataset.role,
-        "group": dataset.group,
-    }
+        interval = binomial(value, size)
+    about = {"metric": dataset.metric, "kind": dataset.kind, "role": dataset.role, "group": dataset.group}
+    return {"Performance": value, "n": size, **interval, **about}
 
 
 def require_one_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Raises UserError where two rows claim the same place of the same curve."""
+    """The rows.  Raises UserError where two have the same place on the same curve."""
     seen: dict[tuple[Any, ...], str] = {}
     problems = []
     for row in rows:

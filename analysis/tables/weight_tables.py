@@ -1,4 +1,4 @@
-"""What was measured of the weights themselves, as tables: sensitivity to noise, and distance moved by fine-tuning.
+"""Tables of the weights themselves: sensitivity to noise, and weight change by fine-tuning.
 
 Reads    output/perturbations/*.json (eval/perturb_weights.py) and output/weight_distances/*.json
          (eval/weight_distance.py), with their sidecars.
@@ -13,15 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.tables.frames import (
-    DISTANCE_COLUMNS,
-    DISTANCE_TABLE,
-    NOISE_COLUMNS,
-    NOISE_TABLE,
-    Tables,
-    as_table,
-    write_table,
-)
+from analysis.tables.columns import DISTANCE_COLUMNS, DISTANCE_TABLE, MODEL_COLUMNS, NOISE_COLUMNS, NOISE_TABLE
+from analysis.tables.frames import as_table, write_table
 from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
@@ -30,9 +23,9 @@ from open_instruct.common.json_files import read_json
 Record = Mapping[str, Any]
 
 
-def write_weight_tables(tables: Tables, folder: Path, arguments: Mapping[str, Any]) -> None:
-    """Both tables of the models that `tables` hold; a table without rows is not written, an old one of it removed."""
-    models = models_of(tables)
+def write_weight_tables(scores: pd.DataFrame, folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Write both tables, of the models in `scores`; a table without rows is not written, an old one is removed."""
+    models = {row["model_id"]: {name: row[name] for name in MODEL_COLUMNS} for row in scores.to_dict("records")}
     wanted = (
         (NOISE_TABLE, NOISE_COLUMNS, "perturbations", noise_rows),
         (DISTANCE_TABLE, DISTANCE_COLUMNS, "weight_distances", distance_rows),
@@ -46,39 +39,32 @@ def write_weight_tables(tables: Tables, folder: Path, arguments: Mapping[str, An
             sidecar_path(folder / name).unlink(missing_ok=True)
 
 
-def models_of(tables: Tables) -> dict[str, dict[str, Any]]:
-    """Model id -> family, series, train set, checkpoint and tokens, as everywhere in the tables."""
-    names = ["model_id", "family", "series", "train_set", "checkpoint", "tokens"]
-    rows = pd.concat([tables.performance, tables.suites]).to_dict("records")
-    return {row["model_id"]: {name: row[name] for name in names} for row in rows}
-
-
 def rows_of_records(
     folder_name: str,
     models: Mapping[str, Mapping[str, Any]],
-    rows_of: Callable[[Record, Path], Iterator[dict[str, Any]]],
+    rows_of: Callable[[Record], Iterator[dict[str, Any]]],
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the finished records of known models, by name of the file."""
+    """Rows of the finished records of known models, sorted by file name."""
     for path in sorted((paths.base_dir() / "output" / folder_name).glob("*.json")):
         if path.name.endswith(".meta.json") or path.name.startswith("."):
             continue
         if not sidecar_path(path).is_file():
-            print(f"left out: {paths.relative(path)} has no sidecar, so it is unfinished")
+            print(f"skipped: {paths.relative(path)} has no sidecar, so it is unfinished")
             continue
         record = read_json(path)
         model_id = record.get("identity", {}).get("model_id")
         if model_id not in models:
-            print(f"left out: {paths.relative(path)} is of {model_id}, which the tables hold no measurement of")
+            print(f"skipped: {paths.relative(path)} is of model {model_id}, of which the tables have no measurement")
             continue
         about = {**models[model_id], "source": paths.relative(path)}
         try:
-            yield from (about | row for row in rows_of(record, path))
+            yield from (about | row for row in rows_of(record))
         except KeyError as error:
-            raise UserError(f"{path}: found no {error} in it; remove it and run its script again") from error
+            raise UserError(f"{path}: no {error} in it; remove it and run its script again") from error
 
 
-def noise_rows(record: Record, path: Path) -> Iterator[dict[str, Any]]:
-    """A row for each size: what noise costs on average over the draws, Student's t interval over them."""
+def noise_rows(record: Record) -> Iterator[dict[str, Any]]:
+    """A row for each noise size: mean change over the draws, with Student's t interval."""
     identity, before = record["identity"], record["bits_per_byte"]
     changes: dict[float, list[float]] = {}
     for found in record["noise"]:
@@ -92,8 +78,8 @@ def noise_rows(record: Record, path: Path) -> Iterator[dict[str, Any]]:
         yield about | {"ci_low": mean - half, "ci_high": mean + half}
 
 
-def distance_rows(record: Record, path: Path) -> Iterator[dict[str, Any]]:
-    """A row for each layer, and one for `all`."""
+def distance_rows(record: Record) -> Iterator[dict[str, Any]]:
+    """A row for each layer, and one for all weights."""
     for found in record["layers"]:
         norm = found["base_norm"]
         relative = found["distance"] / norm if norm else None

@@ -1,0 +1,128 @@
+"""The study's figures: title, grid of panels and caption of each; writing them as files."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.figures.drawing import draw, save
+from analysis.figures.grids import (
+    base_models,
+    cross_task,
+    every_bits,
+    every_score,
+    heldout_text,
+    instruction_suites,
+    out_of_domain,
+    own_task,
+    task_format,
+)
+from analysis.figures.panels import Grid, in_tokens
+from analysis.figures.weight_grids import noise_on_weights, weight_distance
+from analysis.tables.frames import Tables
+from open_instruct.common.artifacts import Artifact
+
+
+@dataclass(frozen=True)
+class StudyFigure:
+    title: str
+    grid: Callable[[Tables], Grid]
+    caption: str
+    table: str = ""
+    """Field of Tables without whose rows there is no such figure, since few studies measure it."""
+
+
+FIGURES = {
+    "fig2_base_models": StudyFigure(
+        "Base models over pre-training",
+        base_models,
+        "Base models over checkpoints. A task is improving where the 95% interval at the last checkpoint is above that "
+        "at the first. Bars are 95% intervals over items; lower bits per byte are better.",
+    ),
+    "fig3_own_task": StudyFigure(
+        "In-domain performance before and after fine-tuning",
+        own_task,
+        "Base models and models fine-tuned on the task's train set, on its evaluation set. "
+        "If pre-training has a latent benefit, the two curves diverge.",
+    ),
+    "fig4_suites": StudyFigure(
+        "Ranked classification and instruction following",
+        instruction_suites,
+        "Base and instruction-tuned models on the ranked-classification suites and on instruction following. "
+        "Bars are 95% intervals (Wilson intervals for suites).",
+    ),
+    "fig5_task_format": StudyFigure(
+        "Sensitivity to the prompt format",
+        task_format,
+        "The same items in several prompt formats, and the largest minus the smallest of their scores. "
+        "Fine-tuning uses the default format only.",
+    ),
+    "fig6_cross_task": StudyFigure(
+        "Cross-task transfer: fine-tuned minus base",
+        cross_task,
+        "Change by fine-tuning on tasks other than the one trained on. "
+        "Above zero is a higher score, or higher bits per byte. Bars are 95% intervals.",
+    ),
+    "fig7_out_of_domain": StudyFigure(
+        "Out-of-domain generalisation: fine-tuned minus base",
+        out_of_domain,
+        "Change by fine-tuning on other data of the same task, a panel for each train set. "
+        "Above zero is a higher score, or higher bits per byte. Bars are 90% intervals.",
+    ),
+    "fig8_heldout_text": StudyFigure(
+        "Held-out text before and after fine-tuning",
+        heldout_text,
+        "Bits per byte of held-out pre-training text before and after fine-tuning, and their difference. "
+        "Above zero is forgetting.",
+    ),
+    "fig9_noise_on_weights": StudyFigure(
+        "Sensitivity to weight noise",
+        noise_on_weights,
+        "Change of bits per byte under Gaussian noise on every weight, by noise size relative to each tensor's root "
+        "mean square. Bars are 95% intervals over draws of the noise.",
+        table="noise",
+    ),
+    "fig10_weight_distance": StudyFigure(
+        "Weight change by fine-tuning, and the gain",
+        weight_distance,
+        "Norm of the change of each layer relative to its norm before. Below, the change on the task against it, a "
+        "point for each checkpoint. Bars are 95% intervals over items.",
+        table="distances",
+    ),
+    "appendix_a_scores": StudyFigure(
+        "Scores on every evaluation set, format and number of shots",
+        every_score,
+        "Primary metric of every model on every evaluation set, in every format. Bars are 95% intervals.",
+    ),
+    "appendix_b_bits_per_byte": StudyFigure(
+        "Bits per byte on every evaluation set and format",
+        every_bits,
+        "Bits per byte of the gold completion, for every model, evaluation set and format. Bars are 95% intervals.",
+    ),
+}
+
+
+def build_grids(tables: Tables) -> dict[str, Grid]:
+    """Name -> panels of every figure that these tables have rows for."""
+    return {
+        name: figure.grid(tables)
+        for name, figure in FIGURES.items()
+        if not figure.table or len(getattr(tables, figure.table))
+    }
+
+
+def write_figures(
+    grids: Mapping[str, Grid], folder: Path, inputs: Mapping[str, Path], *, scale: str = "index", axis: str = "step"
+) -> None:
+    """Write every figure as PNG and PDF.  Grids of the axis `tokens` are made of `in_tokens(tables)`."""
+    written = []
+    with Artifact(folder, arguments={"scale": scale, "axis": axis}, inputs=inputs).making(is_folder=True):
+        for name, grid in grids.items():
+            written += save(draw(grid, title=FIGURES[name].title, scale=scale, axis=axis), folder / name)
+    print(f"wrote {len(written)} files to {folder}")
+
+
+def draw_figure(name: str, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
+    grid = FIGURES[name].grid(in_tokens(tables) if axis == "tokens" else tables)
+    return draw(grid, title=FIGURES[name].title, scale=scale, axis=axis)

@@ -1,0 +1,86 @@
+"""Build and write all result tables: gathered rows, paired differences, summaries, weights."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from analysis.inference.contrasts import Contrast, compare_all
+from analysis.inference.paired import evaluate_paired
+from analysis.inference.unpaired import evaluate_unpaired
+from analysis.tables.columns import (
+    ALL_CHECKPOINTS,
+    DIFFERENCE_COLUMNS,
+    DIFFERENCE_TABLE,
+    GROUP_TABLE,
+    MISSING_COLUMNS,
+    MISSING_TABLE,
+    PERFORMANCE_TABLE,
+    SUITE_TABLE,
+    SUMMARY_TABLE,
+    TIDY_TABLE,
+)
+from analysis.tables.frames import (
+    Tables,
+    as_table,
+    checkpoint_name,
+    checkpoint_order,
+    found_checkpoints,
+    primary_only,
+    stacked,
+    write_table,
+)
+from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
+from analysis.tables.summaries import summarise_changes, summarise_groups
+from analysis.tables.weight_tables import write_weight_tables
+from open_instruct.common.errors import UserError
+from open_instruct.study.config import Study
+from open_instruct.study.loading import load_study
+
+
+def produce_tables(study_file: Path | None, released: Path | None, folder: Path) -> None:
+    """Write the tables of a study, of all finished measurements, or of the authors' released tables to `folder`.
+
+    Raises UserError where both a study and released tables are given.
+    """
+    if study_file and released:
+        raise UserError("--study and --released exclude each other: released tables belong to no study file; drop one")
+    study = load_study(study_file) if study_file else None
+    gathered = gather_released(released) if released else gather_measurements(study)
+    tables = build_tables(gathered, study)
+    arguments = {"study": str(study_file) if study_file else None, "released": str(released) if released else None}
+    write_table(folder / TIDY_TABLE, tables.scores, gathered.inputs, arguments)
+    write = partial(write_table, inputs={TIDY_TABLE: folder / TIDY_TABLE}, arguments=arguments)
+    write(folder / PERFORMANCE_TABLE, tables.performance)
+    write(folder / SUITE_TABLE, tables.suites)
+    write(folder / DIFFERENCE_TABLE, tables.differences)
+    write(folder / SUMMARY_TABLE, summarise_changes(tables.differences, tables.scores))
+    write(folder / GROUP_TABLE, summarise_groups(tables.scores))
+    write(folder / MISSING_TABLE, tables.missing)
+    write_weight_tables(tables.scores, folder, arguments)
+    for row in tables.missing.to_dict("records"):
+        print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
+
+
+def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
+    """The tables of performance and of paired differences, in memory."""
+
+    def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
+        if (setting, metric) in gathered.cells:
+            return evaluate_paired(contrasts, gathered.cells[setting, metric])
+        return evaluate_unpaired(contrasts, gathered.levels[setting, metric])
+
+    performance = table_of(row for row in gathered.rows if row["kind"] != "suite")
+    suites = table_of(row for row in gathered.rows if row["kind"] == "suite")
+    missing = as_table(gathered.missing, MISSING_COLUMNS)
+    compared = stacked(performance, primary_only(suites))
+    steps_by_family = study.steps_by_family() if study else {}
+    expected = {family: [checkpoint_name(step) for step in steps] for family, steps in steps_by_family.items()}
+    differences = compare_all(compared, evaluate, found_checkpoints(compared) | expected)
+    return Tables(performance, suites, as_table(sorted(differences, key=row_order), DIFFERENCE_COLUMNS), missing)
+
+
+def row_order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    name = row["checkpoint"]
+    position = (True, (True, 0)) if name == ALL_CHECKPOINTS else (False, checkpoint_order(name))
+    return row["comparison"], row["series"], row["eval dataset"], row["setting"], row["metric"], position

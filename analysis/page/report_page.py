@@ -1,0 +1,205 @@
+"""Build the report page: setup, findings, figures, missing and degenerate results, the paper, tables."""
+
+import html
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from analysis.figures.interactive import interactive_figures, labels_of
+from analysis.figures.panels import Grid
+from analysis.figures.study_figures import FIGURES
+from analysis.inference.degenerate_results import degenerate_results
+from analysis.inference.finding import Finding
+from analysis.inference.findings import FAMILIES, LEVEL, VERDICTS
+from analysis.page.html_tables import joined, table
+from analysis.tables.columns import MISSING_TABLE, PERFORMANCE_TABLE
+from analysis.tables.frames import FILES, Tables, order_checkpoints, read_table, where
+from open_instruct.common.artifacts import git_commit, package_version, sidecar_path
+from open_instruct.study.config import Study
+
+TEMPLATE = Path(__file__).with_name("report.html.template")
+SCRIPT = Path(__file__).with_name("report.js")
+PACKAGES = ("torch", "transformers", "ai2-olmo", "numpy", "scipy", "pandas", "matplotlib")
+SCORE_COLUMNS = ("series", "checkpoint", "eval dataset", "metric", "Performance", "ci_low", "ci_high", "n", "source")
+NOISE_COLUMNS = ("series", "checkpoint", "setting", "size", "draws", "bits_per_byte", "difference", "ci_low", "ci_high")
+DISTANCE_COLUMNS = ("series", "checkpoint", "layer", "weights", "distance", "base_norm", "relative", "source")
+DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric")
+DIFFERENCE_COLUMNS += ("difference", "ci_low", "ci_high", "p_value", "n")
+PAPER_COLUMNS = ("own_series", "checkpoint", "eval dataset", "metric", "shots", "own", "published", "difference")
+PAPER_COLUMNS += ("ci_low", "ci_high", "verdict", "note", "own_source", "published_source")
+SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "groups": ("Mean change by fine-tuning, for tasks that improve with pre-training and others", ()),
+    "changes": ("Mean change by fine-tuning", ()),
+    "performance": ("Scores", SCORE_COLUMNS),
+    "suites": ("Ranked-classification suites", SCORE_COLUMNS),
+    "noise": ("Weight noise", (*NOISE_COLUMNS, "source")),
+    "distances": ("Weight change by fine-tuning, by layer", DISTANCE_COLUMNS),
+    "differences": ("Differences between models on the same items", DIFFERENCE_COLUMNS),
+}
+"""Field of Tables -> heading and columns (none: all)."""
+
+
+def shown_tables(folder: Path) -> list[str]:
+    """Fields of the tables on the page; weight noise and weight change only where they were measured."""
+    return [name for name in SHOWN if name not in ("noise", "distances") or (folder / FILES[name]).is_file()]
+
+
+def paper_folder(folder: Path) -> Path | None:
+    """The finished output of compare_paper.py, if there is one."""
+    return folder / "paper" if sidecar_path(folder / "paper").is_file() else None
+
+
+def build_page(
+    folder: Path, tables: Tables, findings: Sequence[Finding], grids: Mapping[str, Grid], study: Study | None = None
+) -> str:
+    """The page of a results folder, as HTML without references to other servers."""
+    title = "What does pre-training give to fine-tuning?"
+    content = [
+        *setup_section(tables, study),
+        *findings_section(findings),
+        *figures_section(grids),
+        *missing_section(tables.missing, study),
+        *degenerate_section(tables),
+        *paper_section(paper_folder(folder)),
+        "<h2>Tables</h2>",
+    ]
+    for name in shown_tables(folder):
+        heading, columns = SHOWN[name]
+        content += [f"<h3>{heading}</h3>", table(getattr(tables, name), columns, file=FILES[name])]
+    figures = interactive_figures(grids, tables)
+    # Inside a script element only "</" and "<!--" end or change it.
+    data = json.dumps({"figures": figures, "labels": labels_of(figures)}, allow_nan=False).replace("<", "\\u003c")
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(title),
+        content="\n".join(content),
+        data=data,
+        plotly=get_plotlyjs().replace("</script", "<\\/script"),
+        script=SCRIPT.read_text(encoding="utf-8"),
+    )
+
+
+def setup_section(tables: Tables, study: Study | None) -> list[str]:
+    scores, suites = tables.scores, tables.suites
+    checkpoints = ", ".join(order_checkpoints(scores["checkpoint"]))
+    items = tables.performance.groupby("eval dataset")["n"].agg(["min", "max"])
+    sizes = [f"{name}{num_items(low, high)}" for name, low, high in items.itertuples()]
+    facts = {
+        "Models": f"{scores['model_id'].nunique()}: {joined(scores['series'])} at checkpoints {checkpoints}",
+        "Evaluation sets": ", ".join(sizes) or "none",
+        "Suite tasks": joined(suites["eval dataset"]) or "none",
+        "Versions": ", ".join(f"{name} {package_version(name)}" for name in PACKAGES),
+        "Commit of the analysis": git_commit() or "unknown",
+    }
+    if study:
+        recipes = [
+            f"{name} ({r.epochs} epochs, lr {joined(f'{lr:g}' for lr in r.lr)}, batch {r.batch_size})"
+            for name, r in study.train_sets.items()
+        ]
+        families, shots = joined(study.steps_by_family()), joined(study.shots)
+        facts = {"Study": f"{study.name}, family {families}, seed {study.seed}, {shots} shots"} | facts
+        facts["Fine-tuned on"] = ", ".join(recipes)
+    rows = [
+        f"<tr><th>{html.escape(key)}</th><td style='white-space:normal'>{html.escape(value)}</td></tr>"
+        for key, value in facts.items()
+    ]
+    return ["<h2>Setup</h2>", f"<table>{''.join(rows)}</table>"]
+
+
+def num_items(low: Any, high: Any) -> str:
+    """Size of an evaluation set; unknown for published tables."""
+    return "" if pd.isna(low) else f" ({low} items)" if low == high else f" ({low} to {high} items)"
+
+
+def findings_section(findings: Sequence[Finding]) -> list[str]:
+    """One line for each family of claims with its verdicts; its sentences are folded where they are many."""
+    parts = [
+        "<h2>Findings</h2>",
+        f"<p>Significance level {LEVEL}, Holm-corrected within each question. Intervals and p-values are over the "
+        "items (for trends, over the checkpoints) of one training run: they do not cover variation between seeds.</p>",
+    ]
+    for family, question in FAMILIES.items():
+        found = [finding for finding in findings if finding.family == family]
+        if not found:
+            continue
+        counts = Counter(finding.verdict for finding in found)
+        verdicts = ", ".join(
+            f"<span class='{css_class(name)}'>{counts[name]} {name}</span>" for name in VERDICTS if counts[name]
+        )
+        sentences = "".join(f"<li>{coloured(finding)}</li>" for finding in found)
+        is_open = " open" if len(found) <= 5 else ""
+        parts.append(
+            f"<details{is_open}><summary><strong>{html.escape(question)}</strong> {verdicts}</summary>"
+            f"<ul>{sentences}</ul></details>"
+        )
+    return parts
+
+
+def coloured(finding: Finding) -> str:
+    """The sentence, with its verdict in colour."""
+    verdict, _, rest = finding.sentence.partition(":")
+    return f"<b class='{css_class(finding.verdict)}'>{html.escape(verdict)}:</b>{html.escape(rest)}"
+
+
+def css_class(verdict: str) -> str:
+    return verdict.replace(" ", "-")
+
+
+def figures_section(grids: Mapping[str, Grid]) -> list[str]:
+    """An empty element for each figure, which the page's script fills, and the controls of all figures."""
+    parts = [
+        "<h2>Figures</h2><div class='controls' role='group' aria-label='figures'>"
+        "<label>Axis <select id='axis'><option value='index'>checkpoints</option><option value='steps'>steps</option>"
+        "<option value='tokens'>tokens</option></select></label>"
+        "<label><input type='checkbox' id='log'> log</label><details><summary>Curves</summary>"
+        "<div id='series'></div></details></div>"
+    ]
+    for name in grids:
+        is_open = "" if name.startswith("appendix") else " open"
+        parts.append(
+            f"<details class='figure' id='{name}'{is_open}>"
+            f"<summary><strong>{html.escape(FIGURES[name].title)}</strong></summary>"
+            f"<p>{html.escape(FIGURES[name].caption)}</p><div class='panels'></div></details>"
+        )
+    return parts
+
+
+def missing_section(missing: pd.DataFrame, study: Study | None) -> list[str]:
+    if len(missing):
+        return [f"<h2>Missing: {len(missing)} measurements</h2>", table(missing, file=MISSING_TABLE)]
+    nothing = "No measurement of the study is missing." if study else "Unknown, since no study was named."
+    return ["<h2>Missing measurements</h2>", f"<p>{nothing}</p>"]
+
+
+def degenerate_section(tables: Tables) -> list[str]:
+    """Scores that carry no information; no section where there are none."""
+    found = degenerate_results(tables)
+    if not found:
+        return []
+    frame = pd.DataFrame([asdict(result) for result in found])
+    heading = f"<h2>Degenerate results: {sum(len(result.sources) for result in found)} numbers</h2>"
+    return [heading, table(frame, ("kind", "setting", "where", "why"), file=PERFORMANCE_TABLE)]
+
+
+def paper_section(folder: Path | None) -> list[str]:
+    """What compare_paper.py found, where it was run."""
+    if folder is None:
+        return []
+    numbers, curves, claims = (read_table(folder / f"{name}.csv") for name in ("numbers", "curves", "claims"))
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(numbers["verdict"]).items())
+    measured = where(numbers, numbers["own"].notna())
+    return [
+        f"<h2>Comparison with the paper</h2><p>{len(numbers)} published numbers: {counts}.</p>",
+        "<h3>Claims tested on both</h3>",
+        table(claims, ("claim", "own", "published", "agreement"), file="paper/claims.csv"),
+        "<h3>Curves</h3>",
+        table(curves, file="paper/curves.csv"),
+        "<h3>Numbers</h3>",
+        table(measured, PAPER_COLUMNS, file="paper/numbers.csv"),
+    ]

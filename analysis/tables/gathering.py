@@ -1,0 +1,160 @@
+"""Gather rows of performance, and per-item values where there are some, from measurements or from released tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.tables.columns import PERFORMANCE_COLUMNS
+from analysis.tables.curve_names import name_series
+from analysis.tables.frames import as_table, checkpoint_order, found_checkpoints, groups
+from analysis.tables.intervals import binomial
+from analysis.tables.measurements import Cell, Measurement, expected_files, missing_from, read_measurements
+from analysis.tables.released import read_released
+from analysis.tables.summaries import task_groups
+from open_instruct.common import paths
+from open_instruct.common.errors import UserError
+from open_instruct.study.config import Study
+from open_instruct.study.variants import IDENTITY_FIELDS
+
+SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
+EVALUATION_FIELDS = ("eval_set", "format", "protocol", "kind", "role")
+Key = tuple[str, str, str]
+"""Series, checkpoint, format."""
+Level = tuple[float, float]
+"""Mean and standard error; the error is NaN where none was published."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    rows: list[dict[str, Any]]
+    """Of performance, with names of series and settings; kind `suite` among them."""
+    levels: Mapping[tuple[str, str], Mapping[Key, Level]]
+    """(setting, metric) -> level of every model."""
+    cells: Mapping[tuple[str, str], Mapping[Key, Cell]]
+    """(setting, metric) -> per-item values of every model, where they are recorded."""
+    missing: list[dict[str, Any]]
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    """Small files that were read; of measurements, each row names its file."""
+
+
+def gather_measurements(study: Study | None) -> Gathered:
+    """Rows of the study's grid, or of all finished measurements.
+
+    Raises UserError where there are none, or where two models have the same place in the tables.
+    """
+    predictions, suites, missing = read_measurements()
+    if study:
+        expected_predictions, expected_suites = expected_files(study)
+        missing = missing_from(expected_predictions, predictions) + missing_from(expected_suites, suites)
+        predictions = [m for m in predictions if m.path in expected_predictions]
+        suites = [m for m in suites if m.path in expected_suites]
+    if not predictions and not suites:
+        raise UserError(
+            f"no finished measurement in {paths.base_dir()}: expected output/predictions/*.metrics.json with sidecars; "
+            "make them with eval/predict.py and eval/eval_pred.py, or set base_dir to the folder that has them"
+        )
+    rows = name_series([*performance_rows(predictions), *suite_rows(suites)])
+    cells = cells_of([*predictions, *suites], rows)
+    group_of = task_groups(table_of(rows))
+    rows = [{**row, "group": group_of.get((row["family"], row["setting"], row["kind"]))} for row in rows]
+    return Gathered(rows, levels_of(rows), cells, missing)
+
+
+def gather_released(folder: Path) -> Gathered:
+    """Rows of the authors' released tables, which have no per-item values."""
+    rows, files = read_released(folder)
+    performance = table_of(row for row in rows if row["kind"] != "suite")
+    return Gathered(rows, levels_of(rows), {}, missing_in_curves(performance), files)
+
+
+def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    rows = []
+    for measurement in measurements:
+        identity, metrics = measurement.identity, measurement.content["metrics"]
+        for metric in dict.fromkeys((measurement.content["primary"], "bits_per_byte")):
+            if metric in metrics:
+                value = metrics[metric]
+                row = model_fields(measurement) | {name: identity[name] for name in EVALUATION_FIELDS}
+                row |= {"shots": identity.get("shots") or 0, "metric": metric}
+                row |= {"eval dataset": paths.formatted_name(identity["eval_set"], identity["format"])}
+                row |= {"Performance": value["mean"], "std": value["standard_error"], "n": value["n"]}
+                rows.append(row | {"ci_low": value["ci_low"], "ci_high": value["ci_high"]})
+    return rows
+
+
+def suite_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """A row for each form of accuracy, with binomial standard error and Wilson interval."""
+    rows = []
+    for measurement in measurements:
+        for result in measurement.content["metrics"]:
+            found, n = result["metrics"]["rc_metrics"], result["num_instances"]
+            task = {"eval_set": result["task"], "eval dataset": result["task"], "format": "default", "n": n}
+            task |= {"kind": "suite", "role": "other", "protocol": None}
+            task |= {"shots": result.get("task_options", {}).get("num_shots") or 0}
+            for metric in SUITE_METRICS:
+                if metric in found:
+                    score = {"metric": metric, "Performance": found[metric], **binomial(found[metric], n)}
+                    rows.append(model_fields(measurement) | task | score)
+    return rows
+
+
+def model_fields(measurement: Measurement) -> dict[str, Any]:
+    return {name: measurement.identity.get(name) for name in IDENTITY_FIELDS} | {"source": measurement.source}
+
+
+def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """A table sorted by evaluation set, metric, series and checkpoint."""
+
+    def order(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["eval dataset"], row["setting"], row["metric"], row["series"], checkpoint_order(row["checkpoint"])
+
+    return as_table(sorted(rows, key=order), PERFORMANCE_COLUMNS)
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    return row["series"], row["checkpoint"], row["format"]
+
+
+def levels_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[Key, Level]]:
+    levels: dict[tuple[str, str], dict[Key, Level]] = {}
+    for row in rows:
+        levels.setdefault((row["setting"], row["metric"]), {})[key_of(row)] = (row["Performance"], row["std"])
+    return levels
+
+
+def cells_of(
+    measurements: Sequence[Measurement], rows: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], dict[Key, Cell]]:
+    """Per-item values of every model.  Raises UserError where two models have the same place in the tables."""
+    named = {(row["source"], row["metric"]): row for row in rows}
+    cells: dict[tuple[str, str], dict[Key, Cell]] = {}
+    for measurement in measurements:
+        for metric, cell in measurement.cells.items():
+            row = named[measurement.source, metric]
+            of_setting, key = cells.setdefault((row["setting"], metric), {}), key_of(row)
+            if key in of_setting:
+                raise UserError(
+                    f"{measurement.path}: a second model is {' '.join(key)} on {row['setting']}; "
+                    "choose one grid with --study, or move the other away"
+                )
+            of_setting[key] = cell
+    return cells
+
+
+def missing_in_curves(performance: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of missing.csv for released tables, which have no study: a curve with most checkpoints lacks the others."""
+    checkpoints, rows = found_checkpoints(performance), []
+    for (family, series, dataset, setting, metric), curve in groups(
+        performance, "family", "series", "eval dataset", "setting", "metric"
+    ):
+        found = set(curve["checkpoint"])
+        if len(found) >= len(checkpoints[family]) / 2:
+            for name in checkpoints[family]:
+                if name not in found:
+                    reason = f"no row of {series} at {name} on {setting} ({metric}); the curve has {len(found)}"
+                    row = {"model_id": f"{series} at {name}", "eval dataset": dataset, "reason": reason}
+                    rows.append(row | {"file": None})
+    return rows
