@@ -92,10 +92,9 @@ def after_plateau(tables: Tables, row: Row, gains: pd.DataFrame) -> Finding:
         changed |= {"difference": change, **normal_interval(change, error)}
         claim += f" (from checkpoint {names[0]} on)"
         return trend_finding(tables, family, claim, changed, window, "difference", expected=better, checkpoints=names)
-    changed["missing"] = row["missing"] or (
-        f"the base model plateaus at checkpoint {names[0] if names else 'none'}, with {len(names)} checkpoints from "
-        f"there; {FEWEST_LEVEL} needed"
-    )
+    start = names[0] if names else "none"
+    needed = f"checkpoints of the base model's plateau (from {start} on): {len(names)}, {FEWEST_LEVEL} needed"
+    changed["missing"] = row["missing"] or needed
     return paired_finding(family, claim, changed, expected=better)
 
 

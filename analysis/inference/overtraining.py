@@ -45,7 +45,7 @@ def over_training(tables: Tables) -> Iterator[Finding]:
 def peak_finding(tables: Tables, row: Row) -> Finding:
     levels = in_order(tuned_levels(tables, row).dropna(subset=["Performance"]))
     names = list(levels["checkpoint"])
-    claim = f"after fine-tuning on {row['series']}, {metric_on(row)} peaks at a checkpoint and gets worse after it"
+    claim = f"{metric_on(row)} of models fine-tuned on {row['series']} gets worse after some checkpoint"
     common: dict[str, Any] = {"family": "over-training", "claim": claim, **about(row), "test": CHANGE_POINT}
     common |= {"n": len(names), "expected": -1}
     missing = missing_checkpoints(checkpoints_of(tables, row["family"]), names)

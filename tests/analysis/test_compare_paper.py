@@ -1,4 +1,4 @@
-"""A study that found what the released tables say, but for noise and one evaluation set; see test_released.py."""
+"""A study with the scores of the released tables, plus noise and a shift on one set; see test_released.py."""
 
 from dataclasses import replace
 
@@ -7,8 +7,10 @@ import pytest
 from released_tables import CONSTANT, SOURCES, tables_of, write_own_like, write_released
 
 from analysis import compare_paper, produce_tables
-from analysis.compare_paper import Args, judged, of_family
-from analysis.produce_tables import gather_released, tables_from
+from analysis.compare_paper import Args
+from analysis.inference.paper_comparison import judge_numbers, of_released_family
+from analysis.inference.result_tables import build_tables
+from analysis.tables.gathering import gather_released
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
@@ -18,7 +20,7 @@ SHIFT = 0.08
 
 @pytest.fixture(scope="module", params=SOURCES)
 def compared(request, tmp_path_factory):
-    """(folder of the CSVs, name -> what was written)"""
+    """(folder of the released tables, name -> table written)"""
     base_dir = tmp_path_factory.mktemp("base")
     folder = tables_of(request.param, base_dir / "tables")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -31,7 +33,7 @@ def compared(request, tmp_path_factory):
         yield folder, {path.stem: pd.read_csv(path) for path in output.glob("*.csv")}
 
 
-def test_every_published_row_is_there(compared):
+def test_every_published_row_has_a_verdict(compared):
     folder, found = compared
     names = ("all_perf_table.csv", "official_eval_table.csv", "it_perf_table.csv")
     wanted = {f"{name}:{i + 2}" for name in names for i in range(len(pd.read_csv(folder / name)))}
@@ -39,32 +41,32 @@ def test_every_published_row_is_there(compared):
     assert found["numbers"]["verdict"].notna().all()
 
 
-def test_what_agrees_agrees_and_what_is_shifted_differs(compared):
+def test_shifted_scores_differ_and_the_others_agree(compared):
     _, found = compared
     numbers = found["numbers"][found["numbers"]["own"].notna()]
     shifted = numbers[numbers["eval_set"] == "xsum"]
     assert set(shifted["verdict"]) == {"differ"}
     assert shifted["difference"].mean() == pytest.approx(SHIFT, abs=0.01)
     others = numbers[(numbers["eval_set"] != "xsum") & numbers["p_holm"].notna()]
-    # Own noise alone on the left, that and the published one on the right of the test: 95% agree, or more.
+    # The difference has your own noise only, the interval also the published one: at least 95% agree.
     assert (others["verdict"] == "agree").mean() > 0.93
     assert (others["verdict"] == "differ").sum() == 0
 
 
-def test_unsound_rows_are_named_and_not_compared(compared):
+def test_degenerate_rows_are_listed_and_not_compared(compared):
     folder, found = compared
     published = pd.read_csv(folder / "all_perf_table.csv")
     constant = {
         f"all_perf_table.csv:{i + 2}" for i in published.index[published["eval dataset"].str.startswith(CONSTANT)]
     }
-    unsound = found["unsound"]
-    assert set(unsound.loc[unsound["kind"] == "constant gold", "source"]) == constant
+    degenerate = found["unsound"]
+    assert set(degenerate.loc[degenerate["kind"] == "constant gold", "source"]) == constant
     numbers = found["numbers"][found["numbers"]["published_source"].isin(constant)]
     assert set(numbers["verdict"]) <= {"unsound", "not measured"}
     assert numbers.loc[numbers["verdict"] == "unsound", "note"].str.contains("the gold is one label").all()
 
 
-def test_curves_sum_up_their_numbers(compared):
+def test_each_curve_counts_its_numbers(compared):
     _, found = compared
     curves, numbers = found["curves"], found["numbers"]
     assert curves["checkpoints"].sum() == numbers["own"].notna().sum()
@@ -73,34 +75,34 @@ def test_curves_sum_up_their_numbers(compared):
     assert 0 < xsum["ci_low"] < SHIFT < xsum["ci_high"] + 0.01
 
 
-def test_a_shift_of_base_and_tuned_alike_changes_no_claim(compared):
+def test_a_common_shift_of_base_and_fine_tuned_scores_changes_no_claim(compared):
     _, found = compared
     assert len(found["claims"]) > 5
     assert "differ" not in set(found["claims"]["agreement"])
     assert "agree" in set(found["claims"]["agreement"])
 
 
-def test_between_inside_and_clearly_outside_nothing_is_said():
+def test_a_difference_that_is_significant_only_without_correction_is_unclear():
     rows = {"ci_low": [-1.0, 0.1, 3.0], "ci_high": [1.0, 2.0, 5.0], "p_value": [1.0, 0.03, 1e-6]}
-    found = judged(pd.DataFrame(rows))
+    found = judge_numbers(pd.DataFrame(rows))
     # Of three p-values the second smallest is doubled: 0.06.
     assert found["verdict"].tolist() == ["agree", "unclear", "differ"]
 
 
-def test_the_released_tables_are_not_compared_with_themselves(tmp_path, monkeypatch):
+def test_comparing_the_released_tables_with_themselves_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     folder = write_released(tmp_path / "tables")
     produce_tables.main(produce_tables.Args(released=folder))
-    with pytest.raises(UserError, match="holds the released tables themselves"):
+    with pytest.raises(UserError, match="has the released tables themselves"):
         compare_paper.main(Args(folder))
 
 
 def test_another_family_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
-    released = tables_from(gather_released(write_released(tmp_path / "tables")))
+    released = build_tables(gather_released(write_released(tmp_path / "tables")))
     elsewhere = {"family": "tiny", "source": "output/predictions/a.metrics.json"}
     own = replace(
         released, performance=released.performance.assign(**elsewhere), suites=released.suites.assign(**elsewhere)
     )
     with pytest.raises(UserError, match="found models of tiny; expected some of olmo1b"):
-        of_family(own, tmp_path)
+        of_released_family(own, tmp_path)

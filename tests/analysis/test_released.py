@@ -1,4 +1,4 @@
-"""The authors' released tables: set released_tables to their folder to test on them too, beside tables of our own."""
+"""Import of the authors' released tables. The environment variable released_tables adds a test on the original ones."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,9 @@ import pytest
 from released_tables import CONSTANT, SOURCES, tables_of, write_released
 
 from analysis import produce_tables
-from analysis.inference.degenerate_results import faults, unsound_settings
-from analysis.plotting import FIGURES
-from analysis.tables.frames import (
-    GROUP_TABLE,
-    Tables,
-    read_table,
-    read_tables,
-)
+from analysis.figures.study_figures import draw_figure
+from analysis.inference.degenerate_results import degenerate_results
+from analysis.tables.frames import Tables, read_tables
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 
@@ -28,13 +23,13 @@ OUT |= {"qqp": "paws", "stsb": "paws"}
 
 @pytest.fixture(scope="module", params=SOURCES)
 def released(request, tmp_path_factory):
-    """(folder of the CSVs, the tables made of them)"""
+    """(folder of the released tables, the tables made from them)"""
     base_dir = tmp_path_factory.mktemp("base")
     folder = tables_of(request.param, base_dir / "tables")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("base_dir", str(base_dir))
         produce_tables.main(produce_tables.Args(released=folder))
-        yield folder, read_tables(paths.results_dir()), read_table(paths.results_dir() / GROUP_TABLE)
+        yield folder, read_tables(paths.results_dir())
 
 
 def scores_of(folder: Path, name: str) -> dict[tuple[str, str], float]:
@@ -42,8 +37,8 @@ def scores_of(folder: Path, name: str) -> dict[tuple[str, str], float]:
     return dict(zip(zip(frame["model_id"], frame["eval dataset"], strict=True), frame["Performance"], strict=True))
 
 
-def place_of(model_id: str) -> tuple[str | None, str, str]:
-    """(train set or None, checkpoint, shots), worked out here independently of the importer."""
+def model_of(model_id: str) -> tuple[str | None, str, str]:
+    """(train set or None, checkpoint, shots), parsed independently of the importer."""
     shots = re.search(r"_(\d)shots", model_id)
     step = re.search(r"(?:checkpoint-|ckpt)(\d+)", model_id)
     train_set = re.search(r"_(mnli|paws|socialiqa|xsum|tulu)_", model_id)
@@ -51,10 +46,10 @@ def place_of(model_id: str) -> tuple[str | None, str, str]:
 
 
 def drawn(tables: Tables, name: str) -> dict[str, list[float]]:
-    """Panel title (its first line) -> every y that is drawn with a marker."""
+    """Panel title (its first line) -> every y value with a marker."""
     found: dict[str, list[float]] = {}
-    for axes in FIGURES[name].make(tables).axes:
-        title = axes.get_title().split("\n")[0].removesuffix(" (unsound)")
+    for axes in draw_figure(name, tables).axes:
+        title = axes.get_title().split("\n")[0].removesuffix(" (degenerate)")
         lines = [line for line in axes.get_lines() if line.get_marker() not in ("None", "", "_")]
         ys = np.concatenate([np.asarray(line.get_ydata(), float) for line in lines]) if lines else np.array([])
         found.setdefault(title, []).extend(ys[~np.isnan(ys)].tolist())
@@ -66,19 +61,20 @@ def contains(found: list[float], wanted: list[float]) -> bool:
 
 
 def four_shot(scores):
-    """(train set, checkpoint, dataset) -> score, of the rows with 4 shots in transformers format, usual recipe."""
+    """(train set, checkpoint, dataset) -> score, with 4 shots, in transformers format, with the usual recipe."""
     return {
-        (*place_of(model)[:2], dataset): value
+        (*model_of(model)[:2], dataset): value
         for (model, dataset), value in scores.items()
-        if place_of(model)[2] == "4" and "_hf" in model and "2e-5" not in model
+        if model_of(model)[2] == "4" and "_hf" in model and "2e-5" not in model
     }
 
 
-def test_every_row_is_drawn_somewhere(released):
-    folder, tables, _ = released
+@pytest.mark.slow
+def test_appendix_and_suite_figures_show_every_row(released):
+    folder, tables = released
     scores = drawn(tables, "appendix_a_scores")
     for (model, dataset), value in scores_of(folder, "all_perf_table.csv").items():
-        shots = place_of(model)[2]
+        shots = model_of(model)[2]
         title = dataset if shots == "4" else f"{dataset} {shots} shots"
         assert contains(scores[title], [value]), (model, dataset)
     suites = drawn(tables, "fig4_suites")
@@ -88,43 +84,43 @@ def test_every_row_is_drawn_somewhere(released):
             assert contains(suites[title], [value]), (model, dataset)
 
 
-def test_figure_2_holds_every_base_model(released):
-    folder, tables, _ = released
+def test_figure_2_shows_every_base_model(released):
+    folder, tables = released
     found = drawn(tables, "fig2_base_models")
     suites = scores_of(folder, "official_eval_table.csv")
-    base = {key: value for key, value in suites.items() if place_of(key[0])[0] is None}
+    base = {key: value for key, value in suites.items() if model_of(key[0])[0] is None}
     assert contains(found["Improving"], [v for (_, dataset), v in base.items() if dataset in IMPROVING])
     others = [v for (_, dataset), v in base.items() if dataset == "boolq"]
-    asked = four_shot(scores_of(folder, "all_perf_table.csv"))
-    others += [v for (train_set, _, name), v in asked.items() if train_set is None and name in OWN.values()]
+    scores = four_shot(scores_of(folder, "all_perf_table.csv"))
+    others += [v for (train_set, _, name), v in scores.items() if train_set is None and name in OWN.values()]
     assert contains(found["Not improving"], others)
     assert len(found["Not improving"]) == len(others)
-    llmbar = [v for (train_set, _, name), v in asked.items() if train_set is None and name.startswith("llmbar")]
+    llmbar = [v for (train_set, _, name), v in scores.items() if train_set is None and name.startswith("llmbar")]
     assert contains(found["Instruction following"], llmbar)
 
 
-def test_figures_3_and_5_hold_base_and_fine_tuned(released):
-    folder, tables, _ = released
-    asked = four_shot(scores_of(folder, "all_perf_table.csv"))
+def test_figures_3_and_5_show_base_and_fine_tuned_models(released):
+    folder, tables = released
+    scores = four_shot(scores_of(folder, "all_perf_table.csv"))
     own, formats = drawn(tables, "fig3_own_task"), drawn(tables, "fig5_task_format")
     for train_set, dataset in OWN.items():
-        wanted = [v for (name, _, where), v in asked.items() if name in (None, train_set) and where == dataset]
+        wanted = [v for (name, _, where), v in scores.items() if name in (None, train_set) and where == dataset]
         assert len(own[dataset]) == len(wanted)
         assert contains(own[dataset], wanted)
         names = {dataset, f"{dataset}_instruct", f"{dataset}_inputoutput"}
-        wanted = [v for (name, _, where), v in asked.items() if name in (None, train_set) and where in names]
+        wanted = [v for (name, _, where), v in scores.items() if name in (None, train_set) and where in names]
         assert contains(formats[dataset], wanted)
 
 
-def test_figures_6_and_7_hold_every_change(released):
-    folder, tables, _ = released
-    asked = four_shot(scores_of(folder, "all_perf_table.csv"))
+def test_figures_6_and_7_show_every_change(released):
+    folder, tables = released
+    scores = four_shot(scores_of(folder, "all_perf_table.csv"))
     crossed, out = drawn(tables, "fig6_cross_task"), drawn(tables, "fig7_out_of_domain")
     num_crossed = 0
-    for (train_set, checkpoint, dataset), value in asked.items():
-        if train_set is None or (None, checkpoint, dataset) not in asked:
+    for (train_set, checkpoint, dataset), value in scores.items():
+        if train_set is None or (None, checkpoint, dataset) not in scores:
             continue
-        change = value - asked[None, checkpoint, dataset]
+        change = value - scores[None, checkpoint, dataset]
         if dataset in OWN.values() and OWN.get(train_set) != dataset:
             assert contains(crossed[dataset], [change]), (train_set, checkpoint, dataset)
             num_crossed += 1
@@ -134,11 +130,11 @@ def test_figures_6_and_7_hold_every_change(released):
 
 
 @pytest.mark.parametrize("group", ["improving", "not improving"])
-def test_group_averages_are_those_of_the_csv(released, group):
-    folder, _, averages = released
+def test_group_averages_match_the_released_scores(released, group):
+    folder, tables = released
     scores = four_shot(scores_of(folder, "all_perf_table.csv"))
     suites = scores_of(folder, "official_eval_table.csv")
-    suite_scores = {(*place_of(model)[:2], name): value for (model, name), value in suites.items()}
+    suite_scores = {(*model_of(model)[:2], name): value for (model, name), value in suites.items()}
     if group == "improving":
         pairs = [(suite_scores, "tulu", name) for name in IMPROVING]
     else:
@@ -146,7 +142,7 @@ def test_group_averages_are_those_of_the_csv(released, group):
     checkpoints = sorted({c for _, c, _ in suite_scores}, key=lambda c: (c == "main", int(c) if c != "main" else 0))
     base = np.array([[found[None, c, name] for c in checkpoints] for found, _, name in pairs])
     tuned = np.array([[found[train_set, c, name] for c in checkpoints] for found, train_set, name in pairs])
-    rows = averages[averages["group"] == group].set_index("checkpoint")
+    rows = tables.groups[tables.groups["group"] == group].set_index("checkpoint")
     each = rows.loc[checkpoints]
     assert rows["tasks"].unique().tolist() == [5]
     assert each["mean raw change"].to_numpy(float) == pytest.approx((tuned - base).mean(axis=0))
@@ -161,23 +157,20 @@ def test_group_averages_are_those_of_the_csv(released, group):
     assert overall["fine-tuned slope per checkpoint"] == pytest.approx((tuned.mean(axis=0) @ x) / (x @ x))
 
 
-def test_constant_gold_is_found_and_nothing_else(released):
-    _, tables, _ = released
-    assert {setting.split()[0] for setting in unsound_settings(tables.performance)} == set(CONSTANT)
-    constant = {
-        fault.setting.split()[0] for fault in faults(tables.performance, tables.suites) if fault.kind == "constant gold"
-    }
-    assert constant == set(CONSTANT)
+def test_only_sets_with_constant_gold_are_detected_as_such(released):
+    _, tables = released
+    constant = [result.setting for result in degenerate_results(tables) if result.kind == "constant gold"]
+    assert {setting.split()[0] for setting in constant} == set(CONSTANT)
 
 
-def test_an_error_of_a_suite_is_binomial_where_the_score_counts_items(released):
-    _, tables, _ = released
+def test_standard_error_of_a_suite_score_is_binomial(released):
+    _, tables = released
     row = tables.suites[tables.suites["eval_set"] == "arc_easy"].iloc[0]
     assert row["n"] == 570
     assert row["std"] == pytest.approx(np.sqrt(row["Performance"] * (1 - row["Performance"]) / 570))
 
 
-def test_what_a_curve_lacks_is_listed_and_not_averaged_over(tmp_path, monkeypatch):
+def test_missing_checkpoints_of_a_curve_are_listed_and_its_mean_is_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     produce_tables.main(produce_tables.Args(released=write_released(tmp_path / "tables")))
     tables = read_tables(paths.results_dir())
@@ -191,7 +184,7 @@ def test_what_a_curve_lacks_is_listed_and_not_averaged_over(tmp_path, monkeypatc
     assert mean["missing"].item() == "missing: mnli 342000 default"
 
 
-def test_foreign_names_are_refused_all_at_once(tmp_path, monkeypatch):
+def test_all_unknown_names_are_refused_in_one_message(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     folder = write_released(tmp_path / "tables")
     table = folder / "all_perf_table.csv"
@@ -201,7 +194,7 @@ def test_foreign_names_are_refused_all_at_once(tmp_path, monkeypatch):
         produce_tables.main(produce_tables.Args(released=folder))
 
 
-def test_two_rows_of_one_place_are_refused(tmp_path, monkeypatch):
+def test_two_rows_of_the_same_model_and_evaluation_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     folder = write_released(tmp_path / "tables")
     with (folder / "all_perf_table.csv").open("a") as file:

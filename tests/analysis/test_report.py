@@ -1,6 +1,9 @@
 import html.parser
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -9,10 +12,13 @@ from nbconvert.preprocessors import ExecutePreprocessor
 from simulated_study import STUDY, write_study
 
 from analysis import report
-from analysis.plotting import FIGURES, figures_of
-from analysis.tables.frames import read_tables
+from analysis.figures.study_figures import FIGURES
+from analysis.page.html_tables import cell
+from analysis.page.report_page import shown_tables
+from analysis.tables.frames import FILES
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.paths import REPOSITORY
 
 NOTEBOOK = Path(report.__file__).with_name("gen_paper_figs.ipynb")
 SMALL = (
@@ -21,6 +27,15 @@ SMALL = (
     .replace("  hellaswag_endings: {}\n", "")
     .replace("  hellaswag_endings: {epochs: 3, lr: 1e-3}\n", "")
 )
+pytestmark = pytest.mark.slow
+
+
+def run_report(base_dir, *, hash_seed):
+    """Run the script in a process whose sets and dicts of strings have another order for another `hash_seed`."""
+    command = [sys.executable, str(REPOSITORY / "analysis" / "report.py"), "--study", str(base_dir / "simulated.yaml")]
+    environment = os.environ | {"base_dir": str(base_dir), "PYTHONHASHSEED": hash_seed}
+    environment["PYTHONPATH"] = f"{REPOSITORY / 'eval'}:{REPOSITORY}"
+    subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +43,9 @@ def base_dir(tmp_path_factory):
     base_dir = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("base_dir", str(base_dir))
-        study_file = write_study(base_dir, num_items=8, text=SMALL)
+        write_study(base_dir, num_items=8, text=SMALL)
         paths.suite_file("boolq", "checkpoint-20").unlink()
-        report.main(report.Args(study_file))
+        run_report(base_dir, hash_seed="1")
         yield base_dir
 
 
@@ -57,37 +72,32 @@ class Outline(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_no_network(page):
+def test_page_is_well_formed_and_needs_no_network(page):
     outline = Outline()
     outline.feed(page)
     assert outline.open == []
-    # Links lead to sidecars beside the page; nothing is loaded from anywhere.
+    # Links lead to sidecars beside the page; nothing is loaded from a server.
     assert outline.links
     assert all(re.fullmatch(r"\.\./\.\./[\w./-]+\.meta\.json", link) for link in outline.links)
     assert all((paths.results_dir() / link).is_file() for link in outline.links)
 
 
-def test_findings_come_first_and_all_of_them(page):
+def test_page_has_every_finding_before_figures_and_tables(page):
     findings = json.loads((paths.results_dir() / "findings.json").read_text())["findings"]
     assert page.count("<li>") == len(findings)
     assert page.index("<h2>Findings") < page.index("<h2>Figures") < page.index("<h2>Tables")
 
 
-def test_missing_measurements_are_listed(page):
+def test_page_lists_missing_measurements(page):
     assert "Missing: 1 measurements" in page
     assert "boolq_checkpoint-20.json" in page
 
 
-def test_the_same_measurements_give_the_same_page(base_dir):
-    study_file = base_dir / "simulated.yaml"
-    assert report.build_page(paths.results_dir(), study_file) == report.build_page(paths.results_dir(), study_file)
-
-
-def test_every_output_has_its_sidecar(base_dir):
+def test_every_output_has_a_sidecar(base_dir):
     folder = paths.results_dir()
     made = [path for path in folder.iterdir() if not path.name.endswith(".meta.json")]
     assert {path.name for path in made} == {
-        *report.shown_in(folder),
+        *(FILES[name] for name in shown_tables(folder)),
         "measurements.parquet",
         "missing.csv",
         "findings.json",
@@ -98,31 +108,41 @@ def test_every_output_has_its_sidecar(base_dir):
     assert all(read_sidecar(path)["files"] for path in made)
 
 
-def test_every_figure_is_there_as_png_and_pdf(base_dir):
+def test_every_figure_is_saved_as_png_and_pdf(base_dir):
     found = {path.name for path in (paths.results_dir() / "figures").glob("*.p*")}
-    made = [name for name, _ in figures_of(read_tables(paths.results_dir()))]
-    assert len(made) == len(FIGURES) - 2
-    assert found == {f"{name}.{ending}" for name in made for ending in ("png", "pdf")}
+    # Weight noise and weight change were not measured.
+    expected = FIGURES.keys() - {"fig9_noise_on_weights", "fig10_weight_distance"}
+    assert found == {f"{name}.{ending}" for name in expected for ending in ("png", "pdf")}
 
 
 def test_text_from_files_is_escaped():
-    assert report.cell("<script>") == "<td>&lt;script&gt;</td>"
+    assert cell("<script>") == "<td>&lt;script&gt;</td>"
 
 
-def test_numbers_are_sorted_by_their_whole_value():
-    assert report.cell(0.123456) == "<td data-value='0.123456'>0.1235</td>"
-    assert report.cell(None) == "<td></td>"
+def test_rounded_numbers_are_sorted_by_their_full_value():
+    assert cell(0.123456) == "<td data-value='0.123456'>0.1235</td>"
+    assert cell(None) == "<td></td>"
 
 
-def test_the_notebook_is_stored_without_outputs():
+def test_notebook_is_stored_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
 
 
-def test_the_notebook_runs_on_a_results_folder(base_dir):
+def test_notebook_draws_every_figure_of_a_results_folder(base_dir):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     # The kernel inherits base_dir from this process.
     ExecutePreprocessor(timeout=120, kernel_name="python3").preprocess(notebook)
     images = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(images) == len(FIGURES)
+
+
+def test_results_have_the_same_bytes_in_any_hash_order(base_dir):
+    def results():
+        found = (path for path in paths.results_dir().rglob("*") if path.is_file() and "meta.json" not in path.name)
+        return {path.name: path.read_bytes() for path in found}
+
+    first = results()
+    run_report(base_dir, hash_seed="2")
+    assert results() == first

@@ -1,7 +1,7 @@
-"""Tables, findings and figures of what was measured of the weights, from records with a known truth.
+"""Tables, findings and figures of weight noise and weight change, from simulated records.
 
-Truth, by checkpoint index i: noise of size s costs s * (1 + i) bits per byte more; fine-tuning moves layers.0 by
-0.01 * (1 + i) of its norm, in step with the gain of the simulated study, and the embedding by 0.001.
+Simulated, by checkpoint index i: noise of size s raises bits per byte by s * (1 + i); fine-tuning changes layers.0 by
+0.01 * (1 + i) of its norm, proportionally to the growth of the gain in the simulated study, and the embedding by 0.001.
 """
 
 import json
@@ -9,18 +9,17 @@ import json
 import pytest
 from simulated_study import STUDY, write_study, write_with_sidecar
 
-from analysis import findings, plotting, produce_tables, report
-from analysis.figures.weight_figures import DISTANCE, NOISE
-from analysis.tables.frames import (
-    DISTANCE_TABLE,
-    NOISE_TABLE,
-    read_tables,
-    select,
-)
+from analysis import findings, produce_tables
+from analysis.figures.study_figures import build_grids, draw_figure
+from analysis.inference.findings import NOT_TESTABLE, find
+from analysis.page.report_page import build_page
+from analysis.tables.columns import DISTANCE_TABLE, NOISE_TABLE
+from analysis.tables.frames import read_tables, select
 from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.study.loading import load_study
 
+NOISE, DISTANCE = "fig9_noise_on_weights", "fig10_weight_distance"
 SIZES, DRAWS = (0.1, 0.2, 0.4), (-0.01, 0.0, 0.01)
 STUDY_OF_FIVE = STUDY.replace("  rte: {}\n  mrpc: {}\n", "").replace("[default, instruct, inputoutput]", "[default]")
 
@@ -30,9 +29,9 @@ def write_records(study_file):
     for variant in study.variants():
         index, identity = study.steps.index(variant.checkpoint.step), variant.identity()
         noise = [
-            {"size": size, "draw": d, "bits_per_byte": 2.0 + size * (1 + index) + luck}
+            {"size": size, "draw": d, "bits_per_byte": 2.0 + size * (1 + index) + deviation}
             for size in SIZES
-            for d, luck in enumerate(DRAWS)
+            for d, deviation in enumerate(DRAWS)
         ]
         about = identity | {"eval_set": "heldout_text", "format": "default"}
         path = paths.perturbation_file("heldout_text", "default", variant.model_id)
@@ -67,7 +66,7 @@ def folder(base_dir):
     return base_dir / "results" / "analysis"
 
 
-def test_the_tables_hold_every_record(folder):
+def test_tables_have_a_row_for_every_record(folder):
     tables = read_tables(folder)
     assert len(tables.noise) == 5 * 4 * len(SIZES)
     (row,) = select(tables.noise, series="base", checkpoint="60", size=0.2).to_dict("records")
@@ -80,14 +79,14 @@ def test_the_tables_hold_every_record(folder):
     assert row["relative"] == pytest.approx(0.05)
 
 
-def test_the_truth_is_found(folder):
+def test_findings_have_the_simulated_effects(folder):
     found = json.loads((folder / "findings.json").read_text())["findings"]
     of = {name: [f for f in found if f["family"] == name] for name in ("noise: base", "distance and gain")}
     (base,) = of["noise: base"]
     assert base["verdict"] == "supported"
     # At the middle size, from 1 to 5 times 0.2.
     assert base["effect"] == pytest.approx(0.2 * 4)
-    assert base["claim"].startswith("noise of 0.2 of the weights costs base models more")
+    assert "size 0.2" in base["claim"]
     bits = [f for f in of["distance and gain"] if "bits per byte" in f["claim"]]
     assert {f["series"] for f in bits} == {"socialiqa", "hellaswag_endings"}
     # The gain grows by 0.2 bits per byte where the distance grows by 0.01.
@@ -95,43 +94,41 @@ def test_the_truth_is_found(folder):
     assert all(f["direction"] == 1 for f in bits)
 
 
-def test_both_are_drawn(folder):
+def test_both_figures_show_the_records(folder):
     tables = read_tables(folder)
-    assert {NOISE, DISTANCE} <= {name for name, _ in plotting.figures_of(tables)}
-    noise = plotting.draw_figure(NOISE, tables)
+    noise = draw_figure(NOISE, tables)
     assert [axes.get_title().split("\n")[1] for axes in noise.axes if axes.get_title()] == [
         *("base models", "fine-tuned on hellaswag_endings", "fine-tuned on qa_chat", "fine-tuned on socialiqa")
     ]
-    figure = plotting.draw_figure(DISTANCE, tables, axis="tokens")
+    figure = draw_figure(DISTANCE, tables, axis="tokens")
     (against,) = [axes for axes in figure.axes if axes.get_title() == "socialiqa\nfine-tuned on socialiqa"
                   and "bits" in axes.get_ylabel()]  # fmt: skip
-    assert against.get_xlabel() == "distance / norm before"
+    assert against.get_xlabel() == "relative weight change"
     xs = {round(float(x), 6) for line in against.get_lines() if len(line.get_xdata()) == 5 for x in line.get_xdata()}
     assert xs == {0.001, 0.01, 0.02, 0.03, 0.04, 0.05}
 
 
-def test_the_page_shows_them(folder):
-    plotting.save_all(read_tables(folder), folder / "figures")
-    page = report.build_page(folder)
-    assert f"id='{NOISE}'" in page
-    assert f"id='{DISTANCE}'" in page
-    assert "Noise on the weights" in page
+def test_page_has_figures_and_tables_of_the_weights(folder):
+    tables = read_tables(folder)
+    page = build_page(folder, tables, [], build_grids(tables))
+    for part in (f"id='{NOISE}'", f"id='{DISTANCE}'", NOISE_TABLE, DISTANCE_TABLE):
+        assert part in page
 
 
-def test_what_is_unfinished_or_unknown_is_left_out_and_said(folder, capsys):
+def test_unfinished_records_and_unknown_models_are_skipped_with_a_message(folder, capsys):
     paths.weight_distance_file("elsewhere").write_text(
         json.dumps({"identity": {"model_id": "elsewhere"}, "layers": []})
     )
     gone = sidecar_path(paths.perturbation_file("heldout_text", "default", "checkpoint-60"))
     gone.unlink()
     produce_tables.main(produce_tables.Args(paths.base_dir() / "simulated.yaml"))
-    said = capsys.readouterr().out
-    assert "elsewhere.json has no sidecar" in said
-    assert "checkpoint-60.json has no sidecar" in said
+    output = capsys.readouterr().out
+    assert "elsewhere.json has no sidecar" in output
+    assert "checkpoint-60.json has no sidecar" in output
     tables = read_tables(folder)
     assert len(tables.noise) == 5 * 4 * len(SIZES) - len(SIZES)
-    found = [f for f in findings.find(tables) if f.family == "noise: base"]
-    assert [(f.verdict, f.missing) for f in found] == [("missing", "missing: checkpoint 60")]
+    found = [f for f in find(tables) if f.family == "noise: base"]
+    assert [(f.verdict, f.missing) for f in found] == [(NOT_TESTABLE, "missing: checkpoint 60")]
 
 
 def test_without_records_there_is_no_table_and_no_figure(folder):
@@ -141,4 +138,4 @@ def test_without_records_there_is_no_table_and_no_figure(folder):
     produce_tables.main(produce_tables.Args(paths.base_dir() / "simulated.yaml"))
     assert not (folder / NOISE_TABLE).exists()
     assert not sidecar_path(folder / DISTANCE_TABLE).exists()
-    assert {NOISE, DISTANCE}.isdisjoint(name for name, _ in plotting.figures_of(read_tables(folder)))
+    assert {NOISE, DISTANCE}.isdisjoint(build_grids(read_tables(folder)))
