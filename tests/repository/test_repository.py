@@ -15,8 +15,11 @@ from packaging.requirements import Requirement
 from open_instruct.common.paths import REPOSITORY
 
 LEVELS = {"open_instruct": 0, "eval": 1, "olmo_eval": 1, "analysis": 2}
-ROOMS = ("common", "tasks", "data", "checkpoints", "study", "olmo_hf", "training")
-"""Rooms of open_instruct: each may import from those before it."""
+ROOMS = {
+    "open_instruct": ("common", "tasks", "data", "checkpoints", "study", "olmo_hf", "training"),
+    "analysis": ("tables", "inference", "figures", "page"),
+}
+"""Package -> its rooms: each may import from those before it, and none from the package's scripts."""
 SOURCES = [
     path
     for folder in ("open_instruct", "eval", "analysis", "scripts", "benchmarks", "tests")
@@ -46,8 +49,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts).removesuffix(".__init__").replace("eval.olmo_eval", "olmo_eval")
 
 
-def room_of(module: str) -> str:
-    return module.split(".")[1] if module.startswith("open_instruct.") else ""
+def room_of(module: str) -> tuple[str, str]:
+    """The package of a module and its room, or the script's name."""
+    package, *rest = module.split(".")
+    return package, rest[0] if rest else ""
 
 
 IMPORTS = imports_of_modules()
@@ -93,11 +98,13 @@ def test_no_modules_import_each_other():
     TopologicalSorter(IMPORTS).prepare()
 
 
-def test_rooms_of_open_instruct_import_only_rooms_before_them():
+def test_rooms_import_only_rooms_before_them():
     for module, imported in IMPORTS.items():
-        for room, other in ((room_of(module), room_of(name)) for name in imported):
-            if room in ROOMS and other in ROOMS:
-                assert ROOMS.index(other) <= ROOMS.index(room), f"{module} imports from {other}"
+        package, room = room_of(module)
+        rooms = ROOMS.get(package, ())
+        for name in imported:
+            if room in rooms and room_of(name)[0] == package:
+                assert room_of(name)[1] in rooms[: rooms.index(room) + 1], f"{module} imports {name}"
 
 
 def test_only_scripts_lie_at_the_top_of_a_package():
