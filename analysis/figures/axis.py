@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from analysis.tables.frames import order_checkpoints
+from open_instruct.checkpoints.families import MAIN
 from open_instruct.common.errors import UserError
-from open_instruct.study.variants import MAIN
 
 SCALES = ("index", "linear", "log")
 CHARACTER = 0.03

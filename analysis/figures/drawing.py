@@ -23,9 +23,9 @@ from matplotlib.transforms import ScaledTranslation
 from analysis.figures.axis import positions, readable_ticks, short_step
 from analysis.figures.panels import BASE_COLOUR, Curve, Grid, Panel
 from analysis.tables.frames import order_checkpoints
+from open_instruct.checkpoints.families import MAIN
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
-from open_instruct.study.variants import MAIN
 
 X_LABELS = {"step": "pre-training step", "tokens": "pre-training tokens"}
 DODGE = 0.07

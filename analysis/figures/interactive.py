@@ -10,7 +10,7 @@ from typing import Any
 from analysis.figures.panels import Curve, Grid, Panel
 from analysis.figures.study_figures import FIGURES
 from analysis.tables.frames import Tables, number, order_checkpoints
-from open_instruct.study.variants import MAIN
+from open_instruct.checkpoints.families import MAIN
 
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
 SYMBOLS |= {"X": "x", "<": "triangle-left", ">": "triangle-right", "*": "star"}

@@ -23,7 +23,6 @@ from analysis.tables.columns import (
 from analysis.tables.frames import (
     Tables,
     as_table,
-    checkpoint_name,
     checkpoint_order,
     found_checkpoints,
     primary_only,
@@ -33,6 +32,7 @@ from analysis.tables.frames import (
 from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
 from analysis.tables.summaries import summarise_changes, summarise_groups
 from analysis.tables.weight_tables import write_weight_tables
+from open_instruct.checkpoints.families import step_name
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import Study
 from open_instruct.study.loading import load_study
@@ -75,7 +75,7 @@ def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
     missing = as_table(gathered.missing, MISSING_COLUMNS)
     compared = stacked(performance, primary_only(suites))
     steps_by_family = study.steps_by_family() if study else {}
-    expected = {family: [checkpoint_name(step) for step in steps] for family, steps in steps_by_family.items()}
+    expected = {family: [step_name(step) for step in steps] for family, steps in steps_by_family.items()}
     differences = compare_all(compared, evaluate, found_checkpoints(compared) | expected)
     return Tables(performance, suites, as_table(sorted(differences, key=row_order), DIFFERENCE_COLUMNS), missing)
 

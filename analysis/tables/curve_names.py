@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from analysis.tables.frames import checkpoint_name
+from open_instruct.checkpoints.families import step_name
 
 USUAL_SHARE = 0.9
 CONDITIONS = ("shots", "protocol")
@@ -31,7 +31,7 @@ def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         series = " ".join([*prefix, row["train_set"] or "base", *details]) if row["family"] else row["model_id"]
         varied = [f"{row[key]} {key}" for key in CONDITIONS if differs(row, key, conditions, ("kind",))]
         setting = " ".join([row["eval_set"], *varied])
-        named.append({**row, "series": series, "setting": setting, "checkpoint": checkpoint_name(row["step"])})
+        named.append({**row, "series": series, "setting": setting, "checkpoint": step_name(row["step"])})
     return named
 
 

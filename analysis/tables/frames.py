@@ -26,9 +26,9 @@ from analysis.tables.columns import (
     SUMMARY_TABLE,
     WHOLE_NUMBERS,
 )
+from open_instruct.checkpoints.families import MAIN
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
-from open_instruct.study.variants import MAIN
 
 DIGITS = "%.12g"
 """The last digits of a float depend on the order of sums, and so on the number of cores."""
@@ -173,11 +173,6 @@ def base_series(frame: pd.DataFrame, family: str) -> str | None:
     """The series of a family's base models, the most frequent one if there are several; None without base models."""
     found = cast(pd.Series, frame["series"][(frame["family"] == family) & frame["train_set"].isna()])
     return str(found.mode().iloc[0]) if len(found) else None
-
-
-def checkpoint_name(step: int | None) -> str:
-    """A checkpoint in the tables: its step, or `main`, the released final weights."""
-    return MAIN if step is None else str(step)
 
 
 def checkpoint_order(name: str) -> tuple[bool, int]:

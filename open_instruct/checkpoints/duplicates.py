@@ -1,7 +1,7 @@
-"""One set of weights under two steps: the error that no number downstream would show."""
+"""Identical weights under two steps: an error that no later number would show. Such checkpoints are refused."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from open_instruct.checkpoints.families import Checkpoint
@@ -13,10 +13,28 @@ from open_instruct.common.json_files import read_json
 WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
-def refuse_duplicates(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises UserError that names every two checkpoints of which a file of weights is the same, where they lie on disk.
+def refuse_duplicates_in_store(weights: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse checkpoints of which a store has the same weights, whole or in part, under two steps.
 
-    Parts of files are compared by check_checkpoints.py.
+    `weights`: checkpoint -> file name -> checksum. Raises UserError that names every such pair.
+    """
+    seen: dict[str, str] = {}
+    problems = []
+    for checkpoint, files in weights.items():
+        for file, checksum in files.items():
+            if (other := seen.setdefault(checksum, checkpoint)) != checkpoint:
+                problems.append(f"{checkpoint} has the same {file} as {other} ({checksum[:20]})")
+    if problems:
+        raise UserError(
+            f"the store serves the same weights under two steps: {'; '.join(problems)}; leave one of them out, or add "
+            "--allow_duplicates to inspect them (a study refuses them)"
+        )
+
+
+def refuse_duplicates_on_disk(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse checkpoints that have a file of weights in common (check_checkpoints.py compares single tensors).
+
+    Raises UserError that names every such pair. Checkpoints that are not on the disk are skipped.
     """
     seen: dict[str, tuple[Checkpoint, Path]] = {}
     problems = []
@@ -33,25 +51,20 @@ def refuse_duplicates(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def weights_of(checkpoint: Checkpoint) -> Iterator[tuple[Path, str]]:
-    """Every file of weights of a checkpoint, in its own format and converted, and what tells its content."""
-    for place in (paths.native_checkpoint, paths.converted_checkpoint):
-        folder = place(checkpoint.family, checkpoint.name)
-        if not folder.is_dir():
-            continue
+    """Every file of weights of a checkpoint, native and converted, with a hash of its content."""
+    for folder_of in (paths.native_checkpoint, paths.converted_checkpoint):
+        folder = folder_of(checkpoint.family, checkpoint.name)
         recorded = read_json(sidecar_path(folder)).get("files", {}) if sidecar_path(folder).is_file() else {}
-        for path in sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS and is_model(p)):
-            yield path, checksums_inside(path) or describe_files(path, recorded)[path.name]["sha256"]
+        for path in sorted(folder.glob("*")):
+            # Other names are the optimiser's state.
+            if path.suffix in WEIGHTS and path.name.startswith(("model", "pytorch_model")):
+                yield path, tensor_checksums(path) or describe_files(path, recorded)[path.name]["sha256"]
 
 
-def is_model(path: Path) -> bool:
-    """Not the optimiser's state."""
-    return path.name.startswith(("model", "pytorch_model"))
+def tensor_checksums(path: Path) -> str | None:
+    """Hash of the CRCs that a torch file stores of its tensors; None for a file that is no zip archive.
 
-
-def checksums_inside(path: Path) -> str | None:
-    """Digest of the checksums that torch keeps of every tensor, read without reading the tensors.
-
-    The same tensors saved twice need not give the same file. None where it is no zip archive of torch.
+    The tensors are not read. The same tensors saved twice need not give the same file.
     """
     if not zipfile.is_zipfile(path):
         return None

@@ -1,17 +1,17 @@
-"""Checkpoints on the Hub: revisions of a family's repository, described before and verified after they are fetched."""
+"""Checkpoints on the Hub: the revisions of a family's repository, listed, described, downloaded and verified."""
 
 import dataclasses
 import fnmatch
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, RepoFile, snapshot_download
 
-from open_instruct.checkpoints.families import Checkpoint, Family
+from open_instruct.checkpoints.families import MAIN, Checkpoint, Family, step_order
 from open_instruct.checkpoints.file_content import check_content
+from open_instruct.checkpoints.http_fetch import OnBytes
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
 from open_instruct.common.hub_errors import hub_errors
@@ -20,10 +20,9 @@ WEIGHTS = (
     ("model*.safetensors", "model*.safetensors.index.json"),
     ("pytorch_model*.bin", "pytorch_model*.bin.index.json"),
 )
-"""Patterns of weights and their index, the better format first."""
-# No code: what a repository wants to be executed is never fetched.
+"""Patterns of the weights and their index: alternatives, safetensors preferred."""
+# Code in a repository is never downloaded.
 TOKENIZER = ("tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "vocab.json", "merges.txt")
-
 NEXT_STEP = "try again later"
 
 
@@ -33,12 +32,12 @@ class HubFile:
     sha256: str | None
     """Of large files."""
     git_id: str
-    """SHA-1 of the file as git counts it; of small files it is the content's."""
+    """SHA-1 of the git object: of the content of small files."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one revision holds of a model: the files to fetch, as the Hub describes them."""
+    """The files of a model at one revision, as the Hub describes them."""
 
     repository: str
     revision: str
@@ -55,12 +54,10 @@ class Snapshot:
     @property
     def weights(self) -> dict[str, str]:
         """sha256 of every file of weights, by name."""
-        return {
-            name: f.sha256 for name, f in self.files.items() if f.sha256 and name.endswith((".safetensors", ".bin"))
-        }
+        return {n: f.sha256 for n, f in self.files.items() if f.sha256 and n.endswith((".safetensors", ".bin"))}
 
-    def fetch(self, folder: Path, on_bytes: Callable[[int], object]) -> dict[str, Any]:
-        """Bring the files to `folder`; returns what they were, file by file."""
+    def fetch(self, folder: Path, on_bytes: OnBytes) -> dict[str, Any]:
+        """Download the files to `folder`; returns their description."""
         for part in (self, self.tokenizer) if self.tokenizer else (self,):
             fetch_files(part, folder)
         on_bytes(self.num_bytes)
@@ -68,42 +65,40 @@ class Snapshot:
 
 
 def list_hub(family: Family) -> list[Available]:
-    """The family's checkpoints by step, and `main`, as the repository's branches and tags name them now."""
+    """The checkpoints among the repository's branches and tags, by step, `main` last."""
     assert family.hub is not None
     with hub_errors(family.hub, next_step=NEXT_STEP):
         refs = HfApi().list_repo_refs(family.hub)
     found: dict[int | None, Available] = {}
     for ref in (*refs.tags, *refs.branches):
-        if ref.name == "main":
-            found[None] = Available(Checkpoint(family.name, None), "main")
-        elif read := family.read_revision(ref.name):
-            step, tokens = read
-            if step in found and found[step].location != ref.name:
-                raise UserError(
-                    f"{family.hub}: revisions {found[step].location} and {ref.name} are both of step {step}"
-                )
-            found[step] = Available(Checkpoint(family.name, step), ref.name, tokens)
-    if not found.keys() - {None} and family.revision != "main":
-        raise UserError(f"{family.hub} has no revision like {family.revision}; mend `revision` of {family.name}")
-    return [found[step] for step in sorted(found, key=lambda step: (step is None, step or 0))]
+        parsed = (None, None) if ref.name == MAIN else family.parse_revision(ref.name)
+        if parsed is None:
+            continue
+        step, tokens = parsed
+        if step in found and found[step].location != ref.name:
+            raise UserError(f"{family.hub}: revisions {found[step].location} and {ref.name} are both of step {step}")
+        found[step] = Available(Checkpoint(family.name, step), ref.name, tokens)
+    if not found.keys() - {None} and family.revision != MAIN:
+        raise UserError(f"{family.hub} has no revision like {family.revision}; correct `revision` of {family.name}")
+    return [found[step] for step in sorted(found, key=step_order)]
 
 
 def describe_snapshot(family: Family, revision: str) -> Snapshot:
-    """Which files of `revision` make the model.  Raises UserError where there is none that this project reads."""
+    """The files of the model at `revision`.  Raises UserError where it has no weights in a supported format."""
     commit, listed = list_files(family, revision)
     weights = next((patterns for patterns in WEIGHTS if fnmatch.filter(listed, patterns[0])), None)
     if weights is None or "config.json" not in listed:
-        raise UserError(f"{family.hub} {revision} holds no config.json with safetensors or pytorch_model.bin")
+        raise UserError(f"{family.hub} {revision} has no config.json with safetensors or pytorch_model.bin")
     files = matching(listed, ("config.json", "generation_config.json", *weights, *TOKENIZER))
     tokenizer = None
     if not matching(listed, TOKENIZER):
-        main_commit, main_listed = list_files(family, "main")
-        tokenizer = Snapshot(str(family.hub), "main", main_commit, matching(main_listed, TOKENIZER))
+        main_commit, main_listed = list_files(family, MAIN)
+        tokenizer = Snapshot(str(family.hub), MAIN, main_commit, matching(main_listed, TOKENIZER))
     return Snapshot(str(family.hub), revision, commit, files, tokenizer)
 
 
 def list_files(family: Family, revision: str) -> tuple[str, dict[str, HubFile]]:
-    """The commit that `revision` is now, and the files at its top."""
+    """The commit of `revision`, and the files in its top folder."""
     assert family.hub is not None
     with hub_errors(f"{family.hub} {revision}", next_step=NEXT_STEP):
         commit = HfApi().model_info(family.hub, revision=revision).sha or revision
@@ -116,39 +111,34 @@ def matching(listed: dict[str, HubFile], patterns: Sequence[str]) -> dict[str, H
 
 
 def fetch_files(snapshot: Snapshot, folder: Path) -> None:
-    """Bring the files to `folder`, going on with what is there.
+    """Download the files to `folder`, resuming what is there; a wrong file is downloaded a second time.
 
     Raises UserError where the Hub fails, or a file is not the one it described.
     """
-    for attempt in (1, 2):
-        with hub_errors(f"{snapshot.repository} {snapshot.revision}", next_step=NEXT_STEP):
+    where = f"{snapshot.repository} {snapshot.revision}"
+    wrong: dict[str, str] = {}
+    for _attempt in range(2):
+        with hub_errors(where, next_step=NEXT_STEP):
             snapshot_download(
                 snapshot.repository, revision=snapshot.commit, local_dir=folder, allow_patterns=list(snapshot.files)
             )
-        wrong = {name: reason for name, file in snapshot.files.items() if (reason := difference(folder / name, file))}
+            wrong = wrong_files(snapshot, folder)
         if not wrong:
             return
         for name in wrong:
             (folder / name).unlink(missing_ok=True)
-        if attempt == 2:
-            raise UserError(f"{snapshot.repository} {snapshot.revision}: {'; '.join(map(' '.join, wrong.items()))}")
+    raise UserError(f"{where}: {'; '.join(map(' '.join, wrong.items()))}")
 
 
-def difference(path: Path, expected: HubFile) -> str | None:
-    """How a file differs from what the Hub described; None where it does not."""
-    if not path.is_file():
-        return "did not come"
-    if path.stat().st_size != expected.num_bytes:
-        return f"has {path.stat().st_size:,} bytes, expected {expected.num_bytes:,}"
-    with path.open("rb") as file:
-        if expected.sha256:
-            found, right = hashlib.file_digest(file, "sha256").hexdigest(), expected.sha256
-        else:
-            found, right = hashlib.sha1(b"blob %d\0" % expected.num_bytes + file.read()).hexdigest(), expected.git_id
-    if found != right:
-        return f"has the hash {found}, expected {right}"
-    try:
-        check_content(path, path.name, deep=False)
-    except ValueError as error:
-        return str(error)
-    return None
+def wrong_files(snapshot: Snapshot, folder: Path) -> dict[str, str]:
+    """Name -> reason, for each file that differs from the Hub's description or is not of its kind."""
+    found = HfApi().verify_repo_checksums(snapshot.repository, revision=snapshot.commit, local_dir=folder)
+    wrong = dict.fromkeys(found.missing_paths, "is missing")
+    wrong |= {m["path"]: f"has the {m['algorithm']} {m['actual']}, expected {m['expected']}" for m in found.mismatches}
+    wrong = {name: reason for name, reason in wrong.items() if name in snapshot.files}
+    for name in snapshot.files.keys() - wrong:
+        try:
+            check_content(folder / name, name, deep=False)
+        except ValueError as error:
+            wrong[name] = str(error)
+    return wrong

@@ -1,4 +1,4 @@
-"""Which checkpoints of a family can be had, and which of them to take."""
+"""List the checkpoints of a family that a store has, and choose some of them."""
 
 import csv
 import re
@@ -9,75 +9,71 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from open_instruct.checkpoints.families import Checkpoint, Family
+from open_instruct.checkpoints.families import Checkpoint, Family, step_name
 from open_instruct.common.errors import UserError
 
 
 @dataclass(frozen=True)
 class Available:
-    """One checkpoint that a store has."""
+    """One checkpoint in a store."""
 
     checkpoint: Checkpoint
     location: str
-    """Address of a folder, or a revision of the family's repository on the Hub."""
+    """URL of a folder, or a revision of the family's repository on the Hub."""
     tokens_in_name: int | None = None
-    """Tokens that the store's own name tells, rounded as there."""
+    """Number of tokens that the store's own name states, rounded."""
 
 
-def from_runs(family: Family) -> list[Available]:
-    """The native checkpoints whose address is known without a list."""
+def list_known_runs(family: Family) -> list[Available]:
+    """The native checkpoints whose URL is known without a list, by step, `main` last."""
     assert family.urls is not None
-    found = [
-        Available(Checkpoint(family.name, step), family.urls.format(run=run, step=step))
-        for step, run in sorted(family.runs.items())
-    ]
-    main = [
-        Available(Checkpoint(family.name, None), f.location) for f in found if f.checkpoint.step == family.main_step
-    ]
-    return found + main
+    urls = {int(step): family.urls.format(run=run, step=step) for step, run in family.runs.items()}
+    return by_step(family, urls)
 
 
-def from_csv(path: Path, family: Family) -> list[Available]:
+def by_step(family: Family, urls: dict[int, str]) -> list[Available]:
+    """Native checkpoints from their URLs, by step; `main` has the URL of `main_step`."""
+    main = {None: urls[family.main_step]} if family.main_step in urls else {}
+    ordered = {step: urls[step] for step in sorted(urls)} | main
+    return [Available(Checkpoint(family.name, step), url) for step, url in ordered.items()]
+
+
+def read_checkpoint_csv(path: Path, family: Family) -> list[Available]:
     """The checkpoints of a list in the OLMo repository's format, `Step,Checkpoint Directory`, by step.
 
-    Rows of other runs than the family's are left out, which is printed. Raises UserError that names every row which
-    contradicts itself or another, and where no row is of the family.
+    Rows of other runs are left out, and their number is printed. Raises UserError that names every row that
+    contradicts itself or another one, and where no row is of the family.
     """
-    found: dict[int, Available] = {}
+    urls: dict[int, str] = {}
     others: list[str] = []
     problems: list[str] = []
     for line, row in read_csv(path):
-        step, address = row["step"], row["checkpoint directory"]
-        if not re.fullmatch(r"\d+", step) or urlsplit(address).scheme not in ("http", "https"):
-            problems.append(f"line {line}: expected a step and an address, found {step!r}, {address!r}")
+        step, url = row["step"], row["checkpoint directory"].rstrip("/")
+        if not re.fullmatch(r"\d+", step) or urlsplit(url).scheme not in ("http", "https"):
+            problems.append(f"line {line}: expected a step and a URL, found {step!r}, {url!r}")
             continue
-        named = re.search(r"step(\d+)(?!.*step\d)", address)
+        named = re.search(r"step(\d+)(?!.*step\d)", url)
         if named is None or int(named[1]) != int(step):
-            problems.append(f"line {line}: step {step}, but the address is {address}")
-        elif family.urls and family.step_of_url(address) is None:
-            others.append(address)
-        elif int(step) in found and found[int(step)].location != address.rstrip("/"):
-            problems.append(f"line {line}: step {step} again, at another address: {address}")
-        else:
-            found[int(step)] = Available(Checkpoint(family.name, int(step)), address.rstrip("/"))
+            problems.append(f"line {line}: step {step}, but the URL is {url}")
+        elif family.urls and not family.has_url(url):
+            others.append(url)
+        elif urls.setdefault(int(step), url) != url:
+            problems.append(f"line {line}: step {step} again, at another URL: {url}")
     if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise UserError(f"{path}: {'; '.join(problems[:8])}{more}")
+    example = f", e.g. {others[0]}" if others else ""
+    if not urls:
         raise UserError(
-            f"{path}: " + "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" * (len(problems) > 8))
-        )
-    if not found:
-        example = f", e.g. {others[0]}" if others else ""
-        raise UserError(
-            f"{path} lists no checkpoint of family {family.name} ({family.urls}){example}; another --family?"
+            f"{path} lists no checkpoint of family {family.name} ({family.urls}){example}; choose another --family"
         )
     if others:
-        print(f"{path}: left out {len(others)} row(s) of other runs than {family.name}'s, e.g. {others[0]}")
-    if family.main_step in found:
-        found[-1] = Available(Checkpoint(family.name, None), found[family.main_step].location)
-    return [found[step] for step in sorted(found, key=lambda step: (step < 0, step))]
+        print(f"{path}: left out {len(others)} row(s) of other runs than {family.name}'s{example}")
+    return by_step(family, urls)
 
 
 def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells by lower-case column name of every row.  Raises UserError for another kind of file."""
+    """Line number, and cells by lower-case column name, of every row.  Raises UserError for another kind of file."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -89,27 +85,27 @@ def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
                 for row in reader
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: no list of checkpoints ({error}); see docs/checkpoints.md") from error
+        raise UserError(f"{path}: not a list of checkpoints ({error}); see docs/checkpoints.md") from error
 
 
 def choose_amount(available: Sequence[Available], amount: int) -> list[Available]:
-    """`amount` of the intermediate checkpoints, spaced as evenly over the steps as the store allows.
+    """Choose `amount` intermediate checkpoints, spaced as evenly over the steps as the store allows.
 
-    First and last are among them; one alone is the last. Of all such choices, the one whose steps have the smallest
-    total distance from evenly spaced ones. A family without intermediate checkpoints gives `main`.
+    Minimises the total distance of the steps from evenly spaced ones. First and last are included; one alone is the
+    last. A family without intermediate checkpoints gives `main`.
     """
     points = [one for one in available if one.checkpoint.step is not None] or list(available)
     if not 1 <= amount <= len(points):
-        raise UserError(f"ckpt_amount is {amount}, expected 1 to {len(points)}: so many checkpoints can be had")
+        raise UserError(f"ckpt_amount is {amount}, expected 1 to {len(points)}, the number of available checkpoints")
     if amount == 1:
         return [points[-1]]
     steps = np.array([one.checkpoint.step for one in points], dtype=float)
     ideals = np.linspace(steps[0], steps[-1], amount)
-    # best[j]: smallest total distance of the first choices so far, the last of them being point j.
+    # Dynamic programming. best[j]: smallest total distance of the choices so far, the last of them being point j.
     best, earlier = np.abs(steps - ideals[0]), []
     for ideal in ideals[1:]:
         lowest = np.minimum.accumulate(best)
-        # Where the lowest up to each place was reached.
+        # Point at which the lowest value up to each point was reached.
         where = np.maximum.accumulate(np.where(best == lowest, np.arange(len(best)), 0))
         earlier.append(np.concatenate(([0], where[:-1])))
         best = np.abs(steps - ideal) + np.concatenate(([np.inf], lowest[:-1]))
@@ -119,39 +115,31 @@ def choose_amount(available: Sequence[Available], amount: int) -> list[Available
     return [points[j] for j in reversed(chosen)]
 
 
-def nearest_step(numbers: Sequence[int], step: int) -> int:
-    """Of two that are as close, the lower one."""
-    return min(numbers, key=lambda number: (abs(number - step), number))
-
-
 def choose_steps(
     available: Sequence[Available], steps: Sequence[int | None], *, nearest: bool
 ) -> dict[int | None, Available]:
-    """By step asked for (None: `main`): the checkpoint of that step or, with `nearest`, the closest one.
+    """Choose the checkpoint of each step (None: `main`) or, with `nearest`, the closest one, the lower of two.
 
-    Raises UserError that names every step which the store does not have, and the closest that it has.
+    Returns the choices by requested step. Raises UserError that names every step that the store does not have, and
+    the closest ones that it has.
     """
-    by_step = {one.checkpoint.step: one for one in available}
-    numbers = sorted(step for step in by_step if step is not None)
+    by_number = {one.checkpoint.step: one for one in available}
+    numbers = sorted(step for step in by_number if step is not None)
     chosen: dict[int | None, Available] = {}
     missing = []
     for step in steps:
-        if step in by_step:
-            chosen[step] = by_step[step]
+        if step in by_number:
+            chosen[step] = by_number[step]
         elif step is None or not numbers:
-            missing.append("main" if step is None else str(step))
+            missing.append(step_name(step))
         elif nearest:
-            chosen[step] = by_step[nearest_step(numbers, step)]
+            chosen[step] = by_number[min(numbers, key=lambda number, step=step: (abs(number - step), number))]
         else:
-            missing.append(f"{step} (nearest: {', '.join(map(str, closest(numbers, step)))})")
+            around = [n for n in numbers if n < step][-1:] + [n for n in numbers if n > step][:1]
+            missing.append(f"{step} (nearest: {', '.join(map(str, around))})")
     if missing:
         raise UserError(f"the store has no checkpoint of step {'; '.join(missing)}; choose others, or add --nearest")
     taken = [one.checkpoint for one in chosen.values()]
     if twice := {c.name for c in taken if taken.count(c) > 1}:
-        raise UserError(f"{', '.join(sorted(twice))} is the nearest of several of the steps asked for; ask for fewer")
+        raise UserError(f"{', '.join(sorted(twice))} is the nearest of several requested steps; request fewer")
     return chosen
-
-
-def closest(numbers: Sequence[int], step: int) -> list[int]:
-    below = [number for number in numbers if number < step][-1:]
-    return below + [number for number in numbers if number > step][:1]

@@ -1,4 +1,4 @@
-"""What check_checkpoints.py compares: hash and norm of every tensor of a model, and its loss on held-out text."""
+"""Measure a checkpoint: hash and norm of every tensor, and bits per byte of held-out text."""
 
 import hashlib
 import math
@@ -21,27 +21,28 @@ def measure(folder: Path, num_documents: int, max_length: int) -> dict[str, Any]
 
 
 def measure_tensors(folder: Path) -> dict[str, dict[str, Any]]:
-    """By name.  Raises UserError where `folder` has no safetensors, or weights that are no numbers."""
+    """Measurements by tensor name.  Raises UserError where `folder` has no safetensors, or a weight is not finite."""
     tensors: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
+                norm = torch.linalg.vector_norm(tensor.double() if tensor.numel() < 2 else tensor.float()).item()
+                if not math.isfinite(norm):
+                    raise UserError(f"{path}: {name} has values that are not finite")
                 tensors[name] = {
                     "sha256": hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest(),
-                    "norm": torch.linalg.vector_norm(tensor.double() if tensor.numel() < 2 else tensor.float()).item(),
+                    "norm": norm,
                     "is_constant": bool((tensor == tensor.flatten()[0]).all()),
                 }
-                if not math.isfinite(tensors[name]["norm"]):
-                    raise UserError(f"{path}: {name} holds values that are not finite")
     if not tensors:
-        raise UserError(f"{folder} holds no safetensors; convert or download it again")
+        raise UserError(f"{folder} has no safetensors; convert or download it again")
     return tensors
 
 
 @torch.no_grad()
 def measure_text(folder: Path, num_documents: int, max_length: int) -> list[float]:
-    """Bits per byte of each document's beginning; the first token is context."""
+    """Bits per byte of the first `max_length` tokens of each document; the first token is context."""
     if num_documents == 0:
         return []
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -58,7 +59,7 @@ def measure_text(folder: Path, num_documents: int, max_length: int) -> list[floa
 
 
 def group_norms(measured: dict[str, Any]) -> dict[str, float]:
-    """L2 norm of each kind of tensor over all layers."""
+    """L2 norm of each kind of tensor, over all layers."""
     squares: dict[str, float] = {}
     for name, tensor in measured["tensors"].items():
         kind = re.sub(r"\.\d+\.", ".*.", name)

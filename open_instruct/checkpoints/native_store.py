@@ -1,25 +1,21 @@
-"""Checkpoints in OLMo's own format in a store that speaks HTTP: a folder of files, at an address each."""
+"""Checkpoints in OLMo's own format in an HTTP store: a folder of files, each at its own address."""
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from open_instruct.checkpoints.http_store import (
-    Patience,
-    Remote,
-    fetch,
-    probe,
-)
+from open_instruct.checkpoints.http_fetch import OnBytes, fetch
+from open_instruct.checkpoints.http_probe import RemoteFile, RetryPolicy, probe
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
 
-# Older releases write torch files, newer ones safetensors; the first that the store has is taken.
-NEEDED = (("config.yaml",), ("model.pt", "model.safetensors"))
+# Older releases are torch files, newer ones safetensors: alternatives, the first that the store has is downloaded.
+REQUIRED = (("config.yaml",), ("model.pt", "model.safetensors"))
 OPTIMIZER = (("optim.pt", "optim.safetensors"), ("train.pt", "train.safetensors"))
 
 
@@ -27,11 +23,9 @@ OPTIMIZER = (("optim.pt", "optim.safetensors"), ("train.pt", "train.safetensors"
 class NativeFolder:
     """The files of one checkpoint, as their store describes them."""
 
-    source: str
-    """Address of the folder."""
-    files: dict[str, Remote]
+    files: dict[str, RemoteFile]
     client: httpx.Client
-    patience: Patience
+    policy: RetryPolicy
 
     @property
     def num_bytes(self) -> int:
@@ -39,44 +33,47 @@ class NativeFolder:
 
     @property
     def weights(self) -> dict[str, str]:
-        """Checksums of the weights, where the store gives them."""
-        found = {n: r.checksum or ("etag", r.validator or "") for n, r in self.files.items() if n.startswith("model.")}
-        return {name: f"{kind} {value}" for name, (kind, value) in found.items() if value and kind != "etag"}
+        """Checksum of every file of weights, by name, where the store provides one."""
+        return {n: " ".join(r.checksum) for n, r in self.files.items() if n.startswith("model.") and r.checksum}
 
-    def fetch(self, folder: Path, on_bytes: Callable[[int], object]) -> dict[str, Any]:
-        """Bring the files to `folder`; returns where each came from and by what it was verified."""
+    def fetch(self, folder: Path, on_bytes: OnBytes) -> dict[str, Any]:
+        """Download the files to `folder`; returns the source of each and what verified it."""
         facts = {}
         for name, remote in self.files.items():
-            verified_by = fetch(self.client, remote, folder / name, self.patience, on_bytes=on_bytes)
+            verified_by = fetch(self.client, remote, folder / name, self.policy, on_bytes=on_bytes)
             facts[name] = dataclasses.asdict(remote) | {"verified_by": verified_by}
         return {"downloaded": facts}
 
 
-def describe_folder(client: httpx.Client, address: str, patience: Patience, *, with_optimizer: bool) -> NativeFolder:
-    """Ask for every file before the first byte of any.  Raises UserError that names what the store does not have."""
-    files: dict[str, Remote] = {}
+def describe_folder(client: httpx.Client, address: str, policy: RetryPolicy, *, with_optimizer: bool) -> NativeFolder:
+    """Query the store about every file.  Raises UserError that names every file that it does not have."""
+    files: dict[str, RemoteFile] = {}
     missing = []
-    for names in NEEDED + (OPTIMIZER if with_optimizer else ()):
-        found = next((r for name in names if (r := probe(client, f"{address}/{name}", patience))), None)
+    for names in required_files(with_optimizer=with_optimizer):
+        found = next((r for name in names if (r := probe(client, f"{address}/{name}", policy))), None)
         if found is None:
             missing.append(" or ".join(names))
         else:
             files[found.name] = found
     if missing:
         raise UserError(f"{address}: the store has no {', no '.join(missing)}; see --list, or give another --ckpt_csv")
-    return NativeFolder(address, files, client, patience)
+    return NativeFolder(files, client, policy)
+
+
+def required_files(*, with_optimizer: bool) -> tuple[tuple[str, ...], ...]:
+    return REQUIRED + (OPTIMIZER if with_optimizer else ())
 
 
 def wget_script(chosen: Sequence[Available], *, with_optimizer: bool) -> str:
-    """A script that fetches the same files to the same places, for machines where Python is not wanted.
+    """A shell script that downloads the same files to the same folders, for machines without Python.
 
-    What it brought is checked and gets its sidecar when download_olmo_ckpts.py is run afterwards.
+    Run download_olmo_ckpts.py afterwards, which verifies the files and writes their sidecar.
     """
     lines = [
         "#!/usr/bin/env bash",
-        "# Made by download_olmo_ckpts.py. Can be run again: what is there is not fetched twice.",
+        "# Written by download_olmo_ckpts.py. Run it again to resume: existing files are not downloaded twice.",
         "set -euo pipefail",
-        "get() {  # folder, address of the folder, then names of which one is enough",
+        "get() {  # folder, address of the folder, then alternative file names",
         '  local folder="$1" address="$2" name; shift 2; mkdir -p "$folder"',
         '  for name in "$@"; do',
         '    [ -e "$folder/$name" ] && return',
@@ -88,6 +85,6 @@ def wget_script(chosen: Sequence[Available], *, with_optimizer: bool) -> str:
         "}",
     ]
     for one in chosen:
-        for names in NEEDED + (OPTIMIZER if with_optimizer else ()):
+        for names in required_files(with_optimizer=with_optimizer):
             lines.append("get " + shlex.join([str(one.checkpoint.folder), one.location, *names]))
     return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Conversion of OLMo checkpoints to transformers format, verified by their logits."""

@@ -1,4 +1,4 @@
-"""From the config.yaml of an OLMo checkpoint to the configuration of the converted model."""
+"""Convert the options of an OLMo checkpoint to the configuration of the converted model."""
 
 import dataclasses
 from pathlib import Path
@@ -14,18 +14,18 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from open_instruct.common.errors import UserError
 from open_instruct.olmo_hf.weights import Target
 
-OF_TRANSFORMERS = {
+TRANSFORMERS_KEYS = {
     *PreTrainedConfig().to_dict(),
     *("architectures", "auto_map", "model_type", "torch_dtype", "transformers_version", "use_cache", "_name_or_path"),
     *("tie_word_embeddings", "return_dict", "output_hidden_states", "output_attentions"),
 } - {field.name for field in dataclasses.fields(ModelConfig)}
-"""What transformers writes into every config.json, and that is no option of OLMo's."""
+"""Keys that transformers adds to every config.json and that are no options of OLMo."""
 
 
 def read_native_config(path: Path) -> ModelConfig:
-    """OLMo's options: the section `model` of its config.yaml, or the config.json of the package hf_olmo.
+    """OLMo's options, from the section `model` of config.yaml or from the config.json of the package hf_olmo.
 
-    Raises UserError for options that OLMo does not know or take.
+    Raises UserError for unknown options and invalid values.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -33,7 +33,7 @@ def read_native_config(path: Path) -> ModelConfig:
         if not isinstance(section, dict):
             raise UserError(f"{path}: expected a section `model` with OLMo's model options; download it again")
         if path.suffix == ".json":
-            section = {name: value for name, value in section.items() if name not in OF_TRANSFORMERS}
+            section = {name: value for name, value in section.items() if name not in TRANSFORMERS_KEYS}
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
         assert isinstance(config, ModelConfig)
         check_sizes(config)
@@ -41,17 +41,17 @@ def read_native_config(path: Path) -> ModelConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]}); download the checkpoint again") from error
     except (OmegaConfBaseException, OLMoError) as error:
-        raise UserError(f"{path}: not a model config of OLMo: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: not a valid model config of OLMo: {' '.join(str(error).split())}") from error
 
 
 def check_sizes(config: ModelConfig) -> None:
-    """Raises UserError that names every pair of sizes which no model can have."""
+    """Raises UserError that names every pair of incompatible sizes."""
     pairs = (
         ("d_model", config.d_model, "n_heads", config.n_heads),
         ("n_heads", config.n_heads, "n_kv_heads", config.effective_n_kv_heads),
         ("n_layers", config.n_layers, "block_group_size", config.block_group_size),
     )
-    problems = [f"{a} {m} is no multiple of {b} {n}" for a, m, b, n in pairs if n < 1 or m % n]
+    problems = [f"{a} {m} is not a multiple of {b} {n}" for a, m, b, n in pairs if n < 1 or m % n]
     if (config.embedding_size or config.vocab_size) < config.vocab_size:
         problems.append(f"embedding_size {config.embedding_size} is less than vocab_size {config.vocab_size}")
     if problems:
@@ -61,7 +61,7 @@ def check_sizes(config: ModelConfig) -> None:
 def target_config(
     native: ModelConfig, target: Target, tokenizer: PreTrainedTokenizerFast, dtype: str
 ) -> PreTrainedConfig:
-    """The configuration of the converted model, its EOS and pad from the tokenizer."""
+    """The configuration of the converted model; EOS and pad are the tokenizer's."""
     specific: dict[str, Any] = (
         {"clip_qkv": native.clip_qkv} if target.model_type == "olmo" else {"rms_norm_eps": native.layer_norm_eps}
     )
@@ -71,7 +71,7 @@ def target_config(
         dtype=dtype,
         vocab_size=native.embedding_size or native.vocab_size,
         hidden_size=native.d_model,
-        # OLMo counts both halves of the SwiGLU.
+        # OLMo's size includes both halves of the SwiGLU.
         intermediate_size=(native.mlp_hidden_size or native.mlp_ratio * native.d_model) // 2,
         num_hidden_layers=native.n_layers,
         num_attention_heads=native.n_heads,
@@ -89,9 +89,9 @@ def target_config(
 
 
 def training_only_options(native: ModelConfig) -> dict[str, float]:
-    """Options that change nothing but training and that the target cannot hold; reported, since they are dropped."""
+    """Print and return the dropout options that are dropped: they affect training only and have no counterpart."""
     options = {name: getattr(native, name) for name in ("residual_dropout", "embedding_dropout")}
     dropped = {name: value for name, value in options.items() if value != 0.0}
     for name, value in dropped.items():
-        print(f"note: {name} {value} has no counterpart in transformers; fine-tuning will go without it")
+        print(f"note: {name} {value} has no counterpart in transformers; fine-tuning will not use it")
     return dropped

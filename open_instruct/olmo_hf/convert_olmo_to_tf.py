@@ -1,7 +1,7 @@
-"""Convert a checkpoint from OLMo's own format to transformers format, and prove that both give the same logits.
+"""Convert a checkpoint from OLMo's own format to transformers format, and verify that both give the same logits.
 
 Reads    {input_dir}/ in one of the layouts of native.py, e.g. config.yaml and model.pt; and a tokenizer.
-Writes   {output_dir}/: sharded safetensors, config, generation config, tokenizer, meta.json (with the proof)
+Writes   {output_dir}/: sharded safetensors, config, generation config, tokenizer, meta.json (with the verification)
 
     python open_instruct/olmo_hf/convert_olmo_to_tf.py --family tiny --step 600 \\
         --input_dir output/tiny_ckpts/checkpoint-600 --output_dir output/tiny_tf_ckpts/checkpoint-600 \\
@@ -19,7 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.families import MAIN, Checkpoint, family_named
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
 from open_instruct.common.cli import run
@@ -28,8 +28,8 @@ from open_instruct.olmo_hf.config import read_native_config, target_config, trai
 from open_instruct.olmo_hf.native import NativeFiles, find_native, load_state
 from open_instruct.olmo_hf.shards import write_shards
 from open_instruct.olmo_hf.tokenizer import EOS
-from open_instruct.olmo_hf.verification import How, verify
-from open_instruct.olmo_hf.weights import check_keys, layout, target_of
+from open_instruct.olmo_hf.verification import VerifyBy, verify
+from open_instruct.olmo_hf.weights import Conversion, check_state, map_tensors, target_of
 from open_instruct.study.variants import Variant
 
 WRITTEN = (
@@ -41,14 +41,15 @@ WRITTEN = (
     "chat_template*",
     ".*",
 )
+"""Patterns of the files that a conversion writes."""
 
 
 @dataclass(frozen=True)
 class Args:
     family: str = "olmo1b"
-    """Family of the checkpoint (open_instruct/checkpoints/families.py)."""
-    step: int = -1
-    """Pre-training step of the checkpoint; -1: the final weights, `main`."""
+    """Family of the checkpoint (open_instruct/checkpoints/families.yaml)."""
+    step: int | Literal["main"] = MAIN
+    """Pre-training step of the checkpoint; `main` (or -1): the released final weights."""
     input_dir: Path | None = None
     """Folder of the checkpoint in OLMo's own format (default: output/{family}_ckpts/checkpoint-{step})."""
     output_dir: Path | None = None
@@ -58,11 +59,11 @@ class Args:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the written weights."""
     max_shard_size: str = "500MB"
-    """Largest size of one safetensors file; memory in use grows with it."""
+    """Largest size of one safetensors file; memory use grows with it."""
     verify: bool = True
     """Compare the logits of both models in float32."""
-    verify_by: How = "auto"
-    """`whole` holds both models, `layers` one layer of each; `auto` takes what the memory allows."""
+    verify_by: VerifyBy = "auto"
+    """`whole` loads both models, `layers` one layer of each at a time; `auto` chooses by the available memory."""
     overwrite: bool = False
     """Convert again even if other arguments made the output."""
 
@@ -72,7 +73,6 @@ def main(args: Args) -> None:
     input_dir = args.input_dir or paths.native_checkpoint(args.family, checkpoint.name)
     output_dir = args.output_dir or paths.converted_checkpoint(args.family, checkpoint.name)
     tokenizer_name = args.tokenizer_name_or_path or str(paths.tokenizer_dir(args.family))
-    dtype: torch.dtype = getattr(torch, args.dtype)
     native = find_native(input_dir)
     check_folders(input_dir, output_dir)
     check_step(input_dir, checkpoint)
@@ -85,25 +85,23 @@ def main(args: Args) -> None:
     target = target_of(native_config)
     tokenizer = load_tokenizer(tokenizer_name, native_config.vocab_size)
     config = target_config(native_config, target, tokenizer, args.dtype)
-    state = load_state(native.weights)
+    dtype: torch.dtype = getattr(torch, args.dtype)
     empty = empty_tensors(config, dtype)
-    shapes = {name: tensor.shape for name, tensor in empty.items()}
-    pieces = layout(native_config, target, shapes)
-    check_keys(state, pieces, shapes)
+    pieces = map_tensors(native_config, target, empty)
+    conversion = Conversion(native_config, native.weights, empty, pieces, dtype, output_dir)
+    check_state(load_state(native.weights), conversion)
     check_disk(output_dir, sum(tensor.nbytes for tensor in empty.values()))
 
     shards: dict[str, dict[str, Any]] = {}
     with artifact.making(is_folder=True, hashed=shards) as facts:
         try:
             write_config(config, tokenizer, output_dir)
-            check_eos(output_dir, tokenizer)
             started = time.monotonic()
-            shards |= write_shards(native.weights, pieces, empty, output_dir, args.max_shard_size)
+            shards |= write_shards(conversion, args.max_shard_size)
             facts["write_seconds"] = round(time.monotonic() - started, 2)
             facts["num_shards"] = len(shards)
             facts["training_only_options"] = training_only_options(native_config)
-            proof = (native_config, native.weights, pieces, output_dir, dtype, tokenizer, args.verify_by)
-            facts["verification"] = verify(*proof) if args.verify else None
+            facts["verification"] = verify(conversion, tokenizer, args.verify_by) if args.verify else None
         except UserError:
             shutil.rmtree(output_dir)
             raise
@@ -111,14 +109,14 @@ def main(args: Args) -> None:
 
 
 def checkpoint_of(args: Args) -> Checkpoint:
-    """Raises UserError for an unknown family, and for a step that is none."""
-    if args.step < -1:
-        raise UserError(f"step is {args.step}, expected a pre-training step, or -1 for `main`")
-    return Checkpoint(family_named(args.family).name, None if args.step == -1 else args.step)
+    """Raises UserError for an unknown family, and for an invalid step."""
+    if args.step != MAIN and args.step < -1:
+        raise UserError(f"step is {args.step}, expected a pre-training step, or `main`")
+    return Checkpoint(family_named(args.family).name, None if args.step in (MAIN, -1) else args.step)
 
 
 def check_folders(input_dir: Path, output_dir: Path) -> None:
-    """Raises UserError where writing could delete what a conversion did not write."""
+    """Raises UserError where writing could delete what no conversion wrote."""
     source, output = input_dir.resolve(), output_dir.resolve()
     if output == source or output in source.parents or source in output.parents:
         raise UserError(f"output_dir {output_dir} and input_dir {input_dir} overlap; choose another --output_dir")
@@ -126,7 +124,7 @@ def check_folders(input_dir: Path, output_dir: Path) -> None:
         foreign = [p.name for p in output_dir.iterdir() if not any(fnmatch.fnmatch(p.name, w) for w in WRITTEN)]
         if foreign:
             raise UserError(
-                f"output_dir {output_dir} holds {foreign[0]}, which no conversion wrote; choose another --output_dir"
+                f"output_dir {output_dir} contains {foreign[0]}, which no conversion wrote; choose another --output_dir"
             )
 
 
@@ -135,14 +133,14 @@ def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
     identity = read_sidecar(input_dir).get("identity", {}) if sidecar_path(input_dir).is_file() else {}
     for field, given in (("family", checkpoint.family), ("step", checkpoint.step)):
         if field in identity and identity[field] != given:
-            right, wrong = (-1 if value is None else value for value in (identity[field], given))
+            right, wrong = (MAIN if value is None else value for value in (identity[field], given))
             raise UserError(f"{input_dir} is of {field} {right}, not {wrong}; add --{field} {right}")
 
 
 def plan_artifact(
     args: Args, checkpoint: Checkpoint, input_dir: Path, native: NativeFiles, output_dir: Path, tokenizer_name: str
 ) -> Artifact:
-    # A folder with a sidecar is hashed without being read again; elsewhere only the files that are read count.
+    # The hash of a folder with a sidecar needs no second reading; elsewhere only the files that are read count.
     inputs = {"checkpoint": input_dir}
     if not sidecar_path(input_dir).is_file():
         inputs = {"config": native.config} | {f"weights_{n}": path for n, path in enumerate(native.weights)}
@@ -161,13 +159,13 @@ def plan_artifact(
 
 
 def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
-    """Raises UserError where there is none, or its EOS, pad or size do not fit an OLMo with `vocab_size` tokens."""
+    """Raises UserError where it is missing, or its EOS, pad or size do not fit an OLMo with `vocab_size` tokens."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"no tokenizer at {name} ({reason}); set --tokenizer_name_or_path") from error
-    # Native configs of OLMo-1B name id 0 as EOS, which is `|||IP_ADDRESS|||`: only the tokenizer is to be believed.
+    # Native configs of OLMo-1B name id 0 as EOS, which is `|||IP_ADDRESS|||`: the tokenizer's EOS is the right one.
     if tokenizer.eos_token_id is None or tokenizer.decode([tokenizer.eos_token_id]) != EOS:
         raise UserError(f"the EOS of {name} is {tokenizer.eos_token!r}, expected {EOS!r}; choose OLMo's tokenizer")
     if tokenizer.pad_token_id is None:
@@ -178,7 +176,7 @@ def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
 
 
 def empty_tensors(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The target's tensors without memory, a tied head only once."""
+    """The target's tensors on the meta device, a tied head only once."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -191,17 +189,14 @@ def check_disk(output_dir: Path, needed_bytes: int) -> None:
 
 
 def write_config(config: PreTrainedConfig, tokenizer: Tokenizer, output_dir: Path) -> None:
+    """Write configs and tokenizer.  Raises UserError where a written config names another EOS than the tokenizer."""
     config.save_pretrained(output_dir)
     GenerationConfig.from_model_config(config).save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
-
-
-def check_eos(output_dir: Path, tokenizer: Tokenizer) -> None:
-    """Raises UserError where a written config names another EOS than the tokenizer."""
-    for config in (AutoConfig.from_pretrained(output_dir), GenerationConfig.from_pretrained(output_dir)):
-        if config.eos_token_id != tokenizer.eos_token_id:
+    for written in (AutoConfig.from_pretrained(output_dir), GenerationConfig.from_pretrained(output_dir)):
+        if written.eos_token_id != tokenizer.eos_token_id:
             raise UserError(
-                f"{type(config).__name__} names EOS {config.eos_token_id}, expected {tokenizer.eos_token_id} ({EOS})"
+                f"{type(written).__name__} names EOS {written.eos_token_id}, expected {tokenizer.eos_token_id} ({EOS})"
             )
 
 

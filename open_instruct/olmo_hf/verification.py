@@ -1,6 +1,6 @@
-"""Proof that a converted checkpoint is the same model: the logits of OLMo's own code against those of transformers.
+"""Verify that a converted checkpoint is the same model: compare OLMo's own logits with those of transformers.
 
-Both models are held at once where memory allows it; else layer by layer, each layer's weights only while it computes.
+Both models are loaded where memory allows it; otherwise layer by layer, each with its weights while it is computed.
 """
 
 import dataclasses
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -21,143 +20,112 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import encode_prompts
 from open_instruct.olmo_hf.native import load_safetensors, load_state
-from open_instruct.olmo_hf.shards import NUM_AT_ONCE
-from open_instruct.olmo_hf.weights import Piece, take
+from open_instruct.olmo_hf.shards import NUM_PARALLEL
+from open_instruct.olmo_hf.weights import Conversion, take
 
 TOLERANCE = 1e-4
-"""Largest difference allowed, as a share of the largest logit where that is above 1, since float32 rounds relatively:
-another attention kernel alone moves logits of 10 by 5e-5, a wrong mapping by whole units (docs/convert.md)."""
+"""Largest difference allowed, relative to the largest logit where that is above 1, as float32 rounding is relative.
+Another attention kernel alone changes logits of 10 by 5e-5, a wrong mapping by whole units (docs/convert.md)."""
 TEXT = (
     "The Amazon river carries more water than the next seven largest rivers together.\n"
     "### Input: Jordan left the party early.\n ### Question: Why did Jordan do this?"
 )
 RANDOM_LENGTHS = (1, 2, 17, 64, 256)
-"""Tokens of the random prompts; the long one makes far positions, and so the rotary base, count."""
-MEMORY_NEEDED = 2.3
-"""Of both models at once, in sizes of one in float32."""
+"""Numbers of tokens of the random prompts. The long one tests far positions, and so the rotary base."""
+MEMORY_FACTOR = 2.3
+"""Memory for both models, in sizes of one in float32."""
 
-How = Literal["auto", "whole", "layers"]
-Load = Callable[[str], torch.Tensor]
+VerifyBy = Literal["auto", "whole", "layers"]
 
 
-def verify(
-    native_config: ModelConfig,
-    weights: Sequence[Path],
-    pieces: Mapping[str, Piece],
-    folder: Path,
-    dtype: torch.dtype,
-    tokenizer: PreTrainedTokenizerFast,
-    how: How,
-) -> dict[str, Any]:
-    """Compare the native model with the one in `folder` in float32; returns what was measured.
+def verify(conversion: Conversion, tokenizer: PreTrainedTokenizerFast, verify_by: VerifyBy) -> dict[str, Any]:
+    """Compare the native and the converted model in float32; returns what was measured.
 
-    Raises UserError where the logits differ, or the written weights are not the native ones in `dtype`.
+    Raises UserError where the logits differ, or the written weights are not the native ones in the target's precision.
     """
-    prompts = make_prompts(tokenizer, native_config)
+    prompts = make_prompts(tokenizer, conversion.native_config)
     measured: dict[str, Any] = {"num_prompts": len(prompts), "num_tokens": sum(len(ids) for ids in prompts)}
-    measured["by_layer"] = choose_by_layer(how, weights)
-    prove = compare_layers if measured["by_layer"] else compare_whole
-    measured |= prove(native_config, weights, pieces, folder, dtype, prompts)
+    measured["by_layer"] = choose_by_layer(verify_by, load_state(conversion.weights))
+    measured |= (compare_by_layer if measured["by_layer"] else compare_whole)(conversion, prompts)
     measured["tolerance"] = TOLERANCE * max(1.0, measured["max_abs_logit"])
     print(
         f"logits differ by at most {measured['max_abs_difference']:.2e} (mean {measured['mean_abs_difference']:.2e}, "
         f"allowed {measured['tolerance']:.2e}) over {measured['num_tokens']} tokens of {len(prompts)} prompts"
         f"{', layer by layer' if measured['by_layer'] else ''}"
     )
-    # Negated, so that a difference which is not a number fails too.
+    # Negated, so that nan fails too.
     if not measured["max_abs_difference"] <= measured["tolerance"]:
         raise UserError(
             f"the converted model is not the native one: logits differ by {measured['max_abs_difference']:.2e}, "
-            f"allowed {measured['tolerance']:.2e}; {folder} was removed. Download the checkpoint "
-            "again; where that does not help, its code is not the one that docs/convert.md describes"
+            f"allowed {measured['tolerance']:.2e}; {conversion.folder} was removed. Download the checkpoint "
+            "again; if that does not help, its architecture is not one of those in docs/convert.md"
         )
     return measured
 
 
 def make_prompts(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> list[list[int]]:
-    """Seeded random ids of several lengths, and a text. Each is at most as long as the model takes."""
+    """Seeded random ids of several lengths, and a text, each truncated to the model's maximum length."""
     generator = torch.Generator().manual_seed(0)
     longest = config.max_sequence_length
     lengths = sorted({min(length, longest) for length in RANDOM_LENGTHS})
     random = [torch.randint(config.vocab_size, (n,), generator=generator).tolist() for n in lengths]
-    text = encode_prompts(tokenizer, [TEXT])[0]
-    return [*random, text[:longest]]
+    return [*random, encode_prompts(tokenizer, [TEXT])[0][:longest]]
 
 
-def choose_by_layer(how: How, weights: Sequence[Path]) -> bool:
-    num_bytes = sum(4 * tensor.numel() for tensor in load_state(weights).values())
-    return how == "layers" or (how == "auto" and MEMORY_NEEDED * num_bytes > psutil.virtual_memory().available)
+def choose_by_layer(verify_by: VerifyBy, state: Mapping[str, torch.Tensor]) -> bool:
+    num_bytes = sum(4 * tensor.numel() for tensor in state.values())
+    is_too_large = MEMORY_FACTOR * num_bytes > psutil.virtual_memory().available
+    return verify_by == "layers" or (verify_by == "auto" and is_too_large)
 
 
-# --- both models at once ---
-
-
-def compare_whole(
-    native_config: ModelConfig,
-    weights: Sequence[Path],
-    pieces: Mapping[str, Piece],
-    folder: Path,
-    dtype: torch.dtype,
-    prompts: Sequence[list[int]],
-) -> dict[str, Any]:
-    state = load_state(weights)
-    native = build_native(native_config, state)
-    converted = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    # One by one: no padding.
+def compare_whole(conversion: Conversion, prompts: Sequence[list[int]]) -> dict[str, Any]:
+    state = load_state(conversion.weights)
+    native = empty_native(conversion.native_config)
+    # Strict: OLMo's own code agrees on the names. A tied head is no tensor of its own.
+    native.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    native.eval()
+    converted = AutoModelForCausalLM.from_pretrained(conversion.folder, dtype=torch.float32).eval()
+    # One prompt per batch: no padding.
     batches = [[ids] for ids in prompts]
-    measured = {} if dtype == torch.float32 else {"after_cast": compare(native, converted, batches)}
-    restore_full_precision(converted, state, pieces, dtype)
+    measured = {} if conversion.dtype == torch.float32 else {"after_cast": compare(native, converted, batches)}
+    restore_full_precision(converted, state, conversion)
     return measured | compare(native, converted, batches)
 
 
-def build_native(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> OLMo:
-    """The native model in float32, on the mapped tensors of its checkpoint."""
-    model = empty_native(config)
-    # A tied head is no tensor of its own here; a strict load also shows that OLMo agrees on the names.
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
-    return model.eval()
-
-
 def empty_native(config: ModelConfig) -> OLMo:
-    # Neither changes what is computed: no memory for weights that are replaced at once, no GPU kernel.
+    # No memory for initial weights, which are replaced, and no GPU kernel.
     return OLMo(dataclasses.replace(config, init_device="meta", flash_attention=False), init_params=False)
 
 
 def restore_full_precision(
-    converted: PreTrainedModel, state: Mapping[str, torch.Tensor], pieces: Mapping[str, Piece], dtype: torch.dtype
+    converted: PreTrainedModel, state: Mapping[str, torch.Tensor], conversion: Conversion
 ) -> None:
-    """Check that every written weight is the native one in `dtype`, bit for bit, and put the native one in place.
-
-    Raises UserError that names the first other weight.
-    """
+    """Check every written weight, and put the native one in its place."""
     parameters = dict(converted.named_parameters())
 
     def restore(name: str) -> None:
-        parameters[name].data = native_in_place_of(name, parameters[name].data, state, pieces, dtype)
+        parameters[name].data = native_weight(name, parameters[name].data, state, conversion)
 
-    # To compare them is to read both from the disk, or its cache: two at once.
-    with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+    # Both weights are read from the disk or its cache: faster in parallel.
+    with ThreadPoolExecutor(NUM_PARALLEL) as pool:
         list(pool.map(restore, parameters))
 
 
-def native_in_place_of(
-    name: str,
-    written: torch.Tensor,
-    state: Mapping[str, torch.Tensor],
-    pieces: Mapping[str, Piece],
-    dtype: torch.dtype,
+def native_weight(
+    name: str, written: torch.Tensor, state: Mapping[str, torch.Tensor], conversion: Conversion
 ) -> torch.Tensor:
-    """Raises UserError where `written` is not the native weight in `dtype`, bit for bit."""
-    if not torch.equal(written.float(), take(state, pieces[name], dtype).float()):
-        raise UserError(f"{name} was not written as it should be; is the disk full or broken?")
-    return take(state, pieces[name], torch.float32)
+    """The native weight in float32.  Raises UserError where `written` is not equal to it in the target's precision."""
+    piece = conversion.pieces[name]
+    if not torch.equal(written.float(), take(state, piece, conversion.dtype).float()):
+        raise UserError(f"{name} was not written correctly; check whether the disk is full or broken")
+    return take(state, piece, torch.float32)
 
 
 @torch.no_grad()
 def compare(native: nn.Module, converted: nn.Module, batches: Sequence[list[list[int]]]) -> dict[str, float]:
     """Differences over all logits of all prompts, and the largest logit.
 
-    Prompts of a batch are padded at their ends: no token attends to what comes after it.
+    Prompts of a batch are padded on the right: no token attends to a later one.
     """
     largest, total, count, largest_logit = 0.0, 0.0, 0, 0.0
     started = time.monotonic()
@@ -180,30 +148,21 @@ def compare(native: nn.Module, converted: nn.Module, batches: Sequence[list[list
     }
 
 
-# --- layer by layer ---
-
-
-def compare_layers(
-    native_config: ModelConfig,
-    weights: Sequence[Path],
-    pieces: Mapping[str, Piece],
-    folder: Path,
-    dtype: torch.dtype,
-    prompts: Sequence[list[int]],
-) -> dict[str, Any]:
-    """All prompts as one batch, so that every layer is read once."""
+def compare_by_layer(conversion: Conversion, prompts: Sequence[list[int]]) -> dict[str, Any]:
+    """All prompts as one batch, so that each layer is loaded once."""
 
     def native_tensor(name: str) -> torch.Tensor:
-        return load_state(weights)[name].float()
+        return load_state(conversion.weights)[name].float()
 
     def converted_tensor(name: str) -> torch.Tensor:
-        (written,) = (t[name] for f in sorted(folder.glob("*.safetensors")) if name in (t := load_safetensors(f)))
-        return native_in_place_of(name, written, load_state(weights), pieces, dtype)
+        files = sorted(conversion.folder.glob("*.safetensors"))
+        (written,) = (tensors[name] for file in files if name in (tensors := load_safetensors(file)))
+        return native_weight(name, written, load_state(conversion.weights), conversion)
 
-    native = empty_native(native_config)
+    native = empty_native(conversion.native_config)
     blocks = [module for module in native.modules() if isinstance(module, OLMoBlock)]
     with torch.device("meta"):
-        converted = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+        converted = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(conversion.folder), dtype=torch.float32)
     # Its buffer is computed, not loaded.
     converted.model.rotary_emb = type(converted.model.rotary_emb)(converted.config)
     with (
@@ -214,11 +173,14 @@ def compare_layers(
 
 
 @contextmanager
-def weights_while_used(model: nn.Module, layers: Sequence[nn.Module], load: Load) -> Iterator[None]:
-    """Fill an empty model: embedding, last norm and head at once, each layer when it is called until it returns."""
+def weights_while_used(
+    model: nn.Module, layers: Sequence[nn.Module], load: Callable[[str], torch.Tensor]
+) -> Iterator[None]:
+    """Load the weights of an empty model: those of a layer during its forward pass only, all others now."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    in_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
-    places = [(module, own, p) for module in model.modules() for own, p in module.named_parameters(recurse=False)]
+
+    def owners(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+        return [(m, own, p) for m in module.modules() for own, p in m.named_parameters(recurse=False)]
 
     def fill(chosen: Sequence[tuple[nn.Module, str, nn.Parameter]]) -> None:
         for module, own, empty in chosen:
@@ -228,11 +190,11 @@ def weights_while_used(model: nn.Module, layers: Sequence[nn.Module], load: Load
         for module, own, empty in chosen:
             module.register_parameter(own, empty)
 
-    fill([place for place in places if id(place[2]) not in in_layers])
+    in_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    fill([owner for owner in owners(model) if id(owner[2]) not in in_layers])
     handles = []
     for layer in layers:
-        own = {id(parameter) for parameter in layer.parameters()}
-        chosen = [place for place in places if id(place[2]) in own]
+        chosen = owners(layer)
         handles.append(layer.register_forward_pre_hook(lambda *_, chosen=chosen: fill(chosen)))
         handles.append(layer.register_forward_hook(lambda *_, chosen=chosen: release(chosen)))
     try:

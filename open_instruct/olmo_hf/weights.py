@@ -1,7 +1,9 @@
-"""Which tensor of OLMo's own format becomes which tensor of transformers', and which options have no counterpart."""
+"""Map the tensors of OLMo's own format to those of transformers, and refuse options without a counterpart."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from olmo.config import ModelConfig
 
 from open_instruct.common.errors import UserError
 
-# Native tensor -> the target tensors whose rows it holds, one below the other.
+# Native tensor -> the target tensors of which its rows consist, in this order.
 ATTENTION_AND_MLP = {
     "att_proj.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
     "attn_out.weight": ("self_attn.o_proj.weight",),
@@ -27,8 +29,8 @@ EMBEDDING = {"transformer.wte.weight": ("model.embed_tokens.weight",)}
 UNTIED_HEAD = {"transformer.ff_out.weight": ("lm_head.weight",)}
 FINAL_NORM = {"transformer.ln_f.weight": ("model.norm.weight",)}
 
-# What every target needs: option -> the values that it can express.
-EXPRESSIBLE: dict[str, tuple[Any, ...]] = {
+# Option -> the values that every target supports.
+SUPPORTED: dict[str, tuple[Any, ...]] = {
     "block_type": ("sequential",),
     "activation_type": ("swiglu",),
     "rope": (True,),
@@ -42,11 +44,11 @@ EXPRESSIBLE: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """An architecture of transformers: what it can express, and its tensors in every layer and at the end."""
+    """An architecture of transformers: the options it supports, and its tensors in each layer and after the last."""
 
     model_type: str
     architecture: str
-    expressible: Mapping[str, tuple[Any, ...]]
+    supported: Mapping[str, tuple[Any, ...]]
     layer: Mapping[str, tuple[str, ...]]
     final: Mapping[str, tuple[str, ...]]
 
@@ -54,11 +56,11 @@ class Target:
 OLMO = Target(
     "olmo",
     "OlmoForCausalLM",
-    EXPRESSIBLE
+    SUPPORTED
     | {
         "norm_after": (False,),
         "attention_layer_norm": (False,),
-        # They differ in precision under autocast only; the target always normalises in float32.
+        # The two differ under autocast only; the target always normalises in float32.
         "layer_norm_type": ("default", "low_precision"),
         "layer_norm_with_affine": (False,),
         "layer_norm_eps": (1e-5,),
@@ -69,7 +71,7 @@ OLMO = Target(
 OLMO2 = Target(
     "olmo2",
     "Olmo2ForCausalLM",
-    EXPRESSIBLE
+    SUPPORTED
     | {
         "norm_after": (True,),
         "attention_layer_norm": (True,),
@@ -85,72 +87,85 @@ OLMO2 = Target(
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `start` to `stop` of one native tensor: what one target tensor is made of."""
+    """Rows `start` to `stop` of a native tensor, which become one target tensor."""
 
     source: str
     start: int
     stop: int
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """A native checkpoint and the model to be made of it."""
+
+    native_config: ModelConfig
+    weights: Sequence[Path]
+    """Native files."""
+    empty: Mapping[str, torch.Tensor]
+    """The target's tensors on the meta device, by name; a tied head is not among them."""
+    pieces: Mapping[str, Piece]
+    """Target tensor -> native rows."""
+    dtype: torch.dtype
+    """Precision of the target."""
+    folder: Path
+    """Folder of the target."""
+
+
 def target_of(config: ModelConfig) -> Target:
-    """Raises UserError that names every option which the target architecture cannot express."""
+    """The architecture of the converted model.  Raises UserError that names every option that it does not support."""
     target = OLMO2 if config.norm_after else OLMO
     problems = []
-    for option, values in target.expressible.items():
+    for option, values in target.supported.items():
         # Options of OLMo are plain values or string enums; both compare with plain values.
         if (value := getattr(config, option)) not in values:
             expected = " or ".join(str(v) for v in values)
             problems.append(f"{option} is {getattr(value, 'value', value)}, expected {expected}")
     if problems:
         raise UserError(
-            f"config.yaml: {target.architecture} cannot express this model: {'; '.join(problems)}; "
-            "such a checkpoint is not supported"
+            f"config.yaml: {target.architecture} does not support this model: {'; '.join(problems)}; "
+            "such a checkpoint cannot be converted"
         )
     return target
 
 
-def layout(config: ModelConfig, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Piece]:
-    """Where each target tensor lies in the native checkpoint, in the order of the table.
+def map_tensors(config: ModelConfig, target: Target, empty: Mapping[str, torch.Tensor]) -> dict[str, Piece]:
+    """The native rows of each target tensor, in the order of the table.
 
-    `shapes` are those of the target model's tensors. Raises UserError where table and target model disagree.
+    `empty` are the target's tensors. Raises UserError where table and target model disagree.
     """
     table: dict[str, tuple[str, ...]] = dict(EMBEDDING)
     for number in range(config.n_layers):
         prefix = native_layer(config, number)
         for source, names in target.layer.items():
             table[f"{prefix}.{source}"] = tuple(f"model.layers.{number}.{name}" for name in names)
-    table.update(target.final)
-    table.update({} if config.weight_tying else UNTIED_HEAD)
+    table |= {**target.final, **({} if config.weight_tying else UNTIED_HEAD)}
 
     mapped = [name for names in table.values() for name in names]
-    if sorted(mapped) != sorted(shapes):
-        unmatched = sorted(set(mapped) ^ set(shapes)) or sorted({n for n in mapped if mapped.count(n) > 1})
+    if sorted(mapped) != sorted(empty):
+        unmatched = sorted(set(mapped) ^ set(empty)) or sorted({n for n in mapped if mapped.count(n) > 1})
         raise UserError(f"the weight table and {target.architecture} disagree about {', '.join(unmatched)}")
     pieces = {}
     for source, names in table.items():
-        start = 0
-        for name in names:
-            pieces[name] = Piece(source, start, start + shapes[name][0])
-            start += shapes[name][0]
+        offsets = itertools.accumulate((len(empty[name]) for name in names), initial=0)
+        for name, (start, stop) in zip(names, itertools.pairwise(offsets), strict=True):
+            pieces[name] = Piece(source, start, stop)
     return pieces
 
 
 def native_layer(config: ModelConfig, number: int) -> str:
-    """Prefix of a layer's tensors. Blocks that were wrapped in groups for training count within their group."""
+    """Prefix of a layer's tensors. Blocks wrapped in groups for training are numbered within their group."""
     if config.block_group_size == 1:
         return f"transformer.blocks.{number}"
-    group, place = divmod(number, config.block_group_size)
-    return f"transformer.block_groups.{group}.{place}"
+    group, index = divmod(number, config.block_group_size)
+    return f"transformer.block_groups.{group}.{index}"
 
 
-def check_keys(
-    state: Mapping[str, torch.Tensor], pieces: Mapping[str, Piece], shapes: Mapping[str, Sequence[int]]
-) -> None:
-    """Raises UserError that names every missing and unexpected tensor, and every one of another shape."""
+def check_state(state: Mapping[str, torch.Tensor], conversion: Conversion) -> None:
+    """Raises UserError that names every missing and unexpected native tensor, and every one of another shape."""
     expected: dict[str, tuple[int, ...]] = {}
-    for name, piece in pieces.items():
+    for name, piece in conversion.pieces.items():
         rows = max(piece.stop, expected.get(piece.source, (0,))[0])
-        expected[piece.source] = (rows, *shapes[name][1:])
+        expected[piece.source] = (rows, *conversion.empty[name].shape[1:])
     problems = [f"missing {key}" for key in expected if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in expected]
     for key, shape in expected.items():
@@ -162,5 +177,5 @@ def check_keys(
 
 
 def take(state: Mapping[str, torch.Tensor], piece: Piece, dtype: torch.dtype) -> torch.Tensor:
-    """One target tensor; a view of the native one where that has the same dtype."""
+    """One target tensor: a view of the native one, or a copy where the precision differs."""
     return state[piece.source][piece.start : piece.stop].to(dtype).contiguous()

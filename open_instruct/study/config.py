@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.checkpoints.families import MAIN, Checkpoint
 from open_instruct.common.yaml_schema import Aliases
-from open_instruct.study.variants import DEFAULT_SEED, MAIN, Variant
+from open_instruct.study.variants import DEFAULT_SEED, Variant
 from open_instruct.tasks import eval_set_named
 
 STAGES = ("pretrain", "download", "format", "convert", "finetune", "predict", "score", "suite", "report", "notebook")

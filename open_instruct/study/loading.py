@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.families import family_named
+from open_instruct.checkpoints.families import MAIN, family_named, step_name, step_order
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.yaml_schema import Validator, read_yaml
 from open_instruct.study.config import STAGES, Recipe, Resources, Study
-from open_instruct.study.variants import MAIN
 from open_instruct.tasks import FORMATS, PROTOCOLS, eval_set_named, train_set_named
 
 
@@ -78,15 +77,11 @@ def check_models(study: Study, validator: Validator, check: Callable[[str, Calla
         check(where, lambda family=family: family_named(family))
         ordered = sorted(set(steps), key=step_order)
         if list(steps) != ordered or not steps or any(step is not None and step < 0 for step in steps):
-            found = [MAIN if step is None else step for step in steps]
+            found = ", ".join(map(step_name, steps))
             where = "steps" if family == study.family else where
             validator.error(where, f"expected ascending numbers, each once, {MAIN} last; found {found}")
     if ("tiny" in study.steps_by_family()) != (study.pretrain is not None):
         validator.error("pretrain", "belongs to family tiny, and only to it")
-
-
-def step_order(step: int | None) -> float:
-    return math.inf if step is None else step
 
 
 def check_recipe(where: str, recipe: Recipe, validator: Validator) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from open_instruct.checkpoints.duplicates import refuse_duplicates
-from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
+from open_instruct.checkpoints.families import Checkpoint, family_named, step_name
 from open_instruct.common import paths
 from open_instruct.common.artifacts import digest, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import Recipe, Study
-from open_instruct.study.variants import MAIN, Variant
+from open_instruct.study.variants import Variant
 from open_instruct.tasks import eval_set_named
 
 
@@ -59,7 +59,7 @@ def plan(study: Study, study_file: Path) -> list[Job]:
     Raises UserError where a job reads what neither another job makes nor lies on the disk, and where two checkpoints
     have the same weights.
     """
-    refuse_duplicates(study.checkpoints())
+    refuse_duplicates_on_disk(study.checkpoints())
     with without_collection():
         return graph(study, study_file)
 
@@ -137,7 +137,7 @@ def downloading(study: Study) -> Iterator[Job]:
         wanted = [c for step in steps if not is_put_there(folder_of(name, (c := Checkpoint(name, step)).name))]
         if not (family.hub or family.urls) or not wanted:
             continue
-        listed = ",".join(MAIN if c.step is None else str(c.step) for c in wanted)
+        listed = ",".join(step_name(checkpoint.step) for checkpoint in wanted)
         yield Job(
             "download",
             name,
@@ -188,7 +188,7 @@ def conversion(base: Variant) -> Iterator[Job]:
     checkpoint = base.checkpoint
     if family_named(checkpoint.family).checkpoint_format != "olmo":
         return
-    step = str(-1 if checkpoint.step is None else checkpoint.step)
+    step = step_name(checkpoint.step)
     yield Job(
         "convert",
         base.model_id,
@@ -230,7 +230,7 @@ def fine_tuning(variant: Variant, recipe: Recipe) -> Job:
         script="fine_tune_olmo.sh",
         variables={
             "family": checkpoint.family,
-            "ckpt": MAIN if checkpoint.step is None else str(checkpoint.step),
+            "ckpt": step_name(checkpoint.step),
             "model_name": str(base),
             "data_file_name": train_set,
             "lr": settings["learning_rate"],

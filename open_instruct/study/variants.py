@@ -9,8 +9,6 @@ from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
 
 DEFAULT_SEED = 42
-MAIN = "main"
-"""In a list of steps: the released final weights."""
 IDENTITY_FIELDS = ("model_id", "family", "step", "tokens", "train_set", "epochs", "lr", "seed", "adapter")
 
 

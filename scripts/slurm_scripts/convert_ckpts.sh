@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Convert downloaded checkpoints to transformers format.  sbatch convert_ckpts.sh, or bash convert_ckpts.sh.
 #   family    family of the checkpoints                  (default: olmo1b)
-#   steps     pre-training steps; -1 is main             (default: those of the paper)
+#   steps     pre-training steps; main: released model (default: those of the paper)
 #   tokenizer folder or Hub name of the tokenizer        (default: $base_dir/output/{family}_tokenizer)
 #   dtype     float32, bfloat16 or float16               (default: float32)
 #SBATCH --job-name=convert_ckpts
@@ -13,7 +13,7 @@ set -euo pipefail
 : "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
 : "${base_dir:=$repository}"
 : "${family:=olmo1b}"
-: "${steps:=1000 18000 342000 424000 505000 592000 738000 -1}"
+: "${steps:=1000 18000 342000 424000 505000 592000 738000 main}"
 : "${tokenizer:=$base_dir/output/${family}_tokenizer}"
 : "${dtype:=float32}"
 export base_dir

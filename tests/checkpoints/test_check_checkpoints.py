@@ -1,4 +1,4 @@
-"""Checkpoints that are not what their steps say: the same weights twice, norms off their course, a loss that rises."""
+"""Checkpoints that are not what their steps say: identical weights, outlying norms, rising loss."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from toy_models import toy_native_olmo, toy_olmo
 
 from open_instruct import check_checkpoints as check
-from open_instruct.checkpoints.duplicates import refuse_duplicates
+from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
@@ -29,7 +29,7 @@ def artifact_of(checkpoint: Checkpoint) -> Artifact:
 
 @pytest.fixture
 def family(base_dir):
-    """Five converted checkpoints whose weights grow evenly with the logarithm of the step."""
+    """Five converted checkpoints whose norms grow linearly with the logarithm of the step."""
     for number, step in enumerate(STEPS):
         artifact = artifact_of(Checkpoint("tiny", step))
         with artifact.making(is_folder=True):
@@ -40,7 +40,7 @@ def family(base_dir):
 
 
 def change_weights(step: int, change) -> None:
-    """Rewrite a checkpoint's weights as a conversion would have written them."""
+    """Rewrite a checkpoint with other weights and a valid sidecar."""
     artifact = artifact_of(Checkpoint("tiny", step))
     path = artifact.path / "model.safetensors"
     tensors = load_file(path)
@@ -62,24 +62,25 @@ def run(**options) -> dict:
     return read_json(Artifact(converted_checkpoint("x", "y"), {}).path.parents[1] / "checks" / "tiny.json")
 
 
-def test_a_family_in_order_raises_no_flag(family, base_dir, capsys):
+def test_regular_checkpoints_are_not_flagged(family, base_dir, capsys):
     found = run(num_documents=2, max_length=32)
-    assert found["flags"] == [] or {flag["what"] for flag in found["flags"]} == {"held-out loss"}
+    # The loss of random weights may rise.
+    assert {flag["what"] for flag in found["flags"]} <= {"held-out loss"}
     assert found["shared_weights"] == []
     assert [entry["step"] for entry in found["checkpoints"].values()] == list(STEPS)
-    # Weights that say nothing give log2(300) bits a token, and a toy token is about 1.5 bytes.
+    # Random weights give log2(300) bits per token, and a toy token is about 1.5 bytes.
     assert all(1 < entry["bits_per_byte"] < 20 for entry in found["checkpoints"].values())
     assert (base_dir / "output" / "checks" / "tiny.png").read_bytes().startswith(b"\x89PNG")
     assert "checkpoint-600" in capsys.readouterr().out
 
 
-def test_the_same_weights_under_two_steps_are_found_and_refused(family):
+def test_same_weights_under_two_steps_end_in_an_error(family):
     change_weights(200, lambda tensors: tensors.update(weights_of(20)))
     with pytest.raises(UserError, match="checkpoint-200 and checkpoint-20 share all tensors"):
         run()
 
 
-def test_one_tensor_of_another_step_is_found_and_its_norm_flagged(family, base_dir):
+def test_one_shared_tensor_is_an_error_and_its_norm_is_flagged(family, base_dir):
     """As in Pythia-12B, whose steps 50000 and 58000 had the embedding of the last one."""
     name = "model.embed_tokens.weight"
     change_weights(60, lambda tensors: tensors.update({name: weights_of(600)[name]}))
@@ -91,13 +92,13 @@ def test_one_tensor_of_another_step_is_found_and_its_norm_flagged(family, base_d
     assert [(flag["step"], flag["what"]) for flag in flags] == [(60, name)]
 
 
-def test_constant_tensors_say_nothing(family):
+def test_shared_constant_tensors_are_ignored(family):
     for step in STEPS:
         change_weights(step, lambda tensors: tensors.update({"norm.weight": torch.ones(8)}))
     assert run()["shared_weights"] == []
 
 
-def test_only_a_clear_rise_of_the_loss_is_flagged():
+def test_only_a_significant_rise_of_the_loss_is_flagged():
     checkpoints = [Checkpoint("tiny", step) for step in (1, 2, 3, 4)]
     losses = [[3.0, 4.0, 5.0, 3.5], [2.0, 3.1, 4.0, 2.4], [2.3, 3.4, 4.2, 2.8], [2.4, 3.1, 4.4, 2.6]]
     flags = check.rising_losses(checkpoints, [{"bits_per_byte": row} for row in losses])
@@ -105,7 +106,7 @@ def test_only_a_clear_rise_of_the_loss_is_flagged():
     assert "2.875 -> 3.175 bits per byte since checkpoint-2" in flags[0].reason
 
 
-def test_what_was_measured_is_not_measured_again(family, monkeypatch):
+def test_finished_measurements_are_reused_and_other_arguments_refused(family, monkeypatch):
     run()
     monkeypatch.setattr(check, "measure", lambda *_: pytest.fail("measured"))
     run()
@@ -113,26 +114,26 @@ def test_what_was_measured_is_not_measured_again(family, monkeypatch):
         run(num_documents=3)
 
 
-def test_checkpoints_that_are_not_there_are_named(base_dir):
-    with pytest.raises(UserError, match="holds no finished checkpoint"):
+def test_missing_checkpoints_are_named(base_dir):
+    with pytest.raises(UserError, match="has no finished checkpoint"):
         run()
     with pytest.raises(UserError, match=r"no finished checkpoint of step 5, 7"):
         run(steps=(5, 7))
 
 
-# --- a study ---
+# --- before a study ---
 
 
-def test_a_study_does_not_start_on_a_duplicate(base_dir, monkeypatch):
+def test_study_with_duplicate_checkpoints_is_refused(base_dir, monkeypatch):
     for step in STEPS:
         toy_native_olmo(native_checkpoint("tiny", f"checkpoint-{step}"), seed=step)
     path = base_dir / "study.yaml"
     path.write_text((REPOSITORY / "scripts" / "studies" / "tiny.yaml").read_text())
     study = load_study(path)
     assert plan(study, path)
-    # Saved again under another name inside, the file is another one; its tensors are not.
-    place = native_checkpoint("tiny", "checkpoint-200") / "model.pt"
-    torch.save(torch.load(native_checkpoint("tiny", "checkpoint-60") / "model.pt", weights_only=True), place)
+    # The file saved again has other bytes and the same tensors.
+    path_200 = native_checkpoint("tiny", "checkpoint-200") / "model.pt"
+    torch.save(torch.load(native_checkpoint("tiny", "checkpoint-60") / "model.pt", weights_only=True), path_200)
     with pytest.raises(
         UserError, match=r"checkpoint-200/model\.pt is the same as .*checkpoint-60/model\.pt; leave one"
     ):
@@ -142,11 +143,11 @@ def test_a_study_does_not_start_on_a_duplicate(base_dir, monkeypatch):
     assert plan(load_study(path), path)
 
 
-def test_a_converted_duplicate_is_refused_too(family):
-    refuse_duplicates([Checkpoint("tiny", step) for step in STEPS])
+def test_duplicate_converted_checkpoints_are_refused(family):
+    refuse_duplicates_on_disk([Checkpoint("tiny", step) for step in STEPS])
     change_weights(200, lambda tensors: tensors.update(weights_of(20)))
     with pytest.raises(
         UserError, match=r"checkpoint-200/model\.safetensors is the same as .*checkpoint-20/model\.safe"
     ):
-        refuse_duplicates([Checkpoint("tiny", step) for step in STEPS])
-    refuse_duplicates([Checkpoint("tiny", step) for step in STEPS if step != 200])
+        refuse_duplicates_on_disk([Checkpoint("tiny", step) for step in STEPS])
+    refuse_duplicates_on_disk([Checkpoint("tiny", step) for step in STEPS if step != 200])

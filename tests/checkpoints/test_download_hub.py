@@ -1,7 +1,6 @@
-"""A family on the Hub: listed, chosen, downloaded, verified, made ready; by the real client, from a loopback Hub."""
+"""Families on the Hub: listed, chosen, downloaded, verified and sanitized, by the real client from a loopback Hub."""
 
 import io
-import os
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from loopback_hub import LoopbackHub
+from malicious_pickle import Payload
 from toy_models import toy_olmo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,7 +26,7 @@ STEPS = (1000, 2000, 5000)
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Files of a small model by step, in transformers format; None: the released one."""
+    """step -> name -> content of small models in transformers format; None: the released one."""
     folder = tmp_path_factory.mktemp("hub")
     found = {}
     for seed, step in enumerate((*STEPS, None)):
@@ -67,7 +67,7 @@ def test_revisions_are_listed_by_step(hub, capsys):
     ]
 
 
-def test_chosen_revisions_are_downloaded_and_ready_for_use(hub, models):
+def test_chosen_revisions_load_in_transformers(hub, models):
     run(ckpt_amount=2, download_in_parallel=True)
     run(steps=("main",))
     for step in (1000, 5000, None):
@@ -84,14 +84,15 @@ def test_chosen_revisions_are_downloaded_and_ready_for_use(hub, models):
     assert sorted(p.name for p in folder_of(None).parent.iterdir()) == ["checkpoint-1000", "checkpoint-5000", "main"]
 
 
-def test_what_is_done_is_not_asked_for_again(hub):
+def test_finished_checkpoints_are_not_requested_again(hub):
     run(steps=("1000",))
     hub.requests.clear()
     run(steps=("1000",))
-    assert not hub.asked("resolve|tree")
+    assert not hub.requests_of("resolve|tree")
 
 
-def test_a_break_is_an_error_and_the_next_run_goes_on(hub, models):
+def test_download_is_resumed_after_the_hub_was_down(hub, models, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
     hub.go_down(after_bytes=3000)
     with pytest.raises(UserError, match=r"toy/olmo-hf step1000-tokens4B"):
         run(steps=("1000",))
@@ -101,49 +102,32 @@ def test_a_break_is_an_error_and_the_next_run_goes_on(hub, models):
     assert (folder_of(1000) / "model.safetensors").read_bytes() == models[1000]["model.safetensors"]
 
 
-def test_weights_published_under_two_steps_are_refused_before_they_are_fetched(hub, models):
+def test_weights_published_under_two_steps_are_refused_before_they_are_downloaded(hub, models):
     hub.add("model", REPOSITORY, models[5000], ref="step2000-tokens8B")
     with pytest.raises(UserError, match=r"checkpoint-5000 has the same model\.safetensors as checkpoint-2000"):
         run(steps=("1000", "2000", "5000"))
-    assert not hub.asked(r"/resolve/.*safetensors")
+    assert not hub.requests_of(r"/resolve/.*safetensors")
 
 
-def bin_of(models, step: int, **extra) -> bytes:
-    model = AutoModelForCausalLM.from_pretrained(folder_of(step)) if folder_of(step).exists() else None
-    assert model is not None
-    file = io.BytesIO()
-    torch.save(model.state_dict() | extra, file)
-    return file.getvalue()
-
-
-def test_pickles_become_safetensors_and_old_buffers_are_left_out(hub, models):
+def test_pickles_become_safetensors_without_old_buffers(hub, models):
     run(steps=("1000",))
-    buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    state = AutoModelForCausalLM.from_pretrained(folder_of(1000)).state_dict()
+    file = io.BytesIO()
+    torch.save(state | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, file)
     files = {name: data for name, data in models[1000].items() if not name.endswith(".safetensors")}
-    hub.add("model", "toy/pickled", files | {"pytorch_model.bin": bin_of(models, 1000, **buffers)})
+    hub.add("model", "toy/pickled", files | {"pytorch_model.bin": file.getvalue()})
     families = folder_of(1000).parents[2] / "families.yaml"
     families.write_text(families.read_text() + "pickled: {hub: toy/pickled}\n")
     download.main(download.Args(family="pickled", steps=("main",)))
     folder = Checkpoint("pickled", None).folder
     assert not list(folder.glob("*.bin"))
     assert read_sidecar(folder)["made_safetensors_of"] == ["pytorch_model.bin"]
-    expected = AutoModelForCausalLM.from_pretrained(folder_of(1000)).state_dict()
     found = AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert state.keys() == found.keys()
+    assert all(torch.equal(state[name], found[name]) for name in state)
 
 
-class Payload:
-    """Unpickled carelessly, it makes a folder."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_malicious_pickle_of_the_hub_executes_nothing(hub, models, base_dir):
+def test_malicious_pickle_on_the_hub_is_not_executed(hub, models, base_dir):
     files = {name: data for name, data in models[1000].items() if not name.endswith(".safetensors")}
     payload = io.BytesIO()
     torch.save({"a": Payload(base_dir / "executed")}, payload)
@@ -162,7 +146,7 @@ def test_weights_of_another_model_are_refused(hub, models):
     assert not folder_of(7000).exists()
 
 
-def test_an_eos_that_is_none_is_mended(hub, models):
+def test_wrong_eos_in_the_config_is_corrected(hub, models):
     config = models[1000]["config.json"].replace(b'"eos_token_id": 299', b'"eos_token_id": 0')
     assert config != models[1000]["config.json"]
     hub.add("model", REPOSITORY, models[1000] | {"config.json": config}, ref="step7000-tokens28B")
@@ -171,7 +155,7 @@ def test_an_eos_that_is_none_is_mended(hub, models):
     assert read_sidecar(folder_of(7000))["eos_mended"] == {"config.json": {"was": 0, "now": 299}}
 
 
-def test_a_revision_without_tokenizer_gets_that_of_main(hub, models):
+def test_revision_without_tokenizer_gets_that_of_main(hub, models):
     files = {name: data for name, data in models[1000].items() if not name.startswith("token")}
     hub.add("model", "toy/bare", files, ref="step10")
     hub.add("model", "toy/bare", models[None])
@@ -181,34 +165,34 @@ def test_a_revision_without_tokenizer_gets_that_of_main(hub, models):
     assert AutoTokenizer.from_pretrained(Checkpoint("bare", 10).folder).eos_token_id == 299
 
 
-def test_what_the_hub_does_not_have_is_named(hub, base_dir):
+def test_missing_steps_repositories_and_stores_are_named(hub, base_dir):
     with pytest.raises(UserError, match=r"no checkpoint of step 1500 \(nearest: 1000, 2000\)"):
         run(steps=("1500",))
     (base_dir / "families.yaml").write_text("toy: {hub: toy/none, revision: 'step{step}'}\n")
     with pytest.raises(UserError, match=r"toy/none: no such repository, or a private one"):
         run(steps=("1500",))
     (base_dir / "families.yaml").write_text(f"toy: {{hub: {REPOSITORY}, revision: 'ckpt_{{step}}'}}\n")
-    with pytest.raises(UserError, match=r"has no revision like ckpt_\{step\}; mend `revision` of toy"):
+    with pytest.raises(UserError, match=r"has no revision like ckpt_\{step\}; correct `revision` of toy"):
         run(list=True)
-    for name, message in (("local_hf", "lies in no store that is known"), ("tiny", "lies in no store")):
+    for name, message in (("local_hf", "no store of family local_hf"), ("tiny", "no store of family tiny")):
         with pytest.raises(UserError, match=message):
             download.main(download.Args(family=name, list=True))
     with pytest.raises(UserError, match="not for the Hub"):
         download.main(download.Args(family="amber", steps=("1",), with_optimizer=True))
 
 
-def test_models_are_looked_at_one_after_the_other(base_dir, monkeypatch):
-    """Two at once would leave transformers patched: every later model of the process would lose its tied weights."""
-    at_once, most = [], []
+def test_models_are_never_loaded_in_parallel(base_dir, monkeypatch):
+    """Loading in parallel would leave transformers patched, and later models of the process untied."""
+    loading, num_loading = [], []
 
     def load(*_, **__):
-        at_once.append(1)
-        most.append(len(at_once))
+        loading.append(1)
+        num_loading.append(len(loading))
         time.sleep(0.01)
-        at_once.pop()
+        loading.pop()
         return None, {}
 
     monkeypatch.setattr(sanitize.AutoModelForCausalLM, "from_pretrained", load)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: sanitize.check_weights(base_dir, None), range(8)))
-    assert most == [1] * 8
+    assert num_loading == [1] * 8

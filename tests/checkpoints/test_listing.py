@@ -1,4 +1,4 @@
-"""Families, what can be had of them, and the choice of some of it."""
+"""Families, lists of their checkpoints, and choices from them."""
 
 import itertools
 import random
@@ -12,8 +12,8 @@ from open_instruct.checkpoints.listing import (
     Available,
     choose_amount,
     choose_steps,
-    from_csv,
-    from_runs,
+    list_known_runs,
+    read_checkpoint_csv,
 )
 from open_instruct.common.errors import UserError
 
@@ -33,10 +33,10 @@ def write_csv(path, *rows: tuple) -> None:
 
 
 def list_with_gaps(path) -> list[int]:
-    """351 steps, mostly 1000 apart, with holes and some odd ends of runs, as in OLMo-1B's list."""
+    """351 steps, mostly multiples of 1000, with gaps, as in OLMo-1B's list."""
     rng = random.Random(0)
-    round_steps = rng.sample([n * 1000 for n in range(1, 739) if not 118 <= n < 330], 340)
-    steps = sorted({*round_steps, *(n + 850 for n in rng.sample(round_steps, 11))})
+    thousands = rng.sample([n * 1000 for n in range(1, 739) if not 118 <= n < 330], 340)
+    steps = sorted({*thousands, *(n + 850 for n in rng.sample(thousands, 11))})
     write_csv(path, *((step, f"{STORE}/run{step // 50_000}/step{step}-unsharded/") for step in steps))
     return steps
 
@@ -44,18 +44,18 @@ def list_with_gaps(path) -> list[int]:
 # --- families ---
 
 
-def test_every_family_says_where_it_lies_and_how_its_steps_are_named():
+def test_families_parse_revisions_and_count_tokens_as_their_names_state():
     known = families()
     for name in ("olmo1b", "olmo1b_hf", "olmo1b_0724_hf", "olmo7b", "olmo2_1b", "amber", "pythia-12b-deduped"):
         family = known[name]
         assert family.hub
         assert family.tokens_per_step
         assert "{step}" in family.revision
-    assert known["olmo2_1b"].read_revision("stage1-step140000-tokens294B") == (140_000, 294 * 10**9)
-    assert known["olmo2_1b"].read_revision("stage2-ingredient1-step1000-tokens3B") is None
-    assert known["amber"].read_revision("ckpt_010") == (10, None)
-    assert known["pythia-160m"].read_revision("step512") == (512, None)
-    # The names tell tokens too: constants that disagree with them are wrong.
+    assert known["olmo2_1b"].parse_revision("stage1-step140000-tokens294B") == (140_000, 294 * 10**9)
+    assert known["olmo2_1b"].parse_revision("stage2-ingredient1-step1000-tokens3B") is None
+    assert known["amber"].parse_revision("ckpt_010") == (10, None)
+    assert known["pythia-160m"].parse_revision("step512") == (512, None)
+    # Revisions name tokens too, which the constants must agree with.
     assert Checkpoint("olmo1b", 20_000).num_tokens == pytest.approx(84e9, rel=0.01)
     assert Checkpoint("olmo2_1b", 140_000).num_tokens == pytest.approx(294e9, rel=0.01)
     assert Checkpoint("olmo7b", 556_000).num_tokens == pytest.approx(2460e9, rel=0.01)
@@ -63,7 +63,7 @@ def test_every_family_says_where_it_lies_and_how_its_steps_are_named():
     assert Checkpoint("amber", 359).num_tokens == pytest.approx(1.26e12, rel=0.01)
 
 
-def test_a_family_of_ones_own_is_three_lines(base_dir):
+def test_own_family_needs_three_lines(base_dir):
     (base_dir / "families.yaml").write_text("my_llama:\n  hub: meta-llama/Llama-3.2-1B\n  revision: main\n")
     assert family_named("my_llama").hub == "meta-llama/Llama-3.2-1B"
     assert Checkpoint("my_llama", None).model_id == "my_llama_main"
@@ -71,7 +71,7 @@ def test_a_family_of_ones_own_is_three_lines(base_dir):
     assert Checkpoint("my_llama", None).folder == base_dir / "output" / "my_llama_tf_ckpts" / "main"
 
 
-def test_everything_wrong_in_a_file_of_families_is_named(base_dir):
+def test_every_error_in_a_families_file_is_named(base_dir):
     path = base_dir / "families.yaml"
     path.write_text(
         "a: {hub: nowhere, revison: main}\n../b: {}\nc: {revision: 'part{tokens}'}\nd: {tokens_per_step: many}\n"
@@ -81,10 +81,11 @@ def test_everything_wrong_in_a_file_of_families_is_named(base_dir):
     with pytest.raises(UserError) as error:
         family_named("a")
     for message in (
-        *("a: unknown key revison (did you mean revision?)", "hub is 'nowhere', expected OWNER/NAME", "../b: expected"),
-        *("c: revision is part{tokens}, expected {step}", "d: tokens_per_step is 'many'", "expected hf or olmo"),
-        *("f: expected a mapping", "urls names stp; known: step, tokens, run"),
-        *("h: about is 3, expected text", "h: runs is {'step1': 'a'}, expected", "h: tokenizer is 'mine.json'"),
+        *("unknown key a.revison (did you mean revision?)", "hub is 'nowhere', expected OWNER/NAME", "../b: expected"),
+        *("c: revision is part{tokens}, expected {step}", "d.tokens_per_step: expected int, found 'many'"),
+        *("expected one of hf, olmo", "f: expected a mapping", "urls names stp; known: step, tokens, run"),
+        *("h.about: expected str, found '3'", "h: runs is {'step1': 'a'}, expected"),
+        "h.tokenizer: expected a mapping, found 'mine.json'",
     ):
         assert message in str(error.value)
     path.write_text("olmo1b: {hub: me/mine}\n")
@@ -95,7 +96,7 @@ def test_everything_wrong_in_a_file_of_families_is_named(base_dir):
         family_named("olmo1b")
 
 
-def test_an_unknown_family_is_named_with_the_nearest():
+def test_unknown_family_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match=r"unknown family pythia-160 \(did you mean pythia-160m"):
         family_named("pythia-160")
 
@@ -103,21 +104,21 @@ def test_an_unknown_family_is_named_with_the_nearest():
 # --- lists ---
 
 
-def test_steps_known_without_a_list_and_main():
-    available = from_runs(family_named("olmo1b"))
+def test_known_runs_are_listed_by_step_and_main_last():
+    available = list_known_runs(family_named("olmo1b"))
     assert steps_of(available) == [1000, 18000, 342000, 424000, 505000, 592000, 738000, 738020, None]
     assert available[0].location == f"{STORE}/w1r5xfzt/step1000-unsharded"
     assert available[-1].location == available[-2].location == f"{STORE}/g4g72enr/step738020-unsharded"
 
 
-def test_a_list_of_the_olmo_repository_is_read(tmp_path):
+def test_olmo_repository_list_is_read_by_step(tmp_path):
     steps = list_with_gaps(tmp_path / "list.csv")
-    available = from_csv(tmp_path / "list.csv", family_named("olmo1b"))
+    available = read_checkpoint_csv(tmp_path / "list.csv", family_named("olmo1b"))
     assert steps_of(available) == steps
     assert len(steps) == 351
 
 
-def test_lists_of_several_runs_give_those_of_the_family(tmp_path, base_dir, capsys):
+def test_rows_of_other_runs_are_left_out_and_counted(tmp_path, base_dir, capsys):
     path = tmp_path / "stage2.csv"
     address = "https://olmo-checkpoints.org/ai2-llm/peteish1/stage2/olmo2-1b-0425_stage2_ingredient{}/step{}-unsharded/"
     rows = [f"{n},{step},{address.format(n, step)}\n" for n in (1, 2) for step in (1000, 2000)]
@@ -125,9 +126,9 @@ def test_lists_of_several_runs_give_those_of_the_family(tmp_path, base_dir, caps
     (base_dir / "families.yaml").write_text(
         "soup2: {checkpoint_format: olmo, urls: '" + address.replace("{}", "2", 1).format("{step}") + "'}\n"
     )
-    with pytest.raises(UserError, match=r"stage2\.csv lists no checkpoint of family olmo1b .*another --family\?"):
-        from_csv(path, family_named("olmo1b"))
-    available = from_csv(path, family_named("soup2"))
+    with pytest.raises(UserError, match=r"stage2\.csv lists no checkpoint of family olmo1b .*another --family"):
+        read_checkpoint_csv(path, family_named("olmo1b"))
+    available = read_checkpoint_csv(path, family_named("soup2"))
     assert [one.location[-38:] for one in available] == [
         "olmo2-1b-0425_stage2_ingredient2/step1000-unsharded"[-38:],
         "olmo2-1b-0425_stage2_ingredient2/step2000-unsharded"[-38:],
@@ -135,7 +136,7 @@ def test_lists_of_several_runs_give_those_of_the_family(tmp_path, base_dir, caps
     assert "left out 2 row(s) of other runs than soup2's" in capsys.readouterr().out
 
 
-def test_everything_wrong_in_a_list_is_named(tmp_path):
+def test_every_error_in_a_list_is_named(tmp_path):
     path = tmp_path / "list.csv"
     write_csv(
         path,
@@ -146,23 +147,23 @@ def test_everything_wrong_in_a_list_is_named(tmp_path):
         (4000, "file:///etc/passwd"),
     )
     with pytest.raises(UserError) as error:
-        from_csv(path, family_named("olmo1b"))
+        read_checkpoint_csv(path, family_named("olmo1b"))
     for message in ("line 3: step 2000, but", "line 4: step 1000 again", "line 5: expected a step", "line 6: expected"):
         assert message in str(error.value)
     for text in ("a,b\n1,2\n", ""):
         path.write_text(text)
         with pytest.raises(UserError, match="expected columns Step,Checkpoint Directory"):
-            from_csv(path, family_named("olmo1b"))
-    with pytest.raises(UserError, match="no list of checkpoints"):
-        from_csv(tmp_path / "none.csv", family_named("olmo1b"))
+            read_checkpoint_csv(path, family_named("olmo1b"))
+    with pytest.raises(UserError, match="not a list of checkpoints"):
+        read_checkpoint_csv(tmp_path / "none.csv", family_named("olmo1b"))
 
 
 # --- choices ---
 
 
-def test_every_amount_can_be_chosen_of_351_steps_with_gaps(tmp_path):
+def test_any_amount_can_be_chosen_from_351_steps_with_gaps(tmp_path):
     steps = list_with_gaps(tmp_path / "list.csv")
-    available = from_csv(tmp_path / "list.csv", family_named("olmo1b"))
+    available = read_checkpoint_csv(tmp_path / "list.csv", family_named("olmo1b"))
     for amount in range(1, 352):
         chosen = steps_of(choose_amount(available, amount))
         assert len(chosen) == len(set(chosen)) == amount
@@ -177,7 +178,7 @@ def test_every_amount_can_be_chosen_of_351_steps_with_gaps(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(0, 60), min_size=2, max_size=9), st.data())
-def test_no_other_choice_is_closer_to_even(numbers, data):
+def test_chosen_steps_are_as_evenly_spaced_as_possible(numbers, data):
     steps = sorted(numbers)
     amount = data.draw(st.integers(2, len(steps)))
     ideals = [steps[0] + (steps[-1] - steps[0]) * i / (amount - 1) for i in range(amount)]
@@ -189,18 +190,18 @@ def test_no_other_choice_is_closer_to_even(numbers, data):
     assert distance(steps_of(choose_amount(of_steps(*steps), amount))) == pytest.approx(best)
 
 
-def test_main_is_no_intermediate_checkpoint():
+def test_main_is_chosen_only_without_intermediate_checkpoints():
     assert steps_of(choose_amount(of_steps(1, 2, 9, None), 2)) == [1, 9]
     assert steps_of(choose_amount(of_steps(None), 1)) == [None]
 
 
-def test_steps_are_exact_unless_the_nearest_will_do():
+def test_missing_steps_are_refused_unless_the_nearest_are_accepted():
     available = of_steps(1000, 5000, 9000, None)
     assert list(choose_steps(available, [5000, None], nearest=False)) == [5000, None]
     with pytest.raises(UserError, match=r"step 2000 \(nearest: 1000, 5000\); 9999 \(nearest: 9000\); choose others"):
         choose_steps(available, [2000, 1000, 9999], nearest=False)
     chosen = choose_steps(available, [2000, 7000], nearest=True)
-    assert {asked: one.checkpoint.step for asked, one in chosen.items()} == {2000: 1000, 7000: 5000}
+    assert {step: one.checkpoint.step for step, one in chosen.items()} == {2000: 1000, 7000: 5000}
     with pytest.raises(UserError, match="checkpoint-1000 is the nearest of several"):
         choose_steps(available, [900, 1100], nearest=True)
     with pytest.raises(UserError, match="no checkpoint of step main"):

@@ -1,4 +1,4 @@
-"""The loopback Hub is real enough for the real clients: listing, refs, downloads that resume, Parquet."""
+"""The loopback Hub serves the real clients: listings, refs, resumed downloads, Parquet."""
 
 import io
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_files_refs_and_commits_are_listed(hub):
     assert [c.commit_id for c in api.list_repo_commits("org/m", revision=second)] == [second]
 
 
-def test_what_is_not_there_is_named_as_the_hub_names_it(hub):
+def test_missing_repository_revision_and_file_raise_the_hubs_errors(hub):
     hub.add("model", "org/m", {"config.json": "{}"})
     with pytest.raises(RepositoryNotFoundError):
         HfApi().model_info("org/none")
@@ -56,7 +56,7 @@ def test_what_is_not_there_is_named_as_the_hub_names_it(hub):
         hf_hub_download("org/m", "none.json")
 
 
-def test_a_snapshot_is_downloaded_once(hub, tmp_path):
+def test_snapshot_is_downloaded_once(hub, tmp_path):
     content = bytes(range(256)) * 1000
     large = tmp_path / "large.bin"
     large.write_bytes(content)
@@ -64,22 +64,22 @@ def test_a_snapshot_is_downloaded_once(hub, tmp_path):
     folder = snapshot_download("org/d", repo_type="dataset")
     assert folder.endswith(commit)
     assert Path(folder, "data", "large.bin").read_bytes() == content
-    before = len(hub.asked("/lfs/"))
+    before = len(hub.requests_of("/lfs/"))
     snapshot_download("org/d", repo_type="dataset")
-    assert len(hub.asked("/lfs/")) == before
+    assert len(hub.requests_of("/lfs/")) == before
 
 
-def test_a_download_that_is_cut_goes_on_where_it_stopped(hub, monkeypatch):
+def test_dropped_download_is_resumed_at_its_last_byte(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     monkeypatch.setattr("time.sleep", lambda _: hub.come_up())
     content = bytes(range(256)) * 4000
     hub.add("model", "org/m", {"model.bin": content})
     hub.go_down(after_bytes=300_000)
     assert Path(hf_hub_download("org/m", "model.bin")).read_bytes() == content
-    assert [r.range for r in hub.asked("/lfs/") if r.method == "GET"] == [None, "bytes=300000-"]
+    assert [r.range for r in hub.requests_of("/lfs/") if r.method == "GET"] == [None, "bytes=300000-"]
 
 
-def test_a_hub_that_stays_down_is_given_up(hub, monkeypatch):
+def test_download_from_a_hub_that_stays_down_fails(hub, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     hub.add("model", "org/m", {"model.bin": b"x" * 1000})
     hub.go_down(after_requests=1)
@@ -89,7 +89,7 @@ def test_a_hub_that_stays_down_is_given_up(hub, monkeypatch):
     assert Path(hf_hub_download("org/m", "model.bin")).read_bytes() == b"x" * 1000
 
 
-def test_a_failure_passes(hub):
+def test_injected_failure_occurs_once(hub):
     hub.add("dataset", "org/d", {"a.txt": "text"})
     hub.fail("/tree/", status=503)
     with pytest.raises(HfHubHTTPError, match="503"):
@@ -98,7 +98,7 @@ def test_a_failure_passes(hub):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_datasets_loads_parquet_of_a_ref(hub, streaming):
+def test_datasets_loads_parquet_at_a_ref(hub, streaming):
     import datasets
 
     hub.add("dataset", "org/d", {"main.txt": "no data here"})

@@ -1,17 +1,38 @@
-"""HTTP of the loopback Hub: requests and answers as objects, routes, byte ranges, connections that are cut."""
+"""HTTP servers on this machine for tests: request and response objects, routes, byte ranges, dropped connections."""
 
 import json
 import re
 import socket
+import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 CHUNK_BYTES = 1 << 16
 ROUTES: list[tuple[str, re.Pattern[str], Callable[..., "Response"]]] = []
+
+
+class LoopbackServer:
+    """Serves requests in background threads inside a `with` block."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
 
 @dataclass
@@ -35,7 +56,7 @@ class Response:
 
 
 def route(method: str, pattern: str) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-    """Register a method `(hub, request, **named groups)`; what is registered last is looked at first."""
+    """Register a method `(hub, request, **named groups)`; the one registered last takes precedence."""
 
     def register(handler: Callable[..., Response]) -> Callable[..., Response]:
         ROUTES.insert(0, (method, re.compile(pattern), handler))
@@ -53,7 +74,7 @@ def error(status: int, code: str, message: str) -> Response:
 
 
 def handler_of(hub: Any) -> type[BaseHTTPRequestHandler]:
-    """What serves `hub.answer`, and of a file as many bytes as `hub.count_bytes` allows."""
+    """Request handler that sends `hub.respond(request)`, and of a file as many bytes as `hub.count_bytes` allows."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -62,7 +83,7 @@ def handler_of(hub: Any) -> type[BaseHTTPRequestHandler]:
             raw_path, _, query = self.path.partition("?")
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = Request(self.command, raw_path, urllib.parse.parse_qs(query), self.headers, body)
-            response = hub.answer(request)
+            response = hub.respond(request)
             if response is None:
                 self.drop()
                 return

@@ -1,6 +1,6 @@
-"""A Hub on this machine: the part of the Hub's HTTP protocol that huggingface_hub and datasets speak when they read.
+"""A Hub on this machine: the part of the Hub's HTTP protocol that huggingface_hub and datasets read with.
 
-Serves repositories that a test puts together, to the real clients, and can fail as a network does:
+Serves a test's repositories to the real clients, with network failures on demand:
 
     with LoopbackHub() as hub:
         commit = hub.add("dataset", "nyu-mll/glue", {"rte/train.parquet": content}, ref="refs/convert/parquet")
@@ -9,7 +9,7 @@ Serves repositories that a test puts together, to the real clients, and can fail
         hub.go_down(after_bytes=1000)                                        # cut in the middle of a file
         hub.come_up()
 
-What was asked is in `hub.requests`. More of the protocol: add a method with `@route` to a subclass.
+`hub.requests` records the requests. To extend the protocol, add a method with `@route` to a subclass.
 """
 
 import hashlib
@@ -18,11 +18,10 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Mapping
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from loopback_http import ROUTES, Request, Response, as_json, error, handler_of, route
+from loopback_http import ROUTES, LoopbackServer, Request, Response, as_json, error, handler_of, route
 from loopback_repositories import Commit, Repository, entries, file_entry, inside
 
 DATE = "2024-01-01T00:00:00.000Z"
@@ -30,36 +29,23 @@ REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
 API = rf"/api/(?P<kind>model|dataset|space)s/{REPO}"
 
 
-class LoopbackHub:
+class LoopbackHub(LoopbackServer):
     def __init__(self) -> None:
+        super().__init__(handler_of(self))
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[Request] = []
         self.page_size = 1000
-        """Entries of a tree listing in one answer."""
+        """Entries of a tree listing in one response."""
         self._down_after_requests: int | None = None
         self._down_after_bytes: int | None = None
         self._failures: list[tuple[re.Pattern[str], int]] = []
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
-        self._server.daemon_threads = True
 
-    # -- what a test does ---------------------------------------------------------------------------------------------
-
-    def __enter__(self) -> "LoopbackHub":
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+    # -- called by tests ----------------------------------------------------------------------------------------------
 
     @property
     def cdn_url(self) -> str:
-        """The same server by another name: clients keep asking for a redirect's headers as long as the host stays."""
+        """The same server under another host name: HEAD requests follow redirects within one host only."""
         return f"http://localhost:{self._server.server_address[1]}"
 
     def add(
@@ -72,7 +58,7 @@ class LoopbackHub:
         commit_id: str | None = None,
         title: str = "Add files",
     ) -> str:
-        """Commit `files` on top of what `ref` (a branch, or a full `refs/...`) holds; returns the commit's id."""
+        """Commit `files` on top of `ref` (a branch, or a full `refs/...`); returns the commit's id."""
         repository = self.repositories.setdefault((kind, repo), Repository())
         name = ref if ref.startswith("refs/") else f"refs/heads/{ref}"
         base = repository.commit(name)
@@ -91,7 +77,7 @@ class LoopbackHub:
         repository.refs[f"refs/tags/{name}"] = commit.id
 
     def environment(self, cache: Path) -> dict[str, str]:
-        """Variables that point the clients of another process here, with all their caches in `cache`."""
+        """Environment variables that point the clients of another process here, with all caches in `cache`."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(cache),
@@ -104,7 +90,7 @@ class LoopbackHub:
         }
 
     def point_clients_here(self, monkeypatch: Any, cache: Path) -> None:
-        """Point huggingface_hub and datasets of this process here, which read their environment on import only."""
+        """Point the clients of this process here; they read their environment on import only."""
         import datasets.config
         import huggingface_hub.hf_api
         from huggingface_hub import HfFileSystem, constants
@@ -124,7 +110,7 @@ class LoopbackHub:
         HfFileSystem.clear_instance_cache()
 
     def go_down(self, *, after_requests: int | None = None, after_bytes: int | None = None) -> None:
-        """Drop every connection: at once, or after so many more requests, or more bytes of files."""
+        """Drop every connection: now, or after so many more requests, or more bytes of files."""
         with self._lock:
             self._down_after_bytes = after_bytes
             self._down_after_requests = after_requests if (after_requests, after_bytes) != (None, None) else 0
@@ -134,17 +120,17 @@ class LoopbackHub:
             self._down_after_requests = self._down_after_bytes = None
 
     def fail(self, pattern: str, *, status: int = 503, times: int = 1) -> None:
-        """Answer the next `times` requests whose path matches `pattern` with `status`."""
+        """Respond to the next `times` requests whose path matches `pattern` with `status`."""
         with self._lock:
             self._failures += [(re.compile(pattern), status)] * times
 
-    def asked(self, pattern: str) -> list[Request]:
+    def requests_of(self, pattern: str) -> list[Request]:
         return [request for request in self.requests if re.search(pattern, request.path)]
 
-    # -- how it answers -----------------------------------------------------------------------------------------------
+    # -- called by the server -----------------------------------------------------------------------------------------
 
-    def answer(self, request: Request) -> Response | None:
-        """None: the connection is dropped."""
+    def respond(self, request: Request) -> Response | None:
+        """The response; None to drop the connection."""
         with self._lock:
             self.requests.append(request)
             if self._down_after_requests is not None:
@@ -163,7 +149,7 @@ class LoopbackHub:
         return error(404, "", f"{request.method} {request.path} is not served by this hub")
 
     def count_bytes(self, wanted: int) -> int:
-        """How many of `wanted` bytes of a file may still be sent."""
+        """Number of the `wanted` bytes of a file that may still be sent."""
         with self._lock:
             if self._down_after_bytes is None:
                 return wanted
@@ -250,7 +236,7 @@ class LoopbackHub:
         headers = {"X-Repo-Commit": commit.id, "Accept-Ranges": "bytes"}
         if "lfs" not in entry:
             return Response(200, headers | {"ETag": f'"{entry["oid"]}"'}, content)
-        # As on the Hub, large files lie at another address, where the headers of the repository are not repeated.
+        # As on the Hub, large files have another address, which does not repeat the headers of the repository.
         sha256 = entry["lfs"]["oid"]
         headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(entry["size"])}
         place = urllib.parse.quote(f"{kind or 'model'}/{repo}/{commit.id}/{path}")

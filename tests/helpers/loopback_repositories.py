@@ -1,4 +1,4 @@
-"""What the loopback Hub holds: repositories with commits, refs and files, listed as the Hub lists them."""
+"""Repositories of the loopback Hub: commits, refs and files, in the Hub's listing format."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class Repository:
 
 
 def entries(commit: Commit) -> list[dict[str, Any]]:
-    """Every file and folder of a commit, as tree listings give them."""
+    """Every file and folder of a commit, in the format of tree listings."""
     folders = sorted({str(parent) for path in commit.files for parent in Path(path).parents} - {"."})
     listed = [{"type": "directory", "path": f, "oid": git_id(f.encode()), "size": 0} for f in folders]
     listed += [{"type": "file", "path": path} | file_entry(path, commit.files[path]) for path in sorted(commit.files)]
@@ -44,7 +44,7 @@ def inside(path: str, folder: str, *, recursive: bool) -> bool:
 
 
 def file_entry(path: str, content: bytes | Path) -> dict[str, Any]:
-    """Size and ids of a file, as the Hub gives them; large kinds of files are in LFS."""
+    """Size and ids of a file in the Hub's format; some kinds of files are in LFS."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if not path.endswith(LFS_SUFFIXES):
         data = content if isinstance(content, bytes) else content.read_bytes()

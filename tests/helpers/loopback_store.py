@@ -1,44 +1,29 @@
-"""A store of native checkpoints on this machine that fails on demand, in every way a network or a server does."""
+"""An HTTP store of native checkpoints on this machine, with network and server faults on demand."""
 
 import contextlib
 import hashlib
 import random
 import socket
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
-from loopback_http import byte_range
+from loopback_http import LoopbackServer, byte_range
 
 PAGE = b"<!DOCTYPE html><html><body>The file you are looking for is not here.</body></html>"
 
 
-class LoopbackStore:
-    """Serves `files` (path -> content) with ranges. `next_fault(path)` names what goes wrong with each request.
+class LoopbackStore(LoopbackServer):
+    """Serves `files` (path -> content) with ranges. `next_fault(path)` names the fault of each request.
 
-    `checksum` is what it tells of a file: `md5` (as its ETag), `sha256`, or None.
+    `checksum` is the one in its headers: `md5` (as ETag), `sha256`, or None.
     """
 
     def __init__(self, files: dict[str, bytes], *, checksum: str | None = "md5") -> None:
+        super().__init__(handler_of(self))
         self.files, self.checksum = files, checksum
         self.next_fault: Callable[[str], str | None] = lambda path: None
         self.requests: list[tuple[str, str, str | None]] = []
-        self.num_bytes_sent = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> "LoopbackStore":
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def headers(self, content: bytes) -> dict[str, str]:
         headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
@@ -49,26 +34,16 @@ class LoopbackStore:
         return headers
 
 
-TRANSIENT = (
-    *(
-        "drop",
-        "cut",
-        "503",
-        "429",
-        "promise_too_much",
-        "promise_too_little",
-        "truncated",
-        "html",
-        "html_of_right_length",
-    ),
-    *("trickle", "stall", "ignore_range", "wrong_range", "wrong_place", "flip"),
+FAULTS = (
+    *("drop", "cut", "503", "429", "promise_too_much", "promise_too_little", "truncated", "html"),
+    *("html_of_right_length", "trickle", "stall", "ignore_range", "wrong_range", "wrong_place", "flip"),
 )
 
 
 def handler_of(store: LoopbackStore) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Else small answers wait 40 ms for an acknowledgement.
+        # Otherwise small responses wait 40 ms for an acknowledgement.
         disable_nagle_algorithm = True
 
         def do_HEAD(self) -> None:
@@ -83,20 +58,20 @@ def handler_of(store: LoopbackStore) -> type[BaseHTTPRequestHandler]:
             fault = store.next_fault(path)
             if fault == "drop":
                 return self.drop()
-            if fault in ("503", "429", "404"):
-                return self.answer(int(fault), {"Retry-After": "0"}, b"")
+            if fault in ("503", "429"):
+                return self.send(int(fault), {"Retry-After": "0"}, b"")
             if path not in store.files:
-                return self.answer(404, {"Content-Type": "text/html"}, PAGE)
+                return self.send(404, {"Content-Type": "text/html"}, PAGE)
             if fault == "html":
-                return self.answer(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
-            return self.answer_file(store.files[path], fault)
+                return self.send(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
+            return self.send_file(store.files[path], fault)
 
-        def answer_file(self, content: bytes, fault: str | None) -> None:
+        def send_file(self, content: bytes, fault: str | None) -> None:
             headers = store.headers(content)
             start, end, status = 0, len(content), 200
-            asked = self.headers.get("Range")
-            if asked and fault != "ignore_range":
-                start, end = byte_range(asked, len(content))
+            requested = self.headers.get("Range")
+            if requested and fault != "ignore_range":
+                start, end = byte_range(requested, len(content))
                 status = 206 if start < end else 416
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
             body = content[start:end]
@@ -113,16 +88,15 @@ def handler_of(store: LoopbackStore) -> type[BaseHTTPRequestHandler]:
                 body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
             length = len(body)
             length += {"promise_too_much": 10, "promise_too_little": -(length // 2)}.get(fault or "", 0)
-            self.answer(status, headers | {"Content-Length": str(length)}, body, fault)
+            self.send(status, headers | {"Content-Length": str(length)}, body, fault)
 
-        def answer(self, status: int, headers: dict[str, str], body: bytes, fault: str | None = None) -> None:
+        def send(self, status: int, headers: dict[str, str], body: bytes, fault: str | None = None) -> None:
             self.send_response(status)
             for name, value in ({"Content-Length": str(len(body))} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "HEAD":
                 return
-            store.num_bytes_sent += len(body)
             if fault == "trickle":
                 for start in range(0, len(body), 1 + len(body) // 8):
                     self.wfile.write(body[start : start + 1 + len(body) // 8])
@@ -146,7 +120,7 @@ def handler_of(store: LoopbackStore) -> type[BaseHTTPRequestHandler]:
             self.connection.shutdown(socket.SHUT_RDWR)
 
         def handle(self) -> None:
-            with contextlib.suppress(OSError):  # the client went away first
+            with contextlib.suppress(OSError):  # the client closed the connection
                 super().handle()
 
         def log_message(self, *_: object) -> None:
@@ -156,8 +130,8 @@ def handler_of(store: LoopbackStore) -> type[BaseHTTPRequestHandler]:
 
 
 def random_schedule(rng: random.Random) -> Callable[[str], str | None]:
-    """Up to eight faults, one a request, then none; in one schedule of six the last fault goes on for ever."""
-    faults = [rng.choice((None, *TRANSIENT)) for _ in range(rng.randint(0, 8))]
+    """Up to eight faults, one per request, then none; in one schedule of six the last fault is repeated for ever."""
+    faults = [rng.choice((None, *FAULTS)) for _ in range(rng.randint(0, 8))]
     forever = faults[-1] if faults and rng.random() < 1 / 6 else None
 
     def next_fault(_path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What the tests of the conversion share: a native toy checkpoint, changed at will, and its conversion."""
+"""Convert a native toy checkpoint, or change its options and weights first."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def run_conversion(folder: Path, **options) -> Path:
 
 
 def refuse(folder: Path, match: str, **options) -> None:
-    """Assert that the conversion is refused for the right reason, and leaves nothing behind."""
+    """Assert that the conversion is refused with this message, and leaves no output."""
     with pytest.raises(UserError, match=match):
         run_conversion(folder, **options)
     assert not (folder / "converted").exists()

@@ -1,4 +1,4 @@
-"""Conversion from OLMo's own format: right for every supported model, refused for everything else."""
+"""Conversion from OLMo's own format: correct for every supported model; wrong mappings are detected."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ SUPPORTED = {
 }
 
 
-# --- what is supported ---
+# --- supported models ---
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -42,12 +42,12 @@ def test_converted_model_gives_the_native_logits(folder, name):
     assert largest_difference(native, converted) < 1e-4
     measured = read_sidecar(converted)["verification"]
     assert measured["max_abs_difference"] < 1e-4
-    # The toy's logits are far larger than what is allowed: the comparison can fail.
+    # The logits are far larger than the tolerance, so that the comparison can fail.
     assert measured["max_abs_logit"] > 1000 * measured["tolerance"]
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_layer_by_layer_the_same_is_measured(folder, name):
+def test_comparison_by_layer_measures_the_same(folder, name):
     toy_native_olmo(folder / "native", **SUPPORTED[name])
     whole = read_sidecar(run_conversion(folder, verify_by="whole"))["verification"]
     layers = read_sidecar(run_conversion(folder, verify_by="layers", overwrite=True))["verification"]
@@ -66,7 +66,7 @@ def test_layer_by_layer_the_same_is_measured(folder, name):
     tied=st.booleans(),
     is_olmo2=st.booleans(),
 )
-def test_any_sizes_convert(folder, heads, head_dim, queries_per_key, num_layers, tied, is_olmo2):
+def test_random_sizes_give_the_native_logits(folder, heads, head_dim, queries_per_key, num_layers, tied, is_olmo2):
     sizes = {"d_model": heads * head_dim, "n_heads": heads, "n_kv_heads": heads // queries_per_key}
     kind = OLMO2 if is_olmo2 else {}
     native = toy_native_olmo(folder / "native", n_layers=num_layers, weight_tying=tied, **sizes, **kind)
@@ -76,20 +76,22 @@ def test_any_sizes_convert(folder, heads, head_dim, queries_per_key, num_layers,
 def test_eos_and_pad_come_from_the_tokenizer(folder):
     assert yaml.safe_load((folder / "native/config.yaml").read_text())["model"]["eos_token_id"] == 0
     converted = run_conversion(folder)
-    # 298 ordinary tokens, then <|padding|>, then <|endoftext|>.
+    # Ids 0 to 297 are ordinary tokens.
     for name in ("config.json", "generation_config.json"):
         config = read_json(converted / name)
         assert (config["eos_token_id"], config["pad_token_id"]) == (299, 298)
     assert AutoTokenizer.from_pretrained(converted).decode([299]) == EOS
 
 
-def test_sidecar_holds_the_identity(folder):
-    assert read_sidecar(run_conversion(folder, step=-1))["identity"]["model_id"] == "tiny_main"
+def test_sidecar_records_the_identity(folder):
+    for main in ("main", -1):
+        identity = read_sidecar(run_conversion(folder, step=main, overwrite=True))["identity"]
+        assert (identity["model_id"], identity["step"]) == ("tiny_main", None)
     identity = read_sidecar(run_conversion(folder, overwrite=True))["identity"]
     assert (identity["model_id"], identity["family"], identity["step"]) == ("tiny_checkpoint-300", "tiny", 300)
 
 
-def test_bfloat16_in_shards_holds_the_rounded_weights_and_is_verified_before_rounding(folder):
+def test_bfloat16_shards_are_rounded_weights_and_verified_before_rounding(folder):
     native = toy_native_olmo(folder / "native")
     converted = run_conversion(folder, dtype="bfloat16", max_shard_size="10KB")
     index = read_json(converted / "model.safetensors.index.json")
@@ -106,13 +108,13 @@ def test_bfloat16_in_shards_holds_the_rounded_weights_and_is_verified_before_rou
     assert AutoModelForCausalLM.from_pretrained(converted).dtype == torch.bfloat16
 
 
-def test_options_of_training_only_are_reported(folder, capsys):
+def test_dropped_training_options_are_reported(folder, capsys):
     set_options(folder, residual_dropout=0.1)
     assert read_sidecar(run_conversion(folder))["training_only_options"] == {"residual_dropout": 0.1}
     assert "residual_dropout 0.1 has no counterpart" in capsys.readouterr().out
 
 
-# --- a wrong mapping is noticed ---
+# --- wrong mappings ---
 
 
 def patch_config(monkeypatch, **changes):
@@ -155,19 +157,19 @@ WRONG_MAPPINGS = {
 
 @pytest.mark.parametrize("verify_by", ["whole", "layers"])
 @pytest.mark.parametrize("name", WRONG_MAPPINGS)
-def test_wrong_mapping_is_refused_by_the_logits(folder, monkeypatch, name, verify_by):
+def test_wrong_mapping_is_detected_by_the_logits(folder, monkeypatch, name, verify_by):
     # As many embeddings as dimensions: a transposed head has the right shape.
     toy_native_olmo(folder / "native", clip_qkv=1.0, weight_tying=False, d_model=384, embedding_size=384)
     WRONG_MAPPINGS[name](monkeypatch)
     refuse(folder, "the converted model is not the native one: logits differ by", verify_by=verify_by)
 
 
-def test_layer_too_few_is_refused(folder, monkeypatch):
+def test_missing_layer_is_refused(folder, monkeypatch):
     patch_config(monkeypatch, num_hidden_layers=1)
     refuse(folder, r"disagree about model\.layers\.1\.")
 
 
-def test_incomplete_table_is_refused(folder, monkeypatch):
+def test_incomplete_weight_table_is_refused(folder, monkeypatch):
     monkeypatch.delitem(weights.ATTENTION_AND_MLP, "attn_out.weight")
     refuse(folder, r"disagree about model\.layers\.0\.self_attn\.o_proj\.weight")
 
@@ -177,17 +179,17 @@ def test_wrong_eos_in_the_config_is_refused(folder, monkeypatch):
     refuse(folder, r"names EOS 0, expected 299")
 
 
-def test_logits_that_are_not_numbers_are_refused(folder):
-    # Finite weights of which products overflow.
+def test_nan_logits_are_refused(folder):
+    # Finite weights whose products overflow.
     set_weights(folder, lambda state: state["transformer.wte.weight"].fill_(1e30))
     refuse(folder, "logits differ by nan")
 
 
-def test_weights_written_wrongly_are_noticed(folder, monkeypatch):
+def test_wrongly_written_weights_are_detected(folder, monkeypatch):
     monkeypatch.setattr(shards, "take", lambda state, piece, dtype: weights.take(state, piece, dtype) + 1)
-    refuse(folder, "was not written as it should be")
+    refuse(folder, "was not written correctly")
 
 
-def test_without_verification_nothing_is_compared(folder, monkeypatch):
+def test_no_verify_compares_nothing(folder, monkeypatch):
     monkeypatch.setattr(convert, "verify", lambda *_: pytest.fail("compared"))
     assert read_sidecar(run_conversion(folder, verify=False))["verification"] is None

@@ -1,12 +1,11 @@
-"""Checkpoints, tokenizers and folders that the conversion refuses, and what it never does to files of others."""
+"""Checkpoints, tokenizers and folders that the conversion refuses; foreign files are never deleted."""
 
-import os
 import pickle
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from malicious_pickle import Payload
 from toy_conversion import (
     OLMO2,
     largest_difference,
@@ -42,13 +41,13 @@ UNSUPPORTED = {
     "parallel blocks": ({"block_type": "parallel"}, "parallel"),
     "unknown option": ({"made_up": 1}, "made_up"),
     "contradictory heads": ({"n_kv_heads": 2, "multi_query_attention": True}, "multi_query_attention"),
-    "uneven heads": ({"n_heads": 5}, "d_model 32 is no multiple of n_heads 5"),
+    "uneven heads": ({"n_heads": 5}, "d_model 32 is not a multiple of n_heads 5"),
     "embedding too small": ({"embedding_size": 128}, "embedding_size 128 is less than vocab_size 300"),
 }
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_option_without_counterpart_is_refused_by_name(folder, name):
+def test_unsupported_option_is_named(folder, name):
     options, message = UNSUPPORTED[name]
     set_options(folder, **options)
     refuse(folder, message)
@@ -70,7 +69,7 @@ def test_option_without_counterpart_is_refused_by_name(folder, name):
     ],
     ids=["unexpected", "missing", "shape", "not finite"],
 )
-def test_weights_that_do_not_fit_are_named(folder, change, message):
+def test_unfit_weights_are_named(folder, change, message):
     set_weights(folder, change)
     refuse(folder, message)
 
@@ -85,18 +84,8 @@ def test_float16_overflow_is_refused(folder):
     refuse(folder, r"blocks\.0\.ff_out\.weight has values that are not finite in torch\.float16", dtype="float16")
 
 
-class Payload:
-    """Unpickled carelessly, it makes the folder `path`."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-def test_malicious_weights_execute_nothing(folder, save):
+def test_malicious_weights_are_not_executed(folder, save):
     save({"transformer.wte.weight": Payload(folder / "executed")}, folder / "native" / "model.pt")
     refuse(folder, "nothing in it was executed")
     assert not (folder / "executed").exists()
@@ -113,7 +102,7 @@ def test_truncated_weights_and_web_pages_are_refused(folder):
 
 
 @pytest.mark.parametrize("text", ["<html>", "a: [", "model: 3", "other: {}"])
-def test_config_that_is_none_is_refused(folder, text):
+def test_invalid_config_is_refused(folder, text):
     (folder / "native" / "config.yaml").write_text(text)
     refuse(folder, r"config\.yaml: ")
 
@@ -155,19 +144,19 @@ def test_changed_checkpoint_is_converted_again(folder):
 def test_step_must_agree_with_the_checkpoint(folder):
     write_json(folder / "native" / "meta.json", {"identity": {"family": "tiny", "step": 200}, "files": {}})
     refuse(folder, "is of step 200, not 300; add --step 200")
-    refuse(folder, "is of step 200, not -1; add --step 200", step=-1)
+    refuse(folder, "is of step 200, not main; add --step 200", step=-1)
     assert read_sidecar(run_conversion(folder, step=200))["identity"]["step"] == 200
 
 
-def test_families_and_steps_that_are_none_are_named(folder):
+def test_unknown_family_and_negative_step_are_refused(folder):
     refuse(folder, r"unknown family tinny \(did you mean tiny\?\)", family="tinny")
-    refuse(folder, "step is -300, expected a pre-training step, or -1", step=-300)
+    refuse(folder, "step is -300, expected a pre-training step, or `main`", step=-300)
 
 
-def test_folders_of_others_are_never_deleted(folder):
+def test_foreign_folders_are_never_deleted(folder):
     (folder / "precious").mkdir()
     (folder / "precious" / "thesis.tex").write_text("...")
-    with pytest.raises(UserError, match=r"holds thesis\.tex, which no conversion wrote"):
+    with pytest.raises(UserError, match=r"contains thesis\.tex, which no conversion wrote"):
         run_conversion(folder, output_dir=folder / "precious")
     for overlapping in (folder, folder / "native", folder / "native" / "inside"):
         with pytest.raises(UserError, match="overlap"):
@@ -176,7 +165,7 @@ def test_folders_of_others_are_never_deleted(folder):
     assert (folder / "native" / "model.pt").exists()
 
 
-def test_missing_files_and_disk_space_are_named(folder, monkeypatch):
+def test_missing_files_and_too_little_disk_space_are_named(folder, monkeypatch):
     monkeypatch.setattr(convert.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     refuse(folder, r"has 0\.0 GB free, the model takes 0\.0 GB")
     (folder / "native" / "model.pt").unlink()
@@ -184,7 +173,7 @@ def test_missing_files_and_disk_space_are_named(folder, monkeypatch):
     refuse(folder, "max_shard_size|lacks", max_shard_size="many")
 
 
-def test_command_line_ends_with_exit_code_2(folder, monkeypatch, capsys):
+def test_refused_conversion_ends_with_exit_code_2(folder, monkeypatch, capsys):
     monkeypatch.setattr(verification, "TOLERANCE", -1.0)
     command = ["--family", "tiny", "--step", "300", "--input_dir", str(folder / "native")]
     command += ["--output_dir", str(folder / "converted"), "--tokenizer_name_or_path", str(folder / "tokenizer")]

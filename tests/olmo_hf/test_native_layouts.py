@@ -1,19 +1,20 @@
-"""Every layout in which OLMo's own checkpoints are published converts to the same model; its imitations do not."""
+"""Every layout of OLMo's own checkpoints converts to the same model; malformed ones are refused."""
 
 import base64
 import json
-import os
 import pickle
 
 import pytest
 import torch
 import yaml
+from malicious_pickle import Payload
 from olmo.safetensors_util import state_dict_to_safetensors_file
 from safetensors.torch import save_file
 from toy_conversion import OLMO2, largest_difference, refuse, run_conversion
 from toy_models import toy_native_olmo
 
 from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.errors import UserError
 
 
 def to_trainers_safetensors(native):
@@ -63,21 +64,20 @@ def test_every_layout_gives_the_same_model(folder, name, options):
     assert read_sidecar(converted)["verification"]["max_abs_difference"] < 1e-4
 
 
-def test_options_of_the_hub_that_olmo_does_not_know_are_refused(folder):
+def test_unknown_options_in_config_json_are_refused(folder):
     to_hub(folder / "native", num_files=1, suffix="safetensors")
     config = json.loads((folder / "native" / "config.json").read_text())
     (folder / "native" / "config.json").write_text(json.dumps(config | {"attention_sinks": 4}))
     refuse(folder, "attention_sinks")
 
 
-def test_a_model_in_transformers_format_is_not_converted_again(folder):
+def test_model_in_transformers_format_is_refused(folder):
     run_conversion(folder)
-    refuse_dir = folder / "converted"
-    with pytest.raises(Exception, match="holds a model of type olmo, not one in OLMo's own format"):
-        run_conversion(folder, input_dir=refuse_dir, output_dir=folder / "again")
+    with pytest.raises(UserError, match="has a model of type olmo, not one in OLMo's own format"):
+        run_conversion(folder, input_dir=folder / "converted", output_dir=folder / "again")
 
 
-def test_missing_and_doubled_parts_are_named(folder):
+def test_missing_and_repeated_shards_are_named(folder):
     to_hub(folder / "native", num_files=2, suffix="safetensors")
     parts = sorted((folder / "native").glob("*.safetensors"))
     parts[1].write_bytes(parts[0].read_bytes())
@@ -88,34 +88,24 @@ def test_missing_and_doubled_parts_are_named(folder):
     refuse(folder, r"lacks model\.safetensors")
 
 
-class Payload:
-    """Unpickled carelessly, it makes the folder `path`."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_code_in_the_name_of_a_tensor_is_not_executed(folder):
+def test_code_in_a_tensor_name_is_not_executed(folder):
     to_trainers_safetensors(folder / "native")
     evil = base64.urlsafe_b64encode(pickle.dumps(((Payload(folder / "executed"),), False))).decode()
     packed = base64.urlsafe_b64encode(pickle.dumps((("x",), True))).decode()
     for name, message in (
         (evil, "nothing in it was executed"),
-        (packed, "packed in a way"),
-        ("!", "no name of OLMo's"),
+        (packed, "encoded as no tensor"),
+        ("!", "none of OLMo's"),
     ):
         save_file({name: torch.zeros(1)}, folder / "native" / "model.safetensors")
         refuse(folder, message)
     assert not (folder / "executed").exists()
 
 
-def test_safetensors_that_are_cut_short_are_refused(folder):
+def test_truncated_safetensors_are_refused(folder):
     to_plain_safetensors(folder / "native")
     path = folder / "native" / "model.safetensors"
     whole = path.read_bytes()
     for broken in (whole[:-100], whole[:50], b"", b"<!DOCTYPE html>"):
         path.write_bytes(broken)
-        refuse(folder, r"no file of safetensors, or is cut short")
+        refuse(folder, r"no safetensors file, or is cut short")

@@ -55,7 +55,7 @@ def test_a_model_of_the_hub_is_trained_at_the_revision_asked_for(args, hub, tmp_
     )
     assert largest_difference(weights(tmp_path / "local"), weights(tmp_path / "from the hub")) == 0
     # Neither code nor pickles are fetched.
-    assert not hub.asked(r"resolve/.*(\.py|\.bin)$")
+    assert not hub.requests_of(r"resolve/.*(\.py|\.bin)$")
 
 
 def test_the_card_says_what_the_sidecar_says(args):
@@ -80,7 +80,7 @@ def test_one_of_many_models_in_a_repository_of_the_hub_is_trained(args, hub, tmp
     finetune.main(replace(args, output_dir=tmp_path / "local"))
     finetune.main(replace(args, model_name_or_path="org/many/ckpt7", output_dir=tmp_path / "from the hub"))
     assert largest_difference(weights(tmp_path / "local"), weights(tmp_path / "from the hub")) == 0
-    assert not hub.asked("resolve/.*ckpt8")
+    assert not hub.requests_of("resolve/.*ckpt8")
     with pytest.raises(UserError, match="org/many holds no folder ckpt9 with a model"):
         finetune.main(replace(args, model_name_or_path="org/many/ckpt9"))
 

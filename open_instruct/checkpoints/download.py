@@ -1,0 +1,138 @@
+"""Download chosen checkpoints: described by their store first, then fetched, verified and moved into place."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from open_instruct.checkpoints.families import Family
+from open_instruct.checkpoints.http_fetch import OnBytes
+from open_instruct.checkpoints.listing import Available
+from open_instruct.checkpoints.native_store import OPTIMIZER, REQUIRED
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.errors import UserError
+
+NUM_PARALLEL = 4
+DISK_RESERVE_BYTES = 100 * 10**6
+
+
+class Described(Protocol):
+    """A checkpoint as its store describes it, before anything is downloaded."""
+
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def weights(self) -> dict[str, str]: ...
+    def fetch(self, folder: Path, on_bytes: OnBytes) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen checkpoint and the artifact to write."""
+
+    available: Available
+    requested_step: int | None
+    """Another step than the checkpoint's own where the nearest was chosen."""
+    artifact: Artifact
+
+    @property
+    def name(self) -> str:
+        return self.available.checkpoint.name
+
+    @property
+    def partial(self) -> Path:
+        """Folder of its files until all of them are verified."""
+        return self.artifact.path.with_name(f".partial-{self.artifact.path.name}")
+
+
+def describe_all(describe: Callable[[str], Described], choices: Sequence[Choice]) -> list[Described]:
+    """Call `describe` for every location.  Raises UserError that names everything that the store does not have."""
+
+    def attempt(choice: Choice) -> Described | UserError:
+        try:
+            return describe(choice.available.location)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(NUM_PARALLEL) as pool:
+        results = list(pool.map(attempt, choices))
+    if errors := [str(result) for result in results if isinstance(result, UserError)]:
+        raise UserError("; ".join(errors))
+    return [result for result in results if not isinstance(result, UserError)]
+
+
+def check_disk(choices: Sequence[Choice], described: Sequence[Described]) -> None:
+    """Raises UserError where the disk has no room for the bytes that are missing."""
+    if not choices:
+        return
+    folder = next(p for p in choices[0].artifact.path.parents if p.is_dir())
+    present = sum(p.stat().st_size for choice in choices for p in choice.partial.rglob("*") if p.is_file())
+    total = sum(store.num_bytes for store in described)
+    needed = total - present + DISK_RESERVE_BYTES
+    print(f"to download: {total / 1e9:.2f} GB, {present / 1e9:.2f} GB of it present")
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise UserError(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; choose fewer steps")
+
+
+def download_all(
+    family: Family, choices: Sequence[Choice], described: Sequence[Described], *, num_parallel: int
+) -> None:
+    """Download every checkpoint, also after others failed.  Raises UserError with all failures."""
+    total = sum(store.num_bytes for store in described)
+    failures = []
+    with (
+        # disable=None: no progress bar in log files.
+        tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1000, desc=family.name, disable=None) as bar,
+        ThreadPoolExecutor(num_parallel) as pool,
+    ):
+        futures = [pool.submit(download, family, *pair, bar.update) for pair in zip(choices, described, strict=True)]
+        for choice, future in zip(choices, futures, strict=True):
+            try:
+                future.result()
+                bar.write(f"wrote {paths.relative(choice.artifact.path)}")
+            except (UserError, OSError) as error:
+                failures.append(f"{choice.name}: {error}")
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(choices)} failed: {'; '.join(failures)}; run the same command again to resume"
+        )
+
+
+def download(family: Family, choice: Choice, store: Described, on_bytes: OnBytes) -> None:
+    """Download into a partial folder; move the files into the checkpoint's own when all of them are verified."""
+    choice.partial.mkdir(parents=True, exist_ok=True)
+    for path in unverified_files(choice):
+        path.rename(choice.partial / path.name.removesuffix(".part"))
+    facts = store.fetch(choice.partial, on_bytes)
+    if family.checkpoint_format == "hf":
+        from open_instruct.checkpoints.sanitize import sanitize  # torch and transformers take seconds to import
+
+        facts |= sanitize(choice.partial)
+    with choice.artifact.making(is_folder=True) as recorded:
+        for path in sorted(choice.partial.iterdir()):
+            if path.is_file():
+                path.rename(choice.artifact.path / path.name)
+        if choice.requested_step != choice.available.checkpoint.step:
+            recorded["step_asked_for"] = choice.requested_step
+        recorded |= facts
+    shutil.rmtree(choice.partial)
+
+
+def unverified_files(choice: Choice) -> list[Path]:
+    """Files of the checkpoint from elsewhere (wget, a copy), to be verified and resumed rather than downloaded again.
+
+    Raises UserError for any other file in the checkpoint's folder: unknown files are never removed.
+    """
+    folder = choice.artifact.path
+    if not folder.is_dir() or sidecar_path(folder).is_file():
+        return []
+    files = sorted(folder.iterdir())
+    known = {name for names in (*REQUIRED, *OPTIMIZER) for name in names}
+    if foreign := [path.name for path in files if path.name.removesuffix(".part") not in known]:
+        raise UserError(f"{folder} contains {foreign[0]}, which no download wrote; move it away")
+    return files
