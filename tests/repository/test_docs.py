@@ -12,7 +12,7 @@ import tyro
 
 from open_instruct.common.paths import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 # Lines of an indented or fenced block that run a Python script of ours; a backslash joins the next line.
 COMMAND = re.compile(r"^ *(?:\w+=\S+ )*python (?:-m )?(\S+)(.*)$")
 
@@ -57,6 +57,8 @@ def test_the_readme_quotes_the_released_findings():
     # As they were committed: a run of one's own writes its own there.
     released = ["git", "-C", str(REPOSITORY), "show", "HEAD:results/analysis/findings.json"]
     findings = json.loads(subprocess.run(released, capture_output=True, check=True).stdout)["findings"]
-    quoted = re.findall(r"^- ((?:Supported|Contradicted|Undecided)\b.*)$", PAGES[0].read_text(), flags=re.MULTILINE)
+    # Cells of the table, with a line break between two sentences.
+    cells = re.split(r" \| |<br>| \|$", PAGES[0].read_text(), flags=re.MULTILINE)
+    quoted = [cell for cell in cells if re.match(r"(Supported|Contradicted|Undecided|Not testable)\b", cell)]
     assert len(quoted) >= 4
     assert set(quoted) <= {finding["sentence"] for finding in findings}

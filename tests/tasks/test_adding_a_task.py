@@ -1,4 +1,4 @@
-"""The example in docs/data.md of a task of one's own, as a user would follow it: one new file, and the script."""
+"""The example of a task in CONTRIBUTING.md, as a user would follow it: one new file, and the script."""
 
 import re
 from importlib import import_module
@@ -12,8 +12,8 @@ from open_instruct.common.paths import REPOSITORY
 from open_instruct.format_generalization import Args
 
 
-def test_the_example_in_the_docs_is_all_it_takes(tmp_path, monkeypatch):
-    found = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_one_new_module_adds_a_task(tmp_path, monkeypatch):
+    found = re.search(r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
     assert found
     (tmp_path / "cola.py").write_text(found[1])
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
