@@ -30,7 +30,7 @@ def test_the_family_of_the_example_is_known_with_its_steps(base_dir):
     example = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     assert example
     (base_dir / "families.yaml").write_text(example[1])
-    assert family_named("my_llama").read_revision("step2000") == (2000, None)
+    assert family_named("my_llama").parse_revision("step2000") == (2000, None)
 
 
 def test_the_metric_of_the_example_is_one_value_an_item():
