@@ -1,11 +1,8 @@
-"""The loopback Hub serves the real clients: listings, refs, resumed downloads, Parquet."""
+"""The loopback Hub serves the real clients: listings, refs, resumed downloads."""
 
-import io
 from pathlib import Path
 
 import httpx
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -22,12 +19,6 @@ def hub(tmp_path, monkeypatch):
     with LoopbackHub() as hub:
         hub.point_clients_here(monkeypatch, tmp_path / "cache")
         yield hub
-
-
-def parquet(**columns) -> bytes:
-    file = io.BytesIO()
-    pq.write_table(pa.table(columns), file)
-    return file.getvalue()
 
 
 def test_files_refs_and_commits_are_listed(hub):
@@ -95,21 +86,3 @@ def test_injected_failure_occurs_once(hub):
     with pytest.raises(HfHubHTTPError, match="503"):
         HfFileSystem(endpoint=hub.url).ls("datasets/org/d", detail=False)
     assert HfFileSystem(endpoint=hub.url).ls("datasets/org/d", detail=False) == ["datasets/org/d/a.txt"]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_datasets_loads_parquet_at_a_ref(hub, streaming):
-    import datasets
-
-    hub.add("dataset", "org/d", {"main.txt": "no data here"})
-    ref = "refs/convert/parquet"
-    hub.add(
-        "dataset", "org/d", {"c/train/0000.parquet": parquet(a=[1, 2]), "c/train/0001.parquet": parquet(a=[3])}, ref=ref
-    )
-    found = datasets.load_dataset(
-        "parquet",
-        data_files="hf://datasets/org/d@refs%2Fconvert%2Fparquet/c/train/*.parquet",
-        split="train",
-        streaming=streaming,
-    )
-    assert [row["a"] for row in found] == [1, 2, 3]

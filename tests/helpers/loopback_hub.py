@@ -1,4 +1,4 @@
-"""A Hub on this machine: the part of the Hub's HTTP protocol that huggingface_hub and datasets read with.
+"""A Hub on this machine: the part of the Hub's HTTP protocol that huggingface_hub reads with.
 
 Serves a test's repositories to the real clients, with network failures on demand:
 
@@ -82,7 +82,6 @@ class LoopbackHub(LoopbackServer):
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(cache),
             "HF_HUB_CACHE": str(cache / "hub"),
-            "HF_DATASETS_CACHE": str(cache / "datasets"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "0",
@@ -91,7 +90,6 @@ class LoopbackHub(LoopbackServer):
 
     def point_clients_here(self, monkeypatch: Any, cache: Path) -> None:
         """Point the clients of this process here; they read their environment on import only."""
-        import datasets.config
         import huggingface_hub.hf_api
         from huggingface_hub import HfFileSystem, constants
 
@@ -104,9 +102,6 @@ class LoopbackHub(LoopbackServer):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", self.url)
-        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", self.url)
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
         HfFileSystem.clear_instance_cache()
 
     def go_down(self, *, after_requests: int | None = None, after_bytes: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Small copies of every data set of the paper, with the columns of the real ones, on a loopback Hub or a disk."""
+"""Small copies of every dataset of the paper, with the real columns, on a loopback Hub or on disk."""
 
 import gzip
 import io
@@ -29,7 +29,7 @@ def sentences(one: str, two: str, label: Callable[[int], Any], number: str = "id
     }
 
 
-# (dataset, pattern of its files) -> the row at a position of a split.
+# (dataset, pattern of its files) -> function from the name of a split and an index to a row.
 ROWS: dict[tuple[str, str], Callable[[str, int], Row]] = {
     ("EdinburghNLP/xsum", "*"): lambda s, i: {
         "document": f"Report {i} of {s}.\nIt rained in town {i}.",
@@ -90,7 +90,7 @@ ROWS: dict[tuple[str, str], Callable[[str, int], Row]] = {
 }
 
 NUMBERS = {"idx": Value("int32"), "id": Value("int32")}
-# Columns that are not what Arrow would take them for: of the real files, with the metadata that the Hub writes.
+# Types of the real files that Arrow would not infer; ClassLabel is written as metadata, as in the Hub's files.
 TYPES: dict[tuple[str, str], dict[str, Any]] = {
     ("nyu-mll/glue", "mnli/*"): NUMBERS | {"label": ClassLabel(names=["entailment", "neutral", "contradiction"])},
     ("nyu-mll/glue", "rte/*"): NUMBERS | {"label": ClassLabel(names=["entailment", "not_entailment"])},
@@ -102,20 +102,20 @@ TYPES: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def splits() -> dict[tuple[str, str], Split]:
-    """Every split on the Hub that some task names, each once."""
+    """Every split on the Hub that a task declares, each once."""
     every = [split for train_set in TRAIN_SETS.values() for split in train_set.splits]
     every += [s for e in EVAL_SETS.values() for s in (e.split, e.paper_split, e.exemplars) if s]
     return {(str(split.hub), split.files): split for split in every if split.hub}
 
 
 def rows(split: Split, num_rows: int = NUM_ROWS) -> list[Row]:
-    named = split.files.partition("-*")[0].partition("/*")[0].removesuffix(".jsonl").replace("/", " ")
+    name = split.files.partition("-*")[0].partition("/*")[0].removesuffix(".jsonl").replace("/", " ")
     make = next(make for (hub, files), make in ROWS.items() if hub == split.hub and fnmatch(split.files, files))
-    return [make(named, i) for i in range(num_rows)]
+    return [make(name, i) for i in range(num_rows)]
 
 
 def files(split: Split, num_rows: int = NUM_ROWS) -> Iterator[tuple[str, bytes]]:
-    """The files of a small copy: Parquet in two parts of several row groups, or JSON lines."""
+    """The files of a small copy: two Parquet files of several row groups, or JSON lines."""
     of_split = rows(split, num_rows)
     if split.files.endswith(".jsonl"):
         yield split.files, json_lines(of_split)
@@ -142,7 +142,7 @@ def json_lines(of_split: list[Row]) -> bytes:
 
 
 def fill_hub(hub: LoopbackHub) -> None:
-    """Every split at its pinned revision."""
+    """Add every split at its pinned revision."""
     for split in splits().values():
         is_commit = len(split.revision) == 40
         hub.add(
@@ -155,7 +155,7 @@ def fill_hub(hub: LoopbackHub) -> None:
 
 
 def fill_mirror(folder: Path, *, as_json_lines: bool = False, gzipped: bool = False) -> None:
-    """Every split below `folder`, as `hf download --local-dir` lays it out, or as JSON lines."""
+    """Write every split to `folder`, laid out as by `hf download --local-dir`, or as JSON lines."""
     for split in splits().values():
         content = dict(files(split))
         if as_json_lines:
@@ -169,7 +169,7 @@ def fill_mirror(folder: Path, *, as_json_lines: bool = False, gzipped: bool = Fa
 
 
 def fill_llmbar(folder: Path, num_rows: dict[str, int]) -> None:
-    """LLMBar's files; every second row prefers output 2."""
+    """Write LLMBar's files; output 2 is better in every second row."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, size in num_rows.items():
         items = [

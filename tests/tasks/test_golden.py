@@ -1,7 +1,7 @@
-"""One row of every data set in every format under both protocols, byte for byte as `golden/formats.txt` has it.
+"""One row of every dataset in every format by both protocols equals `golden/formats.txt`, byte for byte.
 
-The file is meant to be read: prompt and completion stand in [[ ]], so that white space at their ends shows. After a
-change that is meant, `python tests/tasks/test_golden.py` (from the repository) writes it again; read its diff.
+The file is readable: prompt and completion are in [[ ]], so that white space at their ends is visible. After an
+intended change, `python tests/tasks/test_golden.py` (from the repository) writes it again; read its diff.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from open_instruct.tasks import EVAL_SETS, PROTOCOLS, TRAIN_SETS
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
 GOLDEN = Path(__file__).parent / "golden" / "formats.txt"
-ELSEWHERE = {
+ROWS = {
     "hellaswag_endings": {"query": "A dog sees a cat. The dog", "gold_choice": "runs after it."},
     "qa_chat": {"query": "Question: Where do cats sleep?\nAnswer:", "gold_choice": "on mats"},
     "heldout_text": {"text": "Cats sleep on mats.\n\nDogs do not."},
@@ -24,8 +24,8 @@ ELSEWHERE = {
 
 def row_of(task: EvalSet | TrainSet) -> dict:
     split = task.split if isinstance(task, EvalSet) else task.splits[0]
-    place = task.name.split("_")[0] if task.name.startswith("llmbar") else task.name
-    return ELSEWHERE[place] if place in ELSEWHERE else toy_datasets.rows(split)[1]
+    name = "llmbar" if task.name.startswith("llmbar") else task.name
+    return ROWS[name] if name in ROWS else toy_datasets.rows(split)[1]
 
 
 def blocks():
@@ -33,29 +33,29 @@ def blocks():
     for task in (*TRAIN_SETS.values(), *EVAL_SETS.values()):
         kind = "train" if isinstance(task, TrainSet) else "evaluation"
         for protocol in PROTOCOLS:
-            asked = task
+            evaluated = task
             if isinstance(task, EvalSet) and protocol == "paper" and task.paper_split:
-                asked = replace(task, split=task.paper_split, fields=task.paper_fields or task.fields)
+                evaluated = replace(task, split=task.paper_split, fields=task.paper_fields or task.fields)
             is_train = isinstance(task, TrainSet) or task.template is None
             for task_format in ("default",) if is_train else task.template.prompts:
                 record = render(
-                    asked,
-                    row_of(asked),
+                    evaluated,
+                    row_of(evaluated),
                     row_id=f"{task.name}-1",
                     task_format=task_format,
                     protocol=protocol,
                     allow_unlabelled=True,
                 )
-                yield f"=== {kind} {task.name}, {task_format}, {protocol}\n{shown(record)}\n"
+                yield f"=== {kind} {task.name}, {task_format}, {protocol}\n{as_text(record)}\n"
 
 
-def shown(record: dict) -> str:
+def as_text(record: dict) -> str:
     if "messages" in record:
         return "\n".join(f"{turn['role']} [[{turn['content']}]]" for turn in record["messages"])
     return f"[[{record['prompt']}]][[{record['completion']}]]"
 
 
-def test_every_format_of_every_dataset_is_as_it_was():
+def test_every_format_of_every_dataset_equals_the_golden_file():
     expected = GOLDEN.read_text(encoding="utf-8").split("\n=== ")
     found = "\n".join(blocks()).split("\n=== ")
     assert [block for block in found if block not in expected] == []
