@@ -15,11 +15,11 @@ from analysis.figures.panels import in_tokens
 from analysis.figures.study_figures import build_grids, write_figures
 from analysis.inference.findings import find, write_findings
 from analysis.inference.result_tables import produce_tables
-from analysis.page.report_page import build_page, paper_folder, shown_tables
+from analysis.page.report_page import build_page, shown_tables
 from analysis.tables.columns import MISSING_TABLE
 from analysis.tables.frames import FILES, read_tables, table_files
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact
+from open_instruct.common.artifacts import Artifact, sidecar_path
 from open_instruct.common.cli import run
 from open_instruct.common.json_files import atomic_write
 from open_instruct.study.loading import load_study
@@ -48,20 +48,15 @@ def main(args: Args) -> None:
     printed = build_grids(in_tokens(tables)) if args.axis == "tokens" else grids
     write_figures(printed, folder / "figures", inputs, scale=args.scale, axis=args.axis)
 
-    with page_artifact(args, folder).making():
-        page = build_page(folder, tables, findings, grids, load_study(args.study) if args.study else None)
+    names = [*(FILES[name] for name in shown_tables(tables)), MISSING_TABLE, "findings.json", "figures"]
+    paper = folder / "paper" if sidecar_path(folder / "paper").is_file() else None
+    page_inputs = {name: folder / name for name in names} | ({"paper": paper} if paper else {})
+    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    with Artifact(folder / "report.html", arguments=arguments, inputs=page_inputs).making():
+        page = build_page(tables, findings, grids, load_study(args.study) if args.study else None, paper)
         with atomic_write(folder / "report.html") as file:
             file.write(page)
     print(f"wrote {folder / 'report.html'}")
-
-
-def page_artifact(args: Args, folder: Path) -> Artifact:
-    names = [*(FILES[name] for name in shown_tables(folder)), MISSING_TABLE, "findings.json", "figures"]
-    inputs = {name: folder / name for name in names}
-    if paper := paper_folder(folder):
-        inputs["paper"] = paper
-    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    return Artifact(folder / "report.html", arguments=arguments, inputs=inputs)
 
 
 if __name__ == "__main__":

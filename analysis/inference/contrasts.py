@@ -9,7 +9,6 @@ A contrast with a missing cell has no value: its row says what is missing.
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,10 @@ class Contrast:
     """Cell -> coefficient."""
     spreads: Spreads = ()
     """In place of `terms`."""
-    of_seeds: Sequence[Mapping[Key, float]] = ()
-    """Terms of each seed, where `terms` is their mean."""
+    seeds: Sequence[str] = ()
+    """Series of each seed, where `terms` is the mean over them."""
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Family, train set, format and evaluation set of the row."""
 
     @property
     def keys(self) -> list[Key]:
@@ -49,68 +50,54 @@ Evaluator = Callable[[str, str, Sequence[Contrast]], list[dict[str, Any]]]
 
 def compare_all(
     performance: pd.DataFrame, evaluate: Evaluator, checkpoints: Mapping[str, Sequence[str]]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Every comparison of every series, setting and metric, as rows of paired_differences.csv.
 
     `checkpoints`: the expected ones of each family, ascending.
     """
-    rows = []
     bases = {family: base_series(performance, family) for family in checkpoints}
     for (setting, metric), group in groups(performance, "setting", "metric"):
-        planned = list(plan_contrasts(group, bases, checkpoints))
-        about = {"setting": setting, "metric": metric}
-        about |= {name: group[name].iloc[0] for name in ("eval_set", "kind", "role")}
-        contrasts = [contrast for contrast, _ in planned]
-        results = with_seeds(contrasts, evaluate(setting, metric, contrasts), partial(evaluate, setting, metric))
-        for (contrast, of_series), result in zip(planned, results, strict=True):
-            rows.append(row_of(contrast, about | of_series, result))
-    return rows
+        contrasts = list(plan_contrasts(group, bases, checkpoints))
+        results = evaluate(setting, metric, contrasts)
+        effects = {key_of(c): result.get("difference", np.nan) for c, result in zip(contrasts, results, strict=True)}
+        about = {name: group[name].iloc[0] for name in ("setting", "metric", "eval_set", "kind", "role")}
+        for c, result in zip(contrasts, results, strict=True):
+            if c.seeds and result.get("missing") is None:
+                result = over_seeds(result, [effects[key_of(replace(c, series=series))] for series in c.seeds])
+            names = {"comparison": c.comparison, "series": c.series, "checkpoint": c.checkpoint}
+            yield {**names, "reference": c.reference or None, **about, **c.columns, "missing": None, **result}
 
 
-def with_seeds(
-    contrasts: Sequence[Contrast],
-    results: Sequence[dict[str, Any]],
-    evaluate: Callable[[Sequence[Contrast]], list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    """The results, with the variance between seeds added to those of a mean over seeds."""
-    is_mean = [bool(c.of_seeds) and r.get("missing") is None for c, r in zip(contrasts, results, strict=True)]
-    means = [contrast for contrast, wanted in zip(contrasts, is_mean, strict=True) if wanted]
-    alone = [replace(contrast, terms=terms, of_seeds=()) for contrast in means for terms in contrast.of_seeds]
-    found = iter(evaluate(alone) if alone else [])
-    return [
-        over_seeds(result, [next(found)["difference"] for _ in contrast.of_seeds]) if wanted else result
-        for contrast, result, wanted in zip(contrasts, results, is_mean, strict=True)
-    ]
+def key_of(contrast: Contrast) -> tuple[str | None, ...]:
+    return contrast.comparison, contrast.series, contrast.checkpoint, contrast.columns["format"]
 
 
 def plan_contrasts(
     group: pd.DataFrame, bases: Mapping[str, str | None], checkpoints: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[Contrast, dict[str, Any]]]:
-    """The contrasts of one setting and metric, and the columns that identify their models."""
+) -> Iterator[Contrast]:
+    """The contrasts of one setting and metric."""
     names = dict(zip(group["format"], group["eval dataset"], strict=True))
     formats = sorted(names, key=lambda name: (name != "default", name))
     for (series,), of_series in groups(group, "series"):
         family, train_set = of_series["family"].iloc[0], of_series["train_set"].iloc[0]
-        if family is None:
+        if family is None or (train_set is None and series != bases[family]):
             continue
         base, models = bases[family], {"family": family, "train_set": train_set}
-        if train_set is None and series != base:
-            continue
         measured = [name for name in formats if name in set(of_series["format"])]
         for task_format in measured:
-            about = models | {"format": task_format, "eval dataset": names[task_format]}
+            columns = models | {"format": task_format, "eval dataset": names[task_format]}
             for contrast in linear_contrasts(series, base, task_format, checkpoints[family]):
-                yield contrast, about
+                yield replace(contrast, columns=columns)
         if len(measured) > 1:
-            about = models | {"format": " ".join(measured), "eval dataset": group["eval_set"].iloc[0]}
+            columns = models | {"format": " ".join(measured), "eval dataset": group["eval_set"].iloc[0]}
             for contrast in spread_contrasts(series, base, measured, checkpoints[family]):
-                yield contrast, about
+                yield replace(contrast, columns=columns)
     for (family, train_set), several in seed_groups(group):
-        base, models = bases[family], {"family": family, "train_set": train_set}
+        models = {"family": family, "train_set": train_set}
         for task_format in formats:
-            about = models | {"format": task_format, "eval dataset": names[task_format]}
-            for contrast in mean_over_seeds(several, base, task_format, checkpoints[family]):
-                yield contrast, about
+            columns = models | {"format": task_format, "eval dataset": names[task_format]}
+            for contrast in mean_over_seeds(several, bases[family], task_format, checkpoints[family]):
+                yield replace(contrast, columns=columns)
 
 
 def seed_groups(group: pd.DataFrame) -> Iterator[tuple[tuple[str, str], list[str]]]:
@@ -136,7 +123,7 @@ def mean_over_seeds(
         for contrast in same:
             for key, coefficient in contrast.terms.items():
                 mean[key] = mean.get(key, 0.0) + coefficient / len(several)
-        yield replace(same[0], series=name, terms=mean, of_seeds=[contrast.terms for contrast in same])
+        yield replace(same[0], series=name, terms=mean, seeds=several)
 
 
 def over_seeds(result: Mapping[str, Any], of_seeds: Sequence[float]) -> dict[str, Any]:
@@ -203,8 +190,3 @@ def spread_contrasts(
 def absent_cells(keys: Sequence[Key], cells: Mapping[Key, Any]) -> str | None:
     absent = [key for key in keys if key not in cells]
     return "missing: " + "; ".join(" ".join(key) for key in dict.fromkeys(absent)) if absent else None
-
-
-def row_of(contrast: Contrast, about: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"comparison": contrast.comparison, "series": contrast.series, "reference": contrast.reference or None}
-    return {**names, "checkpoint": contrast.checkpoint, **about, "missing": None, **result}

@@ -17,12 +17,7 @@ from analysis.inference.contrasts import Contrast, absent_cells
 from analysis.tables.gathering import Key
 from analysis.tables.measurements import Cell
 from eval.metrics.bootstrap import CHUNK_ELEMENTS, NUM_RESAMPLES
-from eval.metrics.significance import (
-    MOST_EXACT_FLIPS,
-    MOST_RANDOM_FLIPS,
-    NUM_FLIPS,
-    sign_flip_p_value,
-)
+from eval.metrics.significance import MOST_EXACT_FLIPS, MOST_RANDOM_FLIPS, NUM_FLIPS, sign_flip_p_value
 
 CHUNK_CONTRASTS = 256
 FLOAT_NOISE = 1e-12
@@ -32,7 +27,7 @@ Array = npt.NDArray[np.float64]
 
 def evaluate_paired(contrasts: Sequence[Contrast], cells: Mapping[Key, Cell]) -> list[dict[str, Any]]:
     """Compute difference, std, ci_low, ci_high, p_value and n of each contrast, or `missing`: why there are none."""
-    groups, group_of = same_items(cells)
+    group_of = same_items(cells)
     results: list[dict[str, Any]] = [{} for _ in contrasts]
     wanted: dict[int, list[int]] = {}
     for i, contrast in enumerate(contrasts):
@@ -42,29 +37,20 @@ def evaluate_paired(contrasts: Sequence[Contrast], cells: Mapping[Key, Cell]) ->
         else:
             wanted.setdefault(group_of[contrast.keys[0]], []).append(i)
     for group, positions in wanted.items():
-        resampled = Resampled({key: cells[key] for key in groups[group]})
-        linear = [i for i in positions if contrasts[i].terms]
-        for i, result in zip(linear, resampled.linear([contrasts[i].terms for i in linear]), strict=True):
-            results[i] = result
+        resampled = Resampled({key: cell for key, cell in cells.items() if group_of[key] == group})
+        linear = resampled.linear([contrasts[i].terms for i in positions if contrasts[i].terms])
         for i in positions:
-            if contrasts[i].spreads:
-                results[i] = resampled.spread(contrasts[i])
+            results[i] = next(linear) if contrasts[i].terms else resampled.spread(contrasts[i])
     return results
 
 
-def same_items(cells: Mapping[Key, Cell]) -> tuple[list[list[Key]], dict[Key, int]]:
-    """Groups of cells with the same items and weights, and the number of each cell's group."""
+def same_items(cells: Mapping[Key, Cell]) -> dict[Key, int]:
+    """Number each cell by its items and weights: cells with the same number can be compared."""
     numbers: dict[tuple[tuple[str, ...], bytes], int] = {}
-    groups: list[list[Key]] = []
-    group_of = {}
-    for key, cell in cells.items():
-        items = (cell.ids, b"" if cell.weights is None else cell.weights.tobytes())
-        number = numbers.setdefault(items, len(numbers))
-        if number == len(groups):
-            groups.append([])
-        groups[number].append(key)
-        group_of[key] = number
-    return groups, group_of
+    return {
+        key: numbers.setdefault((c.ids, b"" if c.weights is None else c.weights.tobytes()), len(numbers))
+        for key, c in cells.items()
+    }
 
 
 def incomparable(keys: Sequence[Key], cells: Mapping[Key, Cell], group_of: Mapping[Key, int]) -> str | None:

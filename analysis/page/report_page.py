@@ -21,7 +21,7 @@ from analysis.inference.findings import FAMILIES, LEVEL, VERDICTS
 from analysis.page.html_tables import joined, table
 from analysis.tables.columns import MISSING_TABLE, PERFORMANCE_TABLE
 from analysis.tables.frames import FILES, Tables, order_checkpoints, read_table, where
-from open_instruct.common.artifacts import git_commit, package_version, sidecar_path
+from open_instruct.common.artifacts import git_commit, package_version
 from open_instruct.study.config import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.template")
@@ -46,38 +46,36 @@ SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
 """Field of Tables -> heading and columns (none: all)."""
 
 
-def shown_tables(folder: Path) -> list[str]:
-    """Fields of the tables on the page; weight noise and weight change only where they were measured."""
-    return [name for name in SHOWN if name not in ("noise", "distances") or (folder / FILES[name]).is_file()]
-
-
-def paper_folder(folder: Path) -> Path | None:
-    """The finished output of compare_paper.py, if there is one."""
-    return folder / "paper" if sidecar_path(folder / "paper").is_file() else None
+def shown_tables(tables: Tables) -> list[str]:
+    """Keys of SHOWN, without weight noise and weight change where they were not measured."""
+    return [name for name in SHOWN if name not in ("noise", "distances") or len(getattr(tables, name))]
 
 
 def build_page(
-    folder: Path, tables: Tables, findings: Sequence[Finding], grids: Mapping[str, Grid], study: Study | None = None
+    tables: Tables,
+    findings: Sequence[Finding],
+    grids: Mapping[str, Grid],
+    study: Study | None = None,
+    paper: Path | None = None,
 ) -> str:
-    """The page of a results folder, as HTML without references to other servers."""
-    title = "What does pre-training give to fine-tuning?"
+    """The page as HTML without references to other servers; `paper` is the output folder of compare_paper.py."""
+    figures = interactive_figures(grids, tables)
+    # Inside a script element only "</" and "<!--" end or change it.
+    data = json.dumps({"figures": figures, "labels": labels_of(figures)}, allow_nan=False).replace("<", "\\u003c")
     content = [
         *setup_section(tables, study),
         *findings_section(findings),
         *figures_section(grids),
         *missing_section(tables.missing, study),
         *degenerate_section(tables),
-        *paper_section(paper_folder(folder)),
+        *(paper_section(paper) if paper else []),
         "<h2>Tables</h2>",
     ]
-    for name in shown_tables(folder):
+    for name in shown_tables(tables):
         heading, columns = SHOWN[name]
         content += [f"<h3>{heading}</h3>", table(getattr(tables, name), columns, file=FILES[name])]
-    figures = interactive_figures(grids, tables)
-    # Inside a script element only "</" and "<!--" end or change it.
-    data = json.dumps({"figures": figures, "labels": labels_of(figures)}, allow_nan=False).replace("<", "\\u003c")
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
+        title="What does pre-training give to fine-tuning?",
         content="\n".join(content),
         data=data,
         plotly=get_plotlyjs().replace("</script", "<\\/script"),
@@ -187,10 +185,8 @@ def degenerate_section(tables: Tables) -> list[str]:
     return [heading, table(frame, ("kind", "setting", "where", "why"), file=PERFORMANCE_TABLE)]
 
 
-def paper_section(folder: Path | None) -> list[str]:
-    """What compare_paper.py found, where it was run."""
-    if folder is None:
-        return []
+def paper_section(folder: Path) -> list[str]:
+    """Results of compare_paper.py."""
     numbers, curves, claims = (read_table(folder / f"{name}.csv") for name in ("numbers", "curves", "claims"))
     counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(numbers["verdict"]).items())
     measured = where(numbers, numbers["own"].notna())

@@ -25,10 +25,7 @@ from open_instruct.study.config import Study
 
 PREDICTIONS, SUITES = ("output/predictions", "metrics.json"), ("eval_results/eval_pipeline", "json")
 """Folder below base_dir, and ending of its files."""
-REQUIRED_IDENTITY = {
-    PREDICTIONS: ("model_id", "eval_set", "format", "protocol", "kind", "role"),
-    SUITES: ("model_id",),
-}
+REQUIRED_IDENTITY = {PREDICTIONS: ("model_id", "eval_set", "format", "protocol", "kind", "role"), SUITES: ("model_id",)}
 SUITE_FIELDS = ("task", "task_options", "metrics", "num_instances")
 CACHE_COLUMNS = ("path", "stamp", "identity", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
 """Identity, content and ids as JSON, values as float64 bytes."""

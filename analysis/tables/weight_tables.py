@@ -40,9 +40,7 @@ def write_weight_tables(scores: pd.DataFrame, folder: Path, arguments: Mapping[s
 
 
 def rows_of_records(
-    folder_name: str,
-    models: Mapping[str, Mapping[str, Any]],
-    rows_of: Callable[[Record], Iterator[dict[str, Any]]],
+    folder_name: str, models: Mapping[str, Mapping[str, Any]], rows_of: Callable[[Record], Iterator[dict[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
     """Rows of the finished records of known models, sorted by file name."""
     for path in sorted((paths.base_dir() / "output" / folder_name).glob("*.json")):

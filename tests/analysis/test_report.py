@@ -15,7 +15,7 @@ from analysis import report
 from analysis.figures.study_figures import FIGURES
 from analysis.page.html_tables import cell
 from analysis.page.report_page import shown_tables
-from analysis.tables.frames import FILES
+from analysis.tables.frames import FILES, read_tables
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.paths import REPOSITORY
@@ -97,7 +97,7 @@ def test_every_output_has_a_sidecar(base_dir):
     folder = paths.results_dir()
     made = [path for path in folder.iterdir() if not path.name.endswith(".meta.json")]
     assert {path.name for path in made} == {
-        *(FILES[name] for name in shown_tables(folder)),
+        *(FILES[name] for name in shown_tables(read_tables(folder))),
         "measurements.parquet",
         "missing.csv",
         "findings.json",

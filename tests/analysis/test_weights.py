@@ -110,7 +110,7 @@ def test_both_figures_show_the_records(folder):
 
 def test_page_has_figures_and_tables_of_the_weights(folder):
     tables = read_tables(folder)
-    page = build_page(folder, tables, [], build_grids(tables))
+    page = build_page(tables, [], build_grids(tables))
     for part in (f"id='{NOISE}'", f"id='{DISTANCE}'", NOISE_TABLE, DISTANCE_TABLE):
         assert part in page
 
