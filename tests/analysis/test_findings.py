@@ -27,7 +27,7 @@ def found_in(base_dir, monkeypatch, *, effect):
 @pytest.fixture(scope="module")
 def with_effects(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield found_in(tmp_path_factory.mktemp("truth"), monkeypatch, effect=1.0)
+        yield found_in(tmp_path_factory.mktemp("study"), monkeypatch, effect=1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Tables of the grammar in which the study's authors released theirs, from seeded numbers; for tests alone.
+"""Tables in the format of the authors' released ones, with seeded random numbers.
 
-Four checkpoints; base models with 4, 0 and 2 shots; four train sets and tulu; formats; two evaluation sets whose gold
-is constant; one row in another recipe; one missing cell.
+Four checkpoints; base models with 4 and 0 shots; four train sets and tulu; prompt formats; two evaluation sets with
+constant gold; one row of another recipe; one missing cell.
 """
 
 import os
@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from simulated_study import write_with_sidecar
 
 from analysis.tables.released import read_released
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
-from open_instruct.common.json_files import write_json
 from open_instruct.study.variants import Variant
 
 STEPS = ("1000", "18000", "342000", "main")
@@ -28,11 +27,11 @@ SUITES = {"arc_easy": 570, "arc_challenge": 299, "hellaswag": 10042, "openbookqa
 
 
 SOURCES = ("made here", "released")
-"""Of tables: these, and the authors' own where the environment's `released_tables` says where they are."""
+"""Tables of write_released, and the authors' own, whose folder is the environment variable released_tables."""
 
 
 def tables_of(source: str, folder: Path) -> Path:
-    """The folder of the tables; those made here go to `folder`."""
+    """The folder of the tables; generated ones are written to `folder`."""
     if source == "made here":
         return write_released(folder)
     if not os.environ.get("released_tables"):
@@ -96,19 +95,16 @@ def write(path: Path, rows: list[tuple], columns: tuple[str, ...]) -> None:
 
 
 def write_own_like(folder: Path, *, shifted: dict[str, float]) -> int:
-    """Metrics and suite files below $base_dir of a study that found what the tables of `folder` say, but for noise.
+    """Write metrics and suite files below $base_dir with the scores of the tables in `folder` plus noise.
 
-    Noise is of the published size, of suites that of 1,000 items. `shifted` adds to every number of an evaluation set.
-    Returns the number of files.
+    Noise is of the published standard error, for suites of that of 1,000 items. `shifted`: added to every score of an
+    evaluation set.  Returns the number of files.
     """
     rows, _ = read_released(folder)
     rng, count = np.random.default_rng(1), 0
     for row in rows:
-        if (
-            row["conversion"] != "hf"
-            or row["format"] == "cot_chat"
-            or row["metric"] not in ("rouge_l", "accuracy", "acc")
-        ):
+        is_usual = row["conversion"] == "hf" and row["format"] != "cot_chat"
+        if not is_usual or row["metric"] not in ("rouge_l", "accuracy", "acc"):
             continue
         variant = Variant(Checkpoint("olmo1b", row["step"]), row["train_set"], row["epochs"], row["lr"])
         is_suite = row["kind"] == "suite"
@@ -120,22 +116,13 @@ def write_own_like(folder: Path, *, shifted: dict[str, float]) -> int:
             result = {"task": row["eval_set"], "num_instances": 1000, "task_options": {"num_shots": row["shots"]}}
             content = {"metrics": [result | {"metrics": {"rc_metrics": {"acc": score}}}]}
         else:
-            name = paths.prediction_file(row["eval_set"], row["format"], variant.model_id, row["shots"])
-            path = name.with_suffix(".metrics.json")
-            asked = {key: row[key] for key in ("eval_set", "format", "kind", "role", "shots")}
-            identity = variant.identity() | asked | {"protocol": "corrected"}
-            interval = {
-                "mean": score,
-                "standard_error": error,
-                "ci_low": score - 2 * error,
-                "ci_high": score + 2 * error,
-            }
-            content = {
-                "identity": identity,
-                "primary": row["metric"],
-                "metrics": {row["metric"]: interval | {"n": 1000}},
-            }
-        write_json(path, content)
-        write_json(sidecar_path(path), {"identity": identity, "arguments": {}, "inputs": {}, "files": {}})
+            path = paths.metrics_file(
+                paths.prediction_file(row["eval_set"], row["format"], variant.model_id, row["shots"])
+            )
+            evaluation = {key: row[key] for key in ("eval_set", "format", "kind", "role", "shots")}
+            identity = variant.identity() | evaluation | {"protocol": "corrected"}
+            mean = {"mean": score, "standard_error": error, "ci_low": score - 2 * error, "ci_high": score + 2 * error}
+            content = {"identity": identity, "primary": row["metric"], "metrics": {row["metric"]: mean | {"n": 1000}}}
+        write_with_sidecar(path, content, identity)
         count += 1
     return count

@@ -1,8 +1,8 @@
-"""A study without models: metrics and suite files, with sidecars, drawn from a truth that the tests know.
+"""A study without models: metrics and suite files with sidecars, simulated with known effects.
 
-Truth, by checkpoint index i = 0, 1, ...: held-out text costs 3 - 0.3 i bits per byte; fine-tuning on a generative set
-saves 0.5 + 0.2 i on it, and costs 0.2 on held-out text; prompt formats differ by 0.05 for base models and by
-0.4 - 0.08 i for fine-tuned ones. With `effect=0`, nothing depends on anything.
+By checkpoint index i = 0, 1, ...: base models have 3 - 0.3 i bits per byte; fine-tuning on a generative set lowers them
+by 0.5 + 0.2 i on it, and raises them by 0.2 on held-out text; prompt formats differ by 0.05 for base models and by
+0.4 - 0.08 i for fine-tuned ones. With `effect=0` there are no effects.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ FORMAT_STEP = {"default": 0.0, "instruct": 0.5, "inputoutput": 1.0}
 
 
 def write_study(base_dir: Path, *, num_items: int = 40, effect: float = 1.0, text: str = STUDY) -> Path:
-    """All files of the study below `base_dir`, which must be $base_dir; returns the study file."""
+    """Write all files of the study below `base_dir`, which must be $base_dir; returns the study file."""
     study_file = base_dir / "simulated.yaml"
     study_file.write_text(text)
     study = load_study(study_file)
@@ -53,8 +53,7 @@ def write_study(base_dir: Path, *, num_items: int = 40, effect: float = 1.0, tex
     return study_file
 
 
-def bits_per_byte(study: Study, variant: Variant, eval_set: str, task_format: str) -> float:
-    """The truth."""
+def true_bits_per_byte(study: Study, variant: Variant, eval_set: str, task_format: str) -> float:
     index = study.steps.index(variant.checkpoint.step or 0)
     spec = EVAL_SETS[eval_set]
     bits = 3 - 0.3 * index
@@ -70,18 +69,18 @@ def write_metrics(
     study: Study, variant: Variant, eval_set: str, task_format: str, *, num_items: int, effect: float
 ) -> None:
     spec = EVAL_SETS[eval_set]
-    # The difficulty of an item is the same for every model; the rest is the model's own noise.
+    # The difficulty of an item is the same for every model; the noise is not.
     difficulty = np.random.default_rng(len(eval_set)).normal(size=num_items)
     noise = np.random.default_rng([num_items, *variant.model_id.encode(), *eval_set.encode(), *task_format.encode()])
     gold_bytes = np.full(num_items, 50.0)
-    truth = 2 + effect * (bits_per_byte(study, variant, eval_set, task_format) - 2)
-    gold_bits = gold_bytes * (truth + 0.2 * difficulty + 0.02 * noise.normal(size=num_items))
+    expected = 2 + effect * (true_bits_per_byte(study, variant, eval_set, task_format) - 2)
+    gold_bits = gold_bytes * (expected + 0.2 * difficulty + 0.02 * noise.normal(size=num_items))
     items = {"id": [f"{eval_set}_{i}" for i in range(num_items)]}
     items |= {"gold_bits": gold_bits.tolist(), "gold_bytes": gold_bytes.tolist()}
-    primary = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}[spec.kind]
+    primary = spec.metric
     metrics = {"bits_per_byte": vars(bootstrap_mean(gold_bits, gold_bytes, num_resamples=200))}
     if primary != "bits_per_byte":
-        ability = 0.6 - 0.15 * truth + 0.05 * difficulty + 0.02 * noise.normal(size=num_items)
+        ability = 0.6 - 0.15 * expected + 0.05 * difficulty + 0.02 * noise.normal(size=num_items)
         values = np.clip(ability, 0, 1) if primary == "rouge_l" else (noise.random(num_items) < 0.5).astype(float)
         items[primary] = values.tolist()
         metrics[primary] = vars(bootstrap_mean(values, num_resamples=200))
