@@ -1,0 +1,1 @@
+"""Metrics of prediction files, with bootstrap intervals, paired comparisons and significance tests."""

@@ -1,12 +1,13 @@
-"""How sure a number is: bootstrap intervals, paired differences of two models, trends over checkpoints.
+"""Bootstrap intervals of means, of ratios of sums, and of statistics of a confusion matrix.
 
-Every mean may carry weights, and is then a ratio of sums, sum(values) / sum(weights): bits per byte of a whole set is
-sum(bits) / sum(bytes). The items are what is resampled; two models are always compared on the same items.
+A mean with weights is a ratio of sums, sum(values) / sum(weights): bits per byte of an evaluation set is
+sum(bits) / sum(bytes). Items are resampled.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,10 @@ from scipy import special
 from open_instruct.common.errors import UserError
 
 NUM_RESAMPLES = 3_000
+QUANTILES = (1 - 0.95) / 2, (1 + 0.95) / 2
+"""Bounds of a 95% interval."""
 CHUNK_ELEMENTS = 1 << 18
-"""Resampled items held at once: what was drawn is still in the cache when its values are looked up."""
+"""Resampled items per chunk: the drawn indices are still in the cache when their values are looked up."""
 
 Values = Sequence[float] | npt.NDArray[Any]
 Method = Literal["percentile", "bca"]
@@ -32,6 +35,15 @@ class Interval:
     ci_high: float
     n: int
 
+    def to_json(self) -> dict[str, float | None]:
+        """The fields, with None for NaN, which JSON does not have."""
+        return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        spread = {k: math.nan if fields[k] is None else fields[k] for k in ("standard_error", "ci_low", "ci_high")}
+        return cls(mean=fields["mean"], n=fields["n"], **spread)
+
 
 def bootstrap_mean(
     values: Values,
@@ -39,10 +51,9 @@ def bootstrap_mean(
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
-    confidence: float = 0.95,
     method: Method = "percentile",
 ) -> Interval:
-    """Mean of `values` (items,), or sum(values) / sum(weights), with the bootstrap interval over items.
+    """Mean of `values` (items,), or sum(values) / sum(weights), with its 95% bootstrap interval over items.
 
     Raises UserError for no items, values that are not finite, weights that are not positive, unequal lengths.
     """
@@ -51,12 +62,11 @@ def bootstrap_mean(
     if len(values) == 1:
         return Interval(mean, np.nan, np.nan, np.nan, 1)
     resampled = resampled_means(values, weights, seed=seed, num_resamples=num_resamples)
-    low, high = (1 - confidence) / 2, (1 + confidence) / 2
-    error = standard_error(values, weights)
-    # Where all items agree there is no skewness to correct for, only float noise.
+    quantiles, error = QUANTILES, standard_error(values, weights)
+    # Where all items are equal there is no skewness to correct for, only float noise.
     if method == "bca" and error > 1e-12 * abs(mean):
-        low, high = bca_quantiles(values, weights, resampled, (low, high))
-    ci_low, ci_high = np.quantile(resampled, [low, high])
+        quantiles = bca_quantiles(values, weights, resampled)
+    ci_low, ci_high = np.quantile(resampled, quantiles)
     return Interval(mean, error, float(ci_low), float(ci_high), len(values))
 
 
@@ -66,30 +76,30 @@ def bootstrap_table(
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
-    confidence: float = 0.95,
 ) -> Interval:
-    """A statistic of a table of counts, say of a confusion matrix, with the bootstrap interval over the counted items.
+    """A statistic of a table of counts, such as a confusion matrix, with its 95% bootstrap interval over the items.
 
-    `statistic` maps tables (..., *counts.shape) to numbers (...).  Raises UserError where nothing was counted.
+    `statistic` maps tables (..., *counts.shape) to numbers (...).  Raises UserError where all counts are zero.
     """
     n = int(counts.sum())
     if n == 0:
-        raise UserError("found a table of zeros; expected one counted item at least")
+        raise UserError("found a table of zeros; expected at least one counted item")
     mean = float(statistic(counts))
     if n == 1:
         return Interval(mean, np.nan, np.nan, np.nan, 1)
-    # To draw n items with replacement is to draw how many fall in each cell.
+    # Drawing n items with replacement is drawing the number of items in each cell.
     drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=num_resamples)
     resampled = statistic(drawn.reshape(num_resamples, *counts.shape))  # (num_resamples,)
-    ci_low, ci_high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    ci_low, ci_high = np.quantile(resampled, QUANTILES)
     return Interval(mean, float(resampled.std(ddof=1)), float(ci_low), float(ci_high), n)
 
 
-def checked(values: Values, weights: Values | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def checked(values: Values, weights: Values | None = None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Values and weights (default: ones) as float arrays.  Raises UserError as `bootstrap_mean` does."""
     array = np.asarray(values, dtype=np.float64)
     weight_array = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0:
-        raise UserError(f"found values of shape {array.shape}; expected one value for each item, and an item at least")
+        raise UserError(f"found values of shape {array.shape}; expected one value for each item, and at least one item")
     if len(weight_array) != len(array):
         raise UserError(f"found {len(weight_array)} weights for {len(array)} values; expected one each")
     if not np.isfinite(array).all():
@@ -111,30 +121,27 @@ def resampled_means(
     for start in range(0, num_resamples, num_rows):
         rows = min(num_rows, num_resamples - start)
         drawn = rng.integers(0, len(values), size=(rows, len(values)))  # (rows, items)
-        # All are in range: `clip` only spares a second look at each.
+        # All indices are in range: mode="clip" only avoids checking them again.
         totals = weights.take(drawn, mode="clip").sum(axis=1) if is_weighted else len(values)
         means.append(values.take(drawn, mode="clip").sum(axis=1) / totals)
     return np.concatenate(means)
 
 
 def standard_error(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
-    """Of a ratio of sums, by linearisation; with weights of one this is sample deviation / sqrt(n)."""
+    """Standard error of a ratio of sums, by linearisation; with weights of one, sample deviation / sqrt(n)."""
     residuals = values - values.sum() / weights.sum() * weights
     return float(np.sqrt(len(values) / (len(values) - 1) * np.square(residuals).sum()) / weights.sum())
 
 
 def bca_quantiles(
-    values: npt.NDArray[np.float64],
-    weights: npt.NDArray[np.float64],
-    resampled: npt.NDArray[np.float64],
-    quantiles: tuple[float, float],
+    values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64]
 ) -> tuple[float, float]:
-    """Where to cut `resampled` instead of at `quantiles`: corrected for bias and skewness (Efron 1987)."""
+    """QUANTILES corrected for bias and skewness (Efron 1987)."""
     mean = values.sum() / weights.sum()
     bias = special.ndtri(((resampled < mean).mean() + (resampled <= mean).mean()) / 2)
     left_out = (values.sum() - values) / (weights.sum() - weights)  # (items,): the mean without item i
     influence = left_out.mean() - left_out
     acceleration = np.sum(influence**3) / (6 * np.sum(influence**2) ** 1.5)
-    shifted = bias + special.ndtri(np.array(quantiles))
+    shifted = bias + special.ndtri(np.array(QUANTILES))
     low, high = special.ndtr(bias + shifted / (1 - acceleration * shifted))
     return float(low), float(high)

@@ -1,8 +1,8 @@
-"""What each kind of prediction is measured by. Item by item where a metric allows it, so that models can be paired.
+"""Metrics by kind of evaluation set: per item where a metric allows it, so that models can be compared item by item.
 
 generation   ROUGE-L (primary), exact match
 labels       accuracy (primary), chance-corrected accuracy, macro F1
-text         bits per byte (primary); every other kind has it too, of its gold completions
+text         bits per byte (primary); the other kinds have it too, of their gold completions
 """
 
 import math
@@ -15,8 +15,8 @@ from rapidfuzz.distance import LCSseq
 
 from open_instruct.common.errors import UserError
 
-SPLITS_WORDS = bytes(byte if chr(byte) in ascii_lowercase + digits else ord(" ") for byte in range(256))
-"""For bytes.translate: all bytes of a letter beyond ASCII become spaces, as every other separator does."""
+SEPARATORS_TO_SPACES = bytes(byte if chr(byte) in ascii_lowercase + digits else ord(" ") for byte in range(256))
+"""Table for bytes.translate: all bytes of a non-ASCII letter become spaces, like every other separator."""
 
 Array = npt.NDArray[np.float64]
 
@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 def rouge_tokens(text: str) -> list[str]:
     """Lower-cased runs of a-z and 0-9, as rouge_score splits text (any other letter separates two tokens)."""
     # Four times as fast as a regular expression, which was most of the time of ROUGE-L.
-    return text.lower().encode("utf-8", "surrogatepass").translate(SPLITS_WORDS).decode("ascii").split()
+    return text.lower().encode("utf-8", "surrogatepass").translate(SEPARATORS_TO_SPACES).decode("ascii").split()
 
 
 def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> Array:
@@ -41,26 +41,25 @@ def rouge_l_f1(output: list[str], reference: list[str]) -> float:
 
 
 def exact_match(outputs: Sequence[str], references: Sequence[str]) -> Array:
-    """1 where both texts are equal but for white space at their ends, else 0.  -> (items,)"""
+    """1 where both texts are equal after removing surrounding white space, else 0.  -> (items,)"""
     check_same_length(outputs, references)
     pairs = zip(outputs, references, strict=True)
     return np.array([float(output.strip() == reference.strip()) for output, reference in pairs])
 
 
 def chance_corrected(is_correct: Array, num_labels: npt.ArrayLike) -> Array:
-    """Accuracy rescaled so that guessing among the labels is 0 and always right is 1.  (items,) -> (items,)
+    """Accuracy rescaled so that random guessing is 0 and always correct is 1.  (items,) -> (items,)
 
-    A model that always says the same label is not found out by this but by macro F1.
     Raises UserError where an item has a single label.
     """
     chance = 1 / np.asarray(num_labels, dtype=np.float64)
     if (chance >= 1).any():
-        raise UserError("found an item with fewer than two labels to choose from; there is nothing to be right about")
+        raise UserError("found an item with fewer than two labels; expected at least two to choose from")
     return (is_correct - chance) / (1 - chance)
 
 
 def confusion(predicted: Sequence[str], gold: Sequence[str]) -> npt.NDArray[np.int64]:
-    """How often each gold label (row) was predicted as each label (column).  -> (labels, labels)
+    """Confusion matrix: gold labels in rows, predicted labels in columns.  -> (labels, labels)
 
     The labels are those that occur on either side, sorted.
     """
@@ -93,6 +92,6 @@ def utf8_lengths(texts: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array([len(text.encode()) for text in texts], dtype=np.int64)
 
 
-def check_same_length(first: Sequence[str], second: Sequence[str]) -> None:
-    if len(first) != len(second):
-        raise UserError(f"found {len(first)} outputs for {len(second)} references; expected one for each item")
+def check_same_length(outputs: Sequence[str], references: Sequence[str]) -> None:
+    if len(outputs) != len(references):
+        raise UserError(f"found {len(outputs)} outputs for {len(references)} references; expected one for each item")

@@ -1,28 +1,25 @@
-"""Two models on the same items: the difference of each metric with an interval of its own."""
+"""Paired comparison of two models on the same items: the difference of each metric, with interval and p-value."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.metrics.bootstrap import NUM_RESAMPLES, Method, Values, bootstrap_mean, checked
+from eval.metrics.bootstrap import NUM_RESAMPLES, Interval, Method, Values, bootstrap_mean, checked
 from eval.metrics.significance import sign_flip_p_value
 from open_instruct.common.errors import UserError
 
 WEIGHTED = {"bits_per_byte": ("gold_bits", "gold_bytes")}
-"""Metric -> its values and weights among the items of a metrics file."""
+"""Metric -> names of its values and weights in the items of a metrics file."""
+Items = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The mean of a - b over the same items; `p_value` is two-sided, for: a and b can be swapped on any item."""
+class Difference(Interval):
+    """The mean of a - b over the same items."""
 
-    mean: float
-    standard_error: float
-    ci_low: float
-    ci_high: float
-    n: int
     p_value: float
+    """Two-sided, under the null hypothesis that a and b can be swapped on any item."""
 
 
 def paired_difference(
@@ -32,10 +29,9 @@ def paired_difference(
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
-    confidence: float = 0.95,
     method: Method = "percentile",
 ) -> Difference:
-    """Mean of a - b, two models' values of the same items (items,), with its bootstrap interval and p-value.
+    """Mean of a - b, two models' values on the same items (items,), with its bootstrap interval and p-value.
 
     Raises UserError as `bootstrap_mean` does.
     """
@@ -45,81 +41,64 @@ def paired_difference(
         raise UserError(
             f"found {len(a_values)} values to compare with {len(b_values)}; expected the same items in both"
         )
-    interval = bootstrap_mean(
-        a_values - b_values,
-        shared_weights,
-        seed=seed,
-        num_resamples=num_resamples,
-        confidence=confidence,
-        method=method,
-    )
-    return Difference(**asdict(interval), p_value=sign_flip_p_value(a_values - b_values, seed=seed))
+    differences = a_values - b_values
+    interval = bootstrap_mean(differences, shared_weights, seed=seed, num_resamples=num_resamples, method=method)
+    return Difference(**asdict(interval), p_value=sign_flip_p_value(differences, seed=seed))
 
 
-def differences(
-    one: Mapping[str, Sequence[Any]],
-    other: Mapping[str, Sequence[Any]],
-    *,
-    names: tuple[Path, Path],
-    seed: int,
-    num_resamples: int,
-    method: Method,
+def paired_differences(
+    one: Items, other: Items, *, names: tuple[Path, Path], seed: int, num_resamples: int, method: Method
 ) -> dict[str, Difference]:
     """one - other for each metric that the items of both have, matched by id.
 
-    Raises UserError where the items are not the same: other ids, or gold completions of other lengths.
+    Raises UserError where the items differ: in their ids, or in the lengths of their gold completions.
     """
-    order = same_items(one, other, names)
-    how: dict[str, Any] = {"seed": seed, "num_resamples": num_resamples, "method": method}
+    order = matching_items(one, other, names)
     found = {}
     for metric in ("rouge_l", "accuracy", *WEIGHTED):
         values, weights = WEIGHTED.get(metric, (metric, None))
         if values in one and values in other:
-            matched = [other[values][i] for i in order]
-            found[metric] = paired_difference(one[values], matched, one[weights] if weights else None, **how)
+            found[metric] = paired_difference(
+                one[values],
+                [other[values][i] for i in order],
+                one[weights] if weights else None,
+                seed=seed,
+                num_resamples=num_resamples,
+                method=method,
+            )
     if not found:
         raise UserError(f"{names[0]} and {names[1]} have no metric in common; compare predictions of one kind of task")
     return found
 
 
-def same_items(
-    one: Mapping[str, Sequence[Any]], other: Mapping[str, Sequence[Any]], names: tuple[Path, Path]
-) -> list[int]:
-    """For each item of `one`, its place in `other`."""
-    places = {name: i for i, name in enumerate(other["id"])}
-    unmatched = [name for name in one["id"] if name not in places]
-    surplus = len(places) - (len(one["id"]) - len(unmatched))
+def matching_items(one: Items, other: Items, names: tuple[Path, Path]) -> list[int]:
+    """For each item of `one`, its index in `other`."""
+    indices = {name: i for i, name in enumerate(other["id"])}
+    unmatched = [name for name in one["id"] if name not in indices]
+    surplus = len(indices) - (len(one["id"]) - len(unmatched))
     if unmatched or surplus:
-        example = f", {unmatched[0]!r} for one" if unmatched else ""
+        example = f", such as {unmatched[0]!r}" if unmatched else ""
         raise UserError(
             f"found {len(unmatched)} items of {names[0]} that are not in {names[1]}{example}, and {surplus} the other "
             "way round; expected the same items: predict both from one evaluation file, with the same --limit"
         )
-    order = [places[name] for name in one["id"]]
+    order = [indices[name] for name in one["id"]]
     if "gold_bytes" in one and "gold_bytes" in other:
         lengths = [other["gold_bytes"][i] for i in order]
         differing = [name for name, a, b in zip(one["id"], one["gold_bytes"], lengths, strict=True) if a != b]
         if differing:
             raise UserError(
-                f"{names[0]} and {names[1]} have other gold completions for {len(differing)} items, {differing[0]!r} "
-                "for one; predict both from one evaluation file"
+                f"{names[0]} and {names[1]} have different gold completions for {len(differing)} items, such as "
+                f"{differing[0]!r}; predict both from one evaluation file"
             )
     return order
 
 
-def print_differences(found: Mapping[str, Difference], names: tuple[Path, Path]) -> None:
+def print_differences(differences: Mapping[str, Difference], *, names: tuple[Path, Path]) -> None:
     print(f"{names[0].stem} minus {names[1].stem}")
-    for metric, by in found.items():
+    for metric, found in differences.items():
         test = "McNemar" if metric == "accuracy" else "sign flips"
         print(
-            f"  {metric}: {by.mean:+.4f} ± {by.standard_error:.4f} [{by.ci_low:+.4f}, {by.ci_high:+.4f}], "
-            f"p = {by.p_value:.3g} ({test}), {by.n} items"
+            f"  {metric}: {found.mean:+.4f} ± {found.standard_error:.4f} [{found.ci_low:+.4f}, {found.ci_high:+.4f}], "
+            f"p = {found.p_value:.3g} ({test}), {found.n} items"
         )
-
-
-def as_json(found: Mapping[str, Difference]) -> dict[str, dict[str, float | None]]:
-    """JSON has no NaN: the spread of a single item is null."""
-    return {
-        metric: {key: None if value != value else value for key, value in asdict(difference).items()}
-        for metric, difference in found.items()
-    }

@@ -1,4 +1,4 @@
-"""Prediction files with sidecars, small enough to score by hand."""
+"""Prediction files with sidecars, small enough to compute their metrics by hand."""
 
 import math
 from pathlib import Path
@@ -9,18 +9,15 @@ from open_instruct.common.json_files import write_jsonl
 
 LN2 = math.log(2)
 
-
 SCORES = {"entailment": -1.0, "neutral": -2.0}
 
-
-# Three right of four; the gold labels are three entailment and one neutral.
+# Three of four are correct; the gold labels are three entailment and one neutral.
 RELATIONS = [
     {"id": f"r-{i}", "completion": f" {gold}", "output": output, "scores": SCORES, "gold_logprob": -1.0}
     for i, (gold, output) in enumerate(
         [("entailment", "entailment"), ("entailment", "neutral"), ("entailment", "entailment"), ("neutral", "neutral")]
     )
 ]
-
 
 TEXTS = [
     {"id": "t-0", "completion": "abcd", "gold_logprob": -8 * LN2},
@@ -29,7 +26,7 @@ TEXTS = [
 
 
 def write_predictions(path: Path, records: list[dict[str, Any]], *, kind: str, eval_set: str, shots: int = 0) -> Path:
-    """As the prediction scripts do: with an identity in the sidecar."""
+    """Write predictions with an identity in the sidecar, as eval/predict.py does."""
     identity = {"model_id": "checkpoint-1000", "step": 1000, "eval_set": eval_set, "format": "default"}
     identity |= {"protocol": "corrected", "kind": kind, "role": "other", "shots": shots}
     artifact = Artifact(path, {}, identity=identity)

@@ -1,3 +1,5 @@
+"""Metrics files of each kind of predictions; skipping, refusals and the printed table."""
+
 import json
 import math
 import subprocess
@@ -9,8 +11,9 @@ import pytest
 from toy_predictions import LN2, RELATIONS, TEXTS, write_predictions
 
 from eval import eval_pred
-from eval.eval_pred import Args, load_metrics, main
+from eval.eval_pred import Args, main
 from eval.metrics.bootstrap import bootstrap_mean
+from eval.metrics.metrics_file import load_metrics
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
@@ -18,13 +21,13 @@ from open_instruct.common.paths import metrics_file
 
 QUESTIONS = [
     {"id": "q-0", "completion": " why did he go", "output": " why did he go", "finished": True, "gold_logprob": -LN2},
-    # One of three tokens said is among the four wanted: 2 * 1 / 7.
+    # One of three output tokens is among the four reference tokens: 2 * 1 / 7.
     {"id": "q-1", "completion": " what will happen next", "output": " what a day", "finished": False},
 ]
 QUESTIONS[1]["gold_logprob"] = -3 * LN2
 
 
-def test_generation(predictions):
+def test_metrics_of_generation(predictions):
     path = write_predictions(predictions / "a.jsonl", QUESTIONS, kind="generation", eval_set="socialiqa", shots=2)
     main(Args())
     result = load_metrics(metrics_file(path))
@@ -38,7 +41,7 @@ def test_generation(predictions):
     assert result.metrics["bits_per_byte"].mean == pytest.approx(4 / 36)
 
 
-def test_labels(predictions):
+def test_metrics_of_labels(predictions):
     path = write_predictions(predictions / "a.jsonl", RELATIONS, kind="labels", eval_set="rte")
     main(Args(input_files=(path,)))
     result = load_metrics(metrics_file(path))
@@ -52,7 +55,7 @@ def test_labels(predictions):
     assert result.metrics["accuracy"] == bootstrap_mean([1, 0, 1, 1])
 
 
-def test_text_is_measured_by_bits_per_byte_alone(predictions):
+def test_metrics_of_text_are_bits_per_byte_only(predictions):
     path = write_predictions(predictions / "a.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     main(Args())
     result = load_metrics(metrics_file(path))
@@ -62,7 +65,7 @@ def test_text_is_measured_by_bits_per_byte_alone(predictions):
     assert result.items == {"id": ["t-0", "t-1"], "gold_bits": pytest.approx([8, 1]), "gold_bytes": [4, 2]}
 
 
-def test_of_a_single_item_the_spread_is_null_in_json(predictions):
+def test_standard_error_and_interval_of_a_single_item_are_null_in_json(predictions):
     path = write_predictions(predictions / "a.jsonl", TEXTS[:1], kind="text", eval_set="heldout_text")
     main(Args())
     written = json.loads(metrics_file(path).read_text())["metrics"]["bits_per_byte"]
@@ -70,7 +73,7 @@ def test_of_a_single_item_the_spread_is_null_in_json(predictions):
     assert math.isnan(load_metrics(metrics_file(path)).metrics["bits_per_byte"].ci_low)
 
 
-def test_unchanged_files_are_passed_over_and_changed_ones_scored_again(predictions, capsys, monkeypatch):
+def test_unchanged_files_are_skipped_without_reading_and_changed_ones_scored_again(predictions, capsys, monkeypatch):
     first = write_predictions(predictions / "a.jsonl", RELATIONS, kind="labels", eval_set="rte")
     write_predictions(predictions / "b.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     main(Args())
@@ -94,7 +97,7 @@ def test_other_arguments_are_refused_without_overwrite(predictions):
     assert json.loads(sidecar_path(metrics_file(path)).read_text())["arguments"]["num_resamples"] == 100
 
 
-def test_output_file_name_names_one_of_the_folder(predictions, monkeypatch, capsys):
+def test_output_file_name_selects_one_file_of_the_folder(predictions, monkeypatch, capsys):
     write_predictions(predictions / "a.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     write_predictions(predictions / "b.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     monkeypatch.setenv("output_file_name", "b")
@@ -105,7 +108,7 @@ def test_output_file_name_names_one_of_the_folder(predictions, monkeypatch, caps
         main(Args())
 
 
-def test_without_sidecar_the_registry_knows_the_kind(predictions):
+def test_without_sidecar_the_registry_gives_the_kind(predictions):
     """Predictions made elsewhere: an evaluation record plus "output"."""
     path = predictions / "mine.jsonl"
     write_jsonl(path, [{"dataset": "socialiqa", "id": "0", "prompt": "p", "completion": " a b", "output": "a b"}])
@@ -115,7 +118,7 @@ def test_without_sidecar_the_registry_knows_the_kind(predictions):
     assert (result.identity["model_id"], result.identity["eval_set"]) == ("mine", "socialiqa")
 
 
-def test_a_dataset_that_nobody_knows(predictions):
+def test_unknown_dataset_without_sidecar_is_refused(predictions):
     write_jsonl(predictions / "mine.jsonl", [{"dataset": "socialqa", "id": "0", "completion": " a", "output": "a"}])
     with pytest.raises(UserError, match=r"mine\.jsonl:1: no sidecar .*did you mean socialiqa"):
         main(Args())
@@ -140,7 +143,7 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
         ([], "a.jsonl: is empty"),
     ],
 )
-def test_a_prediction_that_cannot_be_scored_is_named_by_file_and_line(predictions, records, message):
+def test_invalid_prediction_is_refused_by_file_and_line(predictions, records, message):
     path = write_predictions(predictions / "a.jsonl", records, kind="labels", eval_set="rte")
     with pytest.raises(UserError, match=message) as caught:
         main(Args())
@@ -148,7 +151,7 @@ def test_a_prediction_that_cannot_be_scored_is_named_by_file_and_line(prediction
     assert not metrics_file(path).exists()
 
 
-def test_a_cut_short_metrics_file_is_made_again(predictions):
+def test_metrics_file_without_sidecar_is_made_again(predictions):
     path = write_predictions(predictions / "a.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     main(Args())
     sidecar_path(metrics_file(path)).unlink()
@@ -158,14 +161,14 @@ def test_a_cut_short_metrics_file_is_made_again(predictions):
     assert load_metrics(metrics_file(path)).metrics["bits_per_byte"].mean == pytest.approx(1.5)
 
 
-def test_nothing_to_score(predictions):
+def test_missing_prediction_files_are_refused(predictions):
     with pytest.raises(UserError, match="no prediction file"):
         main(Args())
     with pytest.raises(UserError, match=r"no such prediction file: .*gone\.jsonl"):
         main(Args(input_files=(predictions / "gone.jsonl",)))
 
 
-def test_named_files_are_shown_even_where_nothing_changed(predictions, capsys):
+def test_named_files_are_printed_even_if_unchanged(predictions, capsys):
     path = write_predictions(predictions / "a.jsonl", RELATIONS, kind="labels", eval_set="rte")
     main(Args())
     capsys.readouterr()
@@ -175,7 +178,7 @@ def test_named_files_are_shown_even_where_nothing_changed(predictions, capsys):
     assert "0.7500 ± 0.2500 [" in shown
 
 
-def test_as_a_script(predictions):
+def test_user_error_of_the_script_exits_with_code_2(predictions):
     write_predictions(predictions / "a.jsonl", [{"id": "x", "completion": " a"}], kind="generation", eval_set="sciq")
     command = [sys.executable, str(Path(eval_pred.__file__)), "--input-files", str(predictions / "a.jsonl")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,29 +1,33 @@
+"""Paired differences of two prediction files by eval_pred.py --against."""
+
 import json
 import math
 
 import pytest
 from toy_predictions import RELATIONS, TEXTS, write_predictions
 
-from eval.eval_pred import Args, load_metrics, main
+from eval.eval_pred import Args, main
 from eval.metrics.bootstrap import bootstrap_mean
-from eval.metrics.significance import mcnemar
+from eval.metrics.metrics_file import load_metrics
 from open_instruct.common.errors import UserError
 from open_instruct.common.paths import metrics_file
 
 
-def right(record):
+def corrected(record):
     return record | {"output": record["completion"], "gold_logprob": -0.5}
 
 
-def test_the_difference_has_an_interval_and_is_tested_by_mcnemar(predictions, capsys):
-    # One item of the four was wrong before; the other file lists the items the other way round.
+def test_differences_have_an_interval_and_a_p_value(predictions, capsys):
+    # One of the four items is wrong in base, which has the items in reverse order.
     base = write_predictions(predictions / "base.jsonl", RELATIONS[::-1], kind="labels", eval_set="rte")
-    tuned = write_predictions(predictions / "tuned.jsonl", list(map(right, RELATIONS)), kind="labels", eval_set="rte")
+    tuned = write_predictions(
+        predictions / "tuned.jsonl", [corrected(r) for r in RELATIONS], kind="labels", eval_set="rte"
+    )
     out = predictions / "difference.json"
     main(Args(input_files=(tuned,), against=base, differences_file=out))
     found = json.loads(out.read_text())[str(tuned)]
     assert found["accuracy"]["mean"] == 0.25
-    assert found["accuracy"]["p_value"] == mcnemar([1, 1, 1, 1], [1, 0, 1, 1])
+    assert found["accuracy"]["p_value"] == 1  # by McNemar's test of a single discordant item
     expected = bootstrap_mean([0, 1, 0, 0])
     assert (found["accuracy"]["ci_low"], found["accuracy"]["ci_high"]) == (expected.ci_low, expected.ci_high)
     # Half a nat less on each of four items, over 3 * 11 + 8 bytes.
@@ -32,11 +36,11 @@ def test_the_difference_has_an_interval_and_is_tested_by_mcnemar(predictions, ca
     assert "tuned minus base\n  accuracy: +0.2500 ± 0.2500 [" in capsys.readouterr().out
 
 
-def test_of_other_items_there_is_no_difference(predictions):
+def test_predictions_of_different_items_are_refused(predictions):
     few = write_predictions(predictions / "few.jsonl", RELATIONS[:3], kind="labels", eval_set="rte")
     all_ = write_predictions(predictions / "all.jsonl", RELATIONS, kind="labels", eval_set="rte")
     text = write_predictions(predictions / "text.jsonl", TEXTS, kind="text", eval_set="heldout_text")
-    with pytest.raises(UserError, match=r"found 1 items of .*all\.jsonl that are not in .*few\.jsonl, 'r-3' for one"):
+    with pytest.raises(UserError, match=r"found 1 items of .*all\.jsonl that are not in .*few\.jsonl, such as 'r-3'"):
         main(Args(input_files=(all_,), against=few))
     with pytest.raises(UserError, match="and 1 the other way round"):
         main(Args(input_files=(few,), against=all_))
@@ -48,15 +52,15 @@ def test_of_other_items_there_is_no_difference(predictions):
         main(Args(input_files=(few,), differences_file=predictions / "d.json"))
 
 
-def test_other_gold_completions_are_not_compared(predictions):
+def test_different_gold_completions_are_refused(predictions):
     one = write_predictions(predictions / "one.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     changed = [TEXTS[0] | {"completion": "abc"}, TEXTS[1]]
     other = write_predictions(predictions / "other.jsonl", changed, kind="text", eval_set="heldout_text")
-    with pytest.raises(UserError, match="other gold completions for 1 items, 't-0' for one"):
+    with pytest.raises(UserError, match="different gold completions for 1 items, such as 't-0'"):
         main(Args(input_files=(one,), against=other))
 
 
-def test_intervals_by_the_method_asked_for(predictions):
+def test_method_changes_the_interval_and_is_recorded(predictions):
     path = write_predictions(predictions / "a.jsonl", RELATIONS, kind="labels", eval_set="rte")
     main(Args(method="bca"))
     assert load_metrics(metrics_file(path)).metrics["accuracy"] == bootstrap_mean([1, 0, 1, 1], method="bca")
