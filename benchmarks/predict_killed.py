@@ -87,7 +87,7 @@ def as_record(dataset: str, index: int, prompt: str, completion: str) -> dict[st
 def start(args: predict.Args) -> BaseProcess:
     """A process of its own, forked from one that has the libraries loaded: it would take seconds to import them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers.models.olmo.modeling_olmo", "eval.asking"])
+    context.set_forkserver_preload(["torch", "transformers.models.olmo.modeling_olmo", "eval.prediction.runner"])
     process = context.Process(target=work, args=(args,))
     process.start()
     return process

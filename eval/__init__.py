@@ -1,0 +1,1 @@
+"""Evaluation scripts: predictions, metrics, and measurements of model weights."""

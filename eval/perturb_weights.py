@@ -1,15 +1,15 @@
-"""How much worse a model gets when its weights are shaken: bits per byte under Gaussian noise of growing size.
+"""Bits per byte of models under Gaussian noise of growing size on their weights.
 
-Reads   models in transformers format, and an evaluation file (held-out pre-training text, unless told otherwise).
-Writes  output/perturbations/{eval_set}[_{format}]_{model_id}.json: bits per byte of the gold completions, as the model
-        is and for each size and draw of noise.
+Reads   models in transformers format, and an evaluation file (by default held-out pre-training text).
+Writes  output/perturbations/{eval_set}[_{format}]_{model_id}.json: bits per byte of the gold completions, without noise
+        and for each size and draw of the noise.
 
     python eval/perturb_weights.py --limit 100 \
         --model_name_or_path output/tiny_tf_ckpts/checkpoint-200 output/tiny_tf_ckpts/checkpoint-600
 
-Noise of size s adds to every weight tensor W independent normal values of standard deviation s * rms(W), so what is
-asked does not depend on the scale of the weights. The draws are the same for all models of one architecture, which are
-thus compared under the same noise. Springer et al. (arXiv 2503.19206) find that longer pre-training makes this worse.
+Noise of size s adds independent normal values with standard deviation s * rms(W) to every weight tensor W: results do
+not depend on the scale of the weights. All models of one architecture get the same draws.
+Springer et al. (arXiv 2503.19206) find that longer pre-training makes models more sensitive to this noise.
 """
 
 import math
@@ -27,7 +27,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
 
-# torch takes seconds to import: where every record is done, it is not needed.
+# torch takes seconds to import, and is not needed where every output is done.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -39,14 +39,15 @@ class Args:
     input_file: Path | None = None
     """Evaluation file whose gold completions are scored (default: $data_dir/evaluation/heldout_text.jsonl)."""
     sizes: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
-    """Standard deviation of the noise, in parts of each tensor's root mean square."""
+    """Standard deviations of the noise, relative to each tensor's root mean square."""
     num_draws: int = 3
     """Draws of the noise at each size."""
     limit: int | None = None
-    """Score only this many items, drawn once, the same for every model (default: all)."""
+    """Score only this many items, the same for every model (default: all)."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
     overwrite: bool = False
+    """Measure models again that are done, or that were measured with other arguments."""
 
 
 def main(args: Args) -> None:
@@ -65,12 +66,12 @@ def main(args: Args) -> None:
 
 
 def check_arguments(args: Args) -> None:
-    """Raises UserError that names every problem at once."""
+    """Raises UserError with every problem."""
     problems = [] if args.model_name_or_path else ["--model_name_or_path names no model"]
     if not args.sizes or min(args.sizes) <= 0 or list(args.sizes) != sorted(set(args.sizes)):
         problems.append(f"--sizes are {args.sizes}; expected positive numbers, each larger than the one before")
     if args.num_draws < 2:
-        problems.append(f"--num_draws is {args.num_draws}; expected 2 at least: of one draw no error can be told")
+        problems.append(f"--num_draws is {args.num_draws}; expected at least 2: one draw gives no standard error")
     if problems:
         raise UserError("; ".join(problems))
     for folder in args.model_name_or_path:
@@ -80,58 +81,58 @@ def check_arguments(args: Args) -> None:
 def artifact_of(folder: Path, input_file: Path, args: Args) -> Artifact:
     evaluation = identify_evaluation(input_file)
     identity = model_loading.identify(folder) | evaluation
-    name = paths.perturbation_file(evaluation["eval_set"], evaluation["format"], identity["model_id"])
+    path = paths.perturbation_file(evaluation["eval_set"], evaluation["format"], identity["model_id"])
     arguments = {"sizes": list(args.sizes), "num_draws": args.num_draws, "limit": args.limit, "seed": args.seed}
-    return Artifact(name, arguments, {"model": folder, "evaluation": input_file}, identity)
+    return Artifact(path, arguments, {"model": folder, "evaluation": input_file}, identity)
 
 
 def measure(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", items: Sequence[Mapping[str, Any]], args: Args
 ) -> dict[str, Any]:
-    """Bits per byte as the model is, and under each draw of noise."""
+    """Bits per byte without noise, and under each draw of noise."""
     from eval.prediction import requests
 
-    pairs = requests.texts(items, [], chat=False)
-    questions = requests.encode_golds(tokenizer, pairs)
-    requests.check_fit(
-        [requests.size(question) for question in questions],
+    pairs = requests.prompts_and_completions(items, [], chat=False)
+    encoded = requests.encode_jointly(tokenizer, pairs)
+    requests.count_too_long(
+        [(item.num_context_tokens, item.num_continuation_tokens) for item in encoded],
         max_length=model.config.max_position_embeddings,
         max_new_tokens=0,
-        cut_left=False,
+        truncate_left=False,
         name="the evaluation file",
     )
     num_bytes = sum(len(completion.encode()) for _, completion in pairs)
 
     def bits_per_byte() -> float:
-        nats = sum(found["gold_logprob"] for found in requests.score_golds(model, questions))
+        nats = sum(gold["gold_logprob"] for gold in requests.gold_log_likelihoods(model, encoded))
         return -nats / math.log(2) / num_bytes
 
-    before, found = bits_per_byte(), []
+    without_noise, with_noise = bits_per_byte(), []
     for size in args.sizes:
         for draw in range(args.num_draws):
-            with shaken(model, size, seed=args.seed + draw):
-                found.append({"size": size, "draw": draw, "bits_per_byte": bits_per_byte()})
-    return {"n": len(items), "bits_per_byte": before, "noise": found}
+            with perturbed(model, size, seed=args.seed + draw):
+                with_noise.append({"size": size, "draw": draw, "bits_per_byte": bits_per_byte()})
+    return {"n": len(items), "bits_per_byte": without_noise, "noise": with_noise}
 
 
 @contextmanager
-def shaken(model: "PreTrainedModel", size: float, *, seed: int) -> Iterator[None]:
-    """The model with noise on every tensor of its weights; afterwards the very same weights as before."""
+def perturbed(model: "PreTrainedModel", size: float, *, seed: int) -> Iterator[None]:
+    """Add noise to every weight tensor inside the block; afterwards the weights are restored exactly."""
     import torch
 
-    # Drawn on the CPU, so that every device sees the same noise.
-    source = torch.Generator().manual_seed(seed)
-    kept = []
+    # Drawn on the CPU, so that every device gets the same noise.
+    generator = torch.Generator().manual_seed(seed)
+    saved = []
     with torch.no_grad():
         for weights in model.parameters():
-            kept.append(weights.detach().clone())
-            noise = torch.randn(weights.shape, generator=source).to(weights)
+            saved.append(weights.detach().clone())
+            noise = torch.randn(weights.shape, generator=generator).to(weights)
             weights.add_(noise * (size * weights.square().mean().sqrt()))
     try:
         yield
     finally:
         with torch.no_grad():
-            for weights, before in zip(model.parameters(), kept, strict=True):
+            for weights, before in zip(model.parameters(), saved, strict=True):
                 weights.copy_(before)
 
 

@@ -1,6 +1,6 @@
-"""Choose labels: eval/predict.py for evaluation files of kind `labels`, and for no others.
+"""Predict labels: eval/predict.py restricted to evaluation files of kind `labels`.
 
-Reads and writes what eval/predict.py does, and takes its arguments.
+Reads and writes the same files, and takes the same arguments.
 
     python eval/predict_classification.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \
         --input_files data/evaluation/rte.jsonl data/evaluation/mrpc.jsonl

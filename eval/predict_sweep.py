@@ -1,6 +1,6 @@
-"""Put evaluation files to several models, with several numbers of exemplars, and print one table of what they score.
+"""Predict evaluation files with several models and numbers of exemplars, score them, and print one table.
 
-Reads and writes what eval/predict.py and eval/eval_pred.py do; what is done is skipped.
+Reads and writes the files of eval/predict.py and eval/eval_pred.py; files that are done are skipped.
 
     python eval/predict_sweep.py --num_shots 0 4 \
         --models output/tiny_tf_ckpts/checkpoint-60 output/tiny_tf_ckpts/checkpoint-600 \
@@ -21,15 +21,16 @@ class Args:
     input_files: tuple[Path, ...]
     """Evaluation files, as format_generalization.py writes them."""
     num_shots: tuple[int, ...] = (0,)
-    """Numbers of exemplars before each item; every model is asked with each."""
+    """Numbers of exemplars before each item; every model is evaluated with each."""
     limit: tuple[int, ...] = ()
-    """Ask only this many items, the same of every model: one number for all files, or one for each (default: all)."""
+    """Evaluate only this many items, the same for every model: one number for all files, or one for each
+    (default: all items)."""
     max_new_tokens: int = 60
-    """Longest generated text, in tokens."""
+    """Maximum length of a generation, in tokens."""
     stop_at_newline: bool = False
-    """End a generated text at its first line break."""
+    """End a generation at its first line break."""
     truncate_left: bool = False
-    """Cut prompts that are too long for the model on the left, and count them (default: refuse them)."""
+    """Truncate prompts that are too long for the model on the left, and count them (default: refuse them)."""
 
 
 def main(args: Args) -> None:

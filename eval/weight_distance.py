@@ -1,12 +1,12 @@
-"""How far fine-tuning moved the weights, layer by layer.
+"""Distance between the weights of fine-tuned models and of their base models, layer by layer.
 
-Reads   fine-tuned models, and the model that each was made from, as its sidecar names it.
-Writes  output/weight_distances/{model_id}.json: for each layer the norm of the change, and of the weights before.
+Reads   fine-tuned models, and the base model that each one's sidecar names.
+Writes  output/weight_distances/{model_id}.json: for each layer the norm of the change, and of the base weights.
 
     python eval/weight_distance.py --model_name_or_path output/tiny_hf_ckpt600_socialiqa_2epoch_2e-3
 
-A layer is what comes before the first number in a tensor's name, with that number (`model.layers.0`), or the module
-itself where there is none (`model.embed_tokens`). Norms are Frobenius norms over all tensors of the layer.
+A layer is a tensor's name up to its first number (`model.layers.0`), or the module where there is no number
+(`model.embed_tokens`). Norms are Frobenius norms over all tensors of the layer.
 """
 
 import json
@@ -35,8 +35,9 @@ class Args:
     model_name_or_path: tuple[Path, ...]
     """Folders of fine-tuned models, in transformers format (adapters merged)."""
     base_model: Path | None = None
-    """The model that they were all made from (default: of each, the one that its sidecar names)."""
+    """Base model of all of them (default: for each, the one that its sidecar names)."""
     overwrite: bool = False
+    """Measure models again that are done."""
 
 
 def main(args: Args) -> None:
@@ -46,35 +47,33 @@ def main(args: Args) -> None:
         model_loading.check_folder(base)
     for folder, base in pairs:
         identity = model_loading.identify(folder)
-        artifact = Artifact(
-            paths.weight_distance_file(identity["model_id"]), {}, {"model": folder, "base": base}, identity
-        )
+        path = paths.weight_distance_file(identity["model_id"])
+        artifact = Artifact(path, {}, {"model": folder, "base": base}, identity)
         if artifact.is_done(overwrite=args.overwrite):
-            print(f"{artifact.path}: done before")
+            print(f"{path}: done before")
             continue
         with artifact.making():
             layers = distances(folder, base)
-            write_json(artifact.path, {"identity": identity, "base": model_loading.identify(base), "layers": layers})
-        moved = layers[-1]
-        print(f"{artifact.path}: moved by {moved['distance'] / moved['base_norm']:.3%} of the norm", flush=True)
+            write_json(path, {"identity": identity, "base": model_loading.identify(base), "layers": layers})
+        print(f"{path}: moved by {layers[-1]['distance'] / layers[-1]['base_norm']:.3%} of the norm", flush=True)
 
 
 def base_of(folder: Path) -> Path:
-    """The model that was fine-tuned.  Raises UserError where the sidecar names none, or that one has changed."""
+    """The base model that the sidecar names.  Raises UserError where it names none, or that model has changed."""
     model_loading.check_folder(folder)
     meta = read_sidecar(folder)
     named = meta.get("input_paths", {}).get("model")
     if named is None or "model" not in meta.get("inputs", {}) or not (base := Path(named)).is_dir():
-        raise UserError(f"{folder}: its sidecar names no model on the disk that it was made from; give --base_model")
+        raise UserError(f"{folder}: its sidecar names no existing base model; give it with --base_model")
     if content_hash(base) != meta["inputs"]["model"]:
-        raise UserError(f"{base} is not the model any more that {folder} was made from; give that one by --base_model")
+        raise UserError(f"{base} has changed since {folder} was made from it; give the original with --base_model")
     return base
 
 
 def distances(folder: Path, base: Path) -> list[dict[str, Any]]:
-    """Of each layer, in the order of the model, and of all together: norm of the change, norm before.
+    """Norm of the change and base norm of each layer, in the model's order, and of all layers together.
 
-    Raises UserError where the two models have other tensors.
+    Raises UserError where the two models have different tensors.
     """
     squares: dict[str, list[float]] = {}
     for name, tuned, before in matched_tensors(folder, base):
@@ -90,16 +89,14 @@ def distances(folder: Path, base: Path) -> list[dict[str, Any]]:
 
 
 def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "Tensor"]]:
-    """(name, fine-tuned, base) of every tensor, in float64; one pair is held at a time."""
+    """(name, fine-tuned, base) of every tensor, in float64; only one pair is in memory."""
     from safetensors import safe_open
 
     files, base_files = tensor_files(folder), tensor_files(base)
     if files.keys() != base_files.keys():
-        other = sorted(files.keys() ^ base_files.keys())
-        raise UserError(
-            f"{folder} and {base} do not hold the same tensors: {', '.join(other[:3])} in one of them alone"
-        )
-    for name in sorted(files, key=by_numbers):
+        unmatched = ", ".join(sorted(files.keys() ^ base_files.keys())[:3])
+        raise UserError(f"{folder} and {base} have different tensors: only one of them has {unmatched}")
+    for name in sorted(files, key=model_order):
         with safe_open(files[name], "pt") as tuned, safe_open(base_files[name], "pt") as before:
             both = tuned.get_tensor(name), before.get_tensor(name)
         if both[0].shape != both[1].shape:
@@ -109,7 +106,7 @@ def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "
 
 
 def tensor_files(folder: Path) -> Mapping[str, Path]:
-    """Tensor -> the file that holds it.  Raises UserError where the folder has no safetensors."""
+    """Tensor name -> its file.  Raises UserError where the folder has no safetensors."""
     from safetensors import safe_open
 
     index = folder / "model.safetensors.index.json"
@@ -127,8 +124,8 @@ def layer_of(name: str) -> str:
     return next(part for part in match.groups() if part) if match else name
 
 
-def by_numbers(name: str) -> tuple[int, int, str]:
-    """Embeddings, then layers by number, then the rest."""
+def model_order(name: str) -> tuple[int, int, str]:
+    """Sort key: embeddings, then layers by number, then the rest."""
     number = re.search(r"\.(\d+)\.", name)
     return (1, int(number[1]), name) if number else (0 if "emb" in name or "wte" in name else 2, 0, name)
 

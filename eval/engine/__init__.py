@@ -1,0 +1,1 @@
+"""Batched log-likelihood scoring and text generation with a transformers model (or vLLM)."""

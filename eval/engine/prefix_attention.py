@@ -1,7 +1,7 @@
-"""A forward pass over a forest of texts (forest.py), through any model that takes transformers' attention interface.
+"""Forward pass over a prefix tree, through any model that uses transformers' attention interface.
 
-While it runs, the model's attention is `attend` below, which hands queries, keys and values to the pass; everything
-else of the model works on single tokens, and so on tokens laid end to end.
+During the pass the model's attention is `attend`, which passes queries, keys and values to the pass. Everything else in
+the model works on single tokens, and so on concatenated sequences.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from eval.engine.prefix_tree import Forest
+from eval.engine.prefix_tree import PrefixTree
 from open_instruct.common.errors import UserError
 
-NAME = "forest"
-UNKNOWN = ("softcap", "s_aux")
-"""What some models ask of their attention beyond a scale, and this one does not do."""
+NAME = "prefix_tree"
+UNSUPPORTED = ("softcap", "s_aux")
+"""Arguments by which some models change attention beyond a scale."""
 
 
-class Pass(Protocol):
-    """One forward pass: how a layer's queries (batch, heads, tokens, size) meet its keys and values."""
+class AttentionPass(Protocol):
+    """One forward pass: attention of a layer's queries (batch, heads, tokens, size) to its keys and values."""
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float) -> torch.Tensor:
         """-> (batch, tokens, heads, size)"""
@@ -37,26 +37,30 @@ def attend(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    running: Pass,
-    **asked: Any,
+    attention_pass: AttentionPass,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    beyond = [name for name in UNKNOWN if asked.get(name) is not None]
-    if beyond:
-        raise UserError(f"{type(module).__name__} asks for {', '.join(beyond)}, which cannot be computed here yet")
-    return running.attend(module.layer_idx, query, key, value, scaling=scaling), None
+    unsupported = [name for name in UNSUPPORTED if options.get(name) is not None]
+    if unsupported:
+        raise UserError(
+            f"{type(module).__name__} needs {', '.join(unsupported)} in its attention, which is not supported"
+        )
+    return attention_pass.attend(module.layer_idx, query, key, value, scaling=scaling), None
 
 
 AttentionInterface.register(NAME, attend)
 
 
 @contextmanager
-def own_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let `attend` be the model's attention, and the model not be in training, inside the block.
+def prefix_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Make `attend` the model's attention and put the model into evaluation mode, inside the block.
 
-    Raises UserError for a model that does not take transformers' attention interface.
+    Raises UserError for a model that does not use transformers' attention interface.
     """
     if not model._can_set_attn_implementation():
-        raise UserError(f"{type(model).__name__} has an attention of its own; such models cannot be asked yet")
+        raise UserError(
+            f"{type(model).__name__} does not use transformers' attention interface; such models are not supported"
+        )
     before, was_training = model.config._attn_implementation or "eager", model.training
     model.eval()
     model.set_attn_implementation(NAME)
@@ -68,69 +72,61 @@ def own_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 @dataclass
-class Computed:
-    """Keys and values of some tokens in every layer, and what the last layer made of the tokens."""
+class TokenStates:
+    """Keys and values of some tokens in every layer, and their last hidden states."""
 
     keys: list[torch.Tensor] = field(default_factory=list)
-    """Of each layer, (tokens, key heads, size)."""
+    """For each layer, (tokens, key heads, size)."""
     values: list[torch.Tensor] = field(default_factory=list)
-    hidden: torch.Tensor | None = None
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     """(tokens, hidden)"""
 
     @property
     def num_tokens(self) -> int:
-        return 0 if self.hidden is None else len(self.hidden)
+        return len(self.hidden)
 
-    @property
-    def last_hidden(self) -> torch.Tensor:
-        """Raises ValueError where nothing was computed."""
-        if self.hidden is None:
-            raise ValueError("nothing was computed yet")
-        return self.hidden
-
-    def part(self, tokens: slice | torch.Tensor) -> "Computed":
-        """What was computed for some of the tokens."""
+    def select(self, tokens: slice | torch.Tensor) -> "TokenStates":
         keys, values = ([layer[tokens] for layer in layers] for layers in (self.keys, self.values))
-        return Computed(keys, values, self.last_hidden[tokens])
+        return TokenStates(keys, values, self.hidden[tokens])
 
 
 @dataclass(frozen=True)
 class DeviceBucket:
-    """A bucket on the model's device, its indices flat."""
+    """A bucket on the model's device, with flat indices."""
 
     queries: torch.Tensor
     keys: torch.Tensor
     mask: torch.Tensor
-    """(rows, 1, queries, keys), added to the logits of the attention."""
-    is_query: torch.Tensor | None
-    """Which of the flat queries are none of padding; None: all."""
+    """(rows, 1, queries, keys), added to the attention scores."""
+    query_indices: torch.Tensor | None
+    """Flat queries that are not padding; None: all."""
 
 
-class ForestPass:
-    """The pass of a forest. `kept` gathers keys and values of the tokens with the indices `keep`."""
+class TreePass:
+    """Forward pass over a prefix tree. `kept` collects the keys and values of the tokens with the indices `keep`."""
 
-    def __init__(self, forest: Forest, chain: Computed, keep: Sequence[int], *, model: PreTrainedModel) -> None:
+    def __init__(self, tree: PrefixTree, cached: TokenStates, keep: Sequence[int], *, model: PreTrainedModel) -> None:
         device = model.device
-        self.chain = chain
+        self.cached = cached
         self.keep = torch.tensor(keep, dtype=torch.long, device=device)
-        self.kept = Computed()
+        self.kept = TokenStates()
         self.buckets = []
-        for bucket in forest.buckets():
-            sees = torch.from_numpy(bucket.sees).to(device)[:, None]
-            mask = torch.zeros(sees.shape, dtype=model.dtype, device=device).masked_fill_(
-                ~sees, torch.finfo(model.dtype).min
+        for bucket in tree.buckets():
+            is_visible = torch.from_numpy(bucket.is_visible).to(device)[:, None]
+            mask = torch.zeros(is_visible.shape, dtype=model.dtype, device=device).masked_fill_(
+                ~is_visible, torch.finfo(model.dtype).min
             )
-            is_query = None if bucket.is_query.all() else torch.from_numpy(np.flatnonzero(bucket.is_query)).to(device)
+            unpadded = None if bucket.is_query.all() else torch.from_numpy(np.flatnonzero(bucket.is_query)).to(device)
             queries, keys = (torch.from_numpy(part.ravel()).to(device) for part in (bucket.queries, bucket.keys))
-            self.buckets.append(DeviceBucket(queries, keys, mask, is_query))
+            self.buckets.append(DeviceBucket(queries, keys, mask, unpadded))
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float) -> torch.Tensor:
         q, k, v = (part[0].transpose(0, 1) for part in (q, k, v))  # (tokens, heads, size)
-        if self.chain.keys:
-            k, v = torch.cat([self.chain.keys[layer], k]), torch.cat([self.chain.values[layer], v])
+        if self.cached.keys:
+            k, v = torch.cat([self.cached.keys[layer], k]), torch.cat([self.cached.values[layer], v])
         self.kept.keys.append(k[self.keep])
         self.kept.values.append(v[self.keep])
-        found = q.new_empty(q.shape)
+        output = q.new_empty(q.shape)
         for bucket in self.buckets:
             rows = bucket.mask.shape[0]
             q_rows, k_rows, v_rows = (
@@ -141,38 +137,38 @@ class ForestPass:
                 q_rows, k_rows, v_rows, attn_mask=bucket.mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
             out = out.transpose(1, 2).flatten(0, 1)  # (rows x queries, heads, size)
-            if bucket.is_query is None:
-                found.index_copy_(0, bucket.queries, out)
+            if bucket.query_indices is None:
+                output.index_copy_(0, bucket.queries, out)
             else:
-                found.index_copy_(0, bucket.queries[bucket.is_query], out[bucket.is_query])
-        return found[None]
+                output.index_copy_(0, bucket.queries[bucket.query_indices], out[bucket.query_indices])
+        return output[None]
 
 
-def compute(
-    model: PreTrainedModel, forest: Forest, chain: Computed, keep: Sequence[int]
-) -> tuple[torch.Tensor, Computed]:
-    """One forward pass.  -> hidden states by index (chain first), and what was computed for the tokens `keep`."""
-    if not forest.ids:  # these texts are beginnings of the one before
-        return chain.last_hidden, chain.part(torch.tensor(keep, dtype=torch.long, device=model.device))
-    running = ForestPass(forest, chain, keep, model=model)
+def forward(
+    model: PreTrainedModel, tree: PrefixTree, cached: TokenStates, keep: Sequence[int]
+) -> tuple[torch.Tensor, TokenStates]:
+    """One forward pass.  -> last hidden states by index (cached prefix first), and the states of the tokens `keep`."""
+    if not tree.ids:  # every sequence is a prefix of the one before
+        return cached.hidden, cached.select(torch.tensor(keep, dtype=torch.long, device=model.device))
+    tree_pass = TreePass(tree, cached, keep, model=model)
     hidden = model.base_model(
-        input_ids=torch.tensor(forest.ids, device=model.device)[None],
-        position_ids=torch.tensor(forest.positions, device=model.device)[None],
+        input_ids=torch.tensor(tree.ids, device=model.device)[None],
+        position_ids=torch.tensor(tree.positions, device=model.device)[None],
         use_cache=False,
-        running=running,
+        attention_pass=tree_pass,
     ).last_hidden_state[0]  # (tokens, hidden)
-    if chain.hidden is not None:
-        hidden = torch.cat([chain.hidden, hidden])
-    running.kept.hidden = hidden[running.keep]
-    return hidden, running.kept
+    if cached.num_tokens:
+        hidden = torch.cat([cached.hidden, hidden])
+    tree_pass.kept.hidden = hidden[tree_pass.keep]
+    return hidden, tree_pass.kept
 
 
-def is_lack_of_memory(error: RuntimeError, *, at_least: bool) -> bool:
-    """Whether a pass failed for want of memory.  Raises UserError where it was the least that can be asked for."""
+def is_out_of_memory(error: RuntimeError, *, is_smallest: bool) -> bool:
+    """Whether a pass ran out of memory.  Raises UserError where a smaller pass is not possible."""
     if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
         return False
-    if at_least:
-        raise UserError("memory does not suffice for a single text; shorten it, or --load_in_float16") from error
+    if is_smallest:
+        raise UserError("out of memory for a single sequence; shorten it, or add --load_in_float16") from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return True

@@ -1,16 +1,16 @@
-"""Texts laid out so that a beginning which several of them share is computed once.
+"""Prefix tree of token sequences: a prefix that several sequences share is computed once.
 
-The texts are put in order of their token ids, so that texts that begin alike stand side by side, and each adds only
-what it does not share with the text before it, a strand. Any depth of sharing comes out of this: the exemplars of a
-whole set, the context of an item's alternatives, the first words of two alternatives.
+Sequences are sorted by token ids, so that those with a common prefix are neighbours. Each adds a segment: the tokens
+that it does not share with the sequence before it. This covers every depth of sharing: the exemplars of an evaluation
+set, the context of a request's continuations, the first tokens of two continuations.
 
-    texts        a b c d    a b c e f    a b g          a row is what one request adds; its tokens attend to their
-    strands      a b c d          e f        g          ancestors (wherever these lie) and to themselves
+    sequences    a b c d    a b c e f    a b g          A row holds the segments of one request. A token attends to
+    segments     a b c d          e f        g          its ancestors in the tree and to itself.
     positions    0 1 2 3          3 4        2
 
-A forward pass takes as many strands as fit, end to end, without padding: padding is for the attention only, where rows
-of like size are computed together (a bucket). Of what an earlier pass computed, it is given the chain: the tokens that
-its first strand shares with the last strand of that pass. Indices count the chain first, then the tokens of the pass.
+A forward pass takes as many segments as fit, concatenated without padding. Only attention is padded: rows of similar
+size form a bucket and are computed together. The cached prefix of a pass is what its first segment shares with the last
+sequence of the pass before. Token indices count the cached prefix first, then the tokens of the pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,38 +19,38 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-OPEN = 2**31 - 1
-"""End of a token whose followers in the row are all its descendants."""
+NO_END = 2**31 - 1
+"""End of a token whose successors in the row are all its descendants."""
 MAX_MASK_ELEMENTS = 2**23
-"""Bound on rows x queries x keys of a bucket: 32 MiB in fp32."""
+"""Bound on rows x queries x keys of a bucket: 32 MiB in float32."""
 MAX_BUCKET_KEYS = 2**15
-"""Bound on rows x keys of a bucket, whose keys and values are copied: 256 MiB each in fp32 at a width of 2,048."""
+"""Bound on rows x keys of a bucket, whose keys and values are copied: 256 MiB each in float32 at hidden size 2,048."""
 CHEAP_PADDING = 2**13
-"""Padded mask elements that cost less than a bucket more."""
+"""Padded mask elements that cost less than one more bucket."""
 
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Strand:
-    """What a text adds to the text before it."""
+class Segment:
+    """Tokens that a sequence adds to the sequence before it."""
 
-    owner: int
-    """The request that the text belongs to. Strands of one owner follow each other."""
+    request: int
+    """Index of the request that the sequence belongs to. Segments of one request are neighbours."""
     num_shared: int
-    """How many first tokens it shares with the text before it."""
+    """Length of the prefix that the sequence shares with the one before it."""
     ids: Sequence[int]
-    """The tokens after those; may be none."""
+    """Token ids after that prefix; may be empty."""
 
 
 @dataclass(frozen=True)
 class Row:
-    owner: int
+    request: int
     first: int
-    """Which token of the pass is the row's first."""
+    """Position of the row's first token in the pass."""
     ancestors: list[int]
     ends: list[int] = field(default_factory=list)
-    """For each of its tokens, which token of the row is the first one that does not descend from it."""
+    """For each token, the position in the row of the first later token that is not its descendant."""
 
     @property
     def num_keys(self) -> int:
@@ -59,46 +59,46 @@ class Row:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Rows whose attention is computed at once, padded to one size."""
+    """Rows whose attention is computed in one call, padded to one size."""
 
     queries: Indices
-    """(rows, queries) tokens of the pass."""
+    """(rows, queries) positions in the pass."""
     is_query: npt.NDArray[np.bool_]
-    """(rows, queries) False where padded."""
+    """(rows, queries) False for padding."""
     keys: Indices
-    """(rows, keys) indices of ancestors, then of the row's own tokens."""
-    sees: npt.NDArray[np.bool_]
-    """(rows, queries, keys) which query attends to which key. Padded queries attend to something, for want of NaN."""
+    """(rows, keys) indices of the ancestors, then of the row's own tokens."""
+    is_visible: npt.NDArray[np.bool_]
+    """(rows, queries, keys) whether the query attends to the key. Padded queries attend to some key, to avoid NaN."""
 
 
-class Forest:
-    """The strands of one forward pass, added one by one."""
+class PrefixTree:
+    """The segments of one forward pass after a cached prefix of `num_cached` tokens."""
 
-    def __init__(self, num_chain: int) -> None:
-        self.num_chain = num_chain
+    def __init__(self, num_cached: int) -> None:
+        self.num_cached = num_cached
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.rows: list[Row] = []
-        self.path = list(range(num_chain))
-        """Indices of the tokens of the text that was added last."""
+        self.path = list(range(num_cached))
+        """Indices of the tokens of the sequence that was added last."""
 
-    def add(self, strand: Strand) -> None:
-        left = self.path[strand.num_shared :]
-        del self.path[strand.num_shared :]
+    def add(self, segment: Segment) -> None:
+        removed = self.path[segment.num_shared :]
+        del self.path[segment.num_shared :]
         row = self.rows[-1] if self.rows else None
-        if row and row.owner == strand.owner and strand.num_shared >= len(row.ancestors):
-            for index in left:
-                row.ends[index - self.num_chain - row.first] = len(row.ends)
-        elif strand.ids:
-            row = Row(strand.owner, len(self.ids), self.path.copy())
+        if row and row.request == segment.request and segment.num_shared >= len(row.ancestors):
+            for index in removed:
+                row.ends[index - self.num_cached - row.first] = len(row.ends)
+        elif segment.ids:
+            row = Row(segment.request, len(self.ids), self.path.copy())
             self.rows.append(row)
-        if not strand.ids or row is None:
+        if not segment.ids or row is None:
             return
-        begin = self.num_chain + len(self.ids)
-        self.path += range(begin, begin + len(strand.ids))
-        self.positions += range(strand.num_shared, strand.num_shared + len(strand.ids))
-        self.ids += strand.ids
-        row.ends.extend([OPEN] * len(strand.ids))
+        begin = self.num_cached + len(self.ids)
+        self.path += range(begin, begin + len(segment.ids))
+        self.positions += range(segment.num_shared, segment.num_shared + len(segment.ids))
+        self.ids += segment.ids
+        row.ends.extend([NO_END] * len(segment.ids))
 
     def buckets(self) -> Iterator[Bucket]:
         rows = sorted(self.rows, key=lambda row: (row.num_keys, len(row.ends)))
@@ -120,25 +120,23 @@ class Forest:
         queries = np.zeros((len(rows), num_queries), dtype=np.int64)
         is_query = np.zeros((len(rows), num_queries), dtype=np.bool_)
         keys = np.zeros((len(rows), num_keys), dtype=np.int64)
-        # A key is seen by the queries from its start up to its end: for an ancestor all, for padding none.
-        starts, ends = np.zeros_like(keys), np.full_like(keys, OPEN)
+        # A key is visible to the queries from its start to its end: to all for an ancestor, to none for padding.
+        starts, ends = np.zeros_like(keys), np.full_like(keys, NO_END)
         for r, row in enumerate(rows):
-            width, above = len(row.ends), len(row.ancestors)
+            width, num_ancestors = len(row.ends), len(row.ancestors)
             queries[r, :width] = np.arange(row.first, row.first + width)
             is_query[r, :width] = True
-            keys[r, :above] = row.ancestors
-            keys[r, above : row.num_keys] = queries[r, :width] + self.num_chain
-            starts[r, above : row.num_keys] = np.arange(width)
-            ends[r, above : row.num_keys] = row.ends
+            keys[r, :num_ancestors] = row.ancestors
+            keys[r, num_ancestors : row.num_keys] = queries[r, :width] + self.num_cached
+            starts[r, num_ancestors : row.num_keys] = np.arange(width)
+            ends[r, num_ancestors : row.num_keys] = row.ends
             ends[r, row.num_keys :] = 0
-        step = np.arange(num_queries)[None, :, None]
-        sees = (starts[:, None, :] <= step) & (step < ends[:, None, :])
-        return Bucket(queries, is_query, keys, sees)
+        position = np.arange(num_queries)[None, :, None]
+        return Bucket(queries, is_query, keys, (starts[:, None, :] <= position) & (position < ends[:, None, :]))
 
 
-def num_shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many first tokens are the same."""
-    for number, (left, right) in enumerate(zip(a, b, strict=False)):
+def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+    for length, (left, right) in enumerate(zip(a, b, strict=False)):
         if left != right:
-            return number
+            return length
     return min(len(a), len(b))

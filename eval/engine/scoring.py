@@ -1,8 +1,8 @@
-"""Log-likelihood of whole continuations: the one way in which this project asks a model what it finds likely.
+"""Log-likelihood of continuations given a context, in batches.
 
-Every distinct beginning of the requests' texts is computed once, be it the exemplars of a whole set, the context of an
-item's alternatives or their common first words (forest.py), without padding; the vocabulary is projected only at the
-positions that predict a token of a continuation, once for each such position.
+Every distinct prefix of the requests' sequences is computed once (prefix_tree.py): the exemplars of an evaluation set,
+the context of a request's continuations, or the first tokens that these share. Batches need no padding. The LM head is
+applied only at the positions that predict a token of a continuation, once for each position.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +12,9 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
-from eval.engine.lm_head import check_head, target_log_probs
-from eval.engine.prefix_attention import (
-    Computed,
-    compute,
-    is_lack_of_memory,
-    own_attention,
-)
-from eval.engine.prefix_tree import Forest, Strand, num_shared
+from eval.engine.lm_head import check_lm_head, target_log_probs
+from eval.engine.prefix_attention import TokenStates, forward, is_out_of_memory, prefix_attention
+from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
 from open_instruct.common.errors import UserError
 
 MAX_BATCH_TOKENS = 4096
@@ -39,28 +34,28 @@ class Score:
     """Log-likelihood of the continuation's tokens given the context, in nats."""
     num_tokens: int
     is_greedy: bool
-    """Whether no token has a likelier rival, so that greedy decoding would write this continuation."""
+    """Whether every token is the most likely one, so that greedy decoding would generate this continuation."""
 
 
 @dataclass(frozen=True)
-class Question(Strand):
-    """One continuation after its context. The last token of a continuation predicts nothing: it is left out."""
+class Continuation(Segment):
+    """One continuation of a request. Its last token predicts nothing and is not part of the segment."""
 
     number: int
-    """Of the continuation within the request."""
+    """Index within the request."""
     targets: list[int]
 
 
 @dataclass
 class Batch:
-    """Questions of one forward pass."""
+    """Continuations of one forward pass."""
 
-    forest: Forest
-    questions: list[Question] = field(default_factory=list)
+    tree: PrefixTree
+    continuations: list[Continuation] = field(default_factory=list)
     predictors: list[int] = field(default_factory=list)
-    """For each target of each question, the index of the token that predicts it."""
+    """For each target of each continuation, the index of the token that predicts it."""
     num_begun: int = 0
-    """Requests whose first question is here."""
+    """Requests whose first continuation is in this batch."""
 
 
 @torch.inference_mode()
@@ -69,41 +64,39 @@ def score(
     requests: Sequence[Request],
     *,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
-    batch_size: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[list[Score]]:
-    """Scores of every continuation of every request, in the order of `requests`.
+    """Score every continuation of every request, in the order of `requests`.
 
-    A forward pass holds at most `max_batch_tokens` tokens, what it shares with the pass before not counted, and at most
-    `batch_size` requests. A continuation's score does not depend on what else is in it, beyond float noise. Where
-    memory does not suffice the bound is halved. Contexts are taken as they are: to cut long ones is the caller's job.
-    `progress` is called after each pass with the number of requests begun.
+    A forward pass takes at most `max_batch_tokens` tokens, not counting the prefix that it shares with the pass before.
+    The bound is halved when a pass runs out of memory. It does not change a score, beyond float noise. Contexts are not
+    truncated here. `progress` is called after each pass with the number of requests begun.
 
-    Raises UserError for empty or foreign token ids, for a model whose attention cannot share texts, for NaN logits.
+    Raises UserError for empty or unknown token ids, a model whose scores prefix sharing would change, and NaN logits.
     """
     check_requests(requests, vocab_size=cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings)
-    check_model(model, longest=max((longest_text(request) for request in requests), default=0))
+    check_model(model, longest=max((sequence_length(request) for request in requests), default=0))
     scores: list[list[Score | None]] = [[None] * len(request.continuations) for request in requests]
-    questions = list(in_order(requests))
-    done, chain = 0, Computed()
-    with own_attention(model):
-        while done < len(questions):
-            batch = take(questions, done, max_batch_tokens=max_batch_tokens, batch_size=batch_size)
-            following = done + len(batch.questions)
-            num_kept = questions[following].num_shared if following < len(questions) else 0
+    continuations = list(sorted_continuations(requests))
+    num_done, cached = 0, TokenStates()
+    with prefix_attention(model):
+        while num_done < len(continuations):
+            batch = next_batch(continuations, num_done, max_batch_tokens=max_batch_tokens)
+            end = num_done + len(batch.continuations)
+            num_kept = continuations[end].num_shared if end < len(continuations) else 0
             try:
-                found, chain = score_batch(model, batch, chain, batch.forest.path[:num_kept])
+                batch_scores, cached = score_batch(model, batch, cached, batch.tree.path[:num_kept])
             except RuntimeError as error:
-                if not is_lack_of_memory(error, at_least=len(batch.questions) == 1):
+                if not is_out_of_memory(error, is_smallest=len(batch.continuations) == 1):
                     raise
-                max_batch_tokens = len(batch.forest.ids) // 2
+                max_batch_tokens = len(batch.tree.ids) // 2
                 continue
-            for question, one in zip(batch.questions, found, strict=True):
-                scores[question.owner][question.number] = one
-            done = following
+            for continuation, result in zip(batch.continuations, batch_scores, strict=True):
+                scores[continuation.request][continuation.number] = result
+            num_done = end
             if progress:
                 progress(batch.num_begun)
-    return [[one for one in of_request if one] for of_request in scores]
+    return [[result for result in results if result] for results in scores]
 
 
 def check_requests(requests: Sequence[Request], *, vocab_size: int) -> None:
@@ -114,67 +107,61 @@ def check_requests(requests: Sequence[Request], *, vocab_size: int) -> None:
         largest = max(max(part) for part in parts)
         if largest >= vocab_size:
             raise UserError(
-                f"request {index} has token id {largest}, the model knows {vocab_size} tokens; "
-                "use the tokenizer that lies in the model's folder"
+                f"request {index} has token id {largest}, the model has {vocab_size} tokens; "
+                "use the tokenizer in the model's folder"
             )
 
 
-def longest_text(request: Request) -> int:
+def sequence_length(request: Request) -> int:
     return len(request.context) + max((len(tokens) - 1 for tokens in request.continuations), default=0)
 
 
 def check_model(model: PreTrainedModel, *, longest: int) -> None:
-    """Raises UserError where sharing texts, or projecting only some positions, would change the model's answers."""
+    """Raises UserError where prefix sharing, or the LM head at some positions only, would change the model's scores."""
     window = getattr(model.config, "sliding_window", None)
     if window and longest > window:
-        raise UserError(f"the model attends to {window} tokens, a text has {longest}; lower the maximum length")
-    check_head(model)
+        raise UserError(f"the model attends to {window} tokens, a sequence has {longest}; lower the maximum length")
+    check_lm_head(model)
 
 
-def in_order(requests: Sequence[Request]) -> Iterator[Question]:
-    """Every continuation of every request; texts that begin alike follow each other."""
-    before: list[int] = []  # the context of the question before
-    for owner in sorted(range(len(requests)), key=lambda i: requests[i].context):
-        context, continuations = requests[owner].context, requests[owner].continuations
-        shared, tail = num_shared(before, context), None
+def sorted_continuations(requests: Sequence[Request]) -> Iterator[Continuation]:
+    """Every continuation of every request, sorted so that sequences with a common prefix are neighbours."""
+    previous: list[int] = []  # the context of the request before
+    for index in sorted(range(len(requests)), key=lambda i: requests[i].context):
+        context, continuations = requests[index].context, requests[index].continuations
+        num_shared, tail = common_prefix_length(previous, context), None
         for number in sorted(range(len(continuations)), key=continuations.__getitem__):
             ids = continuations[number][:-1]
-            if tail is None:
-                yield Question(owner, shared, context[shared:] + ids, number, continuations[number])
-            else:
-                also = num_shared(tail, ids)
-                yield Question(owner, len(context) + also, ids[also:], number, continuations[number])
-            before, tail = context, ids
+            if tail is not None:
+                num_shared = len(context) + common_prefix_length(tail, ids)
+            yield Continuation(index, num_shared, (context + ids)[num_shared:], number, continuations[number])
+            previous, tail = context, ids
 
 
-def take(questions: Sequence[Question], first: int, *, max_batch_tokens: int, batch_size: int | None) -> Batch:
-    """As many questions from `first` on as keep both bounds; one that keeps neither stands alone."""
-    batch = Batch(Forest(questions[first].num_shared))
-    owners = 0
-    for number in range(first, len(questions)):
-        question = questions[number]
-        is_begun = number == 0 or questions[number - 1].owner != question.owner
-        owners += is_begun or number == first
-        is_full = len(batch.forest.ids) + len(question.ids) > max_batch_tokens
-        if batch.questions and (is_full or (batch_size is not None and owners > batch_size)):
+def next_batch(continuations: Sequence[Continuation], first: int, *, max_batch_tokens: int) -> Batch:
+    """As many continuations from `first` on as fit; one that alone exceeds the bound is a batch of its own."""
+    batch = Batch(PrefixTree(continuations[first].num_shared))
+    for number in range(first, len(continuations)):
+        continuation = continuations[number]
+        if batch.continuations and len(batch.tree.ids) + len(continuation.ids) > max_batch_tokens:
             break
-        batch.forest.add(question)
-        batch.questions.append(question)
-        batch.predictors += batch.forest.path[-len(question.targets) :]
-        batch.num_begun += is_begun
+        batch.tree.add(continuation)
+        batch.continuations.append(continuation)
+        batch.predictors += batch.tree.path[-len(continuation.targets) :]
+        batch.num_begun += number == 0 or continuations[number - 1].request != continuation.request
     return batch
 
 
 def score_batch(
-    model: PreTrainedModel, batch: Batch, chain: Computed, keep: Sequence[int]
-) -> tuple[list[Score], Computed]:
-    """Scores of the batch's questions, and what was computed for the tokens `keep`."""
-    hidden, kept = compute(model, batch.forest, chain, keep)
-    # Questions of one request share the position that predicts their first tokens.
+    model: PreTrainedModel, batch: Batch, cached: TokenStates, keep: Sequence[int]
+) -> tuple[list[Score], TokenStates]:
+    """Scores of the batch's continuations, and the states of the tokens `keep`."""
+    hidden, kept = forward(model, batch.tree, cached, keep)
+    # Continuations of one request share the position that predicts their first tokens.
     predictors, rows = torch.unique(torch.tensor(batch.predictors), return_inverse=True)
-    targets = torch.tensor([token for question in batch.questions for token in question.targets])
+    targets = torch.tensor([token for continuation in batch.continuations for token in continuation.targets])
     predicting = hidden[predictors.to(hidden.device)]  # (positions, hidden)
-    log_probs, is_top = target_log_probs(model, predicting, rows.to(hidden.device), targets.to(hidden.device))
-    lengths = [len(question.targets) for question in batch.questions]
-    by_question = zip(log_probs.split(lengths), is_top.split(lengths), lengths, strict=True)
-    return [Score(log_prob.sum().item(), length, bool(top.all())) for log_prob, top, length in by_question], kept
+    log_probs, is_greedy = target_log_probs(model, predicting, rows.to(hidden.device), targets.to(hidden.device))
+    lengths = [len(continuation.targets) for continuation in batch.continuations]
+    by_continuation = zip(log_probs.split(lengths), is_greedy.split(lengths), lengths, strict=True)
+    return [Score(each.sum().item(), length, bool(greedy.all())) for each, greedy, length in by_continuation], kept

@@ -1,6 +1,6 @@
-"""Texts written by vLLM, on a GPU, in the place of generation.py: the same prompts, and the same kind of answer.
+"""Text generation by vLLM on a GPU: an alternative to generation.py with the same prompts and results.
 
-vLLM is not among the requirements: it pins its own torch. `pip install vllm` puts it into an environment with CUDA.
+vLLM is not in requirements.txt: it pins its own torch. `pip install vllm` installs it into an environment with CUDA.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,15 @@ from transformers import PreTrainedModel
 from eval.engine.generation import Generated
 from open_instruct.common.errors import UserError
 
-SHARE_OF_MEMORY = 0.6
-"""Of the GPU's memory, for vLLM; the rest is for the model that computes likelihoods."""
+GPU_MEMORY_UTILIZATION = 0.6
+"""Fraction of the GPU's memory for vLLM; the rest is for the model that computes log-likelihoods."""
 
 
-def load(folder: Path, tokenizer: Path, model: PreTrainedModel) -> Callable[..., list[Generated]]:
-    """vLLM with the weights of `folder`, in the precision of `model`.  Raises UserError where vLLM is not installed."""
+def load_generator(folder: Path, tokenizer: Path, model: PreTrainedModel) -> Callable[..., list[Generated]]:
+    """`generate` of vLLM with the weights of `folder`, in the precision of `model`.
+
+    Raises UserError where vLLM is not installed.
+    """
     try:
         from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -29,12 +32,12 @@ def load(folder: Path, tokenizer: Path, model: PreTrainedModel) -> Callable[...,
         tokenizer=str(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
         max_model_len=model.config.max_position_embeddings,
-        gpu_memory_utilization=SHARE_OF_MEMORY,
+        gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
         enable_prefix_caching=True,
-        generation_config="vllm",  # or the folder's sampling settings would be taken for defaults
+        generation_config="vllm",  # otherwise the folder's sampling settings would become defaults
     )
 
-    def write(
+    def generate(
         prompts: Sequence[list[int]],
         *,
         max_new_tokens: int,
@@ -45,7 +48,7 @@ def load(folder: Path, tokenizer: Path, model: PreTrainedModel) -> Callable[...,
         top_p: float,
         seed: int,
     ) -> list[Generated]:
-        """As `generation.generate`; what is sampled depends on the seed and the prompt's index too."""
+        """Generate as `generation.generate` does; here too, a sample depends on the seed and the prompt's index."""
         common: dict[str, Any] = {"max_tokens": max_new_tokens, "detokenize": False}
         common |= {"ignore_eos": True, "stop_token_ids": sorted({eos_id, *stop_ids})}
         common |= {"temperature": temperature, "top_p": top_p} if do_sample else {"temperature": 0.0}
@@ -56,7 +59,7 @@ def load(folder: Path, tokenizer: Path, model: PreTrainedModel) -> Callable[...,
         )
         return [as_generated(output.outputs[0], eos_id) for output in outputs]
 
-    return write
+    return generate
 
 
 def as_generated(completion: Any, eos_id: int) -> Generated:

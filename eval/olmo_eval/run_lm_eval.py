@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from eval.prediction.model_loading import check_folder, identify, load
-from eval.prediction.resumable_jsonl import Partial, partial_of
+from eval.prediction.resumable_jsonl import ResumableJsonl
 from olmo_eval.rows import input_files
 from olmo_eval.task_list import TaskRun, task_runs, with_config_file
 from olmo_eval.tasks import task_named
@@ -190,7 +190,7 @@ def longest_input(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
 def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: Artifact | None) -> None:
     """Evaluate every task of every file; results are written after each task."""
     shared = full or (files[0].artifact if len(files[0].runs) > 1 else None)
-    partial = partial_of(shared, chunk=1) if shared else None
+    partial = ResumableJsonl.beside(shared, chunk_size=1) if shared else None
     lines = evaluations(args, model, [r for file in files for r in file.runs], partial, with_instances=bool(full))
     done = []
     with full.making() if full else nullcontext():
@@ -207,7 +207,7 @@ def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: A
 
 
 def evaluations(
-    args: Args, model: Model, runs: Sequence[TaskRun], partial: Partial | None, *, with_instances: bool
+    args: Args, model: Model, runs: Sequence[TaskRun], partial: ResumableJsonl | None, *, with_instances: bool
 ) -> Iterator[dict[str, Any]]:
     """The result of each run, in order; the first ones from the partial file of an interrupted run, if there is one."""
     num_done = partial.resume() if partial else 0

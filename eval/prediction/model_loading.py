@@ -1,4 +1,4 @@
-"""A model folder in transformers format: is it one, which model is it, and the model itself."""
+"""A model folder in transformers format: check it, identify its model, load it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,16 +8,16 @@ from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.study.variants import IDENTITY_FIELDS
 
-# torch takes seconds to import; to look into a folder it is not needed.
+# torch takes seconds to import, and only loading needs it.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UserError, with the cure, where `folder` holds no model in transformers format."""
+    """Raises UserError, with the fix, where `folder` has no model in transformers format."""
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder; expected a model in transformers format. A model of the Hub comes by "
+            f"{folder}: no such folder; expected a model in transformers format. Download a model from the Hub with "
             "`hf download NAME --local-dir output/NAME`"
         )
     if (folder / "config.json").is_file():
@@ -28,24 +28,26 @@ def check_folder(folder: Path) -> None:
             "convert it with `python open_instruct/olmo_hf/convert_olmo_to_tf.py`"
         )
     if (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} holds an adapter alone; merge it into its base model first (peft: merge_and_unload)")
+        raise UserError(
+            f"{folder} has only an adapter; merge it into its base model: `python open_instruct/merge_lora.py`"
+        )
     raise UserError(f"{folder}: no config.json; expected a folder made by save_pretrained")
 
 
 def identify(folder: Path) -> dict[str, Any]:
-    """Identity from the folder's sidecar; without one (a model from elsewhere) its name is the id, the rest None."""
+    """Identity from the folder's sidecar; without one the folder's name is the model id, and the rest None."""
     if not sidecar_path(folder).is_file():
         return dict.fromkeys(IDENTITY_FIELDS) | {"model_id": paths.safe_name(folder.resolve().name)}
     identity = read_sidecar(folder)["identity"]
     if "model_id" not in identity:
-        raise UserError(f"{sidecar_path(folder)} names no model_id; it is not the sidecar of a model")
+        raise UserError(f"{sidecar_path(folder)} has no model_id; it is not the sidecar of a model")
     return dict.fromkeys(IDENTITY_FIELDS) | identity
 
 
-def load(folder: Path, tokenizer: Path, *, float16: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
-    """The model, on a GPU where there is one, and its tokenizer.
+def load(folder: Path, tokenizer_folder: Path, *, float16: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
+    """Load the model, onto a GPU where there is one, and its tokenizer.
 
-    Raises UserError where the weights are not the model's, and where the tokenizer has more tokens than the model.
+    Raises UserError where the weights do not match the config, or the tokenizer has more tokens than the model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,13 +63,15 @@ def load(folder: Path, tokenizer: Path, *, float16: bool) -> tuple["PreTrainedMo
     wrong = {kind: sorted(info[kind])[:3] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}; make the folder again")
-    if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not any((tokenizer_folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise UserError(
-            f"{tokenizer}: no tokenizer.json; save the tokenizer there too, or (predict.py alone) give its folder by "
-            "--tokenizer_name_or_path"
+            f"{tokenizer_folder}: no tokenizer.json; save the tokenizer there too, or (predict.py only) give its "
+            "folder with --tokenizer_name_or_path"
         )
-    words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     num_embeddings = model.get_input_embeddings().num_embeddings
-    if len(words) > num_embeddings:
-        raise UserError(f"{tokenizer} has {len(words)} tokens, {folder} embeds {num_embeddings}; use the model's own")
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), words
+    if len(tokenizer) > num_embeddings:
+        raise UserError(
+            f"{tokenizer_folder} has {len(tokenizer)} tokens, {folder} embeds {num_embeddings}; use its own"
+        )
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

@@ -1,6 +1,4 @@
-"""Evaluation items as token ids, and what a model answers to them: text that it writes, the likelihood of the gold
-completion. Labels are in choosing.py.
-"""
+"""Evaluation items as token ids; their generations, and the log-likelihoods of their continuations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -11,68 +9,60 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.engine.generation import Generated
 from eval.engine.scoring import Request, score
+from eval.prediction.prediction_spec import GenerationSettings
 from open_instruct.common.errors import UserError
-from open_instruct.data.encode import (
-    chat_prompt,
-    encode_pairs,
-    encode_prompts,
-    eos_id,
-)
+from open_instruct.data.encode import chat_prompt, encode_pairs, encode_prompts, eos_id
 
 
 @dataclass(frozen=True)
-class Question:
-    """One item as token ids."""
+class EncodedItem:
+    """Token ids of one evaluation item."""
 
     prompt: list[int]
-    """What the model writes after."""
+    """For generation."""
     context: list[int]
-    """What the continuations are scored after: the prompt as it is tokenised together with them."""
+    """For scoring: the prompt, as it is tokenised jointly with the continuations."""
     continuations: list[list[int]]
     """Every label, or the gold completion alone."""
     gold: int
     """Index of the gold completion in `continuations`."""
 
+    @property
+    def num_context_tokens(self) -> int:
+        return max(len(self.prompt), len(self.context))
 
-@dataclass(frozen=True)
-class Writing:
-    """How text is generated."""
-
-    max_new_tokens: int
-    do_sample: bool
-    temperature: float
-    top_p: float
-    seed: int
-    stop_at_newline: bool
+    @property
+    def num_continuation_tokens(self) -> int:
+        return max(map(len, self.continuations))
 
 
-Write = Callable[..., list[Generated]]
-"""Prompts, and the keywords of `generation.generate`, to what was written: that function of a model, or vLLM's."""
+Generate = Callable[..., list[Generated]]
+"""`generation.generate` of a loaded model, or vLLM's: takes prompts and the same keyword arguments."""
 
 
-def texts(
-    records: Sequence[Mapping[str, str]], exemplars: Sequence[Mapping[str, str]], *, chat: bool
+def prompts_and_completions(
+    items: Sequence[Mapping[str, str]], exemplars: Sequence[Mapping[str, str]], *, chat: bool
 ) -> list[tuple[str, str]]:
-    """(prompt, completion) of each item, after its exemplars, each of which a blank line ends."""
+    """(prompt, completion) of each item; the prompt begins with the exemplars, each followed by a blank line."""
     shots = "".join(f"{exemplar['prompt']}{exemplar['completion']}\n\n" for exemplar in exemplars)
-    pairs = [(shots + record["prompt"], record["completion"]) for record in records]
-    # In a chat the assistant's turn begins on a line of its own: there is no space between.
+    pairs = [(shots + item["prompt"], item["completion"]) for item in items]
+    # In a chat the assistant's turn begins on a new line: there is no space between.
     return [(chat_prompt(prompt), completion.lstrip()) for prompt, completion in pairs] if chat else pairs
 
 
-def encode_golds(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Question]:
-    """Items whose gold completion is scored."""
+def encode_jointly(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[EncodedItem]:
+    """Items whose gold completion is scored; prompt and completion are tokenised jointly."""
     prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
     golds = encode_pairs(tokenizer, pairs)
-    return [Question(ids, gold.prompt, [gold.completion], 0) for ids, gold in zip(prompts, golds, strict=True)]
+    return [EncodedItem(ids, gold.prompt, [gold.completion], 0) for ids, gold in zip(prompts, golds, strict=True)]
 
 
-def encode_apart(
-    tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]], alternatives: Sequence[Sequence[int]] = ()
-) -> list[Question]:
-    """Items whose prompt ends with the space: prompt and gold completion are tokenised apart, as the paper did.
+def encode_separately(
+    tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]], continuations: Sequence[Sequence[int]] = ()
+) -> list[EncodedItem]:
+    """Items whose prompt ends with the space; prompt and gold completion are tokenised separately, as in the paper.
 
-    Each item is also asked for `alternatives`, the same for all; its gold completion comes last.
+    `continuations` are scored for every item; the gold completion follows them.
     Raises UserError for an empty completion.
     """
     prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
@@ -81,86 +71,80 @@ def encode_apart(
     empty = [completion for completion, ids in zip(completions, golds, strict=True) if not ids]
     if empty:
         raise UserError(f"found the completion {empty[0]!r}, which has no tokens; make the evaluation file again")
-    alternatives = [list(ids) for ids in alternatives]
-    asked = zip(prompts, golds, strict=True)
-    return [Question(ids, ids, [*alternatives, list(gold)], len(alternatives)) for ids, gold in asked]
+    shared = [list(ids) for ids in continuations]
+    encoded = zip(prompts, golds, strict=True)
+    return [EncodedItem(ids, ids, [*shared, list(gold)], len(shared)) for ids, gold in encoded]
 
 
-def size(question: Question) -> tuple[int, int]:
-    """Tokens of the longer of prompt and context, and of the longest continuation."""
-    return max(len(question.prompt), len(question.context)), max(map(len, question.continuations))
-
-
-def check_fit(
-    sizes: Sequence[tuple[int, int]], *, max_length: int, max_new_tokens: int, cut_left: bool, name: str
+def count_too_long(
+    lengths: Sequence[tuple[int, int]], *, max_length: int, max_new_tokens: int, truncate_left: bool, name: str
 ) -> int:
-    """How many of the questions of these sizes must lose their oldest tokens to leave room for the answer.
+    """Number of items whose prompt must be truncated so that the model takes prompt and continuation.
 
-    Raises UserError where there are any, unless `cut_left`, and for answers that are too long by themselves.
+    lengths: (tokens of the context, tokens of the longest continuation) of each item.
+    Raises UserError where there are any, unless `truncate_left`, and for continuations that are too long themselves.
     """
-    rooms = [max_length - max(max_new_tokens, answer) for _, answer in sizes]
-    if sizes and min(rooms) < 1:
+    available = [max_length - max(max_new_tokens, num_continuation) for _, num_continuation in lengths]
+    if lengths and min(available) < 1:
         raise UserError(
-            f"{name}: the longest answer needs {max_length - min(rooms)} tokens, the model takes {max_length}"
+            f"{name}: the longest continuation needs {max_length - min(available)} tokens, the model takes {max_length}"
         )
-    num_long = sum(length > room for (length, _), room in zip(sizes, rooms, strict=True))
-    if num_long and not cut_left:
-        longest = max(length for length, _ in sizes)
+    num_long = sum(num_context > room for (num_context, _), room in zip(lengths, available, strict=True))
+    if num_long and not truncate_left:
+        longest = max(num_context for num_context, _ in lengths)
         raise UserError(
-            f"{name}: {num_long} of {len(sizes)} prompts leave no room for the answer (longest {longest} "
-            f"tokens, the model takes {max_length} with the answer); add --truncate_left to cut them on the left"
+            f"{name}: {num_long} of {len(lengths)} prompts leave no room for the continuation (longest {longest} "
+            f"tokens, the model takes {max_length} with the continuation); add --truncate_left to truncate them"
         )
     return num_long
 
 
-def cut(question: Question, *, max_length: int, max_new_tokens: int) -> Question:
-    """The question, without its oldest tokens where there would be no room for the answer."""
-    room = max_length - max(max_new_tokens, size(question)[1])
-    return dataclasses.replace(question, prompt=question.prompt[-room:], context=question.context[-room:])
+def truncate(item: EncodedItem, *, max_length: int, max_new_tokens: int) -> EncodedItem:
+    """Drop the first tokens of the prompt where it leaves no room for the continuation."""
+    room = max_length - max(max_new_tokens, item.num_continuation_tokens)
+    return dataclasses.replace(item, prompt=item.prompt[-room:], context=item.context[-room:])
 
 
-def write_texts(
-    write: Write,
+def generate_texts(
+    generate: Generate,
     tokenizer: PreTrainedTokenizerFast,
-    questions: Sequence[Question],
-    writing: Writing,
+    items: Sequence[EncodedItem],
+    settings: GenerationSettings,
     *,
     first: int,
 ) -> list[dict[str, Any]]:
-    """Per item "output" (generated text without white space around it) and "finished".
+    """Per item "output" (generated text without surrounding white space) and "finished".
 
-    `first` is the position of `questions[0]` in the file: what is sampled depends on an item's position.
+    `first` is the position of `items[0]` in the file: a sample depends on the item's position.
     """
-    generated = write(
-        [question.prompt for question in questions],
-        max_new_tokens=writing.max_new_tokens,
+    generated = generate(
+        [item.prompt for item in items],
+        max_new_tokens=settings.max_new_tokens,
         eos_id=eos_id(tokenizer),
-        stop_ids=newline_ids(tokenizer) if writing.stop_at_newline else (),
-        do_sample=writing.do_sample,
-        temperature=writing.temperature,
-        top_p=writing.top_p,
-        seed=writing.seed + first,
+        stop_ids=newline_ids(tokenizer) if settings.stop_at_newline else (),
+        do_sample=settings.do_sample,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed + first,
     )
-    outputs = cast(list[str], tokenizer.batch_decode([answer.ids for answer in generated], skip_special_tokens=True))
-    if writing.stop_at_newline:
-        outputs = [output.partition("\n")[0] for output in outputs]
-    return [
-        {"output": output.strip(), "finished": answer.finished}
-        for output, answer in zip(outputs, generated, strict=True)
-    ]
+    texts = cast(list[str], tokenizer.batch_decode([each.ids for each in generated], skip_special_tokens=True))
+    if settings.stop_at_newline:
+        texts = [text.partition("\n")[0] for text in texts]
+    return [{"output": text.strip(), "finished": each.finished} for text, each in zip(texts, generated, strict=True)]
 
 
 def newline_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Every token whose text holds a line break."""
+    """Every token whose text contains a line break."""
     decoded = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return [token for token, text in enumerate(decoded) if "\n" in text]
 
 
-def score_golds(model: PreTrainedModel, questions: Sequence[Question]) -> list[dict[str, Any]]:
+def gold_log_likelihoods(model: PreTrainedModel, items: Sequence[EncodedItem]) -> list[dict[str, Any]]:
     """Per item "gold_logprob": log-likelihood of the gold completion, without EOS, in nats."""
-    return [{"gold_logprob": scores[0]} for scores in log_likelihoods(model, questions)]
+    return [{"gold_logprob": scores[0]} for scores in log_likelihoods(model, items)]
 
 
-def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> list[list[float]]:
-    requests = [Request(question.context, question.continuations) for question in questions]
-    return [[found.sum_logits for found in scores] for scores in score(model, requests)]
+def log_likelihoods(model: PreTrainedModel, items: Sequence[EncodedItem]) -> list[list[float]]:
+    """Log-likelihood of every continuation of every item, in nats."""
+    requests = [Request(item.context, item.continuations) for item in items]
+    return [[each.sum_logits for each in scores] for scores in score(model, requests)]

@@ -1,4 +1,4 @@
-"""Answer one evaluation file after the other with one loaded model. Used by predict.py; everything here needs torch."""
+"""Predictions of one loaded model for one evaluation file after the other."""
 
 import json
 import time
@@ -6,123 +6,112 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from eval.engine.generation import generate
+from eval.engine import generation, vllm_generation
 from eval.prediction import label_scoring, model_loading, requests
-from eval.prediction.arguments import Args
-from eval.prediction.prediction_spec import Job
-from eval.prediction.requests import Question, Write, Writing
-from eval.prediction.resumable_jsonl import Partial, partial_of
+from eval.prediction.prediction_spec import PredictionSpec
+from eval.prediction.requests import EncodedItem, Generate
+from eval.prediction.resumable_jsonl import ResumableJsonl
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 
 CHUNK_ITEMS = 512
-"""Items that are answered between two writes to the disk."""
+"""Items between two writes to the disk."""
 Items = Sequence[Mapping[str, Any]]
 
 
-def load(args: Args, *, writes: bool) -> "Asker":
-    """The model; `writes`: texts will be written, so that vLLM is needed where it was asked for."""
-    tokenizer_folder = args.tokenizer_name_or_path or args.model_name_or_path
-    model, tokenizer = model_loading.load(args.model_name_or_path, tokenizer_folder, float16=args.load_in_float16)
-    write: Write = partial(generate, model)
-    if args.use_vllm and writes:
-        from eval.engine import vllm_generation
-
-        write = vllm_generation.load(args.model_name_or_path, tokenizer_folder, model)
-    writing = Writing(
-        args.max_new_tokens, args.do_sample, args.temperature, args.top_p, args.seed, args.stop_at_newline
-    )
-    return Asker(model, tokenizer, write, writing, args)
-
-
 @dataclass(frozen=True)
-class Asker:
+class Runner:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    write: Write
-    writing: Writing
-    args: Args
+    generate: Generate
 
-    def check(self, job: Job, items: Items, exemplars: Items) -> int:
-        """How many prompts are cut to what the model takes.  Raises UserError for what cannot be asked."""
-        encoded = chain.from_iterable(self.encode(job, part, exemplars) for part in parts(items, CHUNK_ITEMS))
-        return requests.check_fit(
-            [requests.size(question) for question in encoded],
-            **self.bounds(job),
-            cut_left=self.args.truncate_left,
-            name=str(job.input_file),
+    @classmethod
+    def load(cls, folder: Path, tokenizer_folder: Path, *, float16: bool, use_vllm: bool) -> "Runner":
+        model, tokenizer = model_loading.load(folder, tokenizer_folder, float16=float16)
+        if use_vllm:
+            return cls(model, tokenizer, vllm_generation.load_generator(folder, tokenizer_folder, model))
+        return cls(model, tokenizer, partial(generation.generate, model))
+
+    def count_too_long(self, spec: PredictionSpec, items: Items, exemplars: Items) -> int:
+        """Number of prompts to be truncated.  Raises UserError for items that this model and tokenizer cannot take."""
+        encoded = chain.from_iterable(self.encode(spec, chunk, exemplars) for chunk in chunks(items, CHUNK_ITEMS))
+        return requests.count_too_long(
+            [(item.num_context_tokens, item.num_continuation_tokens) for item in encoded],
+            **self.token_limits(spec),
+            truncate_left=spec.truncate_left,
+            name=str(spec.input_file),
         )
 
-    def encode(self, job: Job, items: Items, exemplars: Items) -> list[Question]:
-        pairs = requests.texts(items, exemplars, chat=self.args.use_chat_format)
-        apart = job.protocol.space == "prompt" and job.kind != "text"
-        if job.kind == "labels":
-            return label_scoring.encode(self.tokenizer, pairs, job.labels, job.constraint, apart=apart)
-        if apart:
-            return requests.encode_apart(self.tokenizer, pairs)
-        return requests.encode_golds(self.tokenizer, pairs)
+    def encode(self, spec: PredictionSpec, items: Items, exemplars: Items) -> list[EncodedItem]:
+        pairs = requests.prompts_and_completions(items, exemplars, chat=spec.use_chat_format)
+        separately = spec.protocol.space == "prompt" and spec.kind != "text"
+        if spec.kind == "labels":
+            return label_scoring.encode(self.tokenizer, pairs, spec.labels, spec.constraint, separately=separately)
+        return (requests.encode_separately if separately else requests.encode_jointly)(self.tokenizer, pairs)
 
-    def bounds(self, job: Job) -> dict[str, int]:
+    def token_limits(self, spec: PredictionSpec) -> dict[str, int]:
         max_length: int = self.model.config.max_position_embeddings
-        return {"max_length": max_length, "max_new_tokens": self.writing.max_new_tokens if job.writes else 0}
+        return {"max_length": max_length, "max_new_tokens": spec.generation.max_new_tokens if spec.generation else 0}
 
-    def predict(self, job: Job, items: Items, exemplars: Items) -> dict[str, Any]:
-        """Answer chunk by chunk into the partial file, then write the whole.  -> facts for the sidecar."""
-        journal = partial_of(job.artifact, self.args.batch_size or CHUNK_ITEMS)
-        if self.args.overwrite:
-            journal.path.unlink(missing_ok=True)
-        num_before, started = journal.resume(), time.monotonic()
-        num_done = num_before
-        for part in parts(items[num_before:], journal.chunk):
-            # Encoded again, chunk by chunk: token ids of all items would take more memory than their texts.
-            questions = [requests.cut(question, **self.bounds(job)) for question in self.encode(job, part, exemplars)]
-            found = self.answer(job, questions, num_done)
-            journal.append({**item, **fields} for item, fields in zip(part, found, strict=True))
-            num_done += len(part)
-            rate = (num_done - num_before) / (time.monotonic() - started)
-            print(f"{job.artifact.path.name}: {num_done} of {len(items)} items, {rate:.1f} items/s", flush=True)
-        facts = finish(job, journal, num_items=len(items))
-        return facts | {
-            "num_resumed": num_before,
-            "dtype": str(self.model.dtype),
-            "device": str(self.model.device),
-        }
+    def predict(
+        self, spec: PredictionSpec, items: Items, exemplars: Items, *, chunk_size: int, resume: bool
+    ) -> dict[str, Any]:
+        """Write the prediction file; until it is complete, chunks go to a partial file.  -> facts for the sidecar"""
+        partial_file = ResumableJsonl.beside(spec.artifact, chunk_size)
+        if not resume:
+            partial_file.path.unlink(missing_ok=True)
+        num_resumed, started = partial_file.resume(), time.monotonic()
+        num_done = num_resumed
+        for chunk in chunks(items[num_resumed:], chunk_size):
+            # Tokenised again here: the token ids of all items would take more memory than their texts.
+            encoded = [
+                requests.truncate(each, **self.token_limits(spec)) for each in self.encode(spec, chunk, exemplars)
+            ]
+            predictions = self.predict_chunk(spec, encoded, first=num_done)
+            partial_file.append({**item, **fields} for item, fields in zip(chunk, predictions, strict=True))
+            num_done += len(chunk)
+            rate = (num_done - num_resumed) / (time.monotonic() - started)
+            print(f"{spec.artifact.path.name}: {num_done} of {len(items)} items, {rate:.1f} items/s", flush=True)
+        facts = finish(spec, partial_file, num_items=len(items))
+        return facts | {"num_resumed": num_resumed, "dtype": str(self.model.dtype), "device": str(self.model.device)}
 
-    def answer(self, job: Job, questions: Sequence[Question], first: int) -> list[dict[str, Any]]:
-        """What the predictions say of each item; `first` is the position of `questions[0]` among all items."""
-        written: list[dict[str, Any]] = [{} for _ in questions]
-        if job.kind == "labels":
-            scored = label_scoring.choose(self.model, self.tokenizer, questions, job.labels, job.constraint)
-            if job.writes:
-                texts = requests.write_texts(self.write, self.tokenizer, questions, self.writing, first=first)
-                parse_order = job.parse_order if job.protocol.answer == "substring" else ()
-                written = [label_scoring.read_label(text, job.labels, parse_order) for text in texts]
-            return [score | text for score, text in zip(scored, written, strict=True)]
-        if job.writes:
-            written = requests.write_texts(self.write, self.tokenizer, questions, self.writing, first=first)
-        golds = requests.score_golds(self.model, questions)
-        return [text | gold for text, gold in zip(written, golds, strict=True)]
+    def predict_chunk(self, spec: PredictionSpec, items: Sequence[EncodedItem], *, first: int) -> list[dict[str, Any]]:
+        """The predicted fields of each item; `first` is the position of `items[0]` in the file."""
+        texts: list[dict[str, Any]] = [{} for _ in items]
+        if spec.generation:
+            texts = requests.generate_texts(self.generate, self.tokenizer, items, spec.generation, first=first)
+        if spec.kind != "labels":
+            return [
+                text | gold for text, gold in zip(texts, requests.gold_log_likelihoods(self.model, items), strict=True)
+            ]
+        if spec.generation:
+            parse_order = spec.parse_order if spec.protocol.answer == "substring" else ()
+            texts = [label_scoring.parse_label(text, spec.labels, parse_order) for text in texts]
+        scores = label_scoring.predict_labels(self.model, self.tokenizer, items, spec.labels, spec.constraint)
+        return [score | text for score, text in zip(scores, texts, strict=True)]
 
 
-def parts(items: Items, size: int) -> Iterator[Items]:
+def chunks(items: Items, size: int) -> Iterator[Items]:
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def finish(job: Job, journal: Partial, *, num_items: int) -> dict[str, Any]:
-    """The whole file from the partial one.  Raises UserError where other hands wrote to it."""
+def finish(spec: PredictionSpec, partial_file: ResumableJsonl, *, num_items: int) -> dict[str, Any]:
+    """Turn the partial file into the prediction file.  Raises UserError where another process wrote to it."""
     num_lines, num_unfinished = 0, 0
-    with atomic_write(job.artifact.path) as file:
-        for line in journal.lines():
+    with atomic_write(spec.artifact.path) as file:
+        for line in partial_file.lines():
             file.write(line)
             num_lines += 1
-            num_unfinished += job.writes and not json.loads(line)["finished"]
+            num_unfinished += spec.generation is not None and not json.loads(line)["finished"]
         if num_lines != num_items:
             raise UserError(
-                f"{journal.path}: {num_lines} lines for {num_items} items; is it being written twice at once?"
+                f"{partial_file.path}: {num_lines} lines for {num_items} items; did two processes write it? "
+                "Delete it and run the same command again"
             )
-    journal.path.unlink()
-    return {"num_unfinished": num_unfinished} if job.writes else {}
+    partial_file.path.unlink()
+    return {"num_unfinished": num_unfinished} if spec.generation else {}

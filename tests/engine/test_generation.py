@@ -1,4 +1,4 @@
-"""Generation: the same text in any batch, endings, sampling; on tiny random models without network."""
+"""Generation on tiny random models: independence of the batch, end of generation, sampling."""
 
 import random
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import (
     OlmoForCausalLM,
 )
 
-from eval.engine import generation
+from eval.engine import generation, lm_head
 from eval.engine.generation import generate, sample
 from open_instruct.common.errors import UserError
 
@@ -58,7 +58,7 @@ def prompts():
     return [[numbers.randrange(60) for _ in range(numbers.randint(1, 20))] for _ in range(64)]
 
 
-def one_by_one(model, prompt, max_new_tokens, endings):
+def decode_greedily(model, prompt, max_new_tokens, endings):
     """Greedy decoding without batch, padding or cache."""
     ids = list(prompt)
     for _ in range(max_new_tokens):
@@ -70,11 +70,11 @@ def one_by_one(model, prompt, max_new_tokens, endings):
 
 
 @pytest.mark.parametrize("exemplars", [0, 36])
-def test_text_is_that_of_plain_greedy_decoding_whatever_the_batch(model, prompts, exemplars):
-    """Rows alone, few or all; with and without a beginning that all share and that is held once."""
+def test_generation_equals_plain_greedy_decoding_for_any_batch(model, prompts, exemplars):
+    """In batches of one, few or all prompts; with and without a prefix that all prompts share."""
     num_prompts = 64 if isinstance(model, OlmoForCausalLM) and exemplars else 16
     prompts = [[*range(10, 10 + exemplars), *prompt] for prompt in prompts[:num_prompts]]
-    expected = [one_by_one(model, prompt, 8, {EOS, *STOPS}) for prompt in prompts]
+    expected = [decode_greedily(model, prompt, 8, {EOS, *STOPS}) for prompt in prompts]
     assert len({len(ids) for ids in expected}) > 2, "rows must end at different steps, or nothing leaves the batch"
     order = random.Random(1).sample(range(num_prompts), num_prompts)
     for bounds in ({"batch_size": 1}, {"batch_size": 8}, {"batch_size": 64}, {"max_batch_tokens": 100}):
@@ -91,43 +91,43 @@ token_lists = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(token_lists, st.integers(0, 40), st.integers(1, 12), st.integers(1, 30))
-def test_prompts_that_begin_alike_are_told_apart(olmo, monkeypatch, prompts, exemplars, batch_size, pass_tokens):
-    monkeypatch.setattr(generation, "MAX_PASS_TOKENS", pass_tokens)
+def test_shared_prefixes_do_not_change_generations(olmo, monkeypatch, prompts, exemplars, batch_size, pass_tokens):
+    monkeypatch.setattr(generation, "MAX_PREFILL_TOKENS", pass_tokens)
     prompts = [[5] * exemplars + prompt for prompt in prompts]
     found = generate(olmo, prompts, max_new_tokens=4, eos_id=EOS, batch_size=batch_size)
-    expected = {tuple(prompt): one_by_one(olmo, prompt, 4, {EOS}) for prompt in prompts}
+    expected = {tuple(prompt): decode_greedily(olmo, prompt, 4, {EOS}) for prompt in prompts}
     for prompt, answer in zip(prompts, found, strict=True):
         assert answer.ids == [token for token in expected[tuple(prompt)] if token != EOS]
 
 
-def test_a_common_beginning_is_computed_once_and_prompts_once(olmo, monkeypatch):
+def test_shared_prefix_and_each_prompt_are_computed_once(olmo, monkeypatch):
     passes = []
 
-    def counting(model, batch, *args):
-        passes.append(len(batch.ids))
-        return compute(model, batch, *args)
+    def counting(model, tree, *args):
+        passes.append(len(tree.ids))
+        return forward(model, tree, *args)
 
-    compute = generation.compute
-    monkeypatch.setattr(generation, "compute", counting)
+    forward = generation.forward
+    monkeypatch.setattr(generation, "forward", counting)
     generate(olmo, [[*range(40), i, i] for i in range(1, 11)], max_new_tokens=3, eos_id=EOS, batch_size=3)
     assert passes[0] == 40
     assert sum(passes) == 40 + 10 * 2
 
 
-def test_fewer_rows_are_written_where_memory_does_not_suffice(olmo, prompts, monkeypatch):
-    class LittleMemory(generation.Rows):
-        def __init__(self, *args, most, capacity):
-            if most > 5:
+def test_out_of_memory_halves_the_number_of_rows(olmo, prompts, monkeypatch):
+    class LittleMemory(generation.KVCache):
+        def __init__(self, *args, max_rows, capacity):
+            if max_rows > 5:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            super().__init__(*args, most=most, capacity=capacity)
+            super().__init__(*args, max_rows=max_rows, capacity=capacity)
 
     options = {"max_new_tokens": 4, "eos_id": EOS}
     expected = generate(olmo, prompts[:20], **options)
-    monkeypatch.setattr(generation, "Rows", LittleMemory)
+    monkeypatch.setattr(generation, "KVCache", LittleMemory)
     assert generate(olmo, prompts[:20], **options) == expected
 
 
-def test_sampled_text_does_not_depend_on_the_batch_and_depends_on_the_seed(olmo, prompts):
+def test_samples_depend_on_the_seed_not_on_the_batch(olmo, prompts):
     def texts(seed, rows):
         found = generate(
             olmo,
@@ -145,14 +145,14 @@ def test_sampled_text_does_not_depend_on_the_batch_and_depends_on_the_seed(olmo,
     assert texts(0, 16) != texts(1, 16)
 
 
-def test_an_items_sample_is_that_of_its_position(olmo, prompts):
+def test_sample_depends_on_the_position_of_the_prompt(olmo, prompts):
     options = {"max_new_tokens": 8, "eos_id": EOS, "do_sample": True}
     whole = generate(olmo, prompts[:6], seed=5, **options)
     assert generate(olmo, prompts[4:6], seed=5 + 4, **options) == whole[4:]
 
 
-def test_eos_is_cut_off_and_a_stop_token_is_kept(olmo):
-    first, second = one_by_one(olmo, [1, 2, 3], 2, set())
+def test_eos_is_removed_and_a_stop_token_is_kept(olmo):
+    first, second = decode_greedily(olmo, [1, 2, 3], 2, set())
     assert first != second
     (by_eos,) = generate(olmo, [[1, 2, 3]], max_new_tokens=5, eos_id=second)
     (by_stop,) = generate(olmo, [[1, 2, 3]], max_new_tokens=5, eos_id=EOS, stop_ids=[second])
@@ -162,22 +162,26 @@ def test_eos_is_cut_off_and_a_stop_token_is_kept(olmo):
     assert (cut_short.ids, cut_short.finished) == ([first], False)
 
 
-def test_draws_pick_tokens_by_cumulative_probability():
+def test_sampling_inverts_the_cumulative_distribution():
     # Tokens 0, 1, 2 with probabilities 0.2, 0.5, 0.3; sorted: 1 up to 0.5, 2 up to 0.8, 0 up to 1.
     logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(4, 3)
     draws = torch.tensor([0.0, 0.49, 0.51, 0.81])
     assert sample(logits, draws, temperature=1.0, top_p=1.0).tolist() == [1, 1, 2, 0]
-    # The two likeliest reach 0.7: of their 0.8 together, 1 takes draws below 0.5 / 0.8 = 0.625.
+    # The two most likely tokens reach 0.7: of their total of 0.8, token 1 takes draws below 0.5 / 0.8 = 0.625.
     assert sample(logits, torch.tensor([0.0, 0.62, 0.63, 0.99]), temperature=1.0, top_p=0.7).tolist() == [1, 1, 2, 2]
-    # A low temperature leaves the likeliest alone.
+    # At a low temperature only the most likely token is sampled.
     assert sample(logits, draws, temperature=0.01, top_p=1.0).tolist() == [1, 1, 1, 1]
 
 
-def test_progress_counts_every_prompt(olmo, prompts):
-    counts = []
-    generate(olmo, prompts[:10], max_new_tokens=2, eos_id=EOS, batch_size=4, progress=counts.append)
-    assert sum(counts) == 10
-    assert len(counts) > 1
+@pytest.mark.parametrize("slice_tokens", [7, 2048])
+@torch.inference_mode()
+def test_greedy_token_is_the_first_most_likely_token_of_the_vocabulary(monkeypatch, slice_tokens):
+    monkeypatch.setattr(lm_head, "SLICE_TOKENS", slice_tokens)
+    model = make("olmo")
+    weight, hidden = model.lm_head.weight, torch.randn(20, 32)
+    assert torch.equal(lm_head.greedy_tokens(model, hidden), (hidden @ weight.T).argmax(-1))
+    weight[[21, 30, 50]] = 100 * hidden[0]
+    assert lm_head.greedy_tokens(model, hidden[:1]).tolist() == [21]
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
@@ -203,5 +207,5 @@ def test_settings_out_of_range_are_refused(olmo, prompt, options, message):
         generate(olmo, [prompt], **({"max_new_tokens": 2, "eos_id": EOS} | options))
 
 
-def test_no_prompts_no_text(olmo):
+def test_no_prompts_give_no_generations(olmo):
     assert generate(olmo, [], max_new_tokens=2, eos_id=EOS) == []

@@ -1,3 +1,5 @@
+"""Log-likelihoods on tiny random models: equality with plain forward passes, prefix sharing, refusals."""
+
 import math
 import random
 
@@ -46,8 +48,8 @@ def models():
     return {family: toy_model(family) for family in FAMILIES}
 
 
-def naive(model, context, continuation):
-    """One unpadded forward pass of one continuation: log-likelihood, and whether greedy decoding would write it."""
+def plain_score(model, context, continuation):
+    """Log-likelihood and is_greedy of one continuation, by one unpadded forward pass."""
     with torch.no_grad():
         log_probs = model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
     rows = log_probs[len(context) - 1 : -1]
@@ -57,14 +59,14 @@ def naive(model, context, continuation):
 
 @pytest.fixture
 def small_bounds(monkeypatch):
-    """Every loop over blocks, slices and buckets takes more than one turn, even on toy models."""
+    """Make every loop over blocks, slices and buckets run more than once, even on toy models."""
     monkeypatch.setattr(prefix_tree, "MAX_MASK_ELEMENTS", 40)
     monkeypatch.setattr(prefix_tree, "CHEAP_PADDING", 4)
-    monkeypatch.setattr(lm_head, "SLICE_WORDS", 7)
+    monkeypatch.setattr(lm_head, "SLICE_TOKENS", 7)
     monkeypatch.setattr(lm_head, "SLICE_POSITIONS", 3)
 
 
-# Few different tokens: the texts then share beginnings at every depth.
+# Few different tokens: the sequences then share prefixes at every depth.
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=6)
 continuations = st.lists(tokens, min_size=1, max_size=4)
 requests_of = st.lists(st.builds(Request, tokens, continuations), min_size=1, max_size=8)
@@ -76,46 +78,46 @@ requests_of = st.lists(st.builds(Request, tokens, continuations), min_size=1, ma
 @given(
     exemplars=st.lists(st.integers(1, 30), max_size=20),
     requests=requests_of,
-    bounds=st.sampled_from([(1, None), (12, None), (8192, 1), (8192, 3), (8192, None)]),
+    max_batch_tokens=st.sampled_from([1, 12, 8192]),
 )
-def test_scores_equal_one_pass_for_each_continuation(models, family, exemplars, requests, bounds):
-    asked = [Request(exemplars + request.context, request.continuations) for request in requests]
-    found = score(models[family], asked, max_batch_tokens=bounds[0], batch_size=bounds[1])
+def test_scores_equal_plain_forward_passes(models, family, exemplars, requests, max_batch_tokens):
+    requests = [Request(exemplars + request.context, request.continuations) for request in requests]
+    found = score(models[family], requests, max_batch_tokens=max_batch_tokens)
     assert [len(scores) for scores in found] == [len(request.continuations) for request in requests]
-    for request, scores in zip(asked, found, strict=True):
+    for request, scores in zip(requests, found, strict=True):
         for continuation, one in zip(request.continuations, scores, strict=True):
-            expected, greedy = naive(models[family], request.context, continuation)
+            expected, greedy = plain_score(models[family], request.context, continuation)
             assert one.sum_logits == pytest.approx(expected, abs=1e-4)
             assert (one.num_tokens, one.is_greedy) == (len(continuation), greedy)
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 64, None])
-def test_scores_do_not_depend_on_batch_order_or_sharing(models, batch_size):
+@pytest.mark.parametrize("max_batch_tokens", [1, 100, 8192])
+def test_scores_do_not_depend_on_batch_order_or_sharing(models, max_batch_tokens):
     numbers = random.Random(0)
 
-    def words(most):
+    def random_tokens(most):
         return [numbers.randrange(31) for _ in range(numbers.randint(1, most))]
 
-    exemplars = words(30)
-    requests = [Request(exemplars + words(12), [words(5) for _ in range(3)]) for _ in range(64)]
+    exemplars = random_tokens(30)
+    requests = [Request(exemplars + random_tokens(12), [random_tokens(5) for _ in range(3)]) for _ in range(64)]
     alone = [score(models["olmo"], [request])[0] for request in requests]
     order = numbers.sample(range(64), 64)
-    shuffled = score(models["olmo"], [requests[i] for i in order], batch_size=batch_size)
+    shuffled = score(models["olmo"], [requests[i] for i in order], max_batch_tokens=max_batch_tokens)
     for place, i in enumerate(order):
         found, expected = ([one.sum_logits for one in scores] for scores in (shuffled[place], alone[i]))
         assert found == pytest.approx(expected, abs=1e-4)
         assert found.index(max(found)) == expected.index(max(expected))
 
 
-def test_every_distinct_beginning_is_computed_once(models, monkeypatch):
+def test_every_distinct_prefix_is_computed_once(models, monkeypatch):
     passes = []
 
-    def counting(model, batch, *args):
-        passes.append(list(batch.ids))
-        return compute(model, batch, *args)
+    def counting(model, tree, *args):
+        passes.append(list(tree.ids))
+        return forward(model, tree, *args)
 
-    compute = prefix_attention.compute
-    monkeypatch.setattr(scoring, "compute", counting)
+    forward = prefix_attention.forward
+    monkeypatch.setattr(scoring, "forward", counting)
     exemplars, group = [9] * 20, [8] * 10
     requests = [Request([*exemplars, *group, i, 5], [[1, 2, 3], [1, 2, 4]]) for i in range(1, 7)]
     requests += [Request([*exemplars, i], [[7]]) for i in range(1, 7)]
@@ -125,18 +127,18 @@ def test_every_distinct_beginning_is_computed_once(models, monkeypatch):
     assert len(passes) > 3
 
 
-def test_what_the_model_writes_itself_is_greedy(models):
-    context, written = [3, 4, 5], []
+def test_greedily_decoded_continuation_is_greedy(models):
+    context, decoded = [3, 4, 5], []
     for _ in range(4):
-        written.append(models["olmo"](torch.tensor([context + written])).logits[0, -1].argmax().item())
-    other = [*written[:-1], (written[-1] + 1) % 31]
-    greedy, changed = score(models["olmo"], [Request(context, [written, other])])[0]
+        decoded.append(models["olmo"](torch.tensor([context + decoded])).logits[0, -1].argmax().item())
+    other = [*decoded[:-1], (decoded[-1] + 1) % 31]
+    greedy, changed = score(models["olmo"], [Request(context, [decoded, other])])[0]
     assert greedy.is_greedy
     assert not changed.is_greedy
     assert greedy.sum_logits > changed.sum_logits
 
 
-def test_a_model_without_preferences_gives_every_token_the_same_share():
+def test_zero_logits_give_every_token_the_same_probability():
     model = toy_model("olmo")
     torch.nn.init.zeros_(model.lm_head.weight)
     one, two = score(model, [Request([1], [[2], [3, 4]])])[0]
@@ -151,37 +153,37 @@ def test_progress_counts_every_request_once(models):
     assert sum(counts) == 2
 
 
-def test_the_model_is_left_as_it_was():
+def test_scoring_restores_attention_and_training_mode():
     model = toy_model("neox").train()
     score(model, [Request([1], [[2]])])
     assert model.training
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_batches_are_halved_where_memory_does_not_suffice(models, monkeypatch):
-    def with_little_memory(model, batch, *args):
-        if len(batch.ids) > 9:
+def test_out_of_memory_halves_the_batches(models, monkeypatch):
+    def with_little_memory(model, tree, *args):
+        if len(tree.ids) > 9:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return compute(model, batch, *args)
+        return forward(model, tree, *args)
 
-    compute = prefix_attention.compute
+    forward = prefix_attention.forward
     requests = [Request([i, i + 1], [[3, 4], [5, 6, 7]]) for i in range(1, 20)]
     expected = score(models["olmo"], requests)
-    monkeypatch.setattr(scoring, "compute", with_little_memory)
+    monkeypatch.setattr(scoring, "forward", with_little_memory)
     counts = []
     found = score(models["olmo"], requests, progress=counts.append)
     assert len(counts) >= 5
     for scores, others in zip(found, expected, strict=True):
         assert [one.sum_logits for one in scores] == pytest.approx([one.sum_logits for one in others], abs=1e-5)
-    with pytest.raises(UserError, match="single text"):
+    with pytest.raises(UserError, match="single sequence"):
         score(models["olmo"], [Request([1] * 10, [[1]])])
 
 
-def test_other_failures_are_not_taken_for_a_lack_of_memory(models, monkeypatch):
+def test_other_errors_are_not_treated_as_out_of_memory(models, monkeypatch):
     def broken(*args):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(scoring, "compute", broken)
+    monkeypatch.setattr(scoring, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         score(models["olmo"], [Request([1], [[2]])])
 
@@ -191,15 +193,15 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory(models, monkeypatch):
     [
         (Request([], [[1]]), "empty context or continuation"),
         (Request([1], [[]]), "empty context or continuation"),
-        (Request([1], [[31]]), "token id 31, the model knows 31 tokens"),
+        (Request([1], [[31]]), "token id 31, the model has 31 tokens"),
     ],
 )
-def test_requests_that_cannot_be_scored_are_refused(models, request_, message):
+def test_invalid_requests_are_refused(models, request_, message):
     with pytest.raises(UserError, match=message):
         score(models["olmo"], [request_])
 
 
-def test_broken_weights_are_refused():
+def test_nan_weights_are_refused():
     model = toy_model("olmo")
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     with pytest.raises(UserError, match="not finite"):
@@ -213,7 +215,7 @@ def test_broken_weights_are_refused():
         ("final_logit_softcapping", 30.0, "final_logit_softcapping is 30.0"),
     ],
 )
-def test_models_that_sharing_would_change_are_refused(name, value, message):
+def test_models_whose_scores_would_change_are_refused(name, value, message):
     model = toy_model("llama")
     setattr(model.config, name, value)
     with pytest.raises(UserError, match=message):

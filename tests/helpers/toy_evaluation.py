@@ -1,4 +1,4 @@
-"""What the tests of prediction share: a toy model, three evaluation files, and a way to ask and read."""
+"""Shared by the tests of prediction: three evaluation files, and helpers to predict them with the toy model."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from transformers import AutoTokenizer, OlmoForCausalLM
 
 from eval import predict
-from eval.predict import Args
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.json_files import write_jsonl
 
@@ -38,27 +37,26 @@ def as_records(rows):
     return [{"dataset": d, "id": f"{d}-{i}", "prompt": p, "completion": c} for i, (d, p, c) in enumerate(rows)]
 
 
-def ask(home, *names, **options):
+def run_predict(home, *names, **options):
+    """Predict evaluation files of `home` by name; return the last prediction file."""
     files = tuple(home / f"{name}.jsonl" for name in names)
     given: dict[str, Any] = {"max_new_tokens": 5} | options
-    predict.main(Args(home / "model", files, **given))
+    predict.main(predict.Args(home / "model", files, **given))
     outputs = sorted((home / "output" / "predictions").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     return outputs[-1]
 
 
-def read(path):
+def read_records(path):
     return [json.loads(line) for line in path.open(encoding="utf-8")]
 
 
 def log_prob(model, context, continuation):
-    """Log-likelihood in nats, one token after the other, as the definition says."""
-    ids, total = list(context), 0.0
-    for token in continuation:
-        with torch.no_grad():
-            total += model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
-        ids.append(token)
-    return total
+    """Log-likelihood in nats, by one plain forward pass."""
+    with torch.no_grad():
+        log_probs = model(torch.tensor([[*context, *continuation]])).logits[0].log_softmax(-1)
+    predicting = log_probs[len(context) - 1 : -1]  # (tokens of the continuation, vocabulary)
+    return predicting.gather(-1, torch.tensor(continuation)[:, None]).sum().item()
 
 
-def loaded(home):
+def load_toy(home):
     return OlmoForCausalLM.from_pretrained(home / "model").eval(), AutoTokenizer.from_pretrained(home / "model")

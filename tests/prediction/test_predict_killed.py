@@ -1,26 +1,50 @@
-"""A run that is killed at random moments ends with the bytes of one that is not (benchmarks/predict_killed.py)."""
+"""A prediction run that is killed, and started again, ends with the bytes of an uninterrupted run."""
 
+import multiprocessing
 import random
+import time
 from dataclasses import replace
 
-from predict_killed import kill_until_done, questions, run_to_end
+from toy_evaluation import SCIQ, write_evaluation
 
-from eval.predict import Args
-from open_instruct.common.json_files import write_jsonl
+from eval import predict
+from open_instruct.common.artifacts import read_sidecar
 
 
-def test_killed_at_random_and_resumed_the_bytes_are_the_same(home):
-    write_jsonl(home / "items.jsonl", questions(120))
-    whole = Args(
+def start(args):
+    """Start the run in a fork of this process, which has the libraries loaded."""
+    process = multiprocessing.get_context("fork").Process(target=predict.main, args=(args,))
+    process.start()
+    return process
+
+
+def num_lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_killed_and_resumed_predictions_have_the_same_bytes(home):
+    write_evaluation(home / "sciq.jsonl", SCIQ * 20)
+    args = predict.Args(
         home / "model",
-        (home / "items.jsonl",),
-        output_file=home / "whole.jsonl",
+        (home / "sciq.jsonl",),
+        output_file=home / "killed.jsonl",
         batch_size=4,
         max_new_tokens=12,
-        truncate_left=True,
     )
-    seconds = run_to_end(whole)
-    killed = replace(whole, output_file=home / "killed.jsonl")
-    kills = kill_until_done(killed, random.Random(0), longest=seconds)
-    assert kills > 0
-    assert (home / "killed.jsonl").read_bytes() == (home / "whole.jsonl").read_bytes()
+    partial = home / "killed.jsonl.partial"
+    rng, num_resumed = random.Random(0), 0
+    for num_chunks in (3, 5, 2):
+        process = start(args)
+        while process.is_alive() and num_lines(partial) < 1 + num_resumed + 4 * num_chunks:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        assert not (home / "killed.jsonl").exists()
+        num_resumed = (num_lines(partial) - 1) // 4 * 4
+    process = start(args)
+    process.join()
+    assert process.exitcode == 0
+    assert read_sidecar(home / "killed.jsonl")["num_resumed"] == num_resumed >= 40
+    predict.main(replace(args, output_file=home / "uninterrupted.jsonl"))
+    assert (home / "killed.jsonl").read_bytes() == (home / "uninterrupted.jsonl").read_bytes()

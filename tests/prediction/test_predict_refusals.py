@@ -1,4 +1,4 @@
-"""Models, labels and arguments that prediction refuses, with the cure."""
+"""Models, labels and arguments that prediction refuses, with the fix."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 import torch
 from toy_evaluation import (
     RTE,
-    ask,
-    loaded,
+    load_toy,
+    run_predict,
     write_evaluation,
 )
 from toy_models import toy_native_olmo, toy_tokenizer
@@ -20,36 +20,36 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
 
 
-def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(tmp_path):
+def test_labels_with_the_same_tokens_are_refused(tmp_path):
     tokenizer = toy_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="cannot tell the labels yes, yes apart"):
-        label_scoring.encode_choices(tokenizer, [("Same?", " yes")], ["yes", "yes"])
+    with pytest.raises(UserError, match="labels yes, yes have the same tokens"):
+        label_scoring.encode_labels_jointly(tokenizer, [("Same?", " yes")], ["yes", "yes"])
 
 
-def test_a_gold_completion_that_is_no_label_is_refused(home):
+def test_gold_completion_that_is_not_a_label_is_refused(home):
     write_evaluation(home / "rte.jsonl", [*RTE, ("rte", "One:", " perhaps")])
     with pytest.raises(UserError, match="' perhaps' is none of the labels entailment, neutral"):
-        ask(home, "rte")
+        run_predict(home, "rte")
 
 
-def test_nan_weights_are_refused_and_leave_nothing_done(home):
-    model, _ = loaded(home)
+def test_nan_weights_are_refused_and_no_prediction_file_is_written(home):
+    model, _ = load_toy(home)
     with torch.no_grad():
         model.lm_head.weight[5] = float("nan")
     model.save_pretrained(home / "model")
     for name in ("rte", "sciq"):
         with pytest.raises(UserError, match=r"not finite|NaN"):
-            ask(home, name)
+            run_predict(home, name)
     assert not list((home / "output" / "predictions").glob("*.jsonl"))
 
 
-def test_a_folder_that_is_no_transformers_model_is_refused_with_the_cure(home):
+def test_folder_that_is_not_a_transformers_model_is_refused_with_the_fix(home):
     toy_native_olmo(home / "native")
     (home / "adapter").mkdir()
     (home / "adapter" / "adapter_config.json").write_text("{}")
     for folder, message in {
         "native": "OLMo's own format.*convert_olmo_to_tf.py",
-        "adapter": "merge_and_unload",
+        "adapter": "merge_lora.py",
         "nowhere": "no such folder",
         "output": "no such folder|no config.json",
     }.items():
@@ -61,13 +61,13 @@ def test_missing_weights_are_refused(home):
     config = json.loads((home / "model" / "config.json").read_text())
     write_json(home / "model" / "config.json", config | {"num_hidden_layers": 3})
     with pytest.raises(UserError, match="missing_keys"):
-        ask(home, "rte")
+        run_predict(home, "rte")
 
 
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (("rte", "sciq"), {"output_file": Path("x.jsonl")}, "one input file, found 2"),
+        (("rte", "sciq"), {"output_file": Path("x.jsonl")}, "exactly one input file, found 2"),
         (("rte", "rte"), {}, "same output"),
         (("rte",), {"limit": (1, 2)}, "--limit takes one number or 1, one for each file; found 2"),
         (("rte",), {"limit": (0,), "num_shots": -1}, "num_shots is -1.*limit is 0"),
@@ -76,13 +76,13 @@ def test_missing_weights_are_refused(home):
         (("nowhere",), {}, "no such file"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused_before_a_model_is_loaded(home, monkeypatch, names, options, message):
+def test_invalid_arguments_are_refused_before_the_model_is_loaded(home, monkeypatch, names, options, message):
     monkeypatch.setattr("eval.prediction.model_loading.load", None)
     with pytest.raises(UserError, match=message):
-        ask(home, *names, **options)
+        run_predict(home, *names, **options)
 
 
-def test_predict_classification_takes_labels_only(home):
+def test_predict_classification_refuses_other_kinds(home):
     with pytest.raises(UserError, match="sciq is of kind generation, expected labels"):
         predict_classification.main(Args(home / "model", (home / "sciq.jsonl",)))
     predict_classification.main(Args(home / "model", (home / "rte.jsonl",)))

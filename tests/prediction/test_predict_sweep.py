@@ -9,7 +9,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 
 
-def test_every_model_is_asked_with_every_number_of_exemplars(home, capsys):
+def test_every_model_is_evaluated_with_every_number_of_exemplars(home, capsys):
     toy_olmo(home / "other", seed=1, max_position_embeddings=256)
     write_jsonl(home / "rte.exemplars.jsonl", [{**as_records(RTE)[0], "id": "shot", "prompt": "One:"}])
     args = predict_sweep.Args((home / "model", home / "other"), (home / "rte.jsonl",), num_shots=(0, 1), limit=(4,))
@@ -22,6 +22,6 @@ def test_every_model_is_asked_with_every_number_of_exemplars(home, capsys):
     assert "0 scored, 4 unchanged" in capsys.readouterr().out
 
 
-def test_what_no_file_has_exemplars_for_is_refused(home):
+def test_num_shots_without_exemplars_is_refused(home):
     with pytest.raises(UserError, match="needs exemplars"):
         predict_sweep.main(predict_sweep.Args((home / "model",), (home / "rte.jsonl",), num_shots=(0, 4)))
