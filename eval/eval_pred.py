@@ -99,13 +99,12 @@ def score_file(path: Path, args: Args) -> bool:
 
 
 def bootstrap(args: Args) -> dict[str, Any]:
-    return {"seed": args.seed, "num_resamples": args.num_resamples, "method": args.method}
+    return {"num_resamples": args.num_resamples, "seed": args.seed, "method": args.method}
 
 
 def recorded_arguments(args: Args) -> dict[str, Any]:
     """Arguments in the sidecar; without the default method, as in files from before there was another."""
-    recorded = {"num_resamples": args.num_resamples, "seed": args.seed}
-    return recorded if args.method == "percentile" else recorded | {"method": args.method}
+    return {name: value for name, value in bootstrap(args).items() if value != "percentile"}
 
 
 def print_table(results: Sequence[Metrics]) -> None:

@@ -25,7 +25,7 @@ from eval.prediction.prediction_spec import (
     identify_evaluation,
     needs_generation,
     read_exemplars,
-    require_distinct,
+    require_distinct_outputs,
     sample_items,
 )
 from open_instruct.common import paths
@@ -92,7 +92,7 @@ def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
     limits = args.limit if len(args.limit) > 1 else (args.limit or (None,)) * len(args.input_files)
     specs = [make_spec(*each, args, model_identity, only_kind) for each in zip(args.input_files, limits, strict=True)]
     outputs = [spec.artifact.path for spec in specs]
-    require_distinct(outputs)
+    require_distinct_outputs(outputs)
     unfinished = [spec for spec in specs if not is_done(spec.artifact, overwrite=args.overwrite)]
     if unfinished:
         predict(unfinished, args)

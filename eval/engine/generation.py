@@ -60,9 +60,10 @@ def generate(
     included, the shared prefix not), and fewer where memory runs out. This does not change the output, beyond float
     noise: a sampled token depends on the seed, the prompt's index and the step only. Prompts are not truncated here.
 
-    Raises UserError for an empty prompt, for settings out of range, and for NaN logits.
+    Raises UserError for an empty prompt and for NaN logits.
     """
-    check_settings(prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+    if not all(prompts):
+        raise UserError(f"prompt {prompts.index([])} is empty; give an empty prompt as [EOS]")
     check_lm_head(model)
     draws = uniform_draws(len(prompts), seed=seed, steps=max_new_tokens).to(model.device) if do_sample else None
 
@@ -92,18 +93,6 @@ def generate(
             waiting = [index for index in waiting if index not in batching.completed]
     sequences = (batching.completed[index] for index in range(len(prompts)))
     return [Generated(ids[:-1] if ids[-1] == eos_id else ids, ids[-1] in batching.end_ids) for ids in sequences]
-
-
-def check_settings(prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float, top_p: float) -> None:
-    empty = [index for index, ids in enumerate(prompts) if not ids]
-    if empty:
-        raise UserError(f"prompt {empty[0]} is empty; give an empty prompt as [EOS]")
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
-    if temperature <= 0:
-        raise UserError(f"temperature is {temperature}; expected more than 0 (for greedy decoding leave out do_sample)")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p is {top_p}; expected more than 0 and at most 1")
 
 
 def prefill_shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) -> TokenStates:

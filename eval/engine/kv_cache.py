@@ -68,7 +68,7 @@ class KVCache:
             input_ids=torch.tensor(tokens, device=model.device)[:, None],
             position_ids=(self.prefix.num_tokens + self.places)[:, None],
             use_cache=False,
-            attention_pass=self,
+            tree_attention=self.attend,
         ).last_hidden_state[:, -1]
         self.lengths = [length + 1 for length in self.lengths]
         return hidden

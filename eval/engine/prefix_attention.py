@@ -1,15 +1,14 @@
 """Forward pass over a prefix tree, through any model that uses transformers' attention interface.
 
-During the pass the model's attention is `attend`, which passes queries, keys and values to the pass. Everything else in
-the model works on single tokens, and so on concatenated sequences.
+During the pass the model's attention is `attend`, which calls the attention of the pass. Everything else in the model
+works on single tokens, and so on concatenated sequences.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -21,12 +20,10 @@ UNSUPPORTED = ("softcap", "s_aux")
 """Arguments by which some models change attention beyond a scale."""
 
 
-class AttentionPass(Protocol):
-    """One forward pass: attention of a layer's queries (batch, heads, tokens, size) to its keys and values."""
+Attend = Callable[..., torch.Tensor]
+"""Attention of one forward pass: (layer, queries, keys, values, scaling) -> output (batch, tokens, heads, size).
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float) -> torch.Tensor:
-        """-> (batch, tokens, heads, size)"""
-        ...
+Queries, keys and values are (batch, heads, tokens, size)."""
 
 
 def attend(
@@ -37,7 +34,7 @@ def attend(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    attention_pass: AttentionPass,
+    tree_attention: Attend,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     unsupported = [name for name in UNSUPPORTED if options.get(name) is not None]
@@ -45,7 +42,7 @@ def attend(
         raise UserError(
             f"{type(module).__name__} needs {', '.join(unsupported)} in its attention, which is not supported"
         )
-    return attention_pass.attend(module.layer_idx, query, key, value, scaling=scaling), None
+    return tree_attention(module.layer_idx, query, key, value, scaling=scaling), None
 
 
 AttentionInterface.register(NAME, attend)
@@ -90,35 +87,14 @@ class TokenStates:
         return TokenStates(keys, values, self.hidden[tokens])
 
 
-@dataclass(frozen=True)
-class DeviceBucket:
-    """A bucket on the model's device, with flat indices."""
-
-    queries: torch.Tensor
-    keys: torch.Tensor
-    mask: torch.Tensor
-    """(rows, 1, queries, keys), added to the attention scores."""
-    query_indices: torch.Tensor | None
-    """Flat queries that are not padding; None: all."""
-
-
 class TreePass:
     """Forward pass over a prefix tree. `kept` collects the keys and values of the tokens with the indices `keep`."""
 
     def __init__(self, tree: PrefixTree, cached: TokenStates, keep: Sequence[int], *, model: PreTrainedModel) -> None:
-        device = model.device
         self.cached = cached
-        self.keep = torch.tensor(keep, dtype=torch.long, device=device)
+        self.keep = torch.tensor(keep, dtype=torch.long, device=model.device)
         self.kept = TokenStates()
-        self.buckets = []
-        for bucket in tree.buckets():
-            is_visible = torch.from_numpy(bucket.is_visible).to(device)[:, None]
-            mask = torch.zeros(is_visible.shape, dtype=model.dtype, device=device).masked_fill_(
-                ~is_visible, torch.finfo(model.dtype).min
-            )
-            unpadded = None if bucket.is_query.all() else torch.from_numpy(np.flatnonzero(bucket.is_query)).to(device)
-            queries, keys = (torch.from_numpy(part.ravel()).to(device) for part in (bucket.queries, bucket.keys))
-            self.buckets.append(DeviceBucket(queries, keys, mask, unpadded))
+        self.buckets = list(tree.buckets(model.device, model.dtype))
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float) -> torch.Tensor:
         q, k, v = (part[0].transpose(0, 1) for part in (q, k, v))  # (tokens, heads, size)
@@ -137,10 +113,7 @@ class TreePass:
                 q_rows, k_rows, v_rows, attn_mask=bucket.mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
             out = out.transpose(1, 2).flatten(0, 1)  # (rows x queries, heads, size)
-            if bucket.query_indices is None:
-                output.index_copy_(0, bucket.queries, out)
-            else:
-                output.index_copy_(0, bucket.queries[bucket.query_indices], out[bucket.query_indices])
+            output.index_copy_(0, bucket.queries[bucket.unpadded], out[bucket.unpadded])
         return output[None]
 
 
@@ -155,7 +128,7 @@ def forward(
         input_ids=torch.tensor(tree.ids, device=model.device)[None],
         position_ids=torch.tensor(tree.positions, device=model.device)[None],
         use_cache=False,
-        attention_pass=tree_pass,
+        tree_attention=tree_pass.attend,
     ).last_hidden_state[0]  # (tokens, hidden)
     if cached.num_tokens:
         hidden = torch.cat([cached.hidden, hidden])

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
 NO_END = 2**31 - 1
 """End of a token whose successors in the row are all its descendants."""
@@ -27,8 +27,6 @@ MAX_BUCKET_KEYS = 2**15
 """Bound on rows x keys of a bucket, whose keys and values are copied: 256 MiB each in float32 at hidden size 2,048."""
 CHEAP_PADDING = 2**13
 """Padded mask elements that cost less than one more bucket."""
-
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,14 @@ class Row:
 class Bucket:
     """Rows whose attention is computed in one call, padded to one size."""
 
-    queries: Indices
-    """(rows, queries) positions in the pass."""
-    is_query: npt.NDArray[np.bool_]
-    """(rows, queries) False for padding."""
-    keys: Indices
-    """(rows, keys) indices of the ancestors, then of the row's own tokens."""
-    is_visible: npt.NDArray[np.bool_]
-    """(rows, queries, keys) whether the query attends to the key. Padded queries attend to some key, to avoid NaN."""
+    queries: torch.Tensor
+    """(rows x queries,) positions in the pass."""
+    unpadded: torch.Tensor
+    """Which of `queries` are not padding."""
+    keys: torch.Tensor
+    """(rows x keys,) indices of the ancestors, then of the row's own tokens."""
+    mask: torch.Tensor
+    """(rows, 1, queries, keys), added to the attention scores. Padded queries attend to some key, to avoid NaN."""
 
 
 class PrefixTree:
@@ -100,7 +98,7 @@ class PrefixTree:
         self.ids += segment.ids
         row.ends.extend([NO_END] * len(segment.ids))
 
-    def buckets(self) -> Iterator[Bucket]:
+    def buckets(self, device: torch.device, dtype: torch.dtype) -> Iterator[Bucket]:
         rows = sorted(self.rows, key=lambda row: (row.num_keys, len(row.ends)))
         begin, width, area = 0, 0, 0
         for number, row in enumerate(rows):
@@ -109,13 +107,13 @@ class PrefixTree:
             padding = num_padded_keys * wider - (area + row.num_keys * len(row.ends))
             is_full = num_padded_keys > MAX_BUCKET_KEYS or num_padded_keys * wider > MAX_MASK_ELEMENTS
             if number > begin and (is_full or padding > CHEAP_PADDING + area // 4):
-                yield self._bucket(rows[begin:number])
+                yield self._bucket(rows[begin:number], device, dtype)
                 begin, wider, area = number, len(row.ends), 0
             width, area = wider, area + row.num_keys * len(row.ends)
         if rows:
-            yield self._bucket(rows[begin:])
+            yield self._bucket(rows[begin:], device, dtype)
 
-    def _bucket(self, rows: Sequence[Row]) -> Bucket:
+    def _bucket(self, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> Bucket:
         num_queries, num_keys = max(len(row.ends) for row in rows), max(row.num_keys for row in rows)
         queries = np.zeros((len(rows), num_queries), dtype=np.int64)
         is_query = np.zeros((len(rows), num_queries), dtype=np.bool_)
@@ -132,7 +130,12 @@ class PrefixTree:
             ends[r, num_ancestors : row.num_keys] = row.ends
             ends[r, row.num_keys :] = 0
         position = np.arange(num_queries)[None, :, None]
-        return Bucket(queries, is_query, keys, (starts[:, None, :] <= position) & (position < ends[:, None, :]))
+        is_visible = torch.from_numpy((starts[:, None, :] <= position) & (position < ends[:, None, :]))[:, None]
+        mask = torch.zeros(is_visible.shape, dtype=dtype).masked_fill_(~is_visible, torch.finfo(dtype).min)
+        indices = (
+            torch.from_numpy(part).to(device) for part in (queries.ravel(), np.flatnonzero(is_query), keys.ravel())
+        )
+        return Bucket(*indices, mask=mask.to(device))
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:

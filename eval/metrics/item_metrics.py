@@ -29,7 +29,6 @@ def rouge_tokens(text: str) -> list[str]:
 
 def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> Array:
     """ROUGE-L F1 of each output, without stemming: 0 to 1, and 0 where either side has no token.  -> (items,)"""
-    check_same_length(outputs, references)
     pairs = zip(outputs, references, strict=True)
     return np.array([rouge_l_f1(rouge_tokens(output), rouge_tokens(reference)) for output, reference in pairs])
 
@@ -42,7 +41,6 @@ def rouge_l_f1(output: list[str], reference: list[str]) -> float:
 
 def exact_match(outputs: Sequence[str], references: Sequence[str]) -> Array:
     """1 where both texts are equal after removing surrounding white space, else 0.  -> (items,)"""
-    check_same_length(outputs, references)
     pairs = zip(outputs, references, strict=True)
     return np.array([float(output.strip() == reference.strip()) for output, reference in pairs])
 
@@ -63,7 +61,6 @@ def confusion(predicted: Sequence[str], gold: Sequence[str]) -> npt.NDArray[np.i
 
     The labels are those that occur on either side, sorted.
     """
-    check_same_length(predicted, gold)
     labels = sorted({*predicted, *gold})
     index = {label: i for i, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
@@ -90,8 +87,3 @@ def bits(log_probabilities: Sequence[float]) -> Array:
 def utf8_lengths(texts: Sequence[str]) -> npt.NDArray[np.int64]:
     """Bytes of each text.  -> (items,)"""
     return np.array([len(text.encode()) for text in texts], dtype=np.int64)
-
-
-def check_same_length(outputs: Sequence[str], references: Sequence[str]) -> None:
-    if len(outputs) != len(references):
-        raise UserError(f"found {len(outputs)} outputs for {len(references)} references; expected one for each item")

@@ -94,30 +94,19 @@ def predict_labels(
     constraint: Constraint,
 ) -> list[dict[str, Any]]:
     """Per item "output" (a label), "scores" (label -> log-likelihood in nats) and "gold_logprob"."""
-    if constraint == "next_word":
-        return most_likely_by_sub_token(model, items, sub_tokens(tokenizer, labels))
     if constraint == "constraint":
         return constrained_greedy_decoding(model, items, labels, eos_id(tokenizer))
+    if constraint == "next_word":
+        return most_likely(model, items, [label for label, _ in sub_tokens(tokenizer, labels)])
     return most_likely(model, items, labels)
 
 
 def most_likely(model: PreTrainedModel, items: Sequence[EncodedItem], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """`predict_labels` by the log-likelihood of whole labels."""
-    predictions = []
-    for item, scores in zip(items, requests.log_likelihoods(model, items), strict=True):
-        by_label = dict(zip(labels, scores, strict=False))  # the gold completion may follow them
-        predictions.append(prediction(by_label, gold_logprob=scores[item.gold]))
-    return predictions
-
-
-def most_likely_by_sub_token(
-    model: PreTrainedModel, items: Sequence[EncodedItem], tokens: Sequence[tuple[str, int]]
-) -> list[dict[str, Any]]:
-    """`predict_labels` by the most likely sub-token of each label. The items' continuations begin with `tokens`."""
+    """`predict_labels` by log-likelihood; `labels` names the label of each continuation, of which the best counts."""
     predictions = []
     for item, scores in zip(items, requests.log_likelihoods(model, items), strict=True):
         by_label: dict[str, float] = {}
-        for (label, _), value in zip(tokens, scores[: len(tokens)], strict=True):
+        for label, value in zip(labels, scores, strict=False):  # the gold completion may follow them
             by_label[label] = max(value, by_label.get(label, value))
         predictions.append(prediction(by_label, gold_logprob=scores[item.gold]))
     return predictions

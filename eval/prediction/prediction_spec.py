@@ -76,7 +76,7 @@ def identify_evaluation(input_file: Path) -> dict[str, Any]:
     return {"eval_set": known.name, "format": "default", "protocol": None, "kind": known.kind, "role": known.role}
 
 
-def require_distinct(outputs: Sequence[Path]) -> None:
+def require_distinct_outputs(outputs: Sequence[Path]) -> None:
     repeated = sorted({str(path) for path in outputs if outputs.count(path) > 1})
     if repeated:
         raise UserError(f"two input files have the same output {', '.join(repeated)}; give one of them --output_file")

@@ -193,18 +193,9 @@ def test_nan_logits_are_refused(do_sample):
         generate(model, [[1, 2]], max_new_tokens=2, eos_id=EOS, do_sample=do_sample)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "options", "message"),
-    [
-        ([], {}, "prompt 0 is empty"),
-        ([1], {"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ([1], {"temperature": 0.0}, "temperature is 0.0"),
-        ([1], {"top_p": 1.5}, "top_p is 1.5"),
-    ],
-)
-def test_settings_out_of_range_are_refused(olmo, prompt, options, message):
-    with pytest.raises(UserError, match=message):
-        generate(olmo, [prompt], **({"max_new_tokens": 2, "eos_id": EOS} | options))
+def test_empty_prompt_is_refused(olmo):
+    with pytest.raises(UserError, match="prompt 1 is empty"):
+        generate(olmo, [[1], []], max_new_tokens=2, eos_id=EOS)
 
 
 def test_no_prompts_give_no_generations(olmo):
