@@ -5,13 +5,14 @@ Both models are loaded where memory allows it; otherwise layer by layer, each wi
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import psutil
 import torch
+from accelerate import cpu_offload
+from accelerate.utils import set_module_tensor_to_device
 from olmo.config import ModelConfig
 from olmo.model import OLMo, OLMoBlock
 from torch import nn
@@ -159,46 +160,34 @@ def compare_by_layer(conversion: Conversion, prompts: Sequence[list[int]]) -> di
         (written,) = (tensors[name] for file in files if name in (tensors := load_safetensors(file)))
         return native_weight(name, written, load_state(conversion.weights), conversion)
 
-    native = empty_native(conversion.native_config)
-    blocks = [module for module in native.modules() if isinstance(module, OLMoBlock)]
+    native = empty_native(conversion.native_config).eval()
+    load_by_layer(native, OLMoBlock, native_tensor)
     with torch.device("meta"):
-        converted = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(conversion.folder), dtype=torch.float32)
+        config = AutoConfig.from_pretrained(conversion.folder)
+        converted = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     # Its buffer is computed, not loaded.
-    converted.model.rotary_emb = type(converted.model.rotary_emb)(converted.config)
-    with (
-        weights_while_used(native.eval(), blocks, native_tensor),
-        weights_while_used(converted.eval(), converted.model.layers, converted_tensor),
-    ):
-        return compare(native, converted, [list(prompts)])
+    converted.model.rotary_emb = type(converted.model.rotary_emb)(config)
+    load_by_layer(converted, type(converted.model.layers[0]), converted_tensor)
+    converted.tie_weights()
+    return compare(native, converted, [list(prompts)])
 
 
-@contextmanager
-def weights_while_used(
-    model: nn.Module, layers: Sequence[nn.Module], load: Callable[[str], torch.Tensor]
-) -> Iterator[None]:
+class LazyWeights(dict[str, torch.Tensor]):
+    """Weights that are loaded each time they are read."""
+
+    def __init__(self, load: Callable[[str], torch.Tensor]) -> None:
+        super().__init__()
+        self.load = load
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        return self.load(name)
+
+
+def load_by_layer(model: nn.Module, layer_type: type[nn.Module], load: Callable[[str], torch.Tensor]) -> None:
     """Load the weights of an empty model: those of a layer during its forward pass only, all others now."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-
-    def owners(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
-        return [(m, own, p) for m in module.modules() for own, p in m.named_parameters(recurse=False)]
-
-    def fill(chosen: Sequence[tuple[nn.Module, str, nn.Parameter]]) -> None:
-        for module, own, empty in chosen:
-            module.register_parameter(own, nn.Parameter(load(names[id(empty)]), requires_grad=False))
-
-    def release(chosen: Sequence[tuple[nn.Module, str, nn.Parameter]]) -> None:
-        for module, own, empty in chosen:
-            module.register_parameter(own, empty)
-
-    in_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
-    fill([owner for owner in owners(model) if id(owner[2]) not in in_layers])
-    handles = []
-    for layer in layers:
-        chosen = owners(layer)
-        handles.append(layer.register_forward_pre_hook(lambda *_, chosen=chosen: fill(chosen)))
-        handles.append(layer.register_forward_hook(lambda *_, chosen=chosen: release(chosen)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, layer_type)}
+    for name in [name for name, _ in model.named_parameters() if not name.startswith(tuple(layers))]:
+        set_module_tensor_to_device(model, name, "cpu", load(name))
+    for prefix, layer in layers.items():
+        weights = LazyWeights(lambda name, prefix=prefix: load(prefix + name))
+        cpu_offload(layer, torch.device("cpu"), state_dict=weights, preload_module_classes=[type(layer).__name__])

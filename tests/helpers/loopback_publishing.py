@@ -66,12 +66,11 @@ class PublishingHub(LoopbackHub):
         if refused := self.refusal(request):
             return refused
         lines = [json.loads(line) for line in request.body.splitlines()]
-        title = next(line["value"]["summary"] for line in lines if line["key"] == "header")
         files = {
             line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
         }
         files |= {
             line["value"]["path"]: self.uploads[line["value"]["oid"]] for line in lines if line["key"] == "lfsFile"
         }
-        commit_id = self.add("model", repo, files, ref=revision, title=title)
+        commit_id = self.add("model", repo, files, ref=revision)
         return as_json({"commitUrl": f"{self.url}/{repo}/commit/{commit_id}", "commitOid": commit_id})

@@ -14,7 +14,6 @@ class Commit:
 
     id: str
     files: dict[str, bytes | Path]
-    title: str
 
 
 @dataclass
