@@ -7,12 +7,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import pandas as pd
+
 from open_instruct.common import paths
 from open_instruct.common.json_files import atomic_write
 from open_instruct.data.inspection import FileReport, SharedRows
 
 TEMPLATE = Path(__file__).with_name("data_page.html.template")
-NUMBERS = ("rows", "exact", "normalised", "same_prompt")
 
 
 def write_page(
@@ -21,29 +22,23 @@ def write_page(
     shared: Sequence[SharedRows],
     columns: Mapping[str, Callable[[FileReport], str]],
 ) -> None:
-    rows = [{title: cell(report) for title, cell in columns.items()} for report in reports]
+    table = [{title: cell(report) for title, cell in columns.items()} for report in reports]
     problems = [f"{report.name}: {problem}" for report in reports for problem in report.problems]
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         folder=escape(str(paths.relative(paths.data_dir()))),
         problems="".join(f'<p class="problem">{escape(problem)}</p>' for problem in problems),
-        table=html_table(rows),
+        table=html_table(table),
         shared=html_table([asdict(pair) for pair in shared]) if shared else "<p>None.</p>",
-        samples="".join(samples_of(report) for report in reports),
+        samples="".join(map(samples_of, reports)),
     )
     with atomic_write(path) as file:
         file.write(page)
 
 
 def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{escape(title.replace('_', ' '))}</th>" for title in rows[0])
-    body = "".join(f"<tr>{''.join(cell(title, value) for title, value in row.items())}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def cell(title: str, value: Any) -> str:
-    is_number = title in NUMBERS or title.startswith("over") or title.endswith("tokens")
-    attribute = ' class="number"' if is_number else ""
-    return f"<td{attribute}>{escape(str(value))}</td>"
+    table = pd.DataFrame(rows).rename(columns=lambda title: title.replace("_", " "))
+    with pd.option_context("display.max_colwidth", None):  # else long text is truncated
+        return table.to_html(index=False, border=0, justify="left")
 
 
 def samples_of(report: FileReport) -> str:

@@ -12,7 +12,7 @@ from open_instruct.common.paths import exemplar_file
 from open_instruct.data.prompts import render
 from open_instruct.data.tiny_corpus import NgramIndex, heldout_documents, truncate_at_word
 from open_instruct.data.train_sample import sample_rows
-from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named
+from open_instruct.tasks import eval_set_named, train_set_named
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
 SOCIALIQA = {"context": "Jo ran.", "answerA": "fast", "answerB": "far", "answerC": "home", "question": "Why run?"}
@@ -66,13 +66,6 @@ def test_a_chat_train_set_becomes_messages():
         {"role": "user", "content": "Question: Who?\nAnswer:"},
         {"role": "assistant", "content": "Jo"},
     ]
-
-
-def test_every_prompt_template_ends_without_white_space_and_uses_declared_fields():
-    for task in [*EVAL_SETS.values(), *TRAIN_SETS.values()]:
-        fields = dict.fromkeys(task.fields, "x")
-        for prompt in task.template.prompts.values() if task.template else ():
-            assert prompt.format(**fields).rstrip() == prompt.format(**fields)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from open_instruct.data.decontamination import TextHashes
 from open_instruct.data.format_tally import Tally
 from open_instruct.data.sampling import exemplar_indices
 from open_instruct.format_generalization import Args
-from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named, train_set_named
+from open_instruct.tasks import eval_set_named, train_set_named
 
 
 @pytest.fixture
@@ -253,14 +253,3 @@ def test_texts_match_exactly_or_except_for_case_and_white_space():
     assert texts.match({"prompt": "A  cat", "completion": " sat."}) == "exact"
     assert texts.match({"prompt": "a cat", "completion": "\nSAT."}) == "normalised"
     assert texts.match({"prompt": "a cat", "completion": " stood."}) is None
-
-
-def test_declarations_agree_with_each_other():
-    for name, eval_set in EVAL_SETS.items():
-        assert set(eval_set.paper_fields) in (set(), set(eval_set.fields)), name
-        assert set(eval_set.parse_order) >= set(eval_set.labels.values()), name
-        assert (eval_set.kind == "labels") == bool(eval_set.labels), name
-        *_, of = eval_set.role.split(" of ")
-        assert of in (*TRAIN_SETS, "other", "pre-training"), name
-    for train_set in TRAIN_SETS.values():
-        assert train_set.chat or train_set.template is not None
