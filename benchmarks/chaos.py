@@ -105,11 +105,11 @@ class Chaos:
     def round(self) -> None:
         """Submit what is not done, hurt it while it runs, let it drain, hurt what is finished, find the damage."""
         self.num_rounds += 1
-        sidecars, stamps = self.study.sidecars(), self.study.stamps()
+        sidecars, finished = self.study.sidecars(), self.study.finished_jobs()
         self.study.run("--retry_failed")
         self.hurt_in_flight()
         self.drain()
-        self.require_kept(sidecars, stamps)
+        self.require_kept(sidecars, finished)
         self.hurt_at_rest()
 
     def hurt_in_flight(self) -> None:
@@ -155,21 +155,21 @@ class Chaos:
         twice = [name for name, count in Counter(names).items() if count > 1]
         require(not twice, f"in flight twice: {', '.join(twice)}")
 
-    def require_kept(self, sidecars: dict[Path, str], stamps: dict[str, int]) -> None:
+    def require_kept(self, sidecars: dict[Path, str], finished: dict[str, int]) -> None:
         """What was finished before this round was not made again in it, neither jobs nor single outputs of undone ones.
 
         What reads something that was not there at its beginning may be: a model made anew has another log.
         """
-        jobs, now, again = self.study.jobs(), self.study.stamps(), self.study.sidecars()
-        undone = jobs.keys() - stamps.keys()
+        jobs, now, again = self.study.jobs(), self.study.finished_jobs(), self.study.sidecars()
+        undone = jobs.keys() - finished.keys()
         stale = self.study.descendants(undone)
-        remade = [key for key, when in stamps.items() if now.get(key) != when and key not in stale]
+        remade = [key for key, when in finished.items() if now.get(key) != when and key not in stale]
         for key in undone - stale:
             if jobs[key]["stage"] not in MADE_TOGETHER:
                 found = [sidecar_path(Path(output)) for output in jobs[key]["outputs"]]
                 remade += [str(path) for path in found if path in sidecars and again.get(path) != sidecars[path]]
         require(not remade, f"made twice: {', '.join(remade)}")
-        self.num_stale += sum(now.get(key) != when for key, when in stamps.items() if key in stale)
+        self.num_stale += sum(now.get(key) != when for key, when in finished.items() if key in stale)
 
     def mend(self) -> None:
         for _ in range(MOST_ROUNDS_WITHOUT_FAULTS):

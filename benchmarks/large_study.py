@@ -1,7 +1,7 @@
 """Time and memory of planning a very large study, and of asking how far it is.
 
-Writes a study file and, to a temporary folder, every output of that study with its sidecar, tiny, and the stamps of all
-jobs but every hundredth; then runs scripts/run_study.py on it, each time in a process of its own.
+Writes a study file and, to a temporary folder, every output of that study with its sidecar, tiny, and the job cache
+of all jobs but every hundredth; then runs scripts/run_study.py on it, each time in a process of its own.
 
     python benchmarks/large_study.py                          # 154 checkpoints, 141,680 predictions
     python benchmarks/large_study.py --num_checkpoints 3
@@ -22,9 +22,10 @@ import yaml
 
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.cli import run
-from open_instruct.study.job_cache import Stamps
+from open_instruct.study.job import Job
+from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
-from open_instruct.study.plan import Job, plan
+from open_instruct.study.plan import plan
 from open_instruct.tasks import EVAL_SETS
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run_study.py"
@@ -69,8 +70,8 @@ def write_study(folder: Path, args: Args) -> Path:
 
 def write_outputs(jobs: Sequence[Job]) -> None:
     """As a run would have left them, but for their content."""
-    stamps = Stamps()
-    stamps.folder.mkdir(parents=True)
+    cache = JobCache()
+    cache.folder.mkdir(parents=True)
     for folder in {path.parent for job in jobs for path in job.outputs}:
         folder.mkdir(parents=True, exist_ok=True)
     for number, job in enumerate(jobs):
@@ -82,8 +83,8 @@ def write_outputs(jobs: Sequence[Job]) -> None:
                 (path / "model.safetensors").write_text(str(path))
             sidecar_path(path).write_text('{"files": {}}\n')
         if number % UNDONE_EVERY:
-            stamp = {"content": "", "signature": stamps.signature(job), "seconds": 60.0}
-            stamps.path(job).write_text(json.dumps(stamp))
+            entry = {"content": "", "signature": cache.signature(job), "seconds": 60.0}
+            cache.path(job).write_text(json.dumps(entry))
 
 
 def measure(name: str, study_file: Path, option: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from open_instruct.common.cli import run
 from open_instruct.study.config import Resources, Study
 from open_instruct.study.executors.slurm import Submitter
-from open_instruct.study.plan import Job
+from open_instruct.study.job import Job
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 SCRIPT = """#!/usr/bin/env bash
@@ -76,8 +76,8 @@ def trivial_jobs(folder: Path, num_jobs: int) -> list[Job]:
 def submit(jobs: Sequence[Job], throttles: Sequence[int]) -> None:
     resources = {stage: Resources(throttle=throttle) for stage, throttle in zip(STAGES, throttles, strict=True)}
     study = Study("thousand", train_sets={}, evaluation={}, resources=resources)
-    order = Submitter(study, jobs, done=set(), failed=set(), num_bytes={}).submit({job.id for job in jobs})
-    require(len(order.submitted) == len(jobs), f"{len(order.submitted)} of {len(jobs)} jobs were submitted")
+    result = Submitter(study, jobs, done=set(), failed=set(), num_bytes={}).submit({job.id for job in jobs})
+    require(len(result.submitted) == len(jobs), f"{len(result.submitted)} of {len(jobs)} jobs were submitted")
 
 
 def watch() -> dict[str, int]:

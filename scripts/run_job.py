@@ -1,15 +1,16 @@
-"""Run one job of a study inside a Slurm job array: what each task of scripts/run_study.py --executor slurm does.
+"""Run one job of a study: the batch script of each task of scripts/run_study.py --executor slurm.
 
 Reads   a folder of output/slurm/ (open_instruct/study/executors/submissions.py) and $SLURM_ARRAY_TASK_ID.
-Writes  what the job's stage script writes, and its stamp in output/jobs/.
+Writes  the outputs of the job's stage script, and its entry of the job cache in output/jobs/.
 
     python scripts/run_job.py output/slurm/tiny-convert-3f1a9c2b7e --index 2        # by hand, without Slurm
 
-It trusts nothing: not that what the job reads is there, not that no one else is writing the same. Warned of the time
-limit (SIGUSR1) it ends the stage, which saves what it has, and puts the job into the queue again.
+It checks the inputs and locks the outputs itself. At the signal before the time limit (SIGUSR1) it stops the stage,
+which saves its state, and requeues the job.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,11 +29,12 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.study import integrity
 from open_instruct.study.executors import slurm_client
-from open_instruct.study.executors.submissions import free_bytes, read_job
-from open_instruct.study.job_cache import Stamps
-from open_instruct.study.plan import Job
+from open_instruct.study.executors.submissions import read_job
+from open_instruct.study.job import Job
+from open_instruct.study.job_cache import JobCache
 
 MAX_REQUEUES = 20
+MOST_SECONDS_TO_SAVE = 600.0
 NEARLY_FULL_BYTES = 10 * 2**20
 
 
@@ -41,7 +43,7 @@ class Args:
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the job array."""
     index: int | None = None
-    """Which of its tasks (default: $SLURM_ARRAY_TASK_ID)."""
+    """Index of the task (default: $SLURM_ARRAY_TASK_ID)."""
 
 
 def main(args: Args) -> None:
@@ -51,46 +53,46 @@ def main(args: Args) -> None:
     except (KeyError, FileNotFoundError) as error:
         raise UserError(f"{args.folder} has no task {index}; give --index, one of its ids.txt") from error
     os.environ.update({name: job.variables[name] for name in ("base_dir", "data_dir")})
-    with locks.hold_all(job.outputs, paths.locks_folder()) as held:
-        if Stamps().is_done(job):
-            print(f"done already: {job.key}")
+    with locks.hold_all(job.outputs, paths.locks_folder()) as lock_descriptors:
+        if JobCache().is_done(job):
+            print(f"already done: {job.key}")
             return
         require_inputs(job)
-        require_room(num_bytes)
+        require_disk_space(num_bytes)
         started = time.monotonic()
-        exit_code, is_to_go_on = run_stage(job, held)
+        exit_code, can_resume = run_stage(job, lock_descriptors)
         if exit_code == 0:
-            Stamps().put(job, seconds=round(time.monotonic() - started, 1))
+            JobCache().put(job, seconds=round(time.monotonic() - started, 1))
             return
-    if is_to_go_on:
-        queue_again(job)
-    if free_bytes(paths.base_dir()) < NEARLY_FULL_BYTES:
+    if can_resume:
+        requeue(job)
+    if free_bytes() < NEARLY_FULL_BYTES:
         raise UserError(f"{job.key} failed and {paths.base_dir()} is full; free some of it, then --retry_failed")
     print(f"{job.key} failed with exit code {exit_code}", file=sys.stderr)
     sys.exit(exit_code if exit_code > 0 else 128 - exit_code)
 
 
 def require_inputs(job: Job) -> None:
-    """A dependency on a job that Slurm has forgotten is no dependency; so each job looks for itself."""
+    """Raises UserError where an input is missing, unfinished or damaged: Slurm ignores dependencies on old jobs."""
     missing = [paths.relative(path) for path in job.inputs if not path.exists()]
-    # Checkpoints in OLMo's own format may have been put there by hand.
+    # Checkpoints in OLMo's own format may come from the user, without a sidecar.
     folders = [path for path in job.inputs if path.is_dir() and job.stage != "convert"]
     unfinished = [paths.relative(path) for path in folders if not sidecar_path(path).is_file()]
     if missing or unfinished:
         raise UserError(
-            f"{job.key} needs what is not there: {', '.join(missing + [f'{p} (unfinished)' for p in unfinished])}; "
+            f"{job.key}: missing inputs: {', '.join(missing + [f'{p} (unfinished)' for p in unfinished])}; "
             "see which stage makes it with --dry_run, then --retry_failed"
         )
-    changed = [p for p in job.inputs if sidecar_path(p).is_file() and not integrity.is_as_written(p)]
+    changed = [path for path in job.inputs if sidecar_path(path).is_file() and not integrity.is_intact(path)]
     if changed:
         raise UserError(
-            f"{job.key} reads what is not as it was written: {', '.join(map(paths.relative, changed))}; "
-            "--verify, then --retry_failed makes it again"
+            f"{job.key}: inputs changed since they were written: {', '.join(map(paths.relative, changed))}; "
+            "--verify, then --retry_failed makes them again"
         )
 
 
-def require_room(num_bytes: int) -> None:
-    free = free_bytes(paths.base_dir())
+def require_disk_space(num_bytes: int) -> None:
+    free = free_bytes()
     if free < num_bytes:
         raise UserError(
             f"{paths.base_dir()} has {free / 1e9:.3f} GB free, this job writes about {num_bytes / 1e9:.3f} GB; "
@@ -98,18 +100,25 @@ def require_room(num_bytes: int) -> None:
         )
 
 
-def run_stage(job: Job, held: tuple[int, ...]) -> tuple[int, bool]:
-    """-> exit code of the stage script, and whether it is to go on in a later run of this job"""
+def free_bytes() -> int:
+    return shutil.disk_usage(paths.base_dir()).free
+
+
+def run_stage(job: Job, lock_descriptors: tuple[int, ...]) -> tuple[int, bool]:
+    """Run the stage script.  -> its exit code, and whether it saved its state and should be requeued"""
     script = paths.REPOSITORY / "scripts" / "slurm_scripts" / job.script
     signals: list[int] = []
-    # The stage holds the locks too: if this process is killed, they last as long as anything that it started.
+    # The stage inherits the locks: they outlive this process for as long as one of its processes writes.
     stage = subprocess.Popen(
-        ["bash", str(script), *job.arguments], env=environment(job.variables), start_new_session=True, pass_fds=held
+        ["bash", str(script), *job.arguments],
+        env=environment(job.variables),
+        start_new_session=True,
+        pass_fds=lock_descriptors,
     )
 
     def stop(number: int, _frame: object) -> None:
         signals.append(number)
-        print(f"signal {number}: asking the stage to stop", flush=True)
+        print(f"signal {number}: stopping the stage", flush=True)
         with suppress(ProcessLookupError):
             os.killpg(stage.pid, signal.SIGTERM)
 
@@ -117,28 +126,28 @@ def run_stage(job: Job, held: tuple[int, ...]) -> tuple[int, bool]:
         signal.signal(number, stop)
     exit_code = stage.wait()
     if is_alive(stage.pid):
-        # Training saves after its shell is gone; and what a killed shell leaves must not write into the next run.
+        # Training saves after its shell has ended; processes of a killed shell must not write into the next run.
         if not signals:
             os.killpg(stage.pid, signal.SIGTERM)
         wait_for_group(stage.pid)
-    # Slurm warned of the time limit, or the stage stopped by itself. After a SIGTERM Slurm decides what becomes of it.
+    # Slurm announced the time limit, or the stage stopped by itself. After a SIGTERM Slurm requeues or cancels.
     return exit_code, signal.SIGUSR1 in signals or (exit_code == SAVED_AND_STOPPED and not signals)
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the stage script, nothing silently taken from whoever submitted the study."""
+    """The stage script's variables take precedence over those of the submitting shell."""
     python = str(Path(sys.executable).parent)
     return os.environ | variables | {"PATH": f"{python}:{os.environ['PATH']}"}
 
 
-def wait_for_group(group: int, *, seconds: float = 600.0) -> None:
-    until = time.monotonic() + seconds
+def wait_for_group(group: int) -> None:
+    until = time.monotonic() + MOST_SECONDS_TO_SAVE
     while is_alive(group) and time.monotonic() < until:
         time.sleep(0.1)
 
 
 def is_alive(group: int) -> bool:
-    """Whether any process of the group still works; dead ones that nobody has buried do not count."""
+    """Whether a process of the group is alive; zombies do not count."""
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, process_group = file.read_text().rpartition(")")[2].split()[:3]
@@ -149,12 +158,12 @@ def is_alive(group: int) -> bool:
     return False
 
 
-def queue_again(job: Job) -> None:
-    number, times = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    if number and times < MAX_REQUEUES:
-        print(f"{job.key} goes back into the queue, to go on where it stopped", flush=True)
-        slurm_client.requeue(number)
-        # Slurm ends this process now; it must not report an end of its own before.
+def requeue(job: Job) -> None:
+    job_id, num_restarts = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    if job_id and num_restarts < MAX_REQUEUES:
+        print(f"{job.key} is requeued, to resume where it stopped", flush=True)
+        slurm_client.requeue(job_id)
+        # Slurm ends this process; it must not exit by itself before that.
         time.sleep(60)
 
 

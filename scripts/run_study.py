@@ -1,7 +1,7 @@
-"""Run a study, on this machine or on a Slurm cluster: every stage, in order, what is done skipped.
+"""Run a study, on this machine or on a Slurm cluster: every stage in order, finished jobs skipped.
 
-Reads   a study file (scripts/studies/*.yaml), what lies in output/, and, on a cluster, the queue.
-Writes  what the stages write; output/jobs/: what is done; logs in output/logs/ or, on a cluster, output/slurm/.
+Reads   a study file (scripts/studies/*.yaml), outputs of earlier runs and, on a cluster, the queue.
+Writes  the outputs of the stages; output/jobs/ (the job cache); logs in output/logs/ or, on a cluster, output/slurm/.
 
     python scripts/run_study.py scripts/studies/tiny.yaml --dry_run
     python scripts/run_study.py scripts/studies/tiny.yaml
@@ -11,6 +11,7 @@ Writes  what the stages write; output/jobs/: what is done; logs in output/logs/ 
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections import Counter
@@ -27,15 +28,16 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.study import integrity, status
 from open_instruct.study.config import Study
-from open_instruct.study.costs import CostModel, longest_chain, measured_seconds
+from open_instruct.study.costs import CostModel, critical_path, measured_seconds
 from open_instruct.study.executors import local, slurm
-from open_instruct.study.executors.submissions import all_submissions, free_bytes
-from open_instruct.study.job_cache import Stamps
+from open_instruct.study.executors.submissions import all_submissions
+from open_instruct.study.job import Job
+from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
-from open_instruct.study.plan import Job, plan
+from open_instruct.study.plan import plan
 
 MOST_LISTED = 1_000
-"""Jobs that --dry_run shows one by one; of a larger plan it shows the first of each stage."""
+"""Jobs that --dry_run lists; of a larger plan it lists the first of each stage."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,27 @@ class Args:
     study: Annotated[Path, tyro.conf.Positional]
     """The study file."""
     executor: Literal["local", "slurm"] = "local"
-    """Run the jobs here, or hand them to Slurm and return."""
+    """Run the jobs on this machine, or submit them to Slurm and return."""
     dry_run: bool = False
-    """Print the plan, what of it is done and what the rest will take; run nothing."""
+    """Print the plan, which of its jobs are done, and the estimated cost of the rest; run nothing."""
     status: bool = False
-    """Print how far the study is, and write the same as a page; run nothing."""
+    """Print the progress of the study, and write it as a page; run nothing."""
     watch: bool = False
-    """The same again and again, until everything has ended."""
+    """Repeat --status until no job is queued or running."""
     only: tuple[str, ...] = ()
-    """Run these stages only, with what is there."""
+    """Run these stages only, on existing inputs."""
     retry_failed: bool = False
-    """On Slurm: submit again what failed, too (locally what failed is always tried again)."""
+    """On Slurm: also submit failed jobs again (local runs always retry them)."""
     cancel: bool = False
-    """Take this study's jobs out of the queue, and end those that run."""
+    """Cancel this study's queued and running jobs."""
     verify: bool = False
-    """Read everything again that the study claims to have made, name what is damaged and mark it to be made again."""
+    """Read all finished outputs again, name damaged ones and mark them to be made again."""
     keep_weights: Literal["full", "lora", "none"] = "full"
-    """For --dry_run: what stays on the disk of a fine-tuned model once it was asked everything."""
+    """For --dry_run: what remains on the disk of a fine-tuned model after its evaluation."""
     num_parallel: int = os.cpu_count() or 1
-    """Local jobs at once; the cores are shared out among them."""
+    """Local jobs in parallel; the cores are divided among them."""
     overwrite: bool = False
-    """Make again what other arguments made (local only)."""
+    """Replace outputs that were made with other arguments (local only)."""
     interval_seconds: float = 30.0
     """Of --watch."""
 
@@ -91,14 +93,14 @@ def main(args: Args) -> None:
 
 
 def check_args(args: Args) -> None:
-    """Raises UserError that names everything that does not go together."""
+    """Raises UserError with all combinations of options that are not possible."""
     modes = ("dry_run", "status", "watch", "verify", "cancel")
     given = [f"--{name}" for name in modes if getattr(args, name)]
     problems = [f"{' and '.join(given)} exclude each other; give one"] if len(given) > 1 else []
     if args.cancel and args.executor == "local":
-        problems.append("--cancel is for --executor slurm; a local run is ended with Ctrl-C and goes on when run again")
+        problems.append("--cancel is for --executor slurm; end a local run with Ctrl-C; it continues when run again")
     if args.overwrite and args.executor == "slurm":
-        problems.append("--overwrite is for the local executor; on Slurm, remove what is to be made again")
+        problems.append("--overwrite is for the local executor; on Slurm, remove the outputs to be replaced")
     if args.num_parallel < 1:
         problems.append(f"--num_parallel is {args.num_parallel}, expected at least 1")
     if problems:
@@ -106,7 +108,7 @@ def check_args(args: Args) -> None:
 
 
 def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
-    """The jobs of the given stages, or all.  Raises UserError for a stage that the study has not."""
+    """The jobs of the given stages, or all.  Raises UserError for a stage that is not in the study."""
     known = list(dict.fromkeys(job.stage for job in jobs))
     if unknown := [stage for stage in stages if stage not in known]:
         raise UserError(f"--only {', '.join(unknown)}: no such stage in this study ({nearest(unknown[0], known)})")
@@ -114,12 +116,12 @@ def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
 
 
 def print_plan(jobs: Sequence[Job]) -> None:
-    maker, stamps = {path: job.key for job in jobs for path in job.outputs}, Stamps()
+    producer, cache = {path: job.key for job in jobs for path in job.outputs}, JobCache()
     firsts = list({job.stage: job for job in reversed(jobs)}.values())[::-1]
     shown = jobs if len(jobs) <= MOST_LISTED else firsts
     for job in shown:
-        after = sorted({maker[path] for path in job.inputs if path in maker})
-        print(f"{job.key}{'  (done)' if stamps.is_done(job) else ''}")
+        after = sorted({producer[path] for path in job.inputs if path in producer})
+        print(f"{job.key}{'  (done)' if cache.is_done(job) else ''}")
         print(f"    python {shlex.join(job.command)}")
         print(f"    after:  {', '.join(after) or '-'}")
         print(f"    writes: {', '.join(paths.relative(path) for path in job.outputs)}")
@@ -129,33 +131,32 @@ def print_plan(jobs: Sequence[Job]) -> None:
 
 
 def print_costs(study: Study, jobs: Sequence[Job], keep_weights: str) -> None:
-    """What is left to do, by stage; hours on one device each."""
-    stamps, model = Stamps(), CostModel(study, keep_weights=keep_weights)
-    measured = measured_seconds(jobs, stamps)
-    left = [job for job in jobs if not stamps.is_done(job)]
+    """The cost of the jobs that are left, by stage; hours on one device each."""
+    cache, model = JobCache(), CostModel(study, keep_weights=keep_weights)
+    measured = measured_seconds(jobs, cache)
+    left = [job for job in jobs if not cache.is_done(job)]
     costs = {job.id: model.of(job, measured) for job in left}
     print(f"\n{'left to do':<12}{'jobs':>7}{'hours':>10}{'GPU-hours':>11}{'disk, GB':>10}  seconds a job")
     for stage in dict.fromkeys(job.stage for job in left):
         found = [costs[job.id] for job in left if job.stage == stage]
         hours = sum(cost.seconds for cost in found) / 3600
         gpu_hours = sum(cost.seconds * cost.num_gpus for cost in found) / 3600
-        disk, source = sum(cost.num_bytes for cost in found) / 1e9, "measured" if stage in measured else "reckoned"
+        disk, source = sum(cost.num_bytes for cost in found) / 1e9, "measured" if stage in measured else "estimated"
         seconds = f"{hours * 3600 / len(found):.0f}, {source}"
         print(f"{stage:<12}{len(found):>7}{hours:>10.2f}{gpu_hours:>11.2f}{disk:>10.2f}  {seconds}")
     total = sum(cost.seconds * cost.num_gpus for cost in costs.values()) / 3600
-    disk, free = sum(cost.num_bytes for cost in costs.values()) / 1e9, free_bytes(paths.base_dir()) / 1e9
-    print(f"together: {total:.2f} GPU-hours; disk {disk:.2f} GB with --keep_weights {keep_weights}, {free:.2f} GB free")
+    disk, free = sum(cost.num_bytes for cost in costs.values()) / 1e9, shutil.disk_usage(paths.base_dir()).free / 1e9
+    print(f"total: {total:.2f} GPU-hours; disk {disk:.2f} GB with --keep_weights {keep_weights}, {free:.2f} GB free")
     if disk > free:
-        print("this does not fit on the disk")
-    chain = longest_chain(left, costs)
+        print("the study does not fit on the disk; free some of it, or set base_dir to a larger one")
+    chain = critical_path(left, costs)
     seconds = sum(costs[job.id].seconds for job in chain)
-    print(f"longest chain: {status.duration(seconds)}: {' -> '.join(job.key for job in chain) or 'nothing is left'}")
+    print(f"critical path: {status.duration(seconds)}: {' -> '.join(job.key for job in chain) or 'nothing is left'}")
 
 
 def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     with local.sole_run(study.name) as lock:
-        settings = local.Settings(args.num_parallel, args.overwrite, lock)
-        outcomes = local.run_all(jobs, settings)
+        outcomes = local.run_all(jobs, lock, num_parallel=args.num_parallel, overwrite=args.overwrite)
     local.print_summary(jobs, outcomes)
     if failed := [outcome.exit_code for outcome in outcomes.values() if outcome.state == "failed"]:
         sys.exit(failed[0])
@@ -166,31 +167,31 @@ def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
 def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:
     retry = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
     if args.executor == "local":
-        return status.survey(jobs, Stamps(), in_flight=local.in_flight(jobs), logs=local.logs(jobs), retry=retry)
+        return status.collect(jobs, JobCache(), in_flight=local.in_flight(jobs), logs=local.logs(jobs), retry=retry)
     submissions = all_submissions()
     tasks = slurm.in_flight(submissions).items()
     in_flight = {job_id: status.InFlight(task.is_running, task.id, task.reason) for job_id, task in tasks}
     logs = {job_id: one.log(index) for one in submissions for index, job_id in one.ids.items()}
-    return status.survey(jobs, Stamps(), in_flight=in_flight, logs=logs, retry=f"{retry} --retry_failed")
+    return status.collect(jobs, JobCache(), in_flight=in_flight, logs=logs, retry=f"{retry} --retry_failed")
 
 
 def submit(args: Args, study: Study, jobs: Sequence[Job], selected: set[str]) -> None:
     slurm.require_plain_paths()
     if args.retry_failed and (count := slurm.release_held()):
-        print(f"released {count} jobs that Slurm held because it had failed to launch them")
+        print(f"released {count} jobs that Slurm held after it had failed to launch them")
     now = current_status(args, jobs)
     failed = set() if args.retry_failed else now.ids("failed")
     costs = CostModel(study)
     num_bytes = {job.id: costs.of(job).num_bytes for job in jobs if job.id in selected}
-    order = slurm.Submitter(study, jobs, done=now.ids("done"), failed=failed, num_bytes=num_bytes).submit(selected)
-    count = Counter(job.stage for job in jobs if job.id in order.submitted)
-    print(f"submitted {len(order.submitted)} jobs: {', '.join(f'{n} {s}' for s, n in count.items()) or 'none'}")
+    result = slurm.Submitter(study, jobs, done=now.ids("done"), failed=failed, num_bytes=num_bytes).submit(selected)
+    count = Counter(job.stage for job in jobs if job.id in result.submitted)
+    print(f"submitted {len(result.submitted)} jobs: {', '.join(f'{n} {s}' for s, n in count.items()) or 'none'}")
     print(f"done before: {len(now.ids('done'))}; in the queue before: {len(now.ids('running', 'queued'))}")
-    for job_id, reason in list(order.blocked.items())[: status.MOST_SHOWN]:
+    for job_id, reason in list(result.blocked.items())[: status.MOST_SHOWN]:
         print(f"not submitted: {job_id}: {reason}")
-    if len(order.blocked) > status.MOST_SHOWN:
-        print(f"… and {len(order.blocked) - status.MOST_SHOWN} more not submitted")
-    print(f"see how far it is: python scripts/run_study.py {shlex.quote(str(args.study))} --executor slurm --status")
+    if len(result.blocked) > status.MOST_SHOWN:
+        print(f"… and {len(result.blocked) - status.MOST_SHOWN} more not submitted")
+    print(f"see its progress: python scripts/run_study.py {shlex.quote(str(args.study))} --executor slurm --status")
 
 
 def show_status(args: Args, study: Study, jobs: Sequence[Job]) -> None:
@@ -207,14 +208,14 @@ def show_status(args: Args, study: Study, jobs: Sequence[Job]) -> None:
 
 def verify_all(args: Args, jobs: Sequence[Job]) -> None:
     damaged = integrity.damaged_outputs(jobs)
-    for line in integrity.report(damaged):
-        print(f"damaged: {line}")
-    print(f"{sum(path.exists() for job in jobs for path in job.outputs)} outputs read, {len(damaged)} damaged")
+    for path, problem in damaged.items():
+        print(f"damaged: {paths.relative(path)}: {problem}")
+    print(f"read {sum(path.exists() for job in jobs for path in job.outputs)} outputs, {len(damaged)} are damaged")
     if damaged:
-        affected = integrity.give_up(jobs, list(damaged))
+        affected = integrity.invalidate(jobs, damaged)
         again = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
         again += " --retry_failed" if args.executor == "slurm" else ""
-        print(f"to be made again: {', '.join(job.key for job in affected)}; type:  {again}")
+        print(f"to be run again: {', '.join(job.key for job in affected)}; type:  {again}")
         sys.exit(1)
 
 

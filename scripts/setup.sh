@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with the pinned requirements and this project; instant where it is up to date.
+# Create .venv with the pinned requirements and this project; does nothing where it is up to date.
 #   scripts/setup.sh [requirements file]      (default: requirements.txt)
 set -euo pipefail
 
@@ -12,12 +12,12 @@ command -v "$PYTHON" >/dev/null || PYTHON=python3
   exit 2
 }
 
-stamp=.venv/.installed-$requirements
+installed=.venv/.installed-$requirements
 wanted=$(cat requirements*.txt pyproject.toml | cksum)
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  echo "installing $requirements into .venv (some minutes)"
+if [ "$(cat "$installed" 2>/dev/null)" != "$wanted" ]; then
+  echo "installing $requirements into .venv (takes some minutes)"
   [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
   .venv/bin/python -m pip install --quiet -r "$requirements"
   .venv/bin/python -m pip install --quiet --no-deps -e .
-  echo "$wanted" >"$stamp"
+  echo "$wanted" >"$installed"
 fi

@@ -11,11 +11,6 @@ from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
 
 from open_instruct.common.artifacts import Artifact
 
-ECHO = """#!/usr/bin/env python3
-import json, sys
-open(sys.argv[0] + ".log", "a").write(json.dumps(sys.argv[1:]) + "\\n")
-"""
-
 
 @pytest.fixture(autouse=True)
 def base_dir(tmp_path, monkeypatch):
@@ -51,17 +46,6 @@ def pytest_terminal_summary(terminalreporter):
     if skipped:
         terminalreporter.section("NOT TESTED: the study on Slurm", red=True)
         terminalreporter.line(f"{len(skipped)} tests were skipped; to run them: apt-get install slurm-wlm munge")
-
-
-@pytest.fixture
-def echo(tmp_path):
-    """A PATH on which `python` and `accelerate` write down what they are asked, and run nothing."""
-    folder = tmp_path / "programs with a space"
-    folder.mkdir()
-    for name in ("python", "accelerate"):
-        (folder / name).write_text(ECHO)
-        (folder / name).chmod(0o755)
-    return folder
 
 
 @pytest.fixture

@@ -171,12 +171,12 @@ def parse_floats(blob: bytes) -> npt.NDArray[np.float64]:
 def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path, tuple[str, str]]]:
     """Metrics files and suite files of the whole grid -> model id and name of the evaluation set."""
     predictions, suites = {}, {}
-    evaluations = [(*evaluation, shots) for shots in study.shots for evaluation in study.asked(shots)]
+    evaluations = [(*evaluation, shots) for shots in study.shots for evaluation in study.evaluations(shots)]
     for variant in study.variants():
         for eval_set, task_format, shots in evaluations:
             path = paths.metrics_file(paths.prediction_file(eval_set, task_format, variant.model_id, shots))
             predictions[path] = (variant.model_id, paths.formatted_name(eval_set, task_format))
-        if study.suite and variant.train_set in (None, *study.suite.train_sets):
+        if study.suite and study.suite.includes(variant):
             for task in study.suite.tasks:
                 suites[paths.suite_file(task, variant.model_id)] = (variant.model_id, task)
     return predictions, suites

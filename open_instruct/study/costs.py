@@ -1,7 +1,7 @@
-"""What a study will take, before it takes it: GPU-hours, disk, the longest chain of jobs.
+"""Estimate the cost of a study before it is run: GPU-hours, disk, the critical path.
 
-A simple model: training costs 6 floating-point operations a parameter and token, asking a model 2; a stage that only
-moves bytes takes their number at a given rate. Where the same kind of job was run before, its measured seconds count.
+Training costs 6 floating-point operations a parameter and token, inference 2; a stage that only moves bytes takes their
+number at a given rate. Where jobs of a stage have been run, their measured seconds replace the estimate.
 """
 
 from collections import defaultdict
@@ -13,30 +13,29 @@ from statistics import mean
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.study.config import Resources, Study
-from open_instruct.study.job_cache import Stamps
-from open_instruct.study.plan import Job
+from open_instruct.study.job import Job
+from open_instruct.study.job_cache import JobCache
 from open_instruct.study.variants import Variant
 from open_instruct.tasks import eval_set_named, train_set_named
 
 BYTES_A_PARAMETER = 4
-"""Checkpoints, conversions and fine-tuned models are kept in 32 bits."""
+"""Checkpoints, conversions and fine-tuned models are saved in float32."""
 BYTES_A_SECOND = 2e8
 """Of downloads and conversions."""
 BYTES_AN_ITEM = 2_000
 """Of a prediction with its score."""
 START_SECONDS = 30.0
 """Of any job: imports, loading the model."""
-WRITING_SLOWDOWN = 20
-"""Tokens are written one by one, which a GPU does far below its rate; measured ratios vary from 5 to 50."""
+DECODING_SLOWDOWN = 20
+"""Of a generated token against one of the prompt, as it is limited by memory; measured ratios vary from 5 to 50."""
 SUITE_ITEMS = 2_000
 """Of a suite task without a limit."""
 SUITE_TOKENS = 400
-"""An item: about four answers, each with its question."""
+"""An item: about four continuations, each with its context."""
 ROWS_A_SECOND = 5_000
 """Of formatting."""
 GPU_STAGES = ("finetune", "predict", "suite")
-"""Take one GPU where the study does not say how many."""
-# Parameters by family, embeddings included, as their model cards give them.
+"""Take one GPU where the study gives no number."""
 PARAMETERS = {
     "olmo1b": 1.18e9,
     "olmo1b_hf": 1.18e9,
@@ -49,8 +48,9 @@ PARAMETERS = {
     **{f"pythia-{n}m": float(n) * 1e6 for n in (14, 31, 70, 160, 410)},
     **{f"pythia-{n}b": float(n) * 1e9 for n in ("1", "1.4", "2.8", "6.9", "12")},
 }
+"""By family, embeddings included, from the model cards."""
 KEPT_SHARE = {"full": 1.0, "lora": 0.02, "none": 0.0}
-"""Share of a fine-tuned model's bytes that stays on the disk."""
+"""Share of a fine-tuned model's bytes that remains on the disk."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Cost:
     seconds: float
     num_gpus: int
     num_bytes: int
-    """Written, and kept."""
+    """Written and kept."""
 
 
 class CostModel:
@@ -69,14 +69,14 @@ class CostModel:
         self.tokens = {name: self.tokens_per_row(paths.train_file(name)) for name in study.train_sets}
 
     def of(self, job: Job, measured: Mapping[str, float] | None = None) -> Cost:
-        """`measured`: seconds of a job by stage, where such jobs were run; they count more than the model."""
+        """`measured`: mean seconds of a job by stage, which replace the estimate."""
         gpus = self.study.resources.get(job.stage, Resources()).gpus
         seconds, num_bytes = self.estimate(job)
         seconds = (measured or {}).get(job.stage, START_SECONDS + seconds)
         return Cost(seconds, int(job.stage in GPU_STAGES) if gpus is None else gpus, round(num_bytes))
 
     def estimate(self, job: Job) -> tuple[float, float]:
-        """Seconds of work, and bytes that stay."""
+        """Seconds of computation, and bytes that are kept."""
         if job.stage == "download":
             num_bytes = len(job.outputs) * self.parameters(job.name) * BYTES_A_PARAMETER
             return num_bytes / BYTES_A_SECOND, num_bytes
@@ -93,7 +93,7 @@ class CostModel:
         if job.stage == "finetune":
             return self.training(self.variants[job.name])
         if job.stage in ("predict", "suite"):
-            return self.asking(job.stage, self.by_folder[job.variables["model_path"]])
+            return self.evaluation(job.stage, self.by_folder[job.variables["model_path"]])
         return 0.0, 0.0
 
     def training(self, variant: Variant) -> tuple[float, float]:
@@ -104,17 +104,17 @@ class CostModel:
         seconds = 6 * parameters * num_tokens / self.study.costs.flop_per_second
         return seconds, parameters * BYTES_A_PARAMETER * KEPT_SHARE[kept]
 
-    def asking(self, stage: str, variant: Variant) -> tuple[float, float]:
+    def evaluation(self, stage: str, variant: Variant) -> tuple[float, float]:
         tokens_a_second = self.study.costs.flop_per_second / (2 * self.parameters(variant.checkpoint.family))
         if stage == "suite" and self.study.suite:
             num_items = len(self.study.suite.tasks) * (self.study.suite.limit or SUITE_ITEMS)
             return num_items * SUITE_TOKENS / tokens_a_second, num_items * 100
         num_tokens, num_items = 0, 0
-        for name, plan in self.study.evaluation.items():
-            asked = self.items(name) * len(plan.formats)
-            written = self.study.max_new_tokens if eval_set_named(name).kind == "generation" else 0
-            num_tokens += asked * (self.study.costs.tokens_per_row + written * WRITING_SLOWDOWN)
-            num_items += asked
+        for name, config in self.study.evaluation.items():
+            num_evaluated = self.items(name) * len(config.formats)
+            new_tokens = self.study.max_new_tokens if eval_set_named(name).kind == "generation" else 0
+            num_tokens += num_evaluated * (self.study.costs.tokens_per_row + new_tokens * DECODING_SLOWDOWN)
+            num_items += num_evaluated
         return num_tokens / tokens_a_second, num_items * BYTES_AN_ITEM
 
     def items(self, name: str) -> int:
@@ -129,23 +129,23 @@ class CostModel:
         return PARAMETERS.get(family.removesuffix("-deduped"), 1e9)
 
     def tokens_per_row(self, file: Path) -> float:
-        """From the formatted file where there is one: four bytes are about one token."""
+        """Measured on the formatted file where there is one: four bytes are about one token."""
         if not file.is_file() or not sidecar_path(file).is_file():
             return self.study.costs.tokens_per_row
         return file.stat().st_size / max(1, read_sidecar(file).get("rows") or 1) / 4
 
 
-def measured_seconds(jobs: Sequence[Job], stamps: Stamps) -> dict[str, float]:
-    """Mean seconds of a job, by stage, of those that were run."""
+def measured_seconds(jobs: Sequence[Job], cache: JobCache) -> dict[str, float]:
+    """Mean seconds of the finished jobs of each stage."""
     found: dict[str, list[float]] = defaultdict(list)
     for job in jobs:
-        if (seconds := stamps.seconds(job)) is not None:
+        if (seconds := cache.seconds(job)) is not None:
             found[job.stage].append(seconds)
     return {stage: mean(seconds) for stage, seconds in found.items()}
 
 
-def longest_chain(jobs: Sequence[Job], costs: Mapping[str, Cost]) -> list[Job]:
-    """The jobs that take longest one after the other: no number of machines makes the study faster."""
+def critical_path(jobs: Sequence[Job], costs: Mapping[str, Cost]) -> list[Job]:
+    """The chain of jobs that takes longest: it bounds the study's duration on any number of machines."""
     made_by = {path: job for job in jobs for path in job.outputs}
     best: dict[str, tuple[float, Job | None]] = {}
     for job in jobs:

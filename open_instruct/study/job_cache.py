@@ -1,104 +1,90 @@
-"""What of a study is done: after each job the hashes of all that it read and wrote, compared before it is run again.
+"""The job cache: after each job, hashes of its inputs and outputs, compared before it is run again.
 
-The stages know this themselves; the stamps spare starting a process to ask them. A stamp is shared by all studies in
-which the job is the same.
+The stages skip finished work too; a cache entry saves starting a process for that. Studies with the same job share it.
 """
 
 import os
 import stat
+from functools import cache
 from pathlib import Path
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import (
-    SIDECAR_ENDING,
-    content_hash,
-    digest,
-    sidecar_path,
-)
+from open_instruct.common.artifacts import SIDECAR_ENDING, content_hash, digest, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
-from open_instruct.study.plan import Job
+from open_instruct.study.job import Job
 
 
-class Stamps:
-    """One object asks the disk for each file once: make a new one to see what has changed since."""
+class JobCache:
+    """Reads each file once: make a new object to see later changes."""
 
     def __init__(self) -> None:
         self.folder = paths.base_dir() / "output" / "jobs"
-        self._stamps: dict[str, dict | None] = {}
-        self._hashes: dict[Path, str | None] = {}
-        self._signatures: dict[Path, str] = {}
+        self._read = cache(read_entry)
+        self._hash = cache(readable_hash)
+        self._signature = cache(signature_of)
 
     def path(self, job: Job) -> Path:
         return self.folder / f"{job.id}.json"
 
     def is_done(self, job: Job) -> bool:
-        """Whether all that the job read and wrote is as the job left it."""
-        found = self.read(job)
-        if found is None:
+        """Whether all inputs and outputs are as the job left them."""
+        entry = self.read(job)
+        if entry is None:
             return False
-        # Sizes and times first: hashes need every sidecar to be read.
-        if found["signature"] == self.signature(job):
+        # Sizes and times first: for the hashes every sidecar has to be read.
+        if entry["signature"] == self.signature(job):
             return True
-        return all(p.exists() for p in job.outputs) and found["content"] == self.content(job)
+        return all(path.exists() for path in job.outputs) and entry["content"] == self.content(job)
 
     def seconds(self, job: Job) -> float | None:
-        """How long the job took, where it was run."""
+        """Duration of the job, where it was run."""
         return (self.read(job) or {}).get("seconds")
 
     def read(self, job: Job) -> dict | None:
-        """What was written down of the job; None where nothing was, or where it cannot be read any more."""
-        if job.id not in self._stamps:
-            self._stamps[job.id] = self._read(job)
-        return self._stamps[job.id]
+        """The job's entry; None where there is none or it is damaged."""
+        return self._read(f"{self.folder}/{job.id}.json")
 
-    def _read(self, job: Job) -> dict | None:
-        try:
-            found = read_json(self.path(job)) if os.path.isfile(f"{self.folder}/{job.id}.json") else None
-        except UserError:
-            return None
-        return found if isinstance(found, dict) and {"content", "signature"} <= found.keys() else None
+    def put(self, job: Job, *, seconds: float) -> None:
+        """Record that the job is done.
 
-    def put(self, job: Job, *, seconds: float | None) -> None:
-        """Write down that the job is done. `seconds`: None where it was found done.
-
-        Raises UserError where the job left out an output.
+        Raises UserError where an output is missing, or an input or output cannot be read.
         """
         if missing := [paths.relative(path) for path in job.outputs if not path.exists()]:
-            raise UserError(f"{job.key} ended well, but did not write {', '.join(missing)}")
+            raise UserError(f"{job.key} ended without an error, but did not write {', '.join(missing)}")
         if damaged := [paths.relative(path) for path in (*job.inputs, *job.outputs) if self._hash(path) is None]:
-            raise UserError(f"{job.key} ended well, but {', '.join(damaged)} cannot be read; --verify says why")
-        stamp = {"content": self.content(job), "signature": self.signature(job), "seconds": seconds}
-        # What has no sidecar is told here what it should be.
-        bare = {str(path): self._hash(path) for path in job.outputs if not sidecar_path(path).is_file()}
-        self._stamps[job.id] = stamp | {"outputs": bare}
-        write_json(self.path(job), self._stamps[job.id])
+            raise UserError(f"{job.key} ended without an error, but {', '.join(damaged)} cannot be read; see --verify")
+        entry = {"content": self.content(job), "signature": self.signature(job), "seconds": seconds}
+        # The expected content of outputs without a sidecar is recorded here.
+        entry["outputs"] = {str(path): self._hash(path) for path in job.outputs if not sidecar_path(path).is_file()}
+        write_json(self.path(job), entry)
 
     def content(self, job: Job) -> str:
         return digest([self._hash(path) for path in (*job.inputs, *job.outputs)])
 
     def signature(self, job: Job) -> str:
-        return digest([self._signature(path) for path in (*job.inputs, *job.outputs)])
+        return digest([self._signature(str(path)) for path in (*job.inputs, *job.outputs)])
 
-    def _hash(self, path: Path) -> str | None:
-        if path not in self._hashes:
-            try:
-                self._hashes[path] = content_hash(path)
-            except (UserError, KeyError, TypeError, AttributeError):  # not there, or its sidecar is damaged
-                self._hashes[path] = None
-        return self._hashes[path]
 
-    def _signature(self, path: Path) -> str:
-        if path not in self._signatures:
-            self._signatures[path] = signature_of(str(path))
-        return self._signatures[path]
+def read_entry(name: str) -> dict | None:
+    try:
+        # Strings, not paths, here and below: half a million files of a large study are looked at in seconds.
+        entry = read_json(Path(name)) if os.path.isfile(name) else None
+    except UserError:
+        return None
+    return entry if isinstance(entry, dict) and {"content", "signature"} <= entry.keys() else None
+
+
+def readable_hash(path: Path) -> str | None:
+    """Hash of the content; None where the artifact is missing or its sidecar is damaged."""
+    try:
+        return content_hash(path)
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def signature_of(name: str) -> str:
-    """Size and time of a file and of its sidecar, or of all files of a folder; of a missing one, nothing.
-
-    Names instead of paths: half a million files of a large study are asked for in seconds.
-    """
+    """Size and time of a file and of its sidecar, or of all files of a folder; empty where it is missing."""
     try:
         found = os.stat(name)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How far a job is that runs at this moment: read from what it writes, so it is the same here and on a cluster."""
+"""Progress of a running job, read from the files it writes: the same on this machine and on a cluster."""
 
 import json
 import time
@@ -6,32 +6,35 @@ from pathlib import Path
 
 from open_instruct.common import locks, paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
-from open_instruct.study.plan import Job
+from open_instruct.study.job import Job
 
 TAIL_BYTES = 4096
 
 
 def is_running(job: Job) -> bool:
-    """Whether some process, on any node that the locks reach, is making what the job makes."""
-    return locks.is_held(locks.lock_of(job.outputs[0], paths.locks_folder()))
+    """Whether a process, on any node that sees the locks, is writing the job's outputs."""
+    return locks.is_held(lock_of(job))
 
 
 def seconds_running(job: Job) -> float | None:
-    """Since the job took the lock of its first output; None where it has none."""
+    """Seconds since the job locked its first output; None where it has not."""
     try:
-        return max(0.0, time.time() - locks.lock_of(job.outputs[0], paths.locks_folder()).stat().st_mtime)
+        return max(0.0, time.time() - lock_of(job).stat().st_mtime)
     except FileNotFoundError:
         return None
 
 
+def lock_of(job: Job) -> Path:
+    return locks.lock_of(job.outputs[0], paths.locks_folder())
+
+
 def share_done(job: Job) -> float:
-    """0 to 1: finished ones of the job's outputs, or, in training, steps."""
+    """Share, 0 to 1, of the job's outputs that are finished or, in training, of its optimiser steps."""
     finished = sum(sidecar_path(path).is_file() for path in job.outputs) / len(job.outputs)
     return max(finished, share_trained(job)) if job.stage == "finetune" else finished
 
 
 def share_trained(job: Job) -> float:
-    """Steps in the training log, of all."""
     (output,) = job.outputs
     log, train_file = output.with_name(f"{output.name}.state") / "training_log.jsonl", job.inputs[1]
     if not log.is_file() or not sidecar_path(train_file).is_file():
@@ -48,12 +51,12 @@ def last_step(log: Path) -> int:
         try:
             return int(json.loads(line)["step"])
         except (ValueError, KeyError, TypeError):
-            continue  # cut in two: by the tail, or because it is being written
+            continue  # an incomplete line: the first of the tail, or one that is being written
     return 0
 
 
 def tail(path: Path) -> str:
-    """The end of a file; nothing where there is none."""
+    """The end of a file; empty where there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ IDENTITY_FIELDS = ("model_id", "family", "step", "tokens", "train_set", "epochs"
 
 @dataclass(frozen=True)
 class Variant:
-    """One model: a checkpoint as it is, or fine-tuned. All names come from here; no code takes a name apart."""
+    """One model: a pre-training checkpoint, or the same fine-tuned. All names come from here; none is parsed."""
 
     checkpoint: Checkpoint
     train_set: str | None = None
@@ -36,14 +36,14 @@ class Variant:
 
     @property
     def folder(self) -> Path:
-        """Where the model lies, in transformers format."""
+        """Folder of the model, in transformers format."""
         if self.train_set is None:
             return paths.converted_checkpoint(self.checkpoint.family, self.checkpoint.name)
         return paths.fine_tuned_model(self.model_id)
 
     def identity(self) -> dict[str, Any]:
-        """IDENTITY_FIELDS and their values: what sidecars and tables say of a model."""
-        tuned = self.train_set is not None
+        """IDENTITY_FIELDS and their values, as sidecars and tables have them."""
+        is_tuned = self.train_set is not None
         values = (
             self.model_id,
             self.checkpoint.family,
@@ -52,8 +52,8 @@ class Variant:
             self.train_set,
             self.epochs,
             self.lr,
-            self.seed if tuned else None,
-            self.adapter if tuned else None,
+            self.seed if is_tuned else None,
+            self.adapter if is_tuned else None,
         )
         return dict(zip(IDENTITY_FIELDS, values, strict=True))
 

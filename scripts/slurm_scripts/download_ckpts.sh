@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Download pre-training checkpoints; run again, it goes on.  sbatch download_ckpts.sh, or bash download_ckpts.sh.
+# Download pre-training checkpoints; run again, it resumes.  sbatch download_ckpts.sh, or bash download_ckpts.sh.
 #   family        family of the checkpoints                    (default: olmo1b)
 #   steps         pre-training steps, separated by commas      (default: those of the paper)
 #   base_dir      folder of output/                            (default: the repository)

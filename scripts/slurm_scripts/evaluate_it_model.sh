@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Ranked classification of multiple-choice tasks with one model.  sbatch evaluate_it_model.sh, or bash evaluate_it_model.sh.
+# Evaluate one model on multiple-choice tasks by ranked classification.  sbatch evaluate_it_model.sh, or bash evaluate_it_model.sh.
 #   model_path    folder of the model, transformers format     (required)
 #   tasks         names of tasks, separated by spaces          (default: the eight tasks of run_lm_eval)
-#   limit         ask a random sample of this many rows        (default: all)
+#   limit         random sample of this many items of each     (default: all)
 #   base_dir      folder of output/ and eval_results/          (default: the repository)
 # Further arguments go to run_lm_eval, e.g. bash evaluate_it_model.sh --num-shots 5
 #SBATCH --job-name=evaluate_it_model

@@ -6,17 +6,17 @@
 #   model_name       folder of the model, or its name on the Hub
 #                                      (default: $base_dir/output/{family}_tf_ckpts/checkpoint-{ckpt}, or /main)
 #   lr, epoch        recipe                                                          (default: 2e-6, 3)
-#   NUM_GPUS         processes on each node, one a GPU            (default: the GPUs that Slurm gave, else 1)
+#   NUM_GPUS         processes on each node, one a GPU            (default: the GPUs that Slurm allocated, else 1)
 #   TOTAL_BATCH_SIZE examples per optimiser step, over all processes                 (default: 8)
 #   mixed_precision  bf16, fp16 or no                                                (default: bf16)
-#   accelerate_config  how processes share the work, a file of scripts/accelerate
+#   accelerate_config  parallelism: a file of scripts/accelerate
 #                                                       (default: ddp.yaml, or one.yaml for one process)
 #   base_dir         folder of output/                                               (default: the repository)
 #   data_dir         folder of the formatted data                                    (default: $base_dir/data)
 # Further arguments go to finetune.py, e.g. bash fine_tune_olmo.sh --max_train_rows 100
 # Several nodes: sbatch --nodes=2 --gpus-per-node=4 fine_tune_olmo.sh
-# Warned by Slurm five minutes before the time limit it saves, and goes back into the queue; Ctrl-C and SIGTERM save and
-# end it with exit code 85: started again, it goes on.
+# Five minutes before the time limit it saves its state and requeues itself. Ctrl-C and SIGTERM make it save and exit
+# with code 85: started again, it resumes.
 #SBATCH --job-name=fine_tune_olmo
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -48,7 +48,7 @@ num_processes=$((num_nodes * NUM_GPUS))
 export base_dir data_dir
 cd "$repository"
 
-# Models and train files of this project know what they are, and the output is named by that.
+# Models and train files of this project have an identity in their sidecars, which names the output.
 named=()
 if [[ ! -f $model_name/meta.json || ! -f $train_file.meta.json ]]; then
   named=(--output_dir "$base_dir/output/${family}_hf_${short}_${data_file_name}_${epoch}epoch_${lr}")
@@ -58,21 +58,22 @@ launch=(accelerate launch)
 options=(--config_file "$accelerate_config" --mixed_precision "$mixed_precision" --dynamo_backend no
   --num_processes "$num_processes" --num_machines "$num_nodes")
 if ((num_nodes > 1)); then
-  # shellcheck disable=SC2016  # each node puts in its own number
+  # shellcheck disable=SC2016  # expanded on each node
   launch=(srun --nodes="$num_nodes" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
     bash -c 'exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' fine_tune_olmo)
-  # This script runs on the first node, where the others report; the port differs from job to job.
+  # This script runs on the first node, to which the others connect; the port differs from job to job.
   options+=(--main_process_ip "${MASTER_ADDR:-$(hostname)}"
     --main_process_port "${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}")
 fi
 
 # Launchers do not pass signals on to every process of every node; a file on the shared disk reaches all.
 stop_file=$base_dir/output/stop-${SLURM_JOB_ID:-$$}
+saved_and_stopped=85 # SAVED_AND_STOPPED of open_instruct/common/errors.py
+is_at_time_limit=
 mkdir -p "$base_dir/output"
 rm -f "$stop_file"
-is_warned=
 trap 'touch "$stop_file"' INT TERM
-trap 'is_warned=yes; touch "$stop_file"' USR1
+trap 'is_at_time_limit=yes; touch "$stop_file"' USR1
 
 "${launch[@]}" "${options[@]}" open_instruct/finetune.py \
   --model_name_or_path "$model_name" \
@@ -88,18 +89,18 @@ training=$!
 while :; do
   status=0
   wait "$training" || status=$?
-  # A trapped signal ends `wait` and not the training.
+  # A trapped signal ends `wait`, not the training.
   kill -0 "$training" 2> /dev/null || break
 done
 
-# Launchers have exit codes of their own; finetune.py wrote into the file where it saved what it had.
-if [[ -s $stop_file ]]; then status=85; fi
+# Launchers replace the exit code; finetune.py writes into the file once it has saved its state.
+if [[ -s $stop_file ]]; then status=$saved_and_stopped; fi
 rm -f "$stop_file"
-if [[ $is_warned ]] && ((status == 85 && ${SLURM_RESTART_COUNT:-0} < 20)); then
-  echo "saved before the time limit: job $SLURM_JOB_ID goes back into the queue, to go on where it stopped"
-  # Slurm ends this script meanwhile; it must not report an end of its own before.
+if [[ $is_at_time_limit ]] && ((status == saved_and_stopped && ${SLURM_RESTART_COUNT:-0} < 20)); then
+  echo "saved before the time limit: job $SLURM_JOB_ID is requeued, to resume where it stopped"
+  # Slurm ends this script; it must not exit by itself before that.
   trap '' TERM
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 60; fi
-  echo "error: not requeued; submit it again, it goes on where it stopped" >&2
+  echo "error: not requeued; submit it again, it resumes where it stopped" >&2
 fi
 exit "$status"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Put evaluation files to one model.  sbatch generate_pred.sh, or bash generate_pred.sh.
+# Evaluate one model: generations and label scores.  sbatch generate_pred.sh, or bash generate_pred.sh.
 #   model_path      folder of the model, transformers format   (this or model_name is required)
 #   model_name      its name in $base_dir/output
 #   data_file_name  evaluation files by name, separated by spaces, e.g. "rte sciq_instruct"
 #   input_files     the same by path                           (default: all of $data_dir/evaluation)
-#   num_shots     exemplars before each item                   (default: 0)
-#   limit         ask only this many items of each file        (default: all)
-#   base_dir      folder of output/                            (default: the repository)
-#   data_dir      folder of the formatted data                 (default: $base_dir/data)
+#   num_shots       exemplars before each item                 (default: 0)
+#   limit           random sample of this many items of each   (default: all)
+#   base_dir        folder of output/                          (default: the repository)
+#   data_dir        folder of the formatted data               (default: $base_dir/data)
 # Further arguments go to predict.py, e.g. bash generate_pred.sh --stop_at_newline
 #SBATCH --job-name=generate_pred
 #SBATCH --gpus=1

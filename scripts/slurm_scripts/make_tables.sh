@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tables, findings, figures and the page of them all.  sbatch make_tables.sh, or bash make_tables.sh.
-#   study         study file: what should be there             (default: take what is there)
+# Make tables, findings, figures and the report page.  sbatch make_tables.sh, or bash make_tables.sh.
+#   study         study file: the models to expect             (default: all models found)
 #   base_dir      folder of output/ and results/               (default: the repository)
 # Further arguments go to report.py.
 #SBATCH --job-name=make_tables

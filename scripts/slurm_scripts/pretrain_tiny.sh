@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pre-train the small OLMo and keep checkpoints of it.  sbatch pretrain_tiny.sh, or bash pretrain_tiny.sh.
+# Pre-train the small OLMo and save checkpoints of it.  sbatch pretrain_tiny.sh, or bash pretrain_tiny.sh.
 #   base_dir      folder of output/                            (default: the repository)
 # Arguments go to pretrain_tiny.py, e.g. bash pretrain_tiny.sh --steps 0 200 600
 #SBATCH --job-name=pretrain_tiny

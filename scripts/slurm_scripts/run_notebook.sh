@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the notebook of the study's figures.  sbatch run_notebook.sh, or bash run_notebook.sh.
+# Execute the notebook of the study's figures.  sbatch run_notebook.sh, or bash run_notebook.sh.
 #   base_dir      folder of results/                           (default: the repository)
 #SBATCH --job-name=run_notebook
 #SBATCH --cpus-per-task=2

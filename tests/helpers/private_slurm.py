@@ -1,14 +1,15 @@
-"""A private Slurm cluster in a temporary folder: two nodes of eight CPUs and two pretended GPUs, all on this machine.
+"""A private Slurm cluster in a temporary folder: two nodes of eight CPUs and two simulated GPUs, all on this machine.
 
-    pytest: a test that takes the fixture `slurm` (tests/conftest.py) gets a running PrivateSlurm; where Slurm is not
-    installed (Debian: apt-get install slurm-wlm munge) it is skipped, and the reason is shown at the end of the run.
+    pytest: a test with the fixture `slurm` (tests/conftest.py) gets a running PrivateSlurm. Where Slurm is not
+    installed (Debian: apt-get install slurm-wlm munge) it is skipped, and the end of the run says why.
     by hand: python tests/helpers/private_slurm.py bash      # a shell in which sbatch and squeue use a private cluster
 
 Needs no root, no accounting, no system service; listens on 127.0.0.1 only. The daemons are children of this process
-and end with `close`. Slurm 22.05 and munge 0.5.15 from Debian 12 are known to work.
+and end with `close`. Tested with Slurm 22.05 and munge 0.5.15 of Debian 12.
 """
 
 import os
+import pwd
 import secrets
 import shutil
 import socket
@@ -21,11 +22,11 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 DAEMON_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Debian puts the daemons where a user's PATH does not look."""
+"""Debian's folders of the daemons, which are not on a user's PATH."""
 NODES = ("n1", "n2")
 CPUS_A_NODE = 8
 FAKE_GPUS = ("/dev/null", "/dev/zero")
-"""Slurm wants device nodes for GPUs, any."""
+"""Slurm requires a device node for each GPU; any does."""
 CONFIG = """\
 ClusterName=toy
 SlurmctldHost={host}(127.0.0.1)
@@ -83,6 +84,10 @@ def find(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path=DAEMON_PATH)
 
 
+def user_name() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -91,7 +96,7 @@ def free_port() -> int:
 
 class PrivateSlurm:
     def __init__(self) -> None:
-        # Unix sockets take 108 characters: a short path.
+        # The path of a Unix socket has at most 108 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.daemons: dict[str, subprocess.Popen] = {}
 
@@ -111,9 +116,9 @@ class PrivateSlurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs so that its sbatch and squeue speak to this cluster."""
+        """Environment of a process whose sbatch and squeue use this cluster."""
         inside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-        python = str(Path(sys.executable).parent)  # stage scripts say `python`; let it be this one
+        python = str(Path(sys.executable).parent)  # stage scripts call `python`
         return inside | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": f"{python}:{os.environ['PATH']}"}
 
     def configure(self) -> None:
@@ -125,12 +130,11 @@ class PrivateSlurm:
         key.chmod(0o600)
         host = socket.gethostname().split(".")[0]
         nodes = [f"NodeName={n} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()}" for n in NODES]
-        user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         (self.folder / "slurm.conf").write_text(
             CONFIG.format(
                 host=host,
                 controller_port=free_port(),
-                user=user,
+                user=user_name(),
                 folder=self.folder,
                 cpus=CPUS_A_NODE,
                 gpus=len(FAKE_GPUS),
@@ -162,8 +166,8 @@ class PrivateSlurm:
             self.wait_for(lambda: (self.folder / "munge.sock").exists(), "munged's socket")
 
     def is_up(self) -> bool:
-        answer = self.run("sinfo", "--noheader", "--Node", "--format=%t", check=False)
-        return answer.returncode == 0 and set(answer.stdout.split()) <= {"idle", "mix", "alloc", "comp"}
+        done = self.run("sinfo", "--noheader", "--Node", "--format=%t", check=False)
+        return done.returncode == 0 and set(done.stdout.split()) <= {"idle", "mix", "alloc", "comp"}
 
     def wait_until_up(self) -> None:
         self.wait_for(self.is_up, "both nodes to be up")
@@ -180,7 +184,7 @@ class PrivateSlurm:
     def run(
         self, *command: str, check: bool = True, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command that speaks to this cluster. Where it fails its error output is in the exception's message."""
+        """Run a command with this cluster's environment.  Raises RuntimeError with its output where it fails."""
         done = subprocess.run(
             command, env=self.environment | dict(env or {}), cwd=cwd, capture_output=True, text=True, check=False
         )
@@ -194,8 +198,7 @@ class PrivateSlurm:
 
     def state(self, job_id: str) -> str:
         """`PENDING`, `RUNNING`, `COMPLETED`, `FAILED`, `CANCELLED`, `TIMEOUT`, … of a job."""
-        answer = self.run("squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job_id)
-        return answer.stdout.split()[0]
+        return self.run("squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job_id).stdout.split()[0]
 
     def wait_for_job(self, job_id: str, *, seconds: float = 120.0) -> str:
         """Wait until a job has ended.  -> its last state"""
@@ -204,22 +207,22 @@ class PrivateSlurm:
         return self.state(job_id)
 
     def wait_until_empty(self, *, seconds: float = 300.0) -> None:
-        """Wait until no job waits or runs."""
+        """Wait until no job is queued or running."""
 
         def is_empty() -> bool:
-            answer = self.run("squeue", "--noheader", "--format=%i", check=False)
-            return answer.returncode == 0 and not answer.stdout.strip()
+            done = self.run("squeue", "--noheader", "--format=%i", check=False)
+            return done.returncode == 0 and not done.stdout.strip()
 
         self.wait_for(is_empty, "the queue to be empty", seconds=seconds)
 
     def kill(self, name: str) -> None:
-        """kill -9 of a daemon; `start` brings it back with what it has on disk: not the last seconds' submissions."""
+        """kill -9 of a daemon; `start` restores its state on disk, which lacks the submissions of the last seconds."""
         daemon = self.daemons.pop(name)
         daemon.kill()
         daemon.wait()
 
     def restart(self, name: str) -> None:
-        """As an administrator would: the daemon writes down what it knows, ends, and starts again."""
+        """A clean restart: the daemon saves its state, ends and starts again."""
         self.daemons[name].terminate()
         self.daemons.pop(name).wait()
         self.start(name)
@@ -227,8 +230,7 @@ class PrivateSlurm:
     def close(self) -> None:
         """End jobs and daemons, and remove the folder."""
         if "slurmctld" in self.daemons:
-            me = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
-            self.run("scancel", "--user", me, check=False)
+            self.run("scancel", "--user", user_name(), check=False)
             until = time.monotonic() + 10
             while time.monotonic() < until and self.run("squeue", "--noheader", check=False).stdout.strip():
                 time.sleep(0.1)

@@ -1,11 +1,12 @@
-"""What goes wrong on a cluster, done to a study on purpose: each fault is one call, drawn by a seeded random generator.
+"""Fault injection: what fails on a cluster, done to a study by a seeded random generator, one call a fault.
 
-Faults in flight need a job that runs or waits, and say whether they found one; faults at rest hurt what is finished,
-and say which jobs made it.
+Faults in flight need a queued or running job, and return whether they found one. Faults at rest damage finished
+outputs, and return the jobs that made them.
 """
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -18,11 +19,10 @@ from private_slurm import NODES
 from slurm_study import SlurmStudy
 
 from open_instruct.common.artifacts import sidecar_path
-from open_instruct.study.executors.submissions import free_bytes
 
 DAY_SECONDS = 86_400
 LEFT_BYTES = 16_384
-"""Of a disk that is full."""
+"""Free space of a full disk."""
 DAEMONS = (*NODES, "slurmctld", "munged")
 
 
@@ -49,7 +49,7 @@ class Faults:
         }
 
     def draw(self, kinds: Mapping[str, object]) -> str:
-        """A kind of fault; each comes once before one comes again."""
+        """Draw a kind of fault without replacement, from a deck that is renewed when it is empty."""
         if not (left := [name for name in self.deck if name in kinds]):
             left = self.random.sample(sorted(kinds), len(kinds))
             self.deck += left
@@ -57,20 +57,20 @@ class Faults:
         return left[0]
 
     def tasks(self, *states: str) -> list[tuple[str, str]]:
-        """Array task and job number of what is in one of these states."""
-        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%F_%K %A %T", check=False)
-        found = [line.split() for line in answer.stdout.splitlines()]
+        """Array task and job number of all tasks in one of these states."""
+        done = self.cluster.run("squeue", "--noheader", "--array", "--format=%F_%K %A %T", check=False)
+        found = [line.split() for line in done.stdout.splitlines()]
         return [(task, number) for task, number, state in found if state in states]
 
     def hurry(self) -> None:
-        """Slurm lets a requeued job wait for two minutes; a test cannot."""
+        """Start requeued jobs now: Slurm would delay them by two minutes."""
         for number in self.waiting_for("BeginTime"):
             self.cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
         self.resume_nodes()
         self.end_orphans()
 
     def end_orphans(self) -> None:
-        """What cgroups do on a real cluster: no process that hangs outlives its job, to keep an output's lock."""
+        """Kill stopped processes of ended jobs, which hold locks on outputs; on a real cluster cgroups do it."""
         running = [number for _, number in self.tasks("RUNNING", "COMPLETING")]
         for process in psutil.process_iter() if running else ():
             with suppress(psutil.Error):
@@ -79,20 +79,20 @@ class Faults:
                     process.kill()
 
     def waiting_for(self, reason: str) -> list[str]:
-        """Numbers of the jobs that wait, as Slurm says, for this."""
-        answer = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
-        found = [line.split(maxsplit=1) for line in answer.stdout.splitlines()]
+        """Numbers of the jobs that are queued for this reason."""
+        done = self.cluster.run("squeue", "--noheader", "--array", "--format=%A %r", "--states=PENDING", check=False)
+        found = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
         return [number for number, why in found if why == reason]
 
     def resume_nodes(self) -> None:
-        """What an administrator does with nodes that Slurm takes for broken after a daemon was killed."""
-        answer = self.cluster.run("sinfo", "--noheader", "--Node", "--format=%N %t", check=False)
-        for node, state in (line.split() for line in answer.stdout.splitlines()):
+        """Resume nodes that Slurm has drained after a daemon was killed, as an administrator would."""
+        done = self.cluster.run("sinfo", "--noheader", "--Node", "--format=%N %t", check=False)
+        for node, state in (line.split() for line in done.stdout.splitlines()):
             if state.startswith(("drain", "drng", "down")):
                 self.cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
 
     def processes(self) -> list[list[int]]:
-        """Of each running task its processes."""
+        """Processes of each running task."""
         found = [self.pids(number) for _, number in self.tasks("RUNNING")]
         return [pids for pids in found if pids]
 
@@ -100,7 +100,7 @@ class Faults:
         return [pid for pid in psutil.pids() if self.job_of(pid) == job_number]
 
     def job_of(self, pid: int) -> str | None:
-        """Number of this cluster's job that the process was started for."""
+        """Number of this cluster's job to which the process belongs."""
         try:
             environment = psutil.Process(pid).environ()
         except psutil.Error:
@@ -134,14 +134,14 @@ class Faults:
         return bool(tasks)
 
     def warn(self) -> bool:
-        """The signal that Slurm sends before the time limit; the job saves what it has and is queued again."""
+        """Send the signal before the time limit, at which a job saves its state and is requeued."""
         tasks = self.tasks("RUNNING")
         if tasks:
             self.cluster.run("scancel", "--signal=USR1", "--batch", self.random.choice(tasks)[0], check=False)
         return bool(tasks)
 
     def out_of_time(self) -> bool:
-        """A job that hangs until Slurm ends it: after a minute, its shortest limit."""
+        """Stop a job's processes until Slurm ends it: after a minute, its shortest limit."""
         for number in (number for _, number in self.tasks("RUNNING")):
             pids = [pid for pid in self.pids(number) if "run_job" not in command_line(pid)]
             if pids and kill(pids, signal.SIGSTOP):
@@ -150,7 +150,7 @@ class Faults:
         return False
 
     def submit_twice(self) -> bool:
-        """Two at the same moment, while jobs are in flight or not."""
+        """Two concurrent submissions."""
         command, environment = [*self.study.command, "--retry_failed"], self.study.environment
         both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         outputs = [one.communicate()[0] for one in both]
@@ -158,7 +158,7 @@ class Faults:
         return True
 
     def kill_submission(self) -> bool:
-        """At any moment of it; then, as one would, the same command again."""
+        """Kill a submission at a random moment, then run the same command again."""
         command = [*self.study.command, "--retry_failed"]
         one = subprocess.Popen(command, env=self.study.environment, stdout=subprocess.DEVNULL)
         time.sleep(self.random.uniform(0.3, 2))
@@ -172,22 +172,22 @@ class Faults:
             return False
         filler = self.study.base_dir / "filler"
         with filler.open("wb") as file:
-            while (left := free_bytes(self.study.base_dir) - LEFT_BYTES) > 0:
-                with suppress(OSError):  # a job took of it at this moment
+            while (left := shutil.disk_usage(self.study.base_dir).free - LEFT_BYTES) > 0:
+                with suppress(OSError):  # a job has just used some of it
                     os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), left)
         time.sleep(self.random.uniform(2, 6))
         filler.unlink()
         return True
 
-    def damage(self, hurt: Callable[[Path], None], *, with_sidecars: bool = False) -> set[str]:
+    def damage(self, inflict: Callable[[Path], None], *, with_sidecars: bool = False) -> set[str]:
         job, outputs = self.random.choice(sorted(self.finished().items()))
         files = [path for output in outputs for path in files_of(output)]
         files += [sidecar_path(output) for output in outputs if with_sidecars]
-        hurt(self.random.choice([path for path in files if path.is_file() and path.stat().st_size]))
+        inflict(self.random.choice([path for path in files if path.is_file() and path.stat().st_size]))
         return {job}
 
     def skew(self) -> set[str]:
-        """All that a job wrote comes from a node whose clock is a day off: nothing of it is to be made again."""
+        """Change the times of a job's outputs by a day, as a node with a wrong clock would: not a damage."""
         _, outputs = self.random.choice(sorted(self.finished().items()))
         by = self.random.choice([-DAY_SECONDS, DAY_SECONDS])
         for path in (path for output in outputs for path in [*files_of(output), sidecar_path(output)] if path.exists()):
@@ -196,8 +196,8 @@ class Faults:
         return set()
 
     def finished(self) -> dict[str, list[Path]]:
-        """Key of each job that is done -> its outputs."""
-        jobs, done = self.study.jobs(), self.study.stamps()
+        """Key of each finished job -> its outputs."""
+        jobs, done = self.study.jobs(), self.study.finished_jobs()
         return {key: [Path(output) for output in jobs[key]["outputs"]] for key in jobs.keys() & done.keys()}
 
 
@@ -215,15 +215,15 @@ def command_line(pid: int) -> str:
 
 
 def kill(pids: list[int], number: int = signal.SIGKILL) -> bool:
-    """Whether any was still there."""
-    was_there = False
+    """Send a signal.  -> whether any of the processes was alive"""
+    was_alive = False
     for pid in pids:
         try:
             os.kill(pid, number)
-            was_there = True
+            was_alive = True
         except ProcessLookupError:
             continue
-    return was_there
+    return was_alive
 
 
 def truncate(path: Path) -> None:

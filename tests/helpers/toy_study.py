@@ -1,10 +1,8 @@
-"""A study of a two-layer model that runs in seconds, and the script that runs it."""
+"""Studies of a two-layer model that run in seconds, and the script that runs them."""
 
 from open_instruct.common import paths
 
 SCRIPT = paths.REPOSITORY / "scripts" / "run_study.py"
-
-
 TOY = {
     "name": "toy",
     "family": "tiny",
@@ -19,3 +17,7 @@ TOY = {
     "max_new_tokens": 4,
     "suite": {"tasks": ["openbookqa"], "limit": 6, "train_sets": ["socialiqa"]},
 }
+SMALL = TOY | {"steps": [4], "evaluation": {"rte": {"limit": 6}, "heldout_text": {"limit": 6}}}
+"""One checkpoint, one fine-tuned model."""
+NUM_JOBS = 12
+"""Of SMALL."""

@@ -1,4 +1,4 @@
-"""Every command in the README and in docs/ is one that the scripts understand, and names files that exist."""
+"""Commands in the README, CONTRIBUTING and docs/ have valid options, and the files they name exist."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ import tyro
 from open_instruct.common.paths import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-# Lines of an indented or fenced block that run a Python script of ours; a backslash joins the next line.
+# A line of a code block that runs a Python script of this repository.
 COMMAND = re.compile(r"^ *(?:\w+=\S+ )*python (?:-m )?(\S+)(.*)$")
 
 
@@ -26,7 +26,7 @@ def commands():
 
 
 @pytest.mark.parametrize(("script", "arguments"), commands())
-def test_commands_in_the_docs_parse(script, arguments, monkeypatch):
+def test_commands_in_the_docs_have_valid_options(script, arguments, monkeypatch):
     name = f"eval/{script.replace('.', '/')}.py" if script.startswith("olmo_eval.") else script
     spec = importlib.util.spec_from_file_location("documented_script", REPOSITORY / name)
     assert spec is not None
@@ -37,24 +37,25 @@ def test_commands_in_the_docs_parse(script, arguments, monkeypatch):
     tyro.cli(module.Args, args=shlex.split(arguments.replace("…", "")))
 
 
-def test_the_docs_hold_commands():
-    assert len(list(commands())) >= 8
+def test_most_pages_have_commands():
+    pages = {str(parameter.id).split(":")[0] for parameter in commands()}
+    assert len(pages) > len(PAGES) / 2
 
 
-def test_shell_scripts_and_pages_that_the_docs_name_exist():
+def test_shell_scripts_and_pages_named_in_the_docs_exist():
     for page in PAGES:
         text = page.read_text()
         for name in re.findall(r"(?:bash|sbatch) (\S+\.sh)", text) + re.findall(r"\]\(((?!http)[^)#]+)\)", text):
             assert (REPOSITORY / name).exists() or (page.parent / name).exists(), f"{page.name} names {name}"
 
 
-def test_stage_scripts_are_valid_bash():
+def test_shell_scripts_are_valid_bash():
     for script in sorted((REPOSITORY / "scripts").rglob("*.sh")):
         subprocess.run(["bash", "-n", str(script)], check=True)
 
 
 def test_the_readme_quotes_the_released_findings():
-    # As they were committed: a run of one's own writes its own there.
+    # The committed version: a run of the study overwrites the file.
     released = ["git", "-C", str(REPOSITORY), "show", "HEAD:results/analysis/findings.json"]
     findings = json.loads(subprocess.run(released, capture_output=True, check=True).stdout)["findings"]
     # Cells of the table, with a line break between two sentences.

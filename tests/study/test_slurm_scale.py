@@ -1,7 +1,9 @@
-"""Small instances of benchmarks/thousand_jobs.py and benchmarks/large_study.py, which stop where something is wrong."""
+"""Small instances of benchmarks/thousand_jobs.py and benchmarks/large_study.py, which exit with an error on a fault."""
 
 import subprocess
 import sys
+
+import pytest
 
 from open_instruct.common.paths import REPOSITORY
 
@@ -13,16 +15,19 @@ def run_benchmark(name: str, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.slurm
 def test_every_job_runs_once_in_order_within_its_throttle(slurm):
-    said = run_benchmark("thousand_jobs", "--num_jobs", "24", "--throttles", "4", "2")
-    assert "24 jobs drained" in said
-    assert "the throttle is 4" in said
+    output = run_benchmark("thousand_jobs", "--num_jobs", "24", "--throttles", "4", "2")
+    assert "24 jobs drained" in output
+    assert "the throttle is 4" in output
 
 
-def test_a_large_study_is_planned_and_asked_for():
-    said = run_benchmark("large_study", "--num_checkpoints", "2", "--num_evaluation_sets", "3")
-    # 2 checkpoints, each as it is and tuned on 5 sets with 3 learning rates and 3 seeds: 92 models, 3 questions each.
-    assert "276 predictions" in said
-    (row,) = [line.split() for line in said.splitlines() if line.startswith("predict ")]
+@pytest.mark.slow
+def test_plan_and_status_of_a_large_study_count_its_predictions():
+    output = run_benchmark("large_study", "--num_checkpoints", "2", "--num_evaluation_sets", "3")
+    # 2 checkpoints, each as it is and tuned on 5 sets with 3 learning rates and 3 seeds: 92 models, each on 3 sets.
+    assert "276 predictions" in output
+    (row,) = [line.split() for line in output.splitlines() if line.startswith("predict ")]
     assert int(row[1]) == 92
     assert int(row[2]) > 85

@@ -1,62 +1,62 @@
-"""Every stage script runs the command line that the plan has for its job, and takes nothing silently."""
+"""Stage scripts run the planned command lines, refuse missing variables and pass exit codes on."""
 
+import os
 import subprocess
 
 import pytest
-from stage_scripts import SCRIPTS, run_script, settings
+from stage_scripts import SCRIPTS, recorded_calls, run_script, split
 
 from open_instruct.common import paths
+from open_instruct.common.errors import SAVED_AND_STOPPED
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
 
-
-def test_stage_scripts_run_what_is_planned(echo, base_dir, monkeypatch):
-    spaced = base_dir / "a folder"
-    spaced.mkdir()
-    monkeypatch.setenv("base_dir", str(spaced))
-    file = paths.REPOSITORY / "scripts" / "studies" / "tiny.yaml"
-    jobs = {job.stage: job for job in plan(load_study(file), file)}
-    for job in jobs.values():
-        (line,) = run_script(job, echo)
-        script = next(part for part in job.command if part != "-m")
-        line = line[line.index(script) :]
-        if job.command[0] == "-m":
-            # tables are told apart by what follows the module
-            assert script in line
-        wanted = settings(list(job.command))
-        found = settings(line)
-        assert {flag: found.get(flag) for flag in wanted} == wanted, job.stage
-        assert set(found) - set(wanted) <= {
-            "--download_in_parallel",
-            "--tokenizer_name_or_path",
-            "--dtype",
-            "--stop_file",
-            "--output_dir",
-        }, job.stage
+TINY = paths.REPOSITORY / "scripts" / "studies" / "tiny.yaml"
+DEFAULTS = {"--download_in_parallel", "--tokenizer_name_or_path", "--dtype", "--stop_file", "--output_dir"}
+"""Options that a stage script adds to the planned ones."""
 
 
-def test_every_stage_script_is_planned_or_downloads():
-    file = paths.REPOSITORY / "scripts" / "studies" / "tiny.yaml"
-    planned = {job.script for job in plan(load_study(file), file)}
+def test_stage_scripts_run_the_planned_commands(recorders, base_dir, monkeypatch):
+    base_with_space = base_dir / "a folder"
+    base_with_space.mkdir()
+    monkeypatch.setenv("base_dir", str(base_with_space))
+    for job in {job.stage: job for job in plan(load_study(TINY), TINY)}.values():
+        program, options = split(run_script(job, recorders))
+        planned_program, planned_options = split(job.command)
+        assert program == planned_program
+        assert {flag: options.get(flag) for flag in planned_options} == planned_options, job.stage
+        assert options.keys() - planned_options.keys() <= DEFAULTS, job.stage
+
+
+def test_the_embedded_study_uses_every_stage_script_but_download():
+    planned = {job.script for job in plan(load_study(TINY), TINY)}
     assert planned | {"download_ckpts.sh"} == {path.name for path in SCRIPTS.glob("*.sh")}
 
 
 @pytest.mark.parametrize(
-    ("script", "variable"),
+    ("script", "given", "missing"),
     [
-        ("fine_tune_olmo.sh", "data_file_name"),
-        ("generate_pred.sh", "model_path"),
-        ("evaluate_it_model.sh", "model_path"),
+        ("fine_tune_olmo.sh", {"ckpt": "4"}, "data_file_name"),
+        ("fine_tune_olmo.sh", {"data_file_name": "socialiqa"}, "ckpt"),
+        ("generate_pred.sh", {}, "model_path"),
+        ("evaluate_it_model.sh", {}, "model_path"),
     ],
 )
-def test_what_must_be_set_is_asked_for(script, variable, echo):
-    done = subprocess.run(
-        ["bash", str(SCRIPTS / script)],
-        env={"PATH": f"{echo}:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_missing_variable_is_named_and_nothing_runs(script, given, missing, recorders):
+    environment = {"PATH": f"{recorders}:/usr/bin:/bin"} | given
+    done = subprocess.run(["bash", str(SCRIPTS / script)], env=environment, capture_output=True, text=True)
     assert done.returncode != 0
-    assert f"set {variable} to" in done.stderr
-    assert not list(echo.glob("*.log"))
+    assert f"set {missing} to" in done.stderr
+    assert recorded_calls(recorders) == []
+
+
+@pytest.mark.parametrize(("written", "exit_code"), [("saved", SAVED_AND_STOPPED), ("", 7)])
+def test_fine_tuning_that_saved_its_state_has_the_exit_code_of_a_stop(written, exit_code, recorders, base_dir):
+    """Launchers replace the exit code of finetune.py, which tells by the stop file that it saved its state."""
+    environment = os.environ | {"PATH": f"{recorders}:{os.environ['PATH']}", "base_dir": str(base_dir)}
+    environment |= {"data_file_name": "socialiqa", "ckpt": "4", "SLURM_JOB_ID": "1"}
+    stop_file = base_dir / "output" / "stop-1"
+    (recorders / "accelerate").write_text(f"#!/bin/sh\nprintf '{written}' > '{stop_file}'\nexit 7\n")
+    done = subprocess.run(["bash", str(SCRIPTS / "fine_tune_olmo.sh")], env=environment)
+    assert done.returncode == exit_code
+    assert not stop_file.exists()

@@ -41,7 +41,7 @@ def test_warned_before_the_time_limit_it_saves_is_requeued_and_finishes(slurm, b
     slurm.wait_for(lambda: running.is_file() and running.read_text(), "the first step", seconds=120)
     # What Slurm sends at --signal=B:USR1@300: to the script alone.
     slurm.run("scancel", "--signal=USR1", "--batch", job)
-    slurm.wait_for(lambda: "goes back into the queue" in log.read_text(), "the job to be requeued", seconds=120)
+    slurm.wait_for(lambda: "is requeued" in log.read_text(), "the job to be requeued", seconds=120)
     # Requeued jobs begin after a while that is Slurm's to choose.
     until = time.monotonic() + 30
     while slurm.state(job) not in ("RUNNING", "COMPLETED") and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""The few words spoken with Slurm: sbatch, squeue, scontrol, scancel. sacct is not needed; many clusters have none."""
+"""Calls of sbatch, squeue, scontrol and scancel. sacct is not used: many clusters have none."""
 
 import getpass
 import re
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from open_instruct.common.errors import UserError
 
 LAUNCH_FAILED = "launch failed requeued held"
-"""Reason of a job that waits for ever, after a node or the controller broke down, until somebody releases it."""
+"""Reason of a job that stays queued, after a failure of a node or the controller, until it is released."""
 DEFAULT_MAX_ARRAY = 1001
 """Slurm's own default: array indices are below it."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a job array that waits or runs."""
+    """One queued or running task of a job array."""
 
     array_name: str
     array_id: str
@@ -25,7 +25,7 @@ class Task:
     state: str
     """`PENDING`, `RUNNING`, `COMPLETING` and so on."""
     reason: str
-    """Why it waits, as Slurm says it: `Dependency`, `JobHeldUser`, `JobArrayTaskLimit`, `Resources` …"""
+    """Why it is queued: `Dependency`, `JobHeldUser`, `JobArrayTaskLimit`, `Resources` …"""
 
     @property
     def id(self) -> str:
@@ -37,7 +37,7 @@ class Task:
 
 
 def call(*command: str) -> str:
-    """What a command of Slurm's prints.  Raises UserError where there is no such command, or where it fails."""
+    """Run a Slurm command.  -> its output.  Raises UserError where it is not installed or fails."""
     if shutil.which(command[0]) is None:
         raise UserError(
             f"{command[0]} not found: Slurm is not installed here; run on a login node, or --executor local"
@@ -49,7 +49,7 @@ def call(*command: str) -> str:
 
 
 def tasks_in_flight() -> list[Task]:
-    """All tasks of the user's job arrays that wait or run."""
+    """All queued or running tasks of the user's job arrays."""
     lines = call("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format=%j|%F|%K|%T|%r").splitlines()
     found = [line.rsplit("|", 4) for line in lines]
     return [
@@ -65,12 +65,12 @@ def max_array_size() -> int:
 
 
 def submit(script: str, options: Sequence[str]) -> str:
-    """-> id of the job array"""
+    """Submit a job array.  -> its id"""
     return call("sbatch", "--parsable", *options, script).strip().split(";")[0]
 
 
 def set_dependency(array_id: str, indices: Iterable[int], dependency: str) -> None:
-    """Of some tasks of an array that is held."""
+    """Set the dependency of some tasks of an array that is on hold."""
     call("scontrol", "update", f"JobId={array_id}_[{ranges(indices)}]", f"Dependency={dependency}")
 
 

@@ -1,17 +1,17 @@
-"""What was handed to Slurm, on the disk: one folder a job array, from which its tasks learn what to do.
+"""Submissions on the disk: one folder for each job array, which its tasks read.
 
     output/slurm/{study}-{stage}-{key}/
         job.sh          the batch script: the #SBATCH lines of the stage script, then scripts/run_job.py
-        jobs.jsonl      one line a task: what it runs, reads and writes
-        ids.txt         index and id of the job, a line each
-        submitted.json  the array's number in Slurm; missing where the submission was cut short
-        {index}.log     what a task says
-The key is a hash of the jobs, and the folder's name is the name of the array in Slurm: so what is in flight is known.
+        jobs.jsonl      one line a task: command, inputs and outputs
+        ids.txt         one line a task: index and id of the job
+        submitted.json  the array's id in Slurm; missing where the submission was interrupted
+        {index}.log     log of a task
+The key is a hash of the jobs, and the folder's name is that of the array in Slurm: so squeue tells which jobs are in
+flight.
 """
 
 import json
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from pathlib import Path
 from open_instruct.common import paths
 from open_instruct.common.artifacts import digest
 from open_instruct.common.json_files import atomic_write, read_json, write_json
-from open_instruct.study.plan import Job
+from open_instruct.study.job import Job
 
 RUN_JOB = paths.REPOSITORY / "scripts" / "run_job.py"
 
@@ -44,7 +44,7 @@ class Submission:
 
     @cached_property
     def submitted(self) -> dict | None:
-        """`array_id` and `time`; None where the submission was cut short."""
+        """`array_id` and `time`; None where the submission was interrupted."""
         path = self.folder / "submitted.json"
         return read_json(path) if path.is_file() else None
 
@@ -57,19 +57,19 @@ def folder_of_submissions() -> Path:
 
 
 def all_submissions() -> list[Submission]:
-    """In the order of their submission; those that were cut short come first."""
+    """All submissions in order of time; interrupted ones come first."""
     found = [Submission(path.parent) for path in folder_of_submissions().glob("*/ids.txt")]
     return sorted(found, key=lambda one: (one.submitted or {}).get("time", 0.0))
 
 
 def prepare(study_name: str, stage: str, jobs: Mapping[int, Job], num_bytes: Mapping[str, int]) -> Submission:
-    """Write the folder of a job array; `jobs` by index in it, `num_bytes` by id what they will write."""
+    """Write the folder of a job array. `jobs` are by index, `num_bytes` (size of the outputs) by id of the job."""
     key = digest([[index, job.id, str(paths.base_dir())] for index, job in sorted(jobs.items())])[:10]
     submission = Submission(folder_of_submissions() / f"{study_name}-{stage}-{key}")
     submission.folder.mkdir(parents=True, exist_ok=True)
     (submission.folder / "submitted.json").unlink(missing_ok=True)
     for index in jobs:
-        # Of an earlier attempt; it would tell of a failure that is being mended.
+        # The log of an earlier attempt would show a failure that is being retried.
         log = submission.log(index)
         if log.exists():
             log.replace(log.with_suffix(".earlier.log"))
@@ -89,7 +89,7 @@ def mark_submitted(submission: Submission, array_id: str) -> None:
 
 
 def batch_script(stage_script: Path, folder: Path) -> str:
-    """The stage script's own #SBATCH lines, as its user wrote them, before the command that runs a task."""
+    """The #SBATCH lines of the stage script, then the command that runs a task."""
     options = [line for line in stage_script.read_text().splitlines() if line.startswith("#SBATCH")]
     command = shlex.join([sys.executable, str(RUN_JOB), str(folder)])
     return "\n".join(["#!/bin/bash", *options, f"exec {command}", ""])
@@ -112,24 +112,13 @@ def as_json(index: int, job: Job, num_bytes: int) -> dict:
 
 
 def read_job(folder: Path, index: int) -> tuple[Job, int]:
-    """The job of one task, and the bytes that it will write.  Raises KeyError where the array has no such task."""
+    """The job of one task, and the bytes of its outputs.  Raises KeyError where the array has no such task."""
     with (folder / "jobs.jsonl").open() as lines:
         for line in lines:
             if line.startswith(f'{{"index": {index},'):
                 found = json.loads(line)
-                job = Job(
-                    found["stage"],
-                    found["name"],
-                    tuple(found["command"]),
-                    outputs=tuple(map(Path, found["outputs"])),
-                    inputs=tuple(map(Path, found["inputs"])),
-                    script=found["script"],
-                    variables=found["variables"],
-                    arguments=tuple(found["arguments"]),
-                )
-                return job, found["num_bytes"]
+                values = {name: found[name] for name in ("stage", "name", "script", "variables")}
+                values |= {name: tuple(found[name]) for name in ("command", "arguments")}
+                values |= {name: tuple(map(Path, found[name])) for name in ("inputs", "outputs")}
+                return Job(**values), found["num_bytes"]
     raise KeyError(index)
-
-
-def free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free

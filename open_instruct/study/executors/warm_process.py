@@ -1,8 +1,8 @@
-"""Run a Python command line in a fork of a process that has the heavy libraries loaded already.
+"""Run a Python command line in a fork of a process that has the heavy libraries loaded.
 
-A stage of a small study works for seconds, and importing torch and transformers takes as long. The standard library's
-fork server pays for that once; every job is a fork of it, with its own arguments, log and exit code, as if started from
-a shell.
+A stage of a small study computes for seconds, and importing torch and transformers takes as long. The standard
+library's fork server imports them once. Every job is a fork of it, with arguments, log and exit code of its own, as if
+started from a shell.
 """
 
 import fcntl
@@ -14,20 +14,17 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from open_instruct.common import locks
-from open_instruct.common.paths import locks_folder
+from open_instruct.common import locks, paths
 
 HEAVY_MODULES = ["torch", "accelerate", "datasets", "scipy.stats", "pandas", "transformers.models.auto.modeling_auto"]
-# transformers imports a model's module, and with it half of itself, only when such a model is made.
+# transformers imports a model's module, and with it half of itself, only when such a model is created.
 HEAVY_MODULES += ["transformers.models.olmo.modeling_olmo", "olmo.model"]
 
 
-def start(
-    command: Sequence[str], *, folder: Path, log: Path, num_threads: int, lock: Path, outputs: Sequence[Path]
-) -> BaseProcess:
-    """Start `python {command}` in `folder`; what it prints goes to `log`.
+def start(command: Sequence[str], *, log: Path, num_threads: int, lock: Path, outputs: Sequence[Path]) -> BaseProcess:
+    """Start `python {command}` in the repository, with its output in `log`.
 
-    While it runs it holds `lock`, shared, and, alone, locks for its outputs.
+    While it runs it holds a shared lock on `lock`, and an exclusive one for each of its outputs.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY_MODULES)
@@ -35,23 +32,23 @@ def start(
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=work, args=(list(command), folder, log, num_threads, lock, list(outputs)))
+    process = context.Process(target=work, args=(list(command), log, num_threads, lock, list(outputs)))
     process.start()
     return process
 
 
-def work(command: list[str], folder: Path, log: Path, num_threads: int, lock: Path, outputs: list[Path]) -> None:
-    import torch  # loaded already, by the fork server
-
-    held = lock.open("w")
-    fcntl.flock(held, fcntl.LOCK_SH)
-    os.chdir(folder)
+def work(command: list[str], log: Path, num_threads: int, lock: Path, outputs: list[Path]) -> None:
+    shared = lock.open("w")
+    fcntl.flock(shared, fcntl.LOCK_SH)
+    os.chdir(paths.REPOSITORY)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    torch.set_num_threads(num_threads)
-    with locks.hold_all(outputs, locks_folder()):
+    # A preloaded torch has read the variable already.
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(num_threads)
+    with locks.hold_all(outputs, paths.locks_folder()):
         if command[0] == "-m":
             sys.argv = command[1:]
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
@@ -62,7 +59,7 @@ def work(command: list[str], folder: Path, log: Path, num_threads: int, lock: Pa
 
 
 def wait_for_earlier(lock: Path) -> None:
-    """Wait until no job holds `lock`: those of a run that was killed may still be at work."""
+    """Wait until no job holds `lock`: jobs of a killed run may still be running."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,0 +1,60 @@
+"""The local executor: exit codes, order of jobs, and what is printed of a failure."""
+
+import runpy
+
+import pytest
+from toy_study import SCRIPT
+
+from open_instruct.study.config import Study
+from open_instruct.study.executors import warm_process
+from open_instruct.study.job import Job
+from open_instruct.study.job_cache import JobCache
+
+WRITE = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
+FAIL = "import sys; print('half done'); print('the reason'); sys.exit(3)"
+SILENT = "pass"
+
+
+@pytest.fixture
+def make_job(base_dir, monkeypatch):
+    monkeypatch.setattr(warm_process, "HEAVY_MODULES", [])
+
+    def make(name: str, code: str, *inputs: Job) -> Job:
+        script, output = base_dir / f"{name}.py", base_dir / name
+        script.write_text(code)
+        return Job("score", name, (str(script), str(output)), (output,), tuple(job.outputs[0] for job in inputs))
+
+    return make
+
+
+def run_here(*jobs: Job, num_parallel: int = 2) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    args = script["Args"](study=SCRIPT, num_parallel=num_parallel)
+    script["run_here"](args, Study("toy", train_sets={}, evaluation={}), jobs)
+
+
+def test_a_failure_stops_only_its_dependents_and_gives_the_exit_code(make_job, base_dir, capsys):
+    bad = make_job("bad", FAIL)
+    jobs = [bad, make_job("needs-bad", WRITE, bad), good := make_job("good", WRITE), make_job("last", WRITE, good)]
+    with pytest.raises(SystemExit) as stopped:
+        run_here(*jobs)
+    assert stopped.value.code == 3
+    output = capsys.readouterr().out
+    assert "half done\nthe reason\n" in output
+    assert f"run it alone: python {base_dir}/bad.py {base_dir}/bad" in output
+    assert [job.name for job in jobs if JobCache().is_done(job)] == ["good", "last"]
+    assert not (base_dir / "needs-bad").exists()
+
+
+def test_a_job_that_does_not_write_its_output_has_failed(make_job, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_here(make_job("silent", SILENT))
+    assert stopped.value.code == 2
+    assert "did not write silent" in capsys.readouterr().out
+
+
+def test_finished_jobs_are_not_run_again(make_job, base_dir):
+    job = make_job("once", "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')")
+    run_here(job)
+    run_here(job)
+    assert (base_dir / "once").read_text() == "x"

@@ -1,0 +1,71 @@
+"""The plan of a study: jobs in the order of their dependencies, equal ids for equal work."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_study import TOY
+
+from open_instruct.common import paths
+from open_instruct.common.errors import UserError
+from open_instruct.study.job import Job
+from open_instruct.study.loading import load_study
+from open_instruct.study.plan import plan
+
+
+def jobs_of(folder: Path, **changes) -> list[Job]:
+    study_file = folder / "toy.yaml"
+    study_file.write_text(yaml.safe_dump({key: value for key, value in (TOY | changes).items() if value is not None}))
+    return plan(load_study(study_file), study_file)
+
+
+def test_every_job_reads_existing_files_or_outputs_of_earlier_jobs(tmp_path):
+    jobs = jobs_of(tmp_path)
+    made: set[Path] = set()
+    for job in jobs:
+        assert all(path in made or path.exists() for path in job.inputs), job.key
+        assert not made & set(job.outputs), f"{job.key} writes an output of another job"
+        made |= set(job.outputs)
+    # 2 checkpoints, each as it is and fine-tuned once: 4 models.
+    stages = [job.stage for job in jobs]
+    counts = {"pretrain": 1, "format": 1, "convert": 2, "finetune": 2, "predict": 4, "score": 4, "suite": 4}
+    assert {stage: stages.count(stage) for stage in stages} == counts | {"report": 1, "notebook": 1}
+
+
+def test_checkpoints_are_downloaded_unless_the_user_provided_them(tmp_path, base_dir):
+    provided = base_dir / "output" / "olmo1b_ckpts" / "checkpoint-1000"
+    provided.mkdir(parents=True)
+    (provided / "model.pt").touch()
+    jobs = jobs_of(tmp_path, family="olmo1b", steps=[1000, 2000], pretrain=None)
+    (download,) = [job for job in jobs if job.stage == "download"]
+    assert "2000" in download.command
+    assert provided not in download.outputs
+
+
+def test_jobs_of_two_studies_have_the_same_id_where_the_work_is_the_same(tmp_path):
+    one = {job.key: job.id for job in jobs_of(tmp_path)}
+    recipe = TOY["train_sets"]["socialiqa"] | {"rows": 8}
+    other = {job.key: job.id for job in jobs_of(tmp_path, train_sets={"socialiqa": recipe})}
+    assert {key.split(".")[0] for key in one if one[key] != other[key]} == {"finetune"}
+
+
+def test_few_shot_evaluation_leaves_out_sets_without_exemplars(tmp_path):
+    jobs = jobs_of(tmp_path, shots=[0, 2])
+    evaluated = {job.name: {path.name for path in job.inputs[1:]} for job in jobs if job.stage == "predict"}
+    assert "heldout_text.jsonl" in evaluated["tiny_checkpoint-4_0shots"]
+    few_shot = {"socialiqa.jsonl", "socialiqa_instruct.jsonl", "rte.jsonl"}
+    exemplars = {name.replace(".jsonl", ".exemplars.jsonl") for name in few_shot}
+    assert evaluated["tiny_checkpoint-4_2shots"] == few_shot | exemplars
+    (formatting,) = [job for job in jobs if job.stage == "format"]
+    assert {path.name for path in formatting.outputs} >= evaluated["tiny_checkpoint-4_2shots"]
+
+
+def test_an_input_that_no_job_makes_is_named(tmp_path, base_dir):
+    (base_dir / "families.yaml").write_text("mine: {checkpoint_format: hf}\n")
+    with pytest.raises(UserError, match=r"mine_tf_ckpts/checkpoint-1.*put them there first"):
+        jobs_of(tmp_path, family="mine", steps=[1], pretrain=None)
+
+
+def test_studies_in_the_repository_are_valid():
+    for path in sorted((paths.REPOSITORY / "scripts" / "studies").glob("*.yaml")):
+        assert load_study(path).name == path.stem

@@ -1,0 +1,40 @@
+"""Model ids come from one identity, which has the paper's names for the paper's recipes."""
+
+import pytest
+
+from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.study.variants import IDENTITY_FIELDS, Variant, short_float
+
+
+def test_model_ids_are_those_of_the_paper():
+    checkpoint, final = Checkpoint("olmo1b", 592000), Checkpoint("olmo1b", None)
+    assert Variant(checkpoint, "xsum", 3, 2e-7).model_id == "olmo1b_hf_ckpt592000_xsum_3epoch_2e-7"
+    assert Variant(final, "tulu", 5, 2e-6).model_id == "olmo1b_hf_main_tulu_5epoch_2e-6"
+    assert Variant(checkpoint).model_id == "checkpoint-592000"
+    assert Variant(final).model_id == "main"
+
+
+def test_different_variants_have_different_model_ids():
+    checkpoint = Checkpoint("olmo1b", 1000)
+    variants = [
+        Variant(checkpoint, "xsum", 3, 2e-6),
+        Variant(checkpoint, "xsum", 3, 2.5e-6),
+        Variant(checkpoint, "xsum", 3, 2e-6, seed=1),
+        Variant(checkpoint, "xsum", 3, 2e-6, adapter="lora"),
+        Variant(Checkpoint("tiny", 1000), "xsum", 3, 2e-6),
+        Variant(Checkpoint("tiny", 1000)),
+        Variant(checkpoint),
+    ]
+    assert len({variant.model_id for variant in variants}) == len(variants)
+
+
+@pytest.mark.parametrize(("value", "name"), [(2e-6, "2e-6"), (1.5e-5, "1.5e-5"), (0.001, "1e-3"), (1.0, "1e0")])
+def test_learning_rates_are_written_as_in_the_paper(value, name):
+    assert short_float(value) == name
+
+
+def test_a_base_model_has_no_values_of_fine_tuning_in_its_identity():
+    identity = Variant(Checkpoint("olmo1b", 1000)).identity()
+    assert tuple(identity) == IDENTITY_FIELDS
+    known = {name: value for name, value in identity.items() if value is not None}
+    assert known == {"model_id": "checkpoint-1000", "family": "olmo1b", "step": 1000, "tokens": 4_194_304_000}
