@@ -18,6 +18,8 @@ SILENT = "pass"
 @pytest.fixture
 def make_job(base_dir, monkeypatch):
     monkeypatch.setattr(warm_process, "HEAVY_MODULES", [])
+    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):  # set by the executor, restored after the test
+        monkeypatch.setenv(name, "1")
 
     def make(name: str, code: str, *inputs: Job) -> Job:
         script, output = base_dir / f"{name}.py", base_dir / name
