@@ -27,7 +27,7 @@ def measure_tensors(folder: Path) -> dict[str, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
-                norm = torch.linalg.vector_norm(tensor.double() if tensor.numel() < 2 else tensor.float()).item()
+                norm = torch.linalg.vector_norm(tensor.float()).item()
                 if not math.isfinite(norm):
                     raise UserError(f"{path}: {name} has values that are not finite")
                 tensors[name] = {

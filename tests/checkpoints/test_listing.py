@@ -164,7 +164,7 @@ def test_every_error_in_a_list_is_named(tmp_path):
 def test_any_amount_can_be_chosen_from_351_steps_with_gaps(tmp_path):
     steps = list_with_gaps(tmp_path / "list.csv")
     available = read_checkpoint_csv(tmp_path / "list.csv", family_named("olmo1b"))
-    for amount in range(1, 352):
+    for amount in (*range(1, 40), 100, 200, *range(345, 352)):
         chosen = steps_of(choose_amount(available, amount))
         assert len(chosen) == len(set(chosen)) == amount
         assert chosen == sorted(chosen)
