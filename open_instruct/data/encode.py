@@ -7,12 +7,14 @@ in OLMo's pre-training.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from open_instruct.common.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 IGNORED = -100
 """Label of a position that is not a target: `ignore_index` of torch's cross-entropy."""
@@ -47,13 +49,13 @@ class Pair:
     completion: list[int]
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[str]) -> list[list[int]]:
     """Token ids of prompts, exactly as in training; an empty prompt is [EOS]."""
     encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
     return [list(ids) or [eos_id(tokenizer)] for ids in encoded]
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
+def encode_pairs(tokenizer: "PreTrainedTokenizerFast", pairs: Sequence[tuple[str, str]]) -> list[Pair]:
     """Tokenise prompt and completion jointly, and split at the first token of the completion.
 
     Raises UserError for a completion without tokens, and for a token that spans prompt and completion.
@@ -78,7 +80,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, 
 
 
 def encode_examples(
-    tokenizer: PreTrainedTokenizerFast, records: Iterable[Mapping[str, Any]], *, max_length: int
+    tokenizer: "PreTrainedTokenizerFast", records: Iterable[Mapping[str, Any]], *, max_length: int
 ) -> tuple[list[Encoded], int]:
     """Training examples of records with prompt and completion, or messages.
 
@@ -122,7 +124,7 @@ def truncate_left(example: Encoded, *, max_length: int, name: str) -> Encoded:
     return Encoded(example.ids[start:], labels[start:])
 
 
-def encode_messages(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]) -> Encoded:
+def encode_messages(tokenizer: "PreTrainedTokenizerFast", messages: Sequence[Mapping[str, str]]) -> Encoded:
     """A chat, tokenised as one text. Targets are the assistant's turns, each with its EOS."""
     text, spans = "", []
     for message in messages:
@@ -144,7 +146,7 @@ def chat_prompt(prompt: str) -> str:
     return f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"
 
 
-def eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
+def eos_id(tokenizer: "PreTrainedTokenizerFast") -> int:
     """Raises UserError where the tokenizer has no EOS."""
     if not isinstance(tokenizer.eos_token_id, int):
         raise UserError(f"the tokenizer {tokenizer.name_or_path} has no EOS token; set eos_token in its config")
