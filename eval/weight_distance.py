@@ -9,7 +9,6 @@ A layer is a tensor's name up to its first number (`model.layers.0`), or the mod
 (`model.embed_tokens`). Norms are Frobenius norms over all tensors of the layer.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -109,14 +108,13 @@ def tensor_files(folder: Path) -> Mapping[str, Path]:
     """Tensor name -> its file.  Raises UserError where the folder has no safetensors."""
     from safetensors import safe_open
 
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        raise UserError(f"{folder}: no model.safetensors; save the model again with save_pretrained")
-    with safe_open(single, "pt") as file:
-        return dict.fromkeys(file.keys(), single)
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            files |= dict.fromkeys(file.keys(), path)
+    if not files:
+        raise UserError(f"{folder}: no safetensors; save the model again with save_pretrained")
+    return files
 
 
 def layer_of(name: str) -> str:

@@ -87,23 +87,25 @@ class TokenStates:
         return TokenStates(keys, values, self.hidden[tokens])
 
 
-class TreePass:
-    """Forward pass over a prefix tree. `kept` collects the keys and values of the tokens with the indices `keep`."""
+def forward(
+    model: PreTrainedModel, tree: PrefixTree, cached: TokenStates, keep: Sequence[int]
+) -> tuple[torch.Tensor, TokenStates]:
+    """One forward pass.  -> last hidden states by index (cached prefix first), and the states of the tokens `keep`."""
+    kept_indices = torch.tensor(keep, dtype=torch.long, device=model.device)
+    if not tree.ids:  # every sequence is a prefix of the one before
+        return cached.hidden, cached.select(kept_indices)
+    kept, buckets = TokenStates(), list(tree.buckets(model.device, model.dtype))
 
-    def __init__(self, tree: PrefixTree, cached: TokenStates, keep: Sequence[int], *, model: PreTrainedModel) -> None:
-        self.cached = cached
-        self.keep = torch.tensor(keep, dtype=torch.long, device=model.device)
-        self.kept = TokenStates()
-        self.buckets = list(tree.buckets(model.device, model.dtype))
-
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float) -> torch.Tensor:
+    def tree_attention(
+        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float
+    ) -> torch.Tensor:
         q, k, v = (part[0].transpose(0, 1) for part in (q, k, v))  # (tokens, heads, size)
-        if self.cached.keys:
-            k, v = torch.cat([self.cached.keys[layer], k]), torch.cat([self.cached.values[layer], v])
-        self.kept.keys.append(k[self.keep])
-        self.kept.values.append(v[self.keep])
+        if cached.keys:
+            k, v = torch.cat([cached.keys[layer], k]), torch.cat([cached.values[layer], v])
+        kept.keys.append(k[kept_indices])
+        kept.values.append(v[kept_indices])
         output = q.new_empty(q.shape)
-        for bucket in self.buckets:
+        for bucket in buckets:
             rows = bucket.mask.shape[0]
             q_rows, k_rows, v_rows = (
                 part.index_select(0, index).unflatten(0, (rows, -1)).transpose(1, 2)  # (rows, heads, tokens, size)
@@ -116,24 +118,16 @@ class TreePass:
             output.index_copy_(0, bucket.queries[bucket.unpadded], out[bucket.unpadded])
         return output[None]
 
-
-def forward(
-    model: PreTrainedModel, tree: PrefixTree, cached: TokenStates, keep: Sequence[int]
-) -> tuple[torch.Tensor, TokenStates]:
-    """One forward pass.  -> last hidden states by index (cached prefix first), and the states of the tokens `keep`."""
-    if not tree.ids:  # every sequence is a prefix of the one before
-        return cached.hidden, cached.select(torch.tensor(keep, dtype=torch.long, device=model.device))
-    tree_pass = TreePass(tree, cached, keep, model=model)
     hidden = model.base_model(
         input_ids=torch.tensor(tree.ids, device=model.device)[None],
         position_ids=torch.tensor(tree.positions, device=model.device)[None],
         use_cache=False,
-        tree_attention=tree_pass.attend,
+        tree_attention=tree_attention,
     ).last_hidden_state[0]  # (tokens, hidden)
     if cached.num_tokens:
         hidden = torch.cat([cached.hidden, hidden])
-    tree_pass.kept.hidden = hidden[tree_pass.keep]
-    return hidden, tree_pass.kept
+    kept.hidden = hidden[kept_indices]
+    return hidden, kept
 
 
 def is_out_of_memory(error: RuntimeError, *, is_smallest: bool) -> bool:

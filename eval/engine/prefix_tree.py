@@ -4,8 +4,8 @@ Sequences are sorted by token ids, so that those with a common prefix are neighb
 that it does not share with the sequence before it. This covers every depth of sharing: the exemplars of an evaluation
 set, the context of a request's continuations, the first tokens of two continuations.
 
-    sequences    a b c d    a b c e f    a b g          A row holds the segments of one request. A token attends to
-    segments     a b c d          e f        g          its ancestors in the tree and to itself.
+    sequences    a b c d    a b c e f    a b g          A row: the segments of one request. A token attends to its
+    segments     a b c d          e f        g          ancestors in the tree and to itself.
     positions    0 1 2 3          3 4        2
 
 A forward pass takes as many segments as fit, concatenated without padding. Only attention is padded: rows of similar

@@ -6,7 +6,7 @@ applied only at the positions that predict a token of a continuation, once for e
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -46,18 +46,6 @@ class Continuation(Segment):
     targets: list[int]
 
 
-@dataclass
-class Batch:
-    """Continuations of one forward pass."""
-
-    tree: PrefixTree
-    continuations: list[Continuation] = field(default_factory=list)
-    predictors: list[int] = field(default_factory=list)
-    """For each target of each continuation, the index of the token that predicts it."""
-    num_begun: int = 0
-    """Requests whose first continuation is in this batch."""
-
-
 @torch.inference_mode()
 def score(
     model: PreTrainedModel,
@@ -81,21 +69,23 @@ def score(
     num_done, cached = 0, TokenStates()
     with prefix_attention(model):
         while num_done < len(continuations):
-            batch = next_batch(continuations, num_done, max_batch_tokens=max_batch_tokens)
-            end = num_done + len(batch.continuations)
+            tree, batch, predictors = next_batch(continuations, num_done, max_batch_tokens=max_batch_tokens)
+            end = num_done + len(batch)
             num_kept = continuations[end].num_shared if end < len(continuations) else 0
             try:
-                batch_scores, cached = score_batch(model, batch, cached, batch.tree.path[:num_kept])
+                hidden, kept = forward(model, tree, cached, tree.path[:num_kept])
+                batch_scores = score_batch(model, batch, predictors, hidden)
             except RuntimeError as error:
-                if not is_out_of_memory(error, is_smallest=len(batch.continuations) == 1):
+                if not is_out_of_memory(error, is_smallest=len(batch) == 1):
                     raise
-                max_batch_tokens = len(batch.tree.ids) // 2
+                max_batch_tokens = len(tree.ids) // 2
                 continue
-            for continuation, result in zip(batch.continuations, batch_scores, strict=True):
+            for continuation, result in zip(batch, batch_scores, strict=True):
                 scores[continuation.request][continuation.number] = result
-            num_done = end
             if progress:
-                progress(batch.num_begun)
+                begun_before = {continuations[num_done - 1].request} if num_done else set()
+                progress(len({continuation.request for continuation in batch} - begun_before))
+            num_done, cached = end, kept
     return [[result for result in results if result] for results in scores]
 
 
@@ -138,30 +128,32 @@ def sorted_continuations(requests: Sequence[Request]) -> Iterator[Continuation]:
             previous, tail = context, ids
 
 
-def next_batch(continuations: Sequence[Continuation], first: int, *, max_batch_tokens: int) -> Batch:
-    """As many continuations from `first` on as fit; one that alone exceeds the bound is a batch of its own."""
-    batch = Batch(PrefixTree(continuations[first].num_shared))
+def next_batch(
+    continuations: Sequence[Continuation], first: int, *, max_batch_tokens: int
+) -> tuple[PrefixTree, list[Continuation], list[int]]:
+    """As many continuations from `first` on as fit; one that alone exceeds the bound is a batch of its own.
+
+    -> their tree, the continuations, and for each of their targets the index of the token that predicts it
+    """
+    tree, batch, predictors = PrefixTree(continuations[first].num_shared), [], []
     for number in range(first, len(continuations)):
         continuation = continuations[number]
-        if batch.continuations and len(batch.tree.ids) + len(continuation.ids) > max_batch_tokens:
+        if batch and len(tree.ids) + len(continuation.ids) > max_batch_tokens:
             break
-        batch.tree.add(continuation)
-        batch.continuations.append(continuation)
-        batch.predictors += batch.tree.path[-len(continuation.targets) :]
-        batch.num_begun += number == 0 or continuations[number - 1].request != continuation.request
-    return batch
+        tree.add(continuation)
+        batch.append(continuation)
+        predictors += tree.path[-len(continuation.targets) :]
+    return tree, batch, predictors
 
 
 def score_batch(
-    model: PreTrainedModel, batch: Batch, cached: TokenStates, keep: Sequence[int]
-) -> tuple[list[Score], TokenStates]:
-    """Scores of the batch's continuations, and the states of the tokens `keep`."""
-    hidden, kept = forward(model, batch.tree, cached, keep)
+    model: PreTrainedModel, batch: Sequence[Continuation], predictors: Sequence[int], hidden: torch.Tensor
+) -> list[Score]:
     # Continuations of one request share the position that predicts their first tokens.
-    predictors, rows = torch.unique(torch.tensor(batch.predictors), return_inverse=True)
-    targets = torch.tensor([token for continuation in batch.continuations for token in continuation.targets])
-    predicting = hidden[predictors.to(hidden.device)]  # (positions, hidden)
+    distinct, rows = torch.unique(torch.tensor(predictors), return_inverse=True)
+    targets = torch.tensor([token for continuation in batch for token in continuation.targets])
+    predicting = hidden[distinct.to(hidden.device)]  # (positions, hidden)
     log_probs, is_greedy = target_log_probs(model, predicting, rows.to(hidden.device), targets.to(hidden.device))
-    lengths = [len(continuation.targets) for continuation in batch.continuations]
+    lengths = [len(continuation.targets) for continuation in batch]
     by_continuation = zip(log_probs.split(lengths), is_greedy.split(lengths), lengths, strict=True)
-    return [Score(each.sum().item(), length, bool(greedy.all())) for each, greedy, length in by_continuation], kept
+    return [Score(each.sum().item(), length, bool(greedy.all())) for each, greedy, length in by_continuation]

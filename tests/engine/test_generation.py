@@ -1,20 +1,13 @@
 """Generation on tiny random models: independence of the batch, end of generation, sampling."""
 
 import random
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OlmoConfig,
-    OlmoForCausalLM,
-)
+from toy_families import toy_model
+from transformers import OlmoForCausalLM
 
 from eval.engine import generation, lm_head
 from eval.engine.generation import generate, sample
@@ -22,34 +15,16 @@ from open_instruct.common.errors import UserError
 
 EOS = 63
 STOPS = (7, 11, 20, 33)
-SIZES: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
-
-
-def make(family: str) -> Any:
-    torch.manual_seed(0)
-    if family == "olmo":
-        return OlmoForCausalLM(OlmoConfig(**SIZES)).eval()
-    if family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2)).eval()
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES)).eval()
 
 
 @pytest.fixture(scope="module", params=["olmo", "llama", "neox"])
 def model(request):
-    return make(request.param)
+    return toy_model(request.param)
 
 
 @pytest.fixture(scope="module")
 def olmo():
-    return make("olmo")
+    return toy_model("olmo")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +152,7 @@ def test_sampling_inverts_the_cumulative_distribution():
 @torch.inference_mode()
 def test_greedy_token_is_the_first_most_likely_token_of_the_vocabulary(monkeypatch, slice_tokens):
     monkeypatch.setattr(lm_head, "SLICE_TOKENS", slice_tokens)
-    model = make("olmo")
+    model = toy_model("olmo")
     weight, hidden = model.lm_head.weight, torch.randn(20, 32)
     assert torch.equal(lm_head.greedy_tokens(model, hidden), (hidden @ weight.T).argmax(-1))
     weight[[21, 30, 50]] = 100 * hidden[0]
@@ -186,7 +161,7 @@ def test_greedy_token_is_the_first_most_likely_token_of_the_vocabulary(monkeypat
 
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_nan_logits_are_refused(do_sample):
-    model = make("olmo")
+    model = toy_model("olmo")
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
     with pytest.raises(UserError, match="NaN"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, OlmoConfig, OlmoForCausalLM
+from toy_families import FAMILIES, toy_model
 
 from eval.engine import (
     lm_head,
@@ -18,34 +18,12 @@ from eval.engine import (
 from eval.engine.scoring import Request, score
 from open_instruct.common.errors import UserError
 
-SIZES = {
-    "vocab_size": 31,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.5,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
-FAMILIES = {
-    "olmo": (OlmoConfig, OlmoForCausalLM, {}),
-    "llama": (LlamaConfig, LlamaForCausalLM, {"num_attention_heads": 4, "num_key_value_heads": 2}),
-    "neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
-}
-
-
-def toy_model(family):
-    torch.manual_seed(0)
-    config, kind, sizes = FAMILIES[family]
-    return kind(config(**SIZES | sizes)).float().eval()
+VOCAB_SIZE = 31
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {family: toy_model(family) for family in FAMILIES}
+    return {family: toy_model(family, vocab_size=VOCAB_SIZE) for family in FAMILIES}
 
 
 def plain_score(model, context, continuation):
@@ -139,7 +117,7 @@ def test_greedily_decoded_continuation_is_greedy(models):
 
 
 def test_zero_logits_give_every_token_the_same_probability():
-    model = toy_model("olmo")
+    model = toy_model("olmo", vocab_size=VOCAB_SIZE)
     torch.nn.init.zeros_(model.lm_head.weight)
     one, two = score(model, [Request([1], [[2], [3, 4]])])[0]
     assert one.sum_logits == pytest.approx(-math.log(31), abs=1e-5)
@@ -202,7 +180,7 @@ def test_invalid_requests_are_refused(models, request_, message):
 
 
 def test_nan_weights_are_refused():
-    model = toy_model("olmo")
+    model = toy_model("olmo", vocab_size=VOCAB_SIZE)
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     with pytest.raises(UserError, match="not finite"):
         score(model, [Request([1], [[2]])])

@@ -1,0 +1,33 @@
+"""Tiny random models of three families for tests of the engine: OLMo, Llama with grouped heads, GPT-NeoX."""
+
+from typing import Any
+
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, OlmoConfig, OlmoForCausalLM
+
+FAMILIES: dict[str, Any] = {
+    "olmo": (OlmoConfig, OlmoForCausalLM, {}),
+    "llama": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 2}),
+    "neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
+}
+
+
+def toy_model(family: str, *, vocab_size: int = 64) -> Any:
+    """Two layers with wide weights, so that outputs differ from token to token."""
+    torch.manual_seed(0)
+    config, model, sizes = FAMILIES[family]
+    return model(
+        config(
+            vocab_size=vocab_size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=0,
+            **sizes,
+        )
+    ).eval()
