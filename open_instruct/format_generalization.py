@@ -136,8 +136,8 @@ def format_eval_set(eval_set: EvalSet, args: Args, texts: TextHashes | None = No
         )
     located = locate(eval_set.split, args.source_options)
     source = exemplar_source(eval_set, located, args)
-    items = {f: artifact_of(eval_set, f, args, [located]) for f in eval_set.template.prompts}
-    shots = {f: artifact_of(eval_set, f, args, [located, source], exemplars=True) for f in items} if source else {}
+    items = {f: item_artifact(eval_set, f, located, args) for f in eval_set.template.prompts}
+    shots = {f: exemplar_artifact(item, [located, source]) for f, item in items.items()} if source else {}
     if all(artifact.is_done(overwrite=args.overwrite) for artifact in (*items.values(), *shots.values())):
         print(f"{items['default'].path} is done, in every format; skipped")
         return False
@@ -189,20 +189,23 @@ def exemplar_source(eval_set: EvalSet, located: LocatedSplit, args: Args) -> Loc
     return None if args.source == "auto" and source.store == "hub" != located.store else source
 
 
-def artifact_of(
-    eval_set: EvalSet, task_format: str, args: Args, read: Sequence[LocatedSplit], *, exemplars: bool = False
-) -> Artifact:
-    """The evaluation file of a format, or its exemplars."""
+def item_artifact(eval_set: EvalSet, task_format: str, located: LocatedSplit, args: Args) -> Artifact:
+    """The evaluation file of a format."""
     identity = {
         "eval_set": eval_set.name,
         "format": task_format,
         "protocol": args.protocol,
-        "kind": "exemplars" if exemplars else eval_set.kind,
+        "kind": eval_set.kind,
         "role": eval_set.role,
     }
     path = paths.evaluation_file(eval_set.name, task_format)
-    path = paths.exemplar_file(path) if exemplars else path
-    return Artifact(path, content_arguments(eval_set, args), input_files(read), identity)
+    return Artifact(path, content_arguments(eval_set, args), input_files([located]), identity)
+
+
+def exemplar_artifact(items: Artifact, read: Sequence[LocatedSplit]) -> Artifact:
+    """The few-shot exemplars of an evaluation file."""
+    identity = {**items.identity, "kind": "exemplars"}
+    return replace(items, path=paths.exemplar_file(items.path), inputs=input_files(read), identity=identity)
 
 
 def content_arguments(task: TrainSet | EvalSet, args: Args) -> dict[str, Any]:

@@ -1,52 +1,33 @@
 """Question generation: a context and its answers to the question. SocialIQA (in domain), SciQ and TweetQA."""
 
+from collections.abc import Sequence
+
 from open_instruct.tasks.declarations import EvalSet, Template, TrainSet
 from open_instruct.tasks.hub import SCIQ, SOCIAL_I_QA, TWEET_QA
 
-THREE_ANSWERS = Template(
-    prompts={
-        "default": "### Input: {context}\n ### Answer: Answer A: {a} Answer B: {b} Answer C: {c}\n ### Question:",
-        "instruct": "Given the context: {context} And the answer: Answer A: {a} Answer B: {b} Answer C: {c} "
-        "Generate a suitable question:",
-        "inputoutput": "{context} {a} {b} {c}",
-    },
-    paper_prompts={
-        "default": "### Input: {context}\n ### Answer: Answer A: {a} Answer B: {b}Answer C: {c}\n ### Question: ",
-        "instruct": "Given the context: {context} And the answer: Answer A: {a} Answer B: {b}Answer C: {c}"
-        "Generate a suitable question: ",
-        "inputoutput": "{context}{a}{b}{c}",
-    },
-    completion="{question}",
-)
-FOUR_ANSWERS = Template(
-    prompts={
-        "default": "### Input: {context}\n ### Answer: Answer A: {a} Answer B: {b} Answer C: {c} Answer D: {d}\n "
-        "### Question:",
-        "instruct": "Given the context: {context} And the answer: Answer A: {a} Answer B: {b} Answer C: {c} "
-        "Answer D: {d} Generate a suitable question:",
-        "inputoutput": "{context} {a} {b} {c} {d}",
-    },
-    paper_prompts={
-        "default": "### Input: {context}\n ### Answer: Answer A: {a} Answer B: {b}Answer C: {c} Answer D: {d}\n "
-        "### Question: ",
-        "instruct": "Given the context: {context} And the answer: Answer A: {a} Answer B: {b}Answer C: {c} "
-        "Answer D: {d}Generate a suitable question: ",
-        "inputoutput": "{context}{a}{b}{c}{d}",
-    },
-    completion="{question}",
-)
-ONE_ANSWER = Template(
-    prompts={
-        "default": "### Input: {context}\n ### Answer: {a}\n ### Question:",
-        "instruct": "Given the context: {context} And the answer: {a} Generate a suitable question:",
-        "inputoutput": "{context} {a}",
-    },
-    paper_prompts={
-        "default": "### Input: {context}\n ### Answer: {a}\n ### Question: ",
-        "instruct": "Given the context: {context} And the answer: {a}Generate a suitable question: ",
-        "inputoutput": "{context}{a}",
-    },
-    completion="{question}",
+
+def question_template(answers: str, paper_answers: str, values: Sequence[str]) -> Template:
+    """Prompts of a context and its answers. The paper's lack some of the spaces."""
+    return Template(
+        prompts={
+            "default": f"### Input: {{context}}\n ### Answer: {answers}\n ### Question:",
+            "instruct": f"Given the context: {{context}} And the answer: {answers} Generate a suitable question:",
+            "inputoutput": " ".join(values),
+        },
+        completion="{question}",
+        paper_prompts={
+            "default": f"### Input: {{context}}\n ### Answer: {paper_answers}\n ### Question: ",
+            "instruct": f"Given the context: {{context}} And the answer: {paper_answers}Generate a suitable question: ",
+            "inputoutput": "".join(values),
+        },
+    )
+
+
+ABC, PAPER_ABC = "Answer A: {a} Answer B: {b} Answer C: {c}", "Answer A: {a} Answer B: {b}Answer C: {c}"
+ONE_ANSWER = question_template("{a}", "{a}", ("{context}", "{a}"))
+THREE_ANSWERS = question_template(ABC, PAPER_ABC, ("{context}", "{a}", "{b}", "{c}"))
+FOUR_ANSWERS = question_template(
+    f"{ABC} Answer D: {{d}}", f"{PAPER_ABC} Answer D: {{d}}", ("{context}", "{a}", "{b}", "{c}", "{d}")
 )
 SOCIALIQA_FIELDS = {"context": "context", "a": "answerA", "b": "answerB", "c": "answerC", "question": "question"}
 SCIQ_FIELDS = {

@@ -1,4 +1,4 @@
-"""From rows to records: prompts of each format, label texts, samples, the held-out text."""
+"""From rows to records: label texts, chats, samples, what is rendered and when, the held-out text."""
 
 import pytest
 import toy_datasets
@@ -14,38 +14,6 @@ from open_instruct.data.tiny_corpus import NgramIndex, heldout_documents, trunca
 from open_instruct.data.train_sample import sample_rows
 from open_instruct.tasks import eval_set_named, train_set_named
 from open_instruct.tasks.declarations import EvalSet, TrainSet
-
-SOCIALIQA = {"context": "Jo ran.", "answerA": "fast", "answerB": "far", "answerC": "home", "question": "Why run?"}
-
-
-@pytest.mark.parametrize(
-    ("task_format", "prompt"),
-    [
-        ("default", "### Input: Jo ran.\n ### Answer: Answer A: fast Answer B: far Answer C: home\n ### Question:"),
-        (
-            "instruct",
-            "Given the context: Jo ran. And the answer: Answer A: fast Answer B: far Answer C: home "
-            "Generate a suitable question:",
-        ),
-        ("inputoutput", "Jo ran. fast far home"),
-    ],
-)
-def test_question_generation_in_three_formats(task_format, prompt):
-    record = render(eval_set_named("socialiqa"), SOCIALIQA, row_id="socialiqa-0", task_format=task_format)
-    assert record == {"dataset": "socialiqa", "id": "socialiqa-0", "prompt": prompt, "completion": " Why run?"}
-
-
-def test_sciq_has_four_answers_in_every_format():
-    row = {"support": "S", "correct_answer": "1", "distractor1": "2", "distractor2": "3", "distractor3": "4"}
-    row["question"] = "Q"
-    sciq = eval_set_named("sciq")
-    expected = {
-        "default": "### Input: S\n ### Answer: Answer A: 1 Answer B: 2 Answer C: 3 Answer D: 4\n ### Question:",
-        "instruct": "Given the context: S And the answer: Answer A: 1 Answer B: 2 Answer C: 3 Answer D: 4 "
-        "Generate a suitable question:",
-        "inputoutput": "S 1 2 3 4",
-    }
-    assert {f: render(sciq, row, row_id="0", task_format=f)["prompt"] for f in expected} == expected
 
 
 def test_labels_become_label_texts():
