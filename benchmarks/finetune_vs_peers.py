@@ -171,11 +171,12 @@ def ours(args: Args, setting: dict[str, Any], examples: list[dict[str, Any]]) ->
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker, on_main_process
 
+    from open_instruct.common.model_loading import load_model
     from open_instruct.training.arguments import Args as TrainingArgs
+    from open_instruct.training.attention import attention_implementation
     from open_instruct.training.data import Examples, as_table
     from open_instruct.training.loop import Run, fit, prepare
     from open_instruct.training.loss import TargetLoss
-    from open_instruct.training.model import load_weights
     from open_instruct.training.state import State
 
     class Clock(GeneralTracker):
@@ -209,7 +210,8 @@ def ours(args: Args, setting: dict[str, Any], examples: list[dict[str, Any]]) ->
     accelerator.init_trackers("benchmark")
     rows = [with_labels(example) for example in examples]
     steps = [list(range(i, i + setting["batch_size"])) for i in range(0, len(rows), setting["batch_size"])]
-    model = load_weights(folder / "model", packing=training.packing, half_precision=training.half_precision)
+    attention = attention_implementation(packing=training.packing, half_precision=training.half_precision)
+    model = load_model(folder / "model", attn_implementation=attention)
     module, optimizer, scheduler = prepare(training, accelerator, TargetLoss(model), num_steps=len(steps))
     state = State(folder / "ours", accelerator, arguments={}, inputs={})
     train = Examples(as_table(rows))

@@ -1,4 +1,4 @@
-"""Fold a low-rank adapter into the model it was trained on: an ordinary model, that every stage can read.
+"""Merge a low-rank adapter into the model it was trained on: the output is an ordinary model for every stage.
 
 Reads   an adapter folder (finetune.py --use_lora --keep_weights lora) and the model it was trained on.
 Writes  {output_dir}/: weights, tokenizer, generation settings, meta.json (the adapter's identity).
@@ -15,8 +15,7 @@ from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
-from open_instruct.training.model import load_tokenizer, model_folder
-from open_instruct.training.saving import merge_adapter, save_surroundings
+from open_instruct.common.model_loading import load_tokenizer, model_folder
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Args:
     """Folder or Hub name of the adapter."""
     output_dir: Path
     base_model_name_or_path: str | None = None
-    """Folder or Hub name of the model (None: the one that the adapter names)."""
+    """Folder or Hub name of the model (None: the one in adapter_config.json)."""
     overwrite: bool = False
     """Merge again where another adapter made the output."""
 
@@ -45,15 +44,19 @@ def main(args: Args) -> None:
     if artifact.is_done(overwrite=args.overwrite):
         print(f"done already: {artifact.path}")
         return
-    tokenizer = load_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base)
+    # torch takes seconds to import: `--help` and user errors do not need it.
+    from open_instruct.training.saving import merge_adapter, save_tokenizer_and_generation_config
+
+    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(adapter if has_tokenizer else base, option="--base_model_name_or_path")
     with artifact.making(is_folder=True):
         merge_adapter(base, adapter).save_pretrained(artifact.path)
-        save_surroundings(tokenizer, artifact.path)
+        save_tokenizer_and_generation_config(tokenizer, artifact.path)
     print(f"wrote {artifact.path}")
 
 
 def identity(args: Args, adapter: Path) -> dict:
-    """The adapter's own; without a sidecar the output's name."""
+    """The adapter's identity; without a sidecar, the output's name."""
     if sidecar_path(adapter).is_file():
         return read_sidecar(adapter)["identity"]
     return {"model_id": paths.safe_name(args.output_dir.name)}

@@ -1,1 +1,1 @@
-"""Paths, command line, artifacts (sidecars, locks, atomic writes), JSON files, YAML schemas, errors."""
+"""Paths, command line, artifacts (sidecars, locks, atomic writes), JSON files, YAML schemas, models, errors."""

@@ -1,4 +1,4 @@
-"""The arguments of a fine-tuning run: what they mean, which of them decide the weights, and what cannot work."""
+"""Arguments of a fine-tuning run, which of them affect the trained weights, and their validation."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 from open_instruct.common.errors import UserError
 from open_instruct.study.variants import DEFAULT_SEED
-from open_instruct.training.batches import Holding
+from open_instruct.training.steps import MicroBatchLimits
 
 
 @dataclass(frozen=True)
@@ -19,30 +19,30 @@ class Args:
     """Peak learning rate, reached after warm-up."""
     num_train_epochs: int = 3
     max_train_steps: int | None = None
-    """Optimiser steps in all; takes the place of num_train_epochs (the schedule ends there too)."""
+    """Number of optimiser steps; overrides num_train_epochs (the schedule ends there too)."""
     output_dir: Path | None = None
     """Default: output/{model_id}, named from the checkpoint, the train set and the recipe."""
     validation_file: Path | None = None
     """Records whose loss is logged before training and after each epoch."""
     early_stopping_patience: int | None = None
-    """Stop when the validation loss has not fallen for so many epochs, and keep the weights where it was lowest."""
+    """Stop after this many epochs without a lower validation loss, and keep the weights with the lowest."""
     max_train_rows: int | None = None
     """Train on this many rows from the beginning of the file (None: all)."""
     num_validation_rows: int = 0
-    """Hold back this many rows from the end of the train file, in place of a validation file."""
+    """Hold back this many rows from the end of the train file, instead of a validation file."""
     total_batch_size: int | None = None
     """Examples per optimiser step, over all processes.
     Default: per_device_train_batch_size x gradient_accumulation_steps x processes where these are given, else 8."""
     per_device_train_batch_size: int | None = None
-    """Most examples that one process holds at once (None: as many as max_tokens_per_batch); changes no result."""
+    """Most examples in one forward pass of a process (None: limited by max_tokens_per_batch); affects no result."""
     gradient_accumulation_steps: int | None = None
-    """Together with per_device_train_batch_size, another way to say total_batch_size."""
+    """Together with per_device_train_batch_size, another way to set total_batch_size."""
     max_tokens_per_batch: int = 16_384
-    """Most tokens, padding included, that one process holds at once; changes no result."""
+    """Most tokens, including padding, in one forward pass of a process; affects no result."""
     packing: bool = False
-    """Put examples end to end in place of padding them; each attends to itself alone, so no result changes."""
+    """Concatenate examples instead of padding them; each attends to itself only, so this affects no result."""
     max_seq_length: int = 2048
-    """Longest example in tokens; a longer one loses the beginning of its prompt, never its answer."""
+    """Longest example in tokens; a longer one loses the beginning of its prompt, never its completion."""
     preprocessing_num_workers: int = 1
     """Processes that tokenise."""
     config_name: str | None = None
@@ -57,38 +57,38 @@ class Args:
     warmup_ratio: float = 0.03
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.0
-    """On matrices; never on biases and norms."""
+    """Of matrices; biases and norms have none."""
     max_grad_norm: float = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """On a GPU that has it, `bf16` is the study's setting; on the CPU it is often slower than full precision."""
+    """`bf16` is the study's setting on a GPU; on a CPU without bf16 instructions it is slower than `no`."""
     gradient_checkpointing: bool = False
-    """Compute activations twice in place of keeping them: less memory, a third more work."""
+    """Recompute activations instead of storing them: less memory, a third more computation."""
     use_lora: bool = False
-    """Train low-rank adapters of all linear layers in place of all weights."""
+    """Train low-rank adapters of all linear layers instead of all weights."""
     lora_rank: int = 64
     lora_alpha: int = 16
     lora_dropout: float = 0.1
     keep_weights: Literal["full", "lora", "none"] = "full"
-    """`full`: a whole model (adapters folded in); `lora`: the adapter alone; `none`: weights go once `then` has run."""
+    """`full`: a whole model (adapters merged); `lora`: the adapter only; `none`: remove the weights after `then`."""
     then: tuple[str, ...] = ()
-    """Python command lines (script and arguments) run on the finished model, e.g. its evaluations."""
+    """Python command lines (script and arguments) to run on the finished model, e.g. its evaluations."""
     checkpointing_steps: str = "epoch"
-    """When the state to resume from is saved: `epoch`, a number of steps, or `never`. Signals save it in any case."""
+    """When to save a state to resume from: `epoch`, a number of steps, or `never`. Signals save one in any case."""
     resume_from_checkpoint: str = "auto"
-    """`auto`: the last state that this very run saved; `no`: begin anew; or the folder of a state."""
+    """`auto`: from the last state of this same run; `no`: start anew; or the folder of a state."""
     stop_file: Path | None = None
-    """Save the state and stop when this file appears: for launchers that do not pass signals on."""
+    """Save the state and stop when this file appears: for launchers that do not forward signals."""
     seed: int = DEFAULT_SEED
-    """Order of the examples, first values of the adapters, dropout."""
+    """Of the order of examples, the initial adapters, dropout."""
     logging_steps: int = 1
-    """Steps in one line of the log; its loss is their mean."""
+    """Number of steps in one line of the log; its loss is their mean."""
     with_tracking: bool = False
     """Also send the log to `report_to`."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     push_to_hub: str | None = None
     """Publish the finished model as this repository of the Hub (login: `hf auth login`)."""
     check_memory: bool = True
-    """Refuse to start where the estimate exceeds the memory."""
+    """Refuse to start where the memory estimate exceeds the free memory."""
     overwrite: bool = False
     """Train again where other arguments made the output."""
 
@@ -97,9 +97,8 @@ class Args:
         return self.mixed_precision != "no"
 
     @property
-    def holding(self) -> Holding:
-        multiple = 8 if self.half_precision else 1
-        return Holding(self.max_tokens_per_batch, self.per_device_train_batch_size, self.packing, multiple)
+    def micro_batch_limits(self) -> MicroBatchLimits:
+        return MicroBatchLimits(self.max_tokens_per_batch, self.per_device_train_batch_size, self.packing)
 
 
 WITHOUT_EFFECT_ON_WEIGHTS = (
@@ -126,7 +125,7 @@ WITHOUT_EFFECT_ON_WEIGHTS = (
     "check_memory",
     "overwrite",
 )
-"""Where things lie (their content is an input), how many examples are held at once, and what is told about it."""
+"""File locations (the content of the files is recorded as an input), sizes of micro-batches, logging."""
 
 
 COUNTS = (
@@ -144,27 +143,30 @@ COUNTS = (
 
 
 def training_arguments(args: Args) -> dict:
-    """What decides the artifact."""
+    """The arguments that affect the output, as the sidecar records them."""
     return {name: value for name, value in asdict(args).items() if name not in WITHOUT_EFFECT_ON_WEIGHTS}
 
 
 def resolve(args: Args, *, num_processes: int) -> Args:
-    """`args` with total_batch_size filled in.  Raises UserError that names every problem at once."""
+    """`args` with total_batch_size filled in.  Raises UserError that names every problem."""
     problems = []
-    held, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    total = args.total_batch_size
-    if held is not None or accumulated is not None:
-        product = (held or 1) * (accumulated or 1) * num_processes
-        if accumulated is not None and total not in (None, product):
+    per_device, accumulation, total = (
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        args.total_batch_size,
+    )
+    if per_device is not None or accumulation is not None:
+        product = (per_device or 1) * (accumulation or 1) * num_processes
+        if accumulation is not None and total not in (None, product):
             problems.append(
-                f"total_batch_size is {total}, but per_device_train_batch_size {held or 1} x "
-                f"gradient_accumulation_steps {accumulated} x {num_processes} processes = {product}; give one"
+                f"total_batch_size is {total}, but per_device_train_batch_size {per_device or 1} x "
+                f"gradient_accumulation_steps {accumulation} x {num_processes} processes = {product}; give one"
             )
         total = total or product
     if args.early_stopping_patience is not None and not (args.validation_file or args.num_validation_rows):
         problems.append("early_stopping_patience needs validation_file or num_validation_rows")
     if args.validation_file and args.num_validation_rows:
-        problems.append("validation_file and num_validation_rows are two ways to say the same; give one")
+        problems.append("validation_file and num_validation_rows exclude each other; give one")
     if args.keep_weights == "lora" and not args.use_lora:
         problems.append("keep_weights lora keeps an adapter, and none is trained; add --use_lora")
     if args.keep_weights == "none" and not args.then:

@@ -1,66 +1,58 @@
-"""A train file as token ids, tokenised once and kept by content: all checkpoints of a family share it.
+"""Train files as token ids, tokenised once and cached by content: all checkpoints of a family share them.
 
-An Arrow file under output/encoded, named by what decides it: the file's bytes, the tokenizer, the longest example, the
-rows, and the encoder's own source.
+The cache is an Arrow file in output/encoded, named by a hash of everything that affects the token ids: the file's
+content, the tokenizer, the maximum length, the rows, and the encoder's source.
 """
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import (
-    Artifact,
-    content_hash,
-    digest,
-    read_sidecar,
-    sha256,
-)
+from open_instruct.common.artifacts import Artifact, content_hash, digest, read_sidecar, sha256
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, read_jsonl
 from open_instruct.common.locks import hold
 from open_instruct.data import encode
 from open_instruct.data.encode import IGNORED, Encoded, encode_examples
 
-RECORDS_A_PIECE = 1_000
+RECORDS_PER_CHUNK = 1_000
 
 
-class Examples(Sequence[Encoded]):
-    """Encoded examples in one memory-mapped table: a row is a view, not a copy."""
+class Examples:
+    """Encoded examples in a memory-mapped table: a row is a view, not a copy."""
 
     def __init__(self, table: pa.Table) -> None:
+        """table: of columns `ids` and `labels`, each in one chunk."""
         self.ids, self.starts = flatten(table["ids"])
         self.labels, _ = flatten(table["labels"])
         self.lengths = np.diff(self.starts)  # (rows,) tokens
         is_target = (self.labels != IGNORED).astype(np.int64)
-        is_target[self.starts[:-1]] = 0  # nothing comes before a first token that could predict it
+        is_target[self.starts[:-1]] = 0  # nothing precedes a first token that could predict it
         self.num_targets = np.add.reduceat(is_target, self.starts[:-1])  # (rows,)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Encoded]: ...
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        span = slice(self.starts[index], self.starts[index + 1])
-        return Encoded(self.ids[span], self.labels[span])
+    def __getitem__(self, row: int) -> Encoded:
+        tokens = slice(self.starts[row], self.starts[row + 1])
+        return Encoded(self.ids[tokens], self.labels[tokens])
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return map(self.__getitem__, range(len(self)))
 
 
 def flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """-> values (tokens,), starts (rows + 1,)"""
-    lists: Any = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    lists: Any = column.chunk(0)
     return lists.values.to_numpy(), lists.offsets.to_numpy()
 
 
@@ -74,40 +66,40 @@ def load_train_and_validation(
     max_length: int,
     num_workers: int,
 ) -> tuple[Examples, Examples | None, int]:
-    """Train and validation examples, and how many of the former lost prompt tokens to fit.
+    """Train and validation examples, and how many train examples lost prompt tokens to fit `max_length`.
 
-    Raises UserError where there are fewer rows than asked for.
+    Raises UserError where a file has too few rows.
     """
+    load = partial(load_examples, tokenizer, max_length=max_length, num_workers=num_workers)
     records = list(read_jsonl(train_file, required=("id",)))
     num_train = len(records) - num_validation_rows
     num_train = min(num_train, max_train_rows or num_train)
     if num_train < 1 or num_train < (max_train_rows or 0):
         raise UserError(
-            f"{train_file}: {len(records)} rows, {num_validation_rows} of them held back; "
+            f"{train_file}: {len(records)} rows, {num_validation_rows} of them held back for validation; "
             f"expected at least {max_train_rows or 1} to train on"
         )
-    load = partial(load_examples, tokenizer, max_length=max_length, num_workers=num_workers)
-    train, num_cut = load(train_file, records, rows=slice(0, num_train))
+    train, num_cut = load(train_file, records, slice(0, num_train))
     if validation_file is not None:
-        held_back = list(read_jsonl(validation_file, required=("id",)))
-        if not held_back:
+        records = list(read_jsonl(validation_file, required=("id",)))
+        if not records:
             raise UserError(f"{validation_file}: no rows; expected records to validate on")
-        return train, load(validation_file, held_back, rows=slice(0, len(held_back)))[0], num_cut
+        return train, load(validation_file, records, slice(0, len(records)))[0], num_cut
     if num_validation_rows == 0:
         return train, None, num_cut
-    return train, load(train_file, records, rows=slice(len(records) - num_validation_rows, len(records)))[0], num_cut
+    return train, load(train_file, records, slice(len(records) - num_validation_rows, len(records)))[0], num_cut
 
 
 def load_examples(
     tokenizer: PreTrainedTokenizerFast,
     source: Path,
     records: list[dict],
-    *,
     rows: slice,
+    *,
     max_length: int,
     num_workers: int,
 ) -> tuple[Examples, int]:
-    """`records[rows]` of `source`, from the cache where they are in it, and how many of them were cut."""
+    """Examples of `records[rows]` of `source`, cached, and how many of them were cut to `max_length`."""
     arguments = {
         "rows": [rows.start, rows.stop],
         "max_length": max_length,
@@ -116,44 +108,45 @@ def load_examples(
     }
     key = digest({**arguments, "source": content_hash(source)})
     artifact = Artifact(paths.encoded_file(key[:24]), arguments, inputs={"source": source})
-    # Runs that start together wait for the first.
+    # Of several runs that start together, one tokenises and the others wait.
     with hold(artifact.path.with_suffix(".lock"), wait=True):
         if not artifact.is_done():
             with artifact.making() as facts:
-                facts.update(encode_to(artifact.path, tokenizer, records[rows], max_length, num_workers))
+                facts.update(write_encoded(artifact.path, tokenizer, records[rows], max_length, num_workers))
         num_cut = read_sidecar(artifact.path)["examples_cut"]
     return Examples(pa.ipc.open_file(pa.memory_map(str(artifact.path))).read_all()), num_cut
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Of all that decides ids: not of its folder's name, nor of its chat template."""
+    """Hash of everything in the tokenizer that affects the token ids; folder name and chat template do not."""
     return digest([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token])
 
 
-def encode_to(
+def write_encoded(
     path: Path, tokenizer: PreTrainedTokenizerFast, records: list[dict], max_length: int, num_workers: int
 ) -> dict[str, int]:
-    pieces = [records[i : i + RECORDS_A_PIECE] for i in range(0, len(records), RECORDS_A_PIECE)]
-    work = partial(encode_piece, tokenizer, max_length)
+    chunks = [records[i : i + RECORDS_PER_CHUNK] for i in range(0, len(records), RECORDS_PER_CHUNK)]
+    encode_one = partial(encode_chunk, tokenizer, max_length)
     if num_workers > 1:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-            encoded = list(pool.map(work, pieces))
+            encoded = list(pool.map(encode_one, chunks))
     else:
-        encoded = [work(piece) for piece in pieces]
+        encoded = list(map(encode_one, chunks))
     table = pa.concat_tables([table for table, _ in encoded]).combine_chunks()
     with atomic_write(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     return {"rows": len(table), "examples_cut": sum(num_cut for _, num_cut in encoded)}
 
 
-def encode_piece(tokenizer: PreTrainedTokenizerFast, max_length: int, records: list[dict]) -> tuple[pa.Table, int]:
+def encode_chunk(tokenizer: PreTrainedTokenizerFast, max_length: int, records: list[dict]) -> tuple[pa.Table, int]:
     examples, num_cut = encode_examples(tokenizer, records, max_length=max_length)
     return as_table(examples), num_cut
 
 
 def as_table(examples: Sequence[Encoded]) -> pa.Table:
+    """Columns `ids` and `labels`, one row per example."""
     ids = pa.array([example.ids for example in examples], pa.large_list(pa.int32()))
     labels = pa.array([example.labels for example in examples], pa.large_list(pa.int32()))
     return pa.table({"ids": ids, "labels": labels})

@@ -1,4 +1,4 @@
-"""The loss that is trained on: nothing is computed where there is no target, as far as the model allows it."""
+"""Cross-entropy of the target tokens: positions without a target are left out of the head and the last MLP."""
 
 import ctypes
 from collections.abc import Iterator
@@ -16,31 +16,29 @@ from open_instruct.training.fused_cross_entropy import Tied, summed_cross_entrop
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
 
-TARGETS_MULTIPLE = 16
-
 
 class TargetLoss(nn.Module):
-    """A causal language model that returns the summed loss of its targets, and projects nothing else."""
+    """A causal language model whose forward pass returns the summed loss of the targets."""
 
     def __init__(self, model: Any) -> None:
         """model: a transformers model for causal language modelling, or a PeftModel of one."""
         super().__init__()
         self.model = model
         self.spares_memory_traffic = False
-        self._no_split_modules = getattr(self.language_model, "_no_split_modules", None)  # what FSDP wraps
+        self._no_split_modules = getattr(self.language_model, "_no_split_modules", None)  # FSDP wraps these
 
     @property
     def language_model(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     def forward(self, ids: Tensor, targets: Tensor, lengths: list[int] | None = None) -> Tensor:
-        """A Batch's fields.  -> () nats, summed over targets."""
-        # Causal attention never looks right, so padding there needs no mask.
+        """Fields of a Batch.  -> () nats, summed over targets"""
+        # Padding is on the right, and causal attention looks left only: no mask is needed.
         packed: dict[str, Any] = {}
         if lengths is not None:
             positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
             packed = {"position_ids": positions[None], "lengths": lengths}
-        inner = self.language_model
+        inner, is_target = self.language_model, targets != IGNORED
         inputs, head = inner.get_input_embeddings(), inner.get_output_embeddings()
         weight = head.weight
         if self.spares_memory_traffic and inputs.weight is weight:
@@ -48,17 +46,15 @@ class TargetLoss(nn.Module):
             given = {"inputs_embeds": embedding(ids, of_inputs, inputs.padding_idx, sparse=True)}
         else:
             given = {"input_ids": ids}
-        is_target = targets != IGNORED
-        with only_where(is_target, last_feed_forward(inner)):
-            outputs = inner.base_model(**given, use_cache=False, **packed)
-        hidden = outputs.last_hidden_state[is_target]  # (targets, d)
+        with only_at(is_target, last_mlp(inner)):
+            hidden = inner.base_model(**given, use_cache=False, **packed).last_hidden_state[is_target]  # (targets, d)
         if self.spares_memory_traffic:
-            return summed_cross_entropy(rounded_up(hidden), weight, targets[is_target])
+            return summed_cross_entropy(hidden, weight, targets[is_target])
         return cross_entropy(head(hidden).float(), targets[is_target], reduction="sum")
 
 
-def last_feed_forward(language_model: Any) -> nn.Module | None:
-    """What the last layer does to each position by itself; None where it is not known, or will be done once more."""
+def last_mlp(language_model: Any) -> nn.Module | None:
+    """MLP of the last layer; None where the model has no such module, or gradient checkpointing will repeat it."""
     layers = getattr(language_model.base_model, "layers", None)
     if not layers or getattr(layers[-1], "gradient_checkpointing", False):
         return None
@@ -66,23 +62,23 @@ def last_feed_forward(language_model: Any) -> nn.Module | None:
 
 
 @contextmanager
-def only_where(wanted: Tensor, module: nn.Module | None) -> Iterator[None]:
-    """The module sees the positions that are wanted alone, and is taken to give 0 elsewhere.
+def only_at(positions: Tensor, module: nn.Module | None) -> Iterator[None]:
+    """Inside the block, compute `module` at these positions only; its output is 0 at the others.
 
-    wanted: (batch, seq); what the module takes and gives: (batch, seq, d).
+    positions: (batch, seq), boolean; the module maps (batch, seq, d) to (batch, seq, d).
     """
     if module is None:
         yield
         return
 
-    def take(_: nn.Module, given: tuple[Tensor]) -> Tensor:
-        return rounded_up(given[0][wanted])  # (wanted, d), and some of 0
+    def select(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return inputs[0][positions]  # (selected, d)
 
-    def put_back(_: nn.Module, __: Any, result: Tensor) -> Tensor:
-        nothing = result.new_zeros(*wanted.shape, result.shape[-1])
-        return nothing.masked_scatter(wanted[..., None], result)  # which leaves over what was added
+    def scatter(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        zeros = output.new_zeros(*positions.shape, output.shape[-1])
+        return zeros.masked_scatter(positions[..., None], output)
 
-    hooks = [module.register_forward_pre_hook(take), module.register_forward_hook(put_back)]
+    hooks = [module.register_forward_pre_hook(select), module.register_forward_hook(scatter)]
     try:
         yield
     finally:
@@ -90,15 +86,12 @@ def only_where(wanted: Tensor, module: nn.Module | None) -> Iterator[None]:
             hook.remove()
 
 
-def rounded_up(rows: Tensor) -> Tensor:
-    """rows: (n, d).  -> in half precision with rows of 0 added: few shapes, as for pad_to_multiple_of."""
-    multiple = TARGETS_MULTIPLE if torch.is_autocast_enabled(rows.device.type) else 1
-    return nn.functional.pad(rows, (0, 0, 0, -len(rows) % multiple))
-
-
 @torch.no_grad()
 def check_projection(model: Any, *, packing: bool) -> None:
-    """Raises UserError where leaving positions out changes a loss, or more than a head comes after the last layer."""
+    """Raise UserError if TargetLoss differs from the loss of the model's own forward pass on an example.
+
+    It does where the last MLP mixes positions, or the model changes the head's logits.
+    """
     ids = torch.arange(6)[None]
     targets = ids.clone()
     targets[:, 2:4] = IGNORED

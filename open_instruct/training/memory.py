@@ -1,4 +1,4 @@
-"""How much memory a run needs, before a weight is loaded; and how much there is."""
+"""Estimate the memory that a run needs, before weights are loaded, and compare it with the free memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from open_instruct.common.errors import UserError
-from open_instruct.training.loss import last_feed_forward
+from open_instruct.training.loss import last_mlp
 
 GB = 1e9
-FLOAT32 = 4
+FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes on one device."""
 
     weights: float
@@ -47,10 +47,11 @@ def estimate(
     gradient_checkpointing: bool,
     lora_rank: int | None,
     num_shards: int = 1,
-) -> Need:
-    """config: of the model.  num_tokens, num_targets: the most that are held at once.
+) -> MemoryEstimate:
+    """Estimate one device's memory.
 
-    num_shards: devices over which weights, gradients and optimiser are shared out (FSDP, ZeRO-3).
+    config: of the model; num_tokens, num_targets: of the largest micro-batch; num_shards: devices among which weights,
+    gradients and optimiser are divided (FSDP, ZeRO-3).
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -58,22 +59,22 @@ def estimate(
     num_trained = num_weights if lora_rank is None else num_adapter_weights(model, lora_rank)
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    # What autograd keeps of one token in one layer: two norms, q, k, v before and after rotation, attention's output,
-    # two residual sums; gate, up, activation and product of the feed-forward part, which the last layer has at targets.
-    attention, feed_forward = 14 * width, 4 * inner
+    # What autograd stores per token and layer. Attention: two norms; q, k, v before and after rotary embedding;
+    # its output; two residual sums. MLP: gate, up, activation, product; in the last layer at targets only.
+    attention, mlp = 14 * width, 4 * inner
     if gradient_checkpointing:
-        kept = num_tokens * (width * layers + attention + feed_forward)
+        stored = num_tokens * (width * layers + attention + mlp)
     else:
-        num_at_last = num_targets if last_feed_forward(model) is not None else num_tokens
-        kept = num_tokens * (attention * layers + feed_forward * (layers - 1)) + num_at_last * feed_forward
-    size = 2 if half_precision else FLOAT32
-    return Need(
-        weights=(FLOAT32 + (2 if half_precision else 0)) * num_weights / num_shards,
-        gradients=FLOAT32 * num_trained / num_shards,
-        optimizer=2 * FLOAT32 * num_trained / num_shards,
-        activations=size * kept,
+        num_at_last = num_targets if last_mlp(model) is not None else num_tokens
+        stored = num_tokens * (attention * layers + mlp * (layers - 1)) + num_at_last * mlp
+    activation_bytes = 2 if half_precision else FLOAT32_BYTES
+    return MemoryEstimate(
+        weights=(FLOAT32_BYTES + (2 if half_precision else 0)) * num_weights / num_shards,
+        gradients=FLOAT32_BYTES * num_trained / num_shards,
+        optimizer=2 * FLOAT32_BYTES * num_trained / num_shards,
+        activations=activation_bytes * stored,
         # Logits, their log-softmax and its gradient.
-        logits=3 * FLOAT32 * num_targets * config.vocab_size,
+        logits=3 * FLOAT32_BYTES * num_targets * config.vocab_size,
     )
 
 
@@ -83,37 +84,33 @@ def num_adapter_weights(model: nn.Module, rank: int) -> int:
     return sum(rank * (module.in_features + module.out_features) for module in linear)
 
 
-def available(device: torch.device, *, num_local_processes: int = 1) -> int:
-    """Bytes that one process can have: of its GPU, or its share of the machine's or the control group's memory."""
+def available_bytes(device: torch.device, *, num_local_processes: int = 1) -> int:
+    """Free memory of the GPU, or this process's share of what the machine and its control group have free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return int(min(psutil.virtual_memory().available, *control_group_limits()) / num_local_processes)
+    return int(min(psutil.virtual_memory().available, *control_group_free_bytes()) / num_local_processes)
 
 
-def control_group_limits() -> Iterable[float]:
-    """What Slurm or a container leaves."""
+def control_group_free_bytes() -> Iterable[float]:
+    """Memory left under each limit that Slurm or a container sets; infinity if there is none."""
     yield float("inf")
     own = Path("/proc/self/cgroup")
-    names = (
-        [line.split(":", 2)[2] for line in own.read_text().splitlines() if line.startswith("0::")]
-        if own.exists()
-        else []
-    )
-    for name in {"/", *names}:
+    lines = own.read_text().splitlines() if own.exists() else []
+    for name in {"/", *(line.split(":", 2)[2] for line in lines if line.startswith("0::"))}:
         folder = Path("/sys/fs/cgroup") / name.strip("/")
         limit, used = folder / "memory.max", folder / "memory.current"
         if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
             yield int(limit.read_text()) - int(used.read_text())
 
 
-def require(need: Need, available_bytes: int) -> None:
-    """Raises UserError, with what would help, where it cannot fit."""
-    if need.total <= available_bytes:
+def check_fits(need: MemoryEstimate, free_bytes: int) -> None:
+    """Raise UserError, naming the options that reduce the need, if the run cannot fit."""
+    if need.total <= free_bytes:
         return
     fixed = need.weights + need.gradients + need.optimizer
-    cures = ["--max_tokens_per_batch (fewer)", "--gradient_checkpointing"] if fixed < available_bytes else []
-    cures += ["--use_lora", "more devices with accelerate's FSDP or ZeRO-3 configuration (scripts/accelerate)"]
+    options = ["--max_tokens_per_batch (fewer)", "--gradient_checkpointing"] if fixed < free_bytes else []
+    options += ["--use_lora", "more devices with accelerate's FSDP or ZeRO-3 configuration (scripts/accelerate)"]
     raise UserError(
-        f"this needs about {need}, and {available_bytes / GB:.3g} GB are free; what helps: {'; '.join(cures)}. "
+        f"this needs about {need}, and {free_bytes / GB:.3g} GB are free; what helps: {'; '.join(options)}. "
         "Start anyway with --no-check-memory"
     )

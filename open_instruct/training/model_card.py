@@ -1,4 +1,4 @@
-"""The model card (README.md) of a fine-tuned model, written from what its sidecar says."""
+"""Model card (README.md) of a fine-tuned model, from the fields of its sidecar."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from huggingface_hub import ModelCardData
 
 
 def model_card(meta: Mapping[str, Any], *, log: Sequence[Mapping[str, Any]]) -> str:
-    """meta: the sidecar's fields.  log: the training log."""
+    """meta: fields of the sidecar; log: lines of the training log."""
     identity, arguments, base = meta["identity"], meta["arguments"], meta["base_model"]
     steps = [line for line in log if "loss" in line]
     validations = [line for line in log if "validation_loss" in line]

@@ -7,10 +7,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_loading import first_line
 
 
 def require_login(repository: str) -> None:
-    """Raises UserError where the name cannot be one, or nobody is logged in: before hours of training."""
+    """Raises UserError where the repository's name is not valid, or there is no login: before hours of training."""
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
@@ -20,7 +21,7 @@ def require_login(repository: str) -> None:
 
 
 def publish(folder: Path, repository: str) -> str:
-    """Upload everything in `folder`; the repository is made where there is none.  -> address of the commit
+    """Upload everything in `folder`; create the repository where there is none.  -> URL of the commit
 
     Raises UserError where the Hub refuses.
     """
@@ -29,8 +30,8 @@ def publish(folder: Path, repository: str) -> str:
         api.create_repo(repository, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Upload {folder.name}")
     except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the Hub refused {repository}: {reason}; the model is whole in {folder}, start again to publish it"
+            f"the Hub refused {repository}: {first_line(error)}; the model is complete in {folder}, start again to "
+            "publish it"
         ) from error
     return commit.commit_url

@@ -1,10 +1,11 @@
-"""What a run needs to go on where it was stopped, and when it is to stop: saved so that a kill at any moment loses
-nothing that was saved before.
+"""Saved state of a run, from which it resumes, and requests to stop it.
 
-{output}.state/              beside the output; removed when the output is finished
+{output}.state/              beside the output; removed when the output is complete
   training_log.jsonl         the log so far, one line each `logging_steps`
   step-{n}/                  accelerate's state (weights, optimiser, schedule, random numbers) and progress.json
   best-{n}/                  the weights with the lowest validation loss
+
+A run that is killed at any moment, also while it saves, resumes from its last complete state.
 """
 
 import json
@@ -12,7 +13,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,16 +48,17 @@ class State:
     """The state folder of one output."""
 
     def __init__(
-        self, output: Path, accelerator: Accelerator, *, arguments: Mapping[str, Any], inputs: Mapping
+        self, output: Path, accelerator: Accelerator, *, arguments: Mapping[str, Any], inputs: Mapping[str, str]
     ) -> None:
         self.folder = output.with_name(f"{output.name}.state")
         self.accelerator = accelerator
         self.made_by = json.loads(json.dumps({"arguments": dict(arguments), "inputs": dict(inputs)}))
 
-    def find(self, where: str, *, overwrite: bool = False) -> Path | None:
-        """The folder to resume from: `auto`, `no`, or a folder.
+    def find(self, where: str, *, overwrite: bool) -> Path | None:
+        """The folder to resume from; None to start anew.
 
-        Raises UserError where other arguments made it (unless `overwrite`, for `auto`), or the folder holds no state.
+        where: `auto`, `no`, or a folder.
+        Raises UserError where another run saved it (unless `auto` and `overwrite`), or the folder has no state.
         """
         if where == "no":
             return None
@@ -66,7 +68,7 @@ class State:
         if found is None:
             if where == "auto":
                 return None
-            raise UserError(f"{folder} holds no state to resume from; expected a folder step-… with progress.json")
+            raise UserError(f"{folder} has no state to resume from; expected a folder step-… with progress.json")
         saved = read_json(found / "progress.json")["made_by"]
         differing = [
             f"{name} was {saved[kind].get(name)!r}, now {self.made_by[kind].get(name)!r}"
@@ -79,40 +81,37 @@ class State:
         if where == "auto" and overwrite:
             return None
         raise UserError(
-            f"{found} was saved by another run: {'; '.join(differing)}; go on with those, or add --overwrite "
-            "to begin anew"
+            f"{found} was saved by another run: {'; '.join(differing)}; resume with those, or add --overwrite "
+            "to start anew"
         )
 
     def restore(self, found: Path) -> Progress:
-        """Load what `save` saved into all that the accelerator prepared."""
+        """Load a saved state into everything that the accelerator prepared."""
         self.accelerator.load_state(str(found))
         saved = read_json(found / "progress.json")
         if saved["num_processes"] != self.accelerator.num_processes:
             raise UserError(
                 f"{found} was saved by {saved['num_processes']} processes, now there are "
-                f"{self.accelerator.num_processes}; start as many, or begin anew with --resume_from_checkpoint no"
+                f"{self.accelerator.num_processes}; start as many, or start anew with --resume_from_checkpoint no"
             )
         progress = Progress(**saved["progress"])
         progress.sessions += 1
         return progress
 
     def save(self, progress: Progress) -> Path:
-        """Save; then remove older states. All processes call it."""
+        """Save, then remove older states. All processes call this."""
         final = self.folder / f"step-{progress.step}"
         unfinished = self.folder / f"unfinished-{progress.step}"
-        self.on_main(lambda: shutil.rmtree(unfinished, ignore_errors=True))
+        self.on_main_process(lambda: shutil.rmtree(unfinished, ignore_errors=True))
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
-        self.on_main(lambda: self.put_in_place(unfinished, final, progress))
+        self.on_main_process(lambda: self.complete(unfinished, final, progress))
         return final
 
-    def put_in_place(self, unfinished: Path, final: Path, progress: Progress) -> None:
-        about = {
-            "made_by": self.made_by,
-            "num_processes": self.accelerator.num_processes,
-            "progress": asdict(progress),
-        }
-        write_json(unfinished / "progress.json", about)
+    def complete(self, unfinished: Path, final: Path, progress: Progress) -> None:
+        num_processes = self.accelerator.num_processes
+        saved = {"made_by": self.made_by, "num_processes": num_processes, "progress": asdict(progress)}
+        write_json(unfinished / "progress.json", saved)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(unfinished, final)
         kept = {final.name, f"best-{progress.best_step}"}
@@ -120,8 +119,8 @@ class State:
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path)
 
-    def on_main(self, action) -> None:
-        """Do it on one process; the others wait."""
+    def on_main_process(self, action: Callable[[], None]) -> None:
+        """Call `action` on one process while the others wait."""
         if self.accelerator.is_main_process:
             action()
         self.accelerator.wait_for_everyone()
@@ -131,18 +130,18 @@ class State:
 
 
 class SavedAndStoppedError(Exception):
-    """The run was asked to stop, and saved its state."""
+    """The run received a request to stop, and saved its state."""
 
 
-class Stop:
-    """Whether any process was asked to stop: by a signal, or by a file."""
+class StopRequest:
+    """A request to stop, by a signal or a file, to any of the processes."""
 
     def __init__(self, accelerator: Accelerator, stop_file: Path | None) -> None:
         self.accelerator, self.stop_file, self.was_signalled = accelerator, stop_file, False
 
     @contextmanager
-    def listening(self) -> Iterator["Stop"]:
-        """Inside the block SIGTERM and SIGUSR1 ask; elsewhere they do what they always did."""
+    def listening(self) -> Iterator["StopRequest"]:
+        """Inside the block SIGTERM and SIGUSR1 are requests; afterwards their former handlers are back."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -156,15 +155,15 @@ class Stop:
     def on_signal(self, _number: int, _frame: object) -> None:
         self.was_signalled = True
 
-    def is_asked(self) -> bool:
-        """The same answer in all processes."""
-        asked = self.was_signalled or (self.stop_file is not None and self.stop_file.exists())
+    def is_received(self) -> bool:
+        """The same value in all processes."""
+        received = self.was_signalled or (self.stop_file is not None and self.stop_file.exists())
         if self.accelerator.num_processes == 1:
-            return asked
-        flag: Any = self.accelerator.reduce(torch.tensor(int(asked), device=self.accelerator.device), "sum")
+            return received
+        flag: Any = self.accelerator.reduce(torch.tensor(int(received), device=self.accelerator.device), "sum")
         return flag.item() > 0
 
-    def answer(self, saved: Path) -> None:
-        """Into the file that asked, where the state was saved: launchers end with exit codes of their own."""
+    def confirm(self, saved: Path) -> None:
+        """Write the path of the saved state into the stop file: launchers replace this process's exit code."""
         if self.accelerator.is_main_process and self.stop_file is not None and self.stop_file.exists():
             self.stop_file.write_text(f"{saved}\n")

@@ -1,4 +1,4 @@
-"""Kill a fine-tuning run at random moments, and let it go on, until it ends as one that was never killed."""
+"""Kill a fine-tuning run at random moments, resume it, and compare it with a run that was never killed."""
 
 import json
 import os
@@ -20,13 +20,13 @@ def losses(folder: Path) -> list[tuple]:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """The same weights and the same log, bit for bit."""
+    """Weights and log are identical."""
     assert largest_difference(weights(one), weights(other)) == 0
     assert losses(one) == losses(other)
 
 
 def start_and_kill(args: Args, seconds: float) -> bool:
-    """Start the run in a process of its own, and kill -9 it unless it ends before.  -> whether it ended by itself"""
+    """Start the run in another process, and kill -9 it after `seconds`.  -> whether it ended before"""
     child = os.fork()
     if child == 0:
         code = 1
@@ -48,10 +48,10 @@ def start_and_kill(args: Args, seconds: float) -> bool:
 
 
 def kill_at_random_moments(args: Args, times: int, *, seed: int = 0) -> list[int | None]:
-    """Kill so often, starting again each time, over as many runs as that takes, each gone on to its end.
+    """Kill and restart until `times` kills are done, over several runs, each of which then resumes to its end.
 
-    -> the last step that was saved when each was killed; None: its state was gone, or not there yet
-    Raises AssertionError where a run ends with other weights or losses than one never killed.
+    -> the last saved step at each kill; None where there was no state
+    Raises AssertionError where a run ends with other weights or losses than one that was never killed.
     """
     assert args.output_dir is not None
     whole = args.output_dir.with_name("whole")

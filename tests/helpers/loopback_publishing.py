@@ -1,4 +1,4 @@
-"""What huggingface_hub says when it publishes, added to the loopback Hub: repositories, LFS uploads, commits."""
+"""The requests by which huggingface_hub publishes, added to the loopback Hub: repositories, LFS uploads, commits."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from loopback_repositories import LFS_SUFFIXES, Repository, digest_of
 
 
 class PublishingHub(LoopbackHub):
-    """Takes what is published with the token `TOKEN`."""
+    """Accepts uploads with the token `TOKEN`."""
 
     TOKEN = "hf_loopback"
 
@@ -31,8 +31,8 @@ class PublishingHub(LoopbackHub):
     def create(self, request: Request) -> Response:
         if refused := self.refusal(request):
             return refused
-        asked = json.loads(request.body)
-        owner, name = asked.get("organization"), asked["name"]
+        body = json.loads(request.body)
+        owner, name = body.get("organization"), body["name"]
         repo = f"{owner}/{name}" if owner else name
         about = {"url": f"{self.url}/{repo}", "name": repo, "id": repo}
         if ("model", repo) in self.repositories:
@@ -57,7 +57,7 @@ class PublishingHub(LoopbackHub):
     @route("PUT", r"/upload/(?P<oid>[0-9a-f]{64})")
     def upload(self, request: Request, oid: str) -> Response:
         if digest_of(request.body) != oid:
-            return error(400, "", "the content is not what was announced")
+            return error(400, "", "the content does not match its hash")
         self.uploads[oid] = request.body
         return Response(200, {})
 

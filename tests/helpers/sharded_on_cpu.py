@@ -1,7 +1,7 @@
-"""finetune.py, its weights shared out over processes on CPUs: accelerate does that on accelerators only.
+"""finetune.py with weights sharded over processes on CPUs, which accelerate supports on accelerators only.
 
 accelerate launch --config_file scripts/accelerate/fsdp.yaml --num_processes 2 tests/helpers/sharded_on_cpu.py …
-The one thing that is pretended is what `_prepare_backend` finds: a device like any other, over gloo.
+Only `_prepare_backend` is replaced: it reports several accelerators connected by gloo.
 """
 
 import torch
@@ -10,20 +10,21 @@ from accelerate.utils import DistributedType
 
 from open_instruct import finetune
 from open_instruct.common.cli import run
+from open_instruct.training import train
 from open_instruct.training.arguments import Args
 
 PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
 
 
 def main(args: Args) -> None:
-    make_accelerator = finetune.make_accelerator
+    make_accelerator = train.make_accelerator
 
-    def told(*given):
-        accelerator = make_accelerator(*given)
-        accelerator.print(f"shared out by {accelerator.distributed_type}")
+    def make_and_print(*arguments):
+        accelerator = make_accelerator(*arguments)
+        accelerator.print(f"sharded by {accelerator.distributed_type}")
         return accelerator
 
-    finetune.make_accelerator = told
+    train.make_accelerator = make_and_print
     torch.distributed.init_process_group("gloo")
     finetune.main(args)
 

@@ -1,20 +1,19 @@
-"""Encoded examples of unequal lengths, and ways to put them into micro-batches."""
+"""Encoded examples of unequal lengths, and limits that split them into micro-batches in different ways."""
 
 import numpy as np
 
 from open_instruct.data.encode import IGNORED, Encoded
-from open_instruct.training.batches import Holding
+from open_instruct.training.steps import MicroBatchLimits
 
 LENGTHS = (7, 3, 12, 5, 12, 4, 9)
 
 
-HOLDINGS = {
-    "one at a time": Holding(1),
-    "bucketed": Holding(24),
-    "all padded": Holding(10_000),
-    "packed": Holding(10_000, packing=True),
-    "packed in two": Holding(30, packing=True),
-    "wider than they need": Holding(48, pad_to_multiple_of=8),
+LIMITS = {
+    "one per batch": MicroBatchLimits(1),
+    "several batches": MicroBatchLimits(24),
+    "one batch": MicroBatchLimits(10_000),
+    "packed": MicroBatchLimits(10_000, packing=True),
+    "packed in two": MicroBatchLimits(30, packing=True),
 }
 
 

@@ -1,4 +1,4 @@
-"""A toy model with its identity, a train file of 12 rows, and what tests ask of trained weights."""
+"""A toy model with its identity, a train file of 12 rows, runs in other processes, and comparison of weights."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ FOLDER_NAME = "tiny_hf_ckpt7_socialiqa_2epoch_1e-3"
 
 
 def toy_training(rows: list[tuple[str, str]] = ROWS, **config) -> Args:
-    """In $base_dir; three steps of 4 examples an epoch."""
+    """Arguments of a run in $base_dir: two epochs of three steps of 4 examples.  config: of the model."""
     base = Variant(Checkpoint("tiny", 7))
     with Artifact(base.folder, arguments={}, identity=base.identity()).making(is_folder=True):
         toy_olmo(base.folder, **config)
@@ -40,7 +40,7 @@ def largest_difference(one, other) -> float:
 
 
 def command_line(args: Args, *more: str) -> list[str]:
-    """finetune.py and its arguments, as a user would type them."""
+    """finetune.py and its arguments, as a user types them."""
     command = ["open_instruct/finetune.py", "--model_name_or_path", args.model_name_or_path]
     command += ["--train_file", str(args.train_file), "--learning_rate", str(args.learning_rate)]
     command += ["--num_train_epochs", str(args.num_train_epochs), "--total_batch_size", str(args.total_batch_size)]
@@ -48,13 +48,13 @@ def command_line(args: Args, *more: str) -> list[str]:
 
 
 def launched(args: Args, *more: str, num_processes: int, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    """Run by accelerate, as in scripts/slurm_scripts/fine_tune_olmo.sh.
+    """Run finetune.py by `accelerate launch`, as in scripts/slurm_scripts/fine_tune_olmo.sh.
 
-    `--multi_gpu` means torch's launcher, which takes gloo where there is no GPU; `--cpu` would start one process only.
+    `--multi_gpu` selects torch's launcher, which uses gloo where there is no GPU; `--cpu` would start one process only.
     """
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
     launch += launcher or ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-    # Port 0: any that is free, so that another run on this machine is not in the way.
+    # Port 0: any free port, so that several runs on this machine do not collide.
     launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
     done = subprocess.run(
         [*launch, *command_line(args, *more)],

@@ -1,4 +1,4 @@
-"""accelerate reads the configurations of scripts/accelerate; weights that are shared out train to the same values."""
+"""accelerate reads the configurations of scripts/accelerate; sharded weights train to the same values."""
 
 import json
 import os
@@ -29,14 +29,14 @@ KINDS = {
 
 
 def parsed(name: str):
-    """As `accelerate launch` understands the file, with what the shell script adds on the first of two nodes."""
+    """The file as `accelerate launch` reads it, with the options of the shell script on the first of two nodes."""
     line = ["--config_file", str(FOLDER / f"{name}.yaml"), "--mixed_precision", "bf16", "--dynamo_backend", "no"]
     line += ["--num_processes", "8", "--num_machines", "2", "--machine_rank", "0"]
     line += ["--main_process_ip", "127.0.0.1", "--main_process_port", "29500", "finetune.py"]
     return _validate_launch_command(launch_command_parser().parse_args(line))[0]
 
 
-def test_every_file_is_known_here():
+def test_every_configuration_is_tested():
     assert {path.stem for path in FOLDER.iterdir()} == KINDS.keys()
 
 
@@ -47,18 +47,18 @@ def test_accelerate_reads_every_file_and_no_key_is_lost(name):
     args = parsed(name)
     assert args.use_fsdp == (name == "fsdp")
     assert args.use_deepspeed == (name == "zero3")
-    # Of unknown keys inside these two accelerate says nothing.
-    asked = yaml.safe_load(file.read_text())
+    # accelerate ignores unknown keys inside these two without a message.
+    settings = yaml.safe_load(file.read_text())
     known = vars(launch_command_parser().parse_args(["finetune.py"]))
-    for key, value in {**asked.get("fsdp_config", {}), **asked.get("deepspeed_config", {})}.items():
+    for key, value in {**settings.get("fsdp_config", {}), **settings.get("deepspeed_config", {})}.items():
         assert key in known, key
         assert getattr(args, key) == value
 
 
-def test_the_launcher_hands_on_what_fsdp_is_told(monkeypatch):
-    told = prepare_multi_gpu_env(parsed("fsdp"))
-    assert told["ACCELERATE_USE_FSDP"] == "true"
-    for name, value in told.items():
+def test_the_launcher_passes_the_fsdp_settings_on(monkeypatch):
+    variables = prepare_multi_gpu_env(parsed("fsdp"))
+    assert variables["ACCELERATE_USE_FSDP"] == "true"
+    for name, value in variables.items():
         if name.startswith("FSDP_"):
             monkeypatch.setenv(name, value)
     plugin = FullyShardedDataParallelPlugin()
@@ -69,15 +69,15 @@ def test_the_launcher_hands_on_what_fsdp_is_told(monkeypatch):
     assert plugin.auto_wrap_policy is not None
 
 
-def test_the_launcher_hands_on_what_deepspeed_is_told(monkeypatch):
-    pytest.importorskip("deepspeed", reason="DeepSpeed is the user's to install")
+def test_the_launcher_passes_the_deepspeed_settings_on(monkeypatch):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is optional")
     from accelerate import DeepSpeedPlugin
     from deepspeed.runtime.config import DeepSpeedConfig
 
     args = parsed("zero3")
     args.deepspeed_fields_from_accelerate_config = ""
-    _, told = prepare_deepspeed_cmd_env(args)
-    for name, value in told.items():
+    _, variables = prepare_deepspeed_cmd_env(args)
+    for name, value in variables.items():
         if name.startswith("ACCELERATE_"):
             monkeypatch.setenv(name, value)
     config = DeepSpeedPlugin().deepspeed_config | {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": 1.0}
@@ -86,7 +86,8 @@ def test_the_launcher_hands_on_what_deepspeed_is_told(monkeypatch):
     assert DeepSpeedConfig(config).zero_config.stage == 3
 
 
-def test_shared_out_over_two_processes_it_trains_to_the_same_weights(tmp_path):
+@pytest.mark.slow
+def test_weights_sharded_over_two_processes_train_to_the_same_values(tmp_path):
     args = toy_training(hidden_size=64, tie_word_embeddings=True)
     finetune.main(replace(args, output_dir=tmp_path / "one"))
     out = tmp_path / "two"
@@ -103,7 +104,7 @@ def test_shared_out_over_two_processes_it_trains_to_the_same_weights(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert f"shared out by {KINDS['fsdp']}" in done.stdout
+    assert f"sharded by {KINDS['fsdp']}" in done.stdout
     assert largest_difference(weights(tmp_path / "one"), weights(out)) < 1e-5
     for logged in ("loss", "grad_norm"):
         assert log_of(out, logged) == pytest.approx(log_of(tmp_path / "one", logged), abs=2e-4)

@@ -1,4 +1,4 @@
-"""Train files as token ids: tokenised once for a file's content, shared by every checkpoint with the same tokenizer."""
+"""The cache of encoded train files: one entry per content and tokenizer, shared by the checkpoints of a family."""
 
 import pytest
 from toy_models import toy_tokenizer
@@ -20,10 +20,10 @@ def train_file(tmp_path):
 
 @pytest.fixture
 def tokenised(monkeypatch):
-    """How many times text was tokenised."""
+    """One entry for each time that text is tokenised."""
     calls = []
-    encode_to = data.encode_to
-    monkeypatch.setattr(data, "encode_to", lambda *args: calls.append(1) or encode_to(*args))
+    write_encoded = data.write_encoded
+    monkeypatch.setattr(data, "write_encoded", lambda *args: calls.append(1) or write_encoded(*args))
     return calls
 
 
@@ -40,7 +40,7 @@ def as_lists(examples):
 def test_the_same_content_is_tokenised_once(train_file, tmp_path, tokenised):
     first, _, _ = load(train_file, tmp_path)
     again, _, _ = load(train_file, tmp_path)
-    # Another checkpoint of the family: the same tokenizer in another folder. And the file was written anew.
+    # Another checkpoint of the family: the same tokenizer in another folder, and the train file written again.
     train_file.write_bytes(train_file.read_bytes())
     other, _, _ = load(train_file, tmp_path, "another folder")
     assert len(tokenised) == 1
@@ -49,7 +49,7 @@ def test_the_same_content_is_tokenised_once(train_file, tmp_path, tokenised):
 
 
 @pytest.mark.parametrize("change", ["content", "max_length", "rows"])
-def test_what_decides_the_tokens_decides_the_file(train_file, tmp_path, tokenised, change):
+def test_everything_that_affects_token_ids_makes_a_new_entry(train_file, tmp_path, tokenised, change):
     load(train_file, tmp_path)
     if change == "content":
         write_jsonl(train_file, [*ROWS, {"id": "5", "prompt": "The dog", "completion": " sat"}])
@@ -61,7 +61,7 @@ def test_what_decides_the_tokens_decides_the_file(train_file, tmp_path, tokenise
     assert examples.lengths.max() <= changes.get("max_length", 64)
 
 
-def test_a_damaged_file_is_made_again(train_file, tmp_path, tokenised):
+def test_a_damaged_entry_is_made_again(train_file, tmp_path, tokenised):
     first, _, _ = load(train_file, tmp_path)
     expected = as_lists(first)
     (file,) = (paths.base_dir() / "output" / "encoded").glob("*.arrow")
@@ -71,8 +71,9 @@ def test_a_damaged_file_is_made_again(train_file, tmp_path, tokenised):
     assert as_lists(again) == expected
 
 
-def test_several_processes_tokenise_alike(train_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "RECORDS_A_PIECE", 2)
+@pytest.mark.slow
+def test_several_processes_give_the_same_token_ids(train_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "RECORDS_PER_CHUNK", 2)
     one, _, _ = load(train_file, tmp_path)
     (file,) = (paths.base_dir() / "output" / "encoded").glob("*.arrow")
     file.unlink()
@@ -80,7 +81,7 @@ def test_several_processes_tokenise_alike(train_file, tmp_path, monkeypatch):
     assert as_lists(one) == as_lists(several)
 
 
-def test_targets_are_counted_as_the_loss_counts_them(train_file, tmp_path):
+def test_targets_and_lengths_of_rows_equal_those_of_their_examples(train_file, tmp_path):
     examples, validation, _ = load(train_file, tmp_path, num_validation_rows=2)
     assert validation is not None
     assert (len(examples), len(validation)) == (3, 2)

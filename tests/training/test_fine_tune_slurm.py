@@ -1,4 +1,4 @@
-"""fine_tune_olmo.sh under a real Slurm: warned of the time limit it saves, is requeued, and ends as if it had not."""
+"""fine_tune_olmo.sh under a real Slurm: signalled before the time limit it saves, is requeued, and resumes."""
 
 import time
 from dataclasses import replace
@@ -13,9 +13,10 @@ from open_instruct.common.artifacts import read_sidecar
 SCRIPT = paths.REPOSITORY / "scripts" / "slurm_scripts" / "fine_tune_olmo.sh"
 
 
+@pytest.mark.slurm
 @pytest.mark.parametrize("num_nodes", [1, 2])
-def test_warned_before_the_time_limit_it_saves_is_requeued_and_finishes(slurm, base_dir, num_nodes):
-    # Many steps, so that there is time to be warned.
+def test_a_job_signalled_before_its_time_limit_is_requeued_and_ends_with_the_same_weights(slurm, base_dir, num_nodes):
+    # Many steps, so that the signal arrives before the end.
     args = replace(toy_training(ROWS * 10), num_train_epochs=3)
     name = FOLDER_NAME.replace("2epoch", "3epoch")
     variables = {
@@ -30,7 +31,7 @@ def test_warned_before_the_time_limit_it_saves_is_requeued_and_finishes(slurm, b
         "TOTAL_BATCH_SIZE": "4",
         "mixed_precision": "no",
         "OMP_NUM_THREADS": "1",
-        # Where there are GPUs, these tests do not want them.
+        # On CPUs also where there are GPUs.
         "CUDA_VISIBLE_DEVICES": "",
         "MASTER_ADDR": "127.0.0.1",
     }
@@ -39,10 +40,10 @@ def test_warned_before_the_time_limit_it_saves_is_requeued_and_finishes(slurm, b
     job = slurm.sbatch(*overridden, str(SCRIPT), "--checkpointing_steps", "never", cwd=base_dir, env=variables)
     running = paths.fine_tuned_model(f"{name}.state") / "training_log.jsonl"
     slurm.wait_for(lambda: running.is_file() and running.read_text(), "the first step", seconds=120)
-    # What Slurm sends at --signal=B:USR1@300: to the script alone.
+    # As Slurm does for --signal=B:USR1@300: to the script only.
     slurm.run("scancel", "--signal=USR1", "--batch", job)
     slurm.wait_for(lambda: "is requeued" in log.read_text(), "the job to be requeued", seconds=120)
-    # Requeued jobs begin after a while that is Slurm's to choose.
+    # Slurm delays the start of requeued jobs.
     until = time.monotonic() + 30
     while slurm.state(job) not in ("RUNNING", "COMPLETED") and time.monotonic() < until:
         slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)

@@ -1,4 +1,4 @@
-"""Fine-tuning: the loss is where it should be, and how examples are held changes nothing."""
+"""Fine-tuning from the command's arguments to the finished model."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.data.encode import IGNORED, Encoded, encode_messages
-from open_instruct.training.batches import pad
+from open_instruct.training.batches import collate
 from open_instruct.training.loop import clip_gradients
 from open_instruct.training.loss import TargetLoss
 
@@ -31,7 +31,7 @@ def read_log(folder):
     return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
 
 
-def test_a_run_lowers_the_loss_and_leaves_a_named_loadable_model(args):
+def test_a_run_lowers_the_loss_and_saves_a_loadable_model_named_by_its_recipe(args):
     finetune.main(args)
     folder = paths.fine_tuned_model(FOLDER_NAME)
     log = read_log(folder)
@@ -45,43 +45,36 @@ def test_a_run_lowers_the_loss_and_leaves_a_named_loadable_model(args):
     assert not folder.with_name(f"{FOLDER_NAME}.state").exists()
 
 
-@pytest.mark.parametrize("most", [0.01, 1e6])
-def test_gradients_are_clipped_to_their_norm(most):
-    """As torch's own clipping does; of AdamW's state and weights."""
+@pytest.mark.parametrize("max_norm", [0.01, 1e6])
+def test_gradients_are_clipped_as_by_torch(max_norm):
     gradients = [torch.randn(8, 4), torch.randn(4)]
     ours, theirs = ([torch.nn.Parameter(torch.ones_like(gradient)) for gradient in gradients] for _ in range(2))
-    accelerator = Accelerator(cpu=True)
-    optimizer = accelerator.prepare(torch.optim.AdamW(ours, lr=0.1, fused=True))
+    for parameters in (ours, theirs):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
     run: Any = SimpleNamespace(
-        accelerator=accelerator,
+        accelerator=Accelerator(cpu=True),
         module=torch.nn.ParameterList(ours),
-        optimizer=optimizer,
-        args=SimpleNamespace(max_grad_norm=most),
+        args=SimpleNamespace(max_grad_norm=max_norm),
     )
-    expected = torch.optim.AdamW(theirs, lr=0.1)
-    for scale in (1.0, 10.0, 0.001):
-        for parameters in (ours, theirs):
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = scale * gradient
-        norm = clip_gradients(run)
-        assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, most))
-        optimizer.step()
-        expected.step()
-    torch.testing.assert_close(ours, theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(optimizer.state[one]["exp_avg_sq"], expected.state[other]["exp_avg_sq"])
+    norm = clip_gradients(run)
+    assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, max_norm))
+    for one, other, gradient in zip(ours, theirs, gradients, strict=True):
+        # torch adds 1e-6 to the norm that it divides by.
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=0)
+        assert torch.equal(one.grad, gradient) == (max_norm == 1e6)
 
 
-def test_what_generates_and_chats_finds_its_settings_beside_the_weights(args):
+def test_generation_settings_chat_template_and_model_card_are_saved_with_the_weights(args):
     finetune.main(args)
     folder = paths.fine_tuned_model(FOLDER_NAME)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
     chat = [{"role": "user", "content": " The cat? "}, {"role": "assistant", "content": "sat"}]
-    # The template lays a chat out as training does.
+    # The template formats a chat as training does.
     assert tokenizer.apply_chat_template(chat, return_dict=False) == encode_messages(tokenizer, chat).ids
-    asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
-    assert asked == "<|user|>\nThe cat?\n<|assistant|>\n"
+    prompt = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
+    assert prompt == "<|user|>\nThe cat?\n<|assistant|>\n"
     card = (folder / "README.md").read_text()
     assert "tiny, 7" in card
     assert "| Learning rate | 0.001, linear, warm-up 3% |" in card
@@ -97,7 +90,7 @@ def test_a_finished_run_is_skipped_and_other_arguments_are_refused(args, capsys)
 
 
 @pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"packing": True}, {"max_tokens_per_batch": 20}])
-def test_how_examples_are_held_changes_nothing(args, tmp_path, changes):
+def test_options_without_effect_on_results_have_none(args, tmp_path, changes):
     one, other = tmp_path / "one", tmp_path / "other"
     finetune.main(replace(args, output_dir=one))
     finetune.main(replace(args, output_dir=other, **changes))
@@ -107,42 +100,43 @@ def test_how_examples_are_held_changes_nothing(args, tmp_path, changes):
     )
 
 
-def test_batches_accumulated_batches_and_processes_give_the_same_weights(args, tmp_path):
+@pytest.mark.slow
+def test_micro_batches_and_processes_give_the_same_weights(args, tmp_path):
     # 11 rows: the last step of an epoch has an odd number of examples, so one process has more than the other.
     args = replace(args, max_train_rows=11, total_batch_size=None)
-    held = {"1x4": (1, 4), "4x1": (4, 1)}
-    for name, (at_once, accumulated) in held.items():
+    settings = {"1x4": (1, 4), "4x1": (4, 1)}
+    for name, (per_device, accumulation) in settings.items():
         finetune.main(
             replace(
                 args,
                 output_dir=tmp_path / name,
-                per_device_train_batch_size=at_once,
-                gradient_accumulation_steps=accumulated,
+                per_device_train_batch_size=per_device,
+                gradient_accumulation_steps=accumulation,
             )
         )
     more = ["--max_train_rows", "11", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1"]
     launched(replace(args, total_batch_size=4), *more, "--output_dir", str(tmp_path / "2 processes"), num_processes=2)
-    logs = {name: read_log(tmp_path / name) for name in (*held, "2 processes")}
+    logs = {name: read_log(tmp_path / name) for name in (*settings, "2 processes")}
     assert read_sidecar(tmp_path / "2 processes")["num_processes"] == 2
     for name, log in logs.items():
         assert largest_difference(weights(tmp_path / name), weights(tmp_path / "4x1")) < 1e-5
         assert [line["loss"] for line in log] == pytest.approx([line["loss"] for line in logs["4x1"]], abs=2e-5)
 
 
-def test_the_loss_is_that_of_the_whole_model_on_its_targets(args):
+def test_the_loss_is_the_negative_log_likelihood_of_the_targets(args):
     model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
     ids, labels = [5, 9, 17, 30], [IGNORED, IGNORED, 17, 30]
     logits = model(torch.tensor([ids])).logits[0]
     expected = -sum(logits[i].log_softmax(-1)[token] for i, token in [(1, 17), (2, 30)])
     longer = Encoded([1, 2, 3, 4, 5, 6], [IGNORED] * 5 + [6])
-    alone = TargetLoss(model)(*pad([Encoded(ids, labels)]))
-    both = TargetLoss(model)(*pad([Encoded(ids, labels), longer]))
-    other = TargetLoss(model)(*pad([longer]))
+    alone = TargetLoss(model)(*collate([Encoded(ids, labels)], packing=False))
+    both = TargetLoss(model)(*collate([Encoded(ids, labels), longer], packing=False))
+    other = TargetLoss(model)(*collate([longer], packing=False))
     assert alone.item() == pytest.approx(expected.item(), abs=1e-4)
     assert both.item() == pytest.approx((alone + other).item(), abs=1e-4)
 
 
-def test_rows_held_back_are_not_trained_on_but_logged(args):
+def test_rows_held_back_for_validation_are_logged_and_not_trained_on(args):
     finetune.main(replace(args, num_validation_rows=4))
     folder = paths.fine_tuned_model(FOLDER_NAME)
     assert read_sidecar(folder)["rows"] == 8
@@ -151,7 +145,7 @@ def test_rows_held_back_are_not_trained_on_but_logged(args):
 
 
 def test_early_stopping_keeps_the_weights_with_the_lowest_validation_loss(args, tmp_path):
-    # What is validated on contradicts what is trained on, so that each epoch makes it worse, after the first.
+    # The validation example contradicts the train examples: after the first epoch its loss rises.
     held_back = tmp_path / "held back.jsonl"
     write_jsonl(held_back, [{"id": "0", "prompt": "The cat sat", "completion": " on the cat"}])
     many = replace(
@@ -162,16 +156,16 @@ def test_early_stopping_keeps_the_weights_with_the_lowest_validation_loss(args, 
     losses = {line["step"]: line["validation_loss"] for line in log if "validation_loss" in line and line["step"] > 0}
     meta = read_sidecar(tmp_path / "s")
     assert meta["best_step"] == min(losses, key=lambda step: losses[step])
-    # Stopped two epochs of three steps later, and the weights are those of a run that ended at the best step.
+    # It stops two epochs of three steps later, with the weights of a run that ends at the best step.
     assert max(losses) == meta["best_step"] + 6 < 36
     finetune.main(replace(many, max_train_steps=meta["best_step"], output_dir=tmp_path / "short"))
     assert largest_difference(weights(tmp_path / "s"), weights(tmp_path / "short")) == 0
 
 
-def test_max_train_steps_ends_the_schedule_too(args):
+def test_the_schedule_ends_at_max_train_steps(args):
     finetune.main(replace(args, max_train_steps=4, warmup_ratio=0.0, logging_steps=2))
     log = read_log(paths.fine_tuned_model(FOLDER_NAME))
-    # Linear from 1e-3 to 0 in four steps; a line holds the rate of its last step.
+    # Linear from 1e-3 to 0 in four steps; a line has the rate of its last step.
     assert [(line["step"], line["lr"]) for line in log] == [(2, pytest.approx(7.5e-4)), (4, pytest.approx(2.5e-4))]
 
 
@@ -179,7 +173,7 @@ def test_max_train_steps_ends_the_schedule_too(args):
     ("changes", "message"),
     [
         ({"train_file": paths.REPOSITORY / "no" / "x.jsonl"}, "no such train file; make it with"),
-        ({"max_train_rows": 13}, "12 rows, 0 of them held back; expected at least 13"),
+        ({"max_train_rows": 13}, "12 rows, 0 of them held back for validation; expected at least 13"),
         ({"model_name_or_path": "no/such/model"}, "neither a model folder nor"),
         ({"total_batch_size": 8, "gradient_accumulation_steps": 3}, "total_batch_size is 8, but .* = 3; give one"),
         ({"keep_weights": "lora", "warmup_ratio": 3.0}, "none is trained; add --use_lora; warmup_ratio is 3.0"),
@@ -188,12 +182,12 @@ def test_max_train_steps_ends_the_schedule_too(args):
         ({"checkpointing_steps": "often"}, "expected epoch, never or a number of steps"),
     ],
 )
-def test_what_cannot_work_is_refused(args, changes, message):
+def test_invalid_arguments_are_refused(args, changes, message):
     with pytest.raises(UserError, match=message):
         finetune.main(replace(args, **changes))
 
 
-def test_a_model_without_identity_needs_a_name_for_its_output(args):
+def test_a_model_without_sidecar_needs_an_output_dir(args):
     (paths.converted_checkpoint("tiny", "checkpoint-7") / "meta.json").unlink()
     with pytest.raises(UserError, match="so the output has no name; give --output_dir"):
         finetune.main(args)
@@ -206,40 +200,40 @@ def test_a_folder_in_olmos_own_format_names_the_converter(args, tmp_path):
         finetune.main(replace(args, model_name_or_path=str(tmp_path / "native"), output_dir=tmp_path / "out"))
 
 
-def test_packed_examples_past_a_sliding_window_are_refused():
+def test_packing_examples_longer_than_a_sliding_window_is_refused():
     args = toy_training(sliding_window=8)
-    with pytest.raises(UserError, match=r"tokens and the model's sliding window 8, .* leave --packing out"):
+    with pytest.raises(UserError, match=r"tokens and the model's sliding window is 8, .* leave --packing out"):
         finetune.main(replace(args, packing=True))
     assert not paths.fine_tuned_model(FOLDER_NAME).exists()
 
 
-def test_a_run_that_cannot_fit_is_refused_before_it_starts(args, monkeypatch):
-    monkeypatch.setattr("open_instruct.training.memory.available", lambda *_, **__: 1000)
+def test_a_run_that_exceeds_the_free_memory_is_refused_before_training(args, monkeypatch):
+    monkeypatch.setattr("open_instruct.training.memory.available_bytes", lambda *_, **__: 1000)
     with pytest.raises(UserError, match=r"this needs about .* GB are free; what helps: --use_lora; more devices"):
         finetune.main(args)
     assert not paths.fine_tuned_model(FOLDER_NAME).exists()
     finetune.main(replace(args, check_memory=False))
 
 
-def test_then_runs_on_the_finished_model_and_its_weights_can_go(args, tmp_path):
-    said = tmp_path / "said.txt"
+def test_then_commands_see_the_finished_model_before_its_weights_are_removed(args, tmp_path):
+    output = tmp_path / "size.txt"
     script = tmp_path / "evaluate.py"
     script.write_text(
         "import sys, pathlib\n"
         "pathlib.Path(sys.argv[2]).write_text(str(pathlib.Path(sys.argv[1], 'model.safetensors').stat().st_size))\n"
     )
     folder = paths.fine_tuned_model(FOLDER_NAME)
-    gone = replace(args, keep_weights="none", then=(f"{script} {folder} {said}",))
-    finetune.main(gone)
-    assert int(said.read_text()) > 0
+    args = replace(args, keep_weights="none", then=(f"{script} {folder} {output}",))
+    finetune.main(args)
+    assert int(output.read_text()) > 0
     assert not (folder / "model.safetensors").exists()
     assert (folder / "training_log.jsonl").exists()
-    said.unlink()
-    finetune.main(gone)  # done: neither trained nor evaluated again
-    assert not said.exists()
+    output.unlink()
+    finetune.main(args)  # done: neither trains nor evaluates again
+    assert not output.exists()
 
 
-def test_an_evaluation_that_fails_leaves_the_weights_to_go_on_with(args, tmp_path):
+def test_a_failed_then_command_keeps_the_weights_for_the_next_start(args, tmp_path):
     failing = tmp_path / "fail.py"
     failing.write_text("raise SystemExit(3)")
     with pytest.raises(SystemExit) as stopped:

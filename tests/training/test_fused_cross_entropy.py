@@ -2,24 +2,18 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, linear
-from toy_examples import HOLDINGS, LENGTHS, examples
+from toy_examples import LIMITS, examples
 from toy_models import toy_olmo
-from transformers import AutoModelForCausalLM
 
-from open_instruct.data.encode import IGNORED, Encoded
+from open_instruct.common.model_loading import load_model
 from open_instruct.training import fused_cross_entropy
-from open_instruct.training.batches import Holding, micro_batches, pad
+from open_instruct.training.attention import attention_implementation
+from open_instruct.training.batches import micro_batches
 from open_instruct.training.fused_cross_entropy import summed_cross_entropy
-from open_instruct.training.loss import (
-    TargetLoss,
-    check_projection,
-    last_feed_forward,
-    only_where,
-    spare_memory_traffic,
-)
-from open_instruct.training.model import add_adapters, load_weights
+from open_instruct.training.loss import TargetLoss, spare_memory_traffic
+from open_instruct.training.model import add_adapters
+from open_instruct.training.steps import MicroBatchLimits
 
 
 @pytest.fixture
@@ -27,14 +21,18 @@ def make_model(tmp_path):
     def make(**config):
         # Wide weights: what is left out would show.
         toy_olmo(tmp_path, initializer_range=0.3, **config)
-        return lambda packing=False, half=False: load_weights(tmp_path, packing=packing, half_precision=half)
+        return lambda packing=False, half=False: load_model(
+            tmp_path, attn_implementation=attention_implementation(packing=packing, half_precision=half)
+        )
 
     return make
 
 
-def gradients(loss: TargetLoss, holding: Holding, *, half: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    loss: TargetLoss, limits: MicroBatchLimits, *, half: bool = False
+) -> tuple[float, dict[str, torch.Tensor]]:
     total = 0.0
-    for batch in micro_batches(examples(), holding):
+    for batch in micro_batches(examples(), limits):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             value = loss(*batch)
         value.backward()
@@ -88,14 +86,14 @@ def test_a_target_that_is_next_to_impossible_has_a_finite_loss():
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("name", HOLDINGS)
+@pytest.mark.parametrize("name", LIMITS)
 def test_sparing_memory_traffic_changes_no_gradient(make_model, name, tied, half):
-    holding, load = HOLDINGS[name], make_model(tie_word_embeddings=tied)
-    ordinary, sparing = (TargetLoss(load(holding.packing, half)) for _ in range(2))
+    limits, load = LIMITS[name], make_model(tie_word_embeddings=tied)
+    ordinary, sparing = (TargetLoss(load(limits.packing, half)) for _ in range(2))
     spare_memory_traffic(sparing)
     assert sparing.spares_memory_traffic
-    loss, expected = gradients(ordinary, holding, half=half)
-    found_loss, found = gradients(sparing, holding, half=half)
+    loss, expected = gradients(ordinary, limits, half=half)
+    found_loss, found = gradients(sparing, limits, half=half)
     assert found_loss == pytest.approx(loss, rel=1e-5)
     assert found.keys() == expected.keys()
     for parameter, gradient in expected.items():
@@ -104,74 +102,11 @@ def test_sparing_memory_traffic_changes_no_gradient(make_model, name, tied, half
         assert (found[parameter] - gradient).abs().max() <= (1e-2 if half else 1e-5) * scale, parameter
 
 
-@pytest.mark.parametrize("length", [1, 5, 16])
-def test_rounding_up_in_half_precision_changes_no_shape_and_no_result(make_model, length):
-    model = make_model()()
-    wanted = torch.ones(1, length, dtype=torch.bool)
-    hidden = torch.randn(1, length, model.config.hidden_size)
-    mlp = model.model.layers[-1].mlp
-    seen = []
-    mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    with torch.autocast("cpu", torch.bfloat16):
-        expected = mlp(hidden)
-        with only_where(wanted, mlp):
-            found = mlp(hidden)
-    assert seen == [1, 16]
-    torch.testing.assert_close(found, expected)
-
-
 def test_adapters_leave_the_head_to_itself(make_model):
     model = add_adapters(make_model(tie_word_embeddings=True)(), rank=2, alpha=2, dropout=0.0)
     loss = TargetLoss(model)
     spare_memory_traffic(loss)
     assert not loss.spares_memory_traffic
-    _, found = gradients(loss, HOLDINGS["all padded"])
+    _, found = gradients(loss, LIMITS["one batch"])
     assert found
     assert all("lora" in name for name in found)
-
-
-def test_the_last_feed_forward_sees_targets_alone_and_changes_nothing(make_model):
-    model = make_model()()
-    mlp = model.model.layers[-1].mlp
-    assert last_feed_forward(model) is mlp
-    seen = []
-    mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[:-1].numel()))
-    loss, found = gradients(TargetLoss(model), HOLDINGS["all padded"])
-    assert seen == [sum(example.num_targets for example in examples())] != [len(LENGTHS) * (max(LENGTHS) - 1)]
-    # As transformers computes it, everywhere.
-    whole = make_model()()
-    batch = pad(examples())
-    logits = whole(input_ids=batch.ids).logits
-    expected = cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
-    expected.backward()
-    assert loss == pytest.approx(expected.item(), rel=1e-5)
-    for name, parameter in whole.named_parameters():
-        assert (found[f"model.{name}"] - parameter.grad).abs().max() < 1e-4 * parameter.grad.abs().max(), name
-
-
-def test_a_model_is_whole_again_after_a_loss(make_model):
-    model = make_model()().eval()
-    ids = torch.arange(5)[None]
-    before = model(ids).logits
-    TargetLoss(model)(*pad([Encoded([1, 2, 3, 4, 5], [IGNORED] * 3 + [4, 5])]))
-    assert torch.equal(model(ids).logits, before)
-
-
-def test_a_batch_without_targets_has_gradients_of_zero(make_model):
-    loss = TargetLoss(make_model()())
-    spare_memory_traffic(loss)
-    loss(*pad([Encoded([1, 2, 3], [IGNORED] * 3)])).backward()
-    assert all(p.grad is not None and not p.grad.any() for p in loss.parameters() if p.requires_grad)
-
-
-def test_a_last_layer_that_mixes_positions_is_refused(tmp_path):
-    class Mixing(nn.Module):
-        def forward(self, hidden):
-            return hidden + hidden.cumsum(-2)
-
-    toy_olmo(tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    check_projection(model, packing=False)
-    model.model.layers[-1].mlp = Mixing()
-    with pytest.raises(Exception, match="cannot train it"):
-        check_projection(model, packing=False)

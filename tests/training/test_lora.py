@@ -1,4 +1,4 @@
-"""Low-rank adapters: only they are trained, and folded into the weights they say the same."""
+"""Low-rank adapters: only they are trained, and merging them into the weights keeps the logits."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ IDS = torch.tensor([[5, 9, 17, 30, 2, 8, 40]])
 
 @pytest.fixture
 def args():
-    # Wide enough that what the adapters add is far above rounding.
+    # Settings with which the adapters change the logits far above rounding.
     return replace(
         toy_training(num_key_value_heads=2),
         use_lora=True,
@@ -36,7 +36,7 @@ def logits(model) -> torch.Tensor:
     return model.eval()(IDS).logits
 
 
-def test_an_adapter_trains_merges_and_merged_logits_are_the_same(args, tmp_path):
+def test_a_merged_adapter_has_the_logits_of_the_adapted_model(args, tmp_path):
     finetune.main(replace(args, output_dir=tmp_path / "adapter", keep_weights="lora"))
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
@@ -48,13 +48,13 @@ def test_an_adapter_trains_merges_and_merged_logits_are_the_same(args, tmp_path)
     merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
     torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=1e-5)
     assert read_sidecar(tmp_path / "merged")["identity"] == read_sidecar(tmp_path / "adapter")["identity"]
-    # finetune.py folds it in itself where a whole model is kept.
+    # By default finetune.py merges the adapter itself.
     finetune.main(args)
     whole = paths.fine_tuned_model(f"{FOLDER_NAME.replace('1e-3', '1e-2')}_lora")
     assert largest_difference(weights(whole), weights(tmp_path / "merged")) == 0
 
 
-def test_what_is_not_adapted_stays(args, tmp_path):
+def test_only_the_linear_layers_change(args, tmp_path):
     finetune.main(replace(args, output_dir=tmp_path / "merged"))
     before, after = weights(args.model_name_or_path), weights(tmp_path / "merged")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -63,21 +63,21 @@ def test_what_is_not_adapted_stays(args, tmp_path):
     assert len(changed) == 2 * len(projections)
 
 
-def test_the_estimate_counts_the_adapters_weights(args):
+def test_the_memory_estimate_counts_the_weights_of_the_adapters(args):
     model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
     expected = num_adapter_weights(model, 4)
     trained = [p for p in add_adapters(model, rank=4, alpha=8, dropout=0.0).parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == expected
 
 
-def test_packed_adapters_train_as_padded_ones(args, tmp_path):
+def test_packing_does_not_change_trained_adapters(args, tmp_path):
     args = replace(args, lora_dropout=0.0)
     finetune.main(replace(args, output_dir=tmp_path / "padded"))
     finetune.main(replace(args, output_dir=tmp_path / "packed", packing=True))
     assert largest_difference(weights(tmp_path / "padded"), weights(tmp_path / "packed")) < 1e-5
 
 
-def test_merging_refuses_what_is_no_adapter_or_fits_another_model(args, tmp_path):
+def test_merging_refuses_a_folder_without_adapter_and_another_model(args, tmp_path):
     with pytest.raises(UserError, match=r"expected an adapter, made by finetune\.py --use_lora"):
         merge_lora.main(merge_lora.Args(args.model_name_or_path, tmp_path / "merged"))
     finetune.main(replace(args, output_dir=tmp_path / "adapter", keep_weights="lora"))

@@ -1,4 +1,4 @@
-"""A finished model goes to the Hub, comes back, and is trained on from there: against a Hub on this machine."""
+"""Publishing a model on the Hub and training a model of the Hub, with a Hub on this machine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,12 +40,12 @@ def test_a_published_model_loads_by_its_name(args, hub, capsys):
     assert largest_difference(weights(REPO), weights(folder)) == 0
     assert GenerationConfig.from_pretrained(REPO).eos_token_id == AutoTokenizer.from_pretrained(REPO).eos_token_id
     assert AutoTokenizer.from_pretrained(REPO).chat_template is not None
-    # Started again it neither trains nor makes the repository anew.
+    # Started again, it neither trains nor creates the repository again.
     finetune.main(replace(args, push_to_hub=REPO))
     assert len(hub.repositories["model", REPO].commits) <= 2
 
 
-def test_a_model_of_the_hub_is_trained_at_the_revision_asked_for(args, hub, tmp_path):
+def test_a_model_of_the_hub_is_trained_at_the_requested_revision(args, hub, tmp_path):
     base = Path(args.model_name_or_path)
     hub.add("model", "org/base", {path.name: path for path in base.iterdir()}, ref="step7")
     hub.add("model", "org/base", {"modeling.py": "raise SystemExit", "pytorch_model.bin": b"pickle"}, ref="step7")
@@ -54,11 +54,11 @@ def test_a_model_of_the_hub_is_trained_at_the_revision_asked_for(args, hub, tmp_
         replace(args, model_name_or_path="org/base", model_revision="step7", output_dir=tmp_path / "from the hub")
     )
     assert largest_difference(weights(tmp_path / "local"), weights(tmp_path / "from the hub")) == 0
-    # Neither code nor pickles are fetched.
+    # Neither code nor pickles are downloaded.
     assert not hub.requests_of(r"resolve/.*(\.py|\.bin)$")
 
 
-def test_the_card_says_what_the_sidecar_says(args):
+def test_the_model_card_agrees_with_the_sidecar(args):
     finetune.main(replace(args, num_validation_rows=4))
     folder = paths.fine_tuned_model(FOLDER_NAME)
     card, meta = ModelCard.load(folder / "README.md"), read_sidecar(folder)
@@ -81,7 +81,7 @@ def test_one_of_many_models_in_a_repository_of_the_hub_is_trained(args, hub, tmp
     finetune.main(replace(args, model_name_or_path="org/many/ckpt7", output_dir=tmp_path / "from the hub"))
     assert largest_difference(weights(tmp_path / "local"), weights(tmp_path / "from the hub")) == 0
     assert not hub.requests_of("resolve/.*ckpt8")
-    with pytest.raises(UserError, match="org/many holds no folder ckpt9 with a model"):
+    with pytest.raises(UserError, match="org/many has no folder ckpt9 with a model"):
         finetune.main(replace(args, model_name_or_path="org/many/ckpt9"))
 
 
@@ -92,14 +92,16 @@ def test_one_of_many_models_in_a_repository_of_the_hub_is_trained(args, hub, tmp
         ("not a name!", "hf_x", "--push_to_hub not a name!: "),
     ],
 )
-def test_what_cannot_be_published_is_refused_before_training(args, hub, monkeypatch, repository, token, message):
+def test_publishing_without_login_or_valid_name_is_refused_before_training(
+    args, hub, monkeypatch, repository, token, message
+):
     monkeypatch.setattr("open_instruct.training.publishing.get_token", lambda: token)
     with pytest.raises(UserError, match=message):
         finetune.main(replace(args, push_to_hub=repository))
     assert not paths.fine_tuned_model(FOLDER_NAME).exists()
 
 
-def test_a_refusal_leaves_the_model_to_publish_later(args, hub, monkeypatch):
+def test_a_model_that_the_hub_refused_is_published_by_the_next_start(args, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(UserError, match=f"the Hub refused {REPO}: .* start again to publish it"):
         finetune.main(replace(args, push_to_hub=REPO))

@@ -1,4 +1,4 @@
-"""A run that was stopped, or killed, goes on as if it had not been: the same weights, bit for bit, and the same log."""
+"""A run that was stopped or killed resumes to the same weights, bit for bit, and the same log."""
 
 import signal
 from dataclasses import replace
@@ -34,8 +34,8 @@ def start_until_done(args) -> int:
     raise AssertionError("never done")
 
 
-def test_stopped_after_every_step_it_ends_with_the_same_weights(args, tmp_path):
-    # Dropout of the adapters: random numbers must go on too. Early stopping: the best weights so far as well.
+def test_a_run_stopped_after_every_step_ends_with_the_same_weights(args, tmp_path):
+    # Dropout: the random state must be restored. Early stopping: so must the best weights so far.
     args = replace(args, use_lora=True, lora_rank=4, lora_dropout=0.3, num_validation_rows=4, early_stopping_patience=5)
     finetune.main(replace(args, output_dir=tmp_path / "whole"))
     stop_file = tmp_path / "stop"
@@ -49,7 +49,7 @@ def test_stopped_after_every_step_it_ends_with_the_same_weights(args, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_ends_with_the_code_that_asks_to_be_started_again(args, tmp_path, monkeypatch, number):
+def test_a_signal_saves_the_state_and_ends_with_exit_code_85(args, tmp_path, monkeypatch, number):
     finetune.main(replace(args, output_dir=tmp_path / "whole"))
     step = loop.optimiser_step
 
@@ -71,8 +71,9 @@ def test_a_signal_saves_and_ends_with_the_code_that_asks_to_be_started_again(arg
     assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_weights(args, tmp_path):
-    # Saved after each step, so that many a kill falls into saving. (benchmarks/finetune_killed.py kills 20 times.)
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(args, tmp_path):
+    # Saved after each step, so that some kills interrupt saving.
     kill_at_random_moments(replace(args, output_dir=tmp_path / "out", checkpointing_steps="1"), 4)
 
 
@@ -84,13 +85,13 @@ def test_a_state_of_another_run_is_refused(args, tmp_path):
         finetune.main(args)
     with pytest.raises(UserError, match=r"another run: learning_rate was 0\.001, now 0\.1; .* add --overwrite"):
         finetune.main(replace(args, learning_rate=0.1))
-    with pytest.raises(UserError, match="holds no state to resume from"):
+    with pytest.raises(UserError, match="has no state to resume from"):
         finetune.main(replace(args, resume_from_checkpoint=str(tmp_path)))
     finetune.main(replace(args, learning_rate=0.1, overwrite=True, stop_file=None))
     assert read_sidecar(tmp_path / "out")["sessions"] == 1
 
 
-def test_a_state_given_by_name_is_gone_on_from(args, tmp_path, monkeypatch):
+def test_a_run_resumes_from_the_state_of_another_output(args, tmp_path, monkeypatch):
     finetune.main(replace(args, output_dir=tmp_path / "whole"))
     monkeypatch.setattr(State, "clear", lambda self: None)
     finetune.main(replace(args, output_dir=tmp_path / "first", checkpointing_steps="3"))
@@ -100,12 +101,12 @@ def test_a_state_given_by_name_is_gone_on_from(args, tmp_path, monkeypatch):
     assert_same(tmp_path / "whole", tmp_path / "again")
 
 
-def test_other_processes_cannot_go_on_from_it(args, tmp_path):
+def test_a_state_of_another_number_of_processes_is_refused(args, tmp_path):
     stop_file = tmp_path / "stop"
     stop_file.touch()
     with pytest.raises(SystemExit):
         finetune.main(replace(args, stop_file=stop_file))
     (progress,) = paths.fine_tuned_model(f"{FOLDER_NAME}.state").glob("*/progress.json")
     progress.write_text(progress.read_text().replace('"num_processes": 1', '"num_processes": 2'))
-    with pytest.raises(UserError, match="was saved by 2 processes, now there are 1; start as many, or begin anew"):
+    with pytest.raises(UserError, match="was saved by 2 processes, now there are 1; start as many, or start anew"):
         finetune.main(args)

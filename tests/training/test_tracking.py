@@ -1,4 +1,4 @@
-"""The log goes to trackers as well, the same numbers."""
+"""Trackers receive the same numbers as the log."""
 
 import json
 from dataclasses import replace
@@ -11,8 +11,8 @@ from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 
 
-def test_tensorboard_gets_what_the_log_holds():
-    pytest.importorskip("tensorboard", reason="TensorBoard is the user's to install")
+def test_tensorboard_receives_the_numbers_of_the_log():
+    pytest.importorskip("tensorboard", reason="TensorBoard is optional")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     finetune.main(replace(toy_training(), with_tracking=True, num_validation_rows=4))
@@ -25,7 +25,7 @@ def test_tensorboard_gets_what_the_log_holds():
         assert [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)] == expected
 
 
-def test_a_tracker_that_is_not_installed_is_named_before_training(monkeypatch):
+def test_a_tracker_that_is_not_installed_is_refused_before_training(monkeypatch):
     args = toy_training()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--report_to wandb: not installed; pip install wandb"):

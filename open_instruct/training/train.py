@@ -1,0 +1,183 @@
+"""Make one fine-tuned model: accelerator, data, memory check, model, training loop, output folder."""
+
+import os
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+from transformers import AutoConfig
+
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact, provenance
+from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
+from open_instruct.common.json_files import write_jsonl
+from open_instruct.common.model_loading import load_tokenizer
+from open_instruct.data.encode import eos_id
+from open_instruct.training import memory
+from open_instruct.training.arguments import Args
+from open_instruct.training.attention import attention_implementation, check_sliding_window
+from open_instruct.training.data import Examples, load_train_and_validation
+from open_instruct.training.loop import Run, fit, prepare
+from open_instruct.training.loss import TargetLoss
+from open_instruct.training.model import load_for_training
+from open_instruct.training.model_card import model_card
+from open_instruct.training.saving import save_model, save_tokenizer_and_generation_config
+from open_instruct.training.state import Progress, SavedAndStoppedError, State
+from open_instruct.training.steps import largest_micro_batch, step_rows
+from open_instruct.training.training_log import LOG_NAME
+
+TRACKING_PROJECT = "pretraining-vs-finetuning"
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def train(args: Args, artifact: Artifact) -> None:
+    """Train and save; every process calls this.  Exits with code SAVED_AND_STOPPED after a request to stop."""
+    accelerator = make_accelerator(args, artifact)
+    stopped = None
+    try:
+        train_and_save(accelerator, args, artifact)
+    except SavedAndStoppedError as error:
+        stopped = str(error)  # the error itself refers to the model
+    # Free the model before the process group. Otherwise its gradient reducer, freed under Python's lock, is the last
+    # owner of the group and waits for gloo's threads, while they wait for that lock: a deadlock.
+    accelerator.free_memory()
+    accelerator.end_training()
+    if stopped is not None:
+        accelerator.print(stopped)
+        sys.exit(SAVED_AND_STOPPED)
+
+
+def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> None:
+    is_main, base = accelerator.is_main_process, artifact.inputs["model"]
+    config = AutoConfig.from_pretrained(artifact.inputs.get("config", base))
+    tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name")
+    eos_id(tokenizer)  # raises UserError where the tokenizer names none
+    examples, validation, num_cut = load_train_and_validation(
+        tokenizer,
+        args.train_file,
+        validation_file=args.validation_file,
+        max_train_rows=args.max_train_rows,
+        num_validation_rows=args.num_validation_rows,
+        max_length=args.max_seq_length,
+        num_workers=args.preprocessing_num_workers,
+    )
+    steps = step_rows(
+        len(examples),
+        num_epochs=args.num_train_epochs,
+        batch_size=args.total_batch_size or 1,
+        seed=args.seed,
+        max_steps=args.max_train_steps,
+    )
+    check_memory(args, accelerator, config, examples, steps)
+    if attention_implementation(packing=args.packing, half_precision=args.half_precision) == "packed":
+        check_sliding_window(config, longest=int(examples.lengths.max()))
+    # The main process clears the output folder; the others write nothing.
+    with artifact.making(is_folder=True) if is_main else nullcontext({}) as facts:
+        set_seed(args.seed)
+        is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
+        model = load_for_training(args, base, config, tokenizer, is_sharded=is_sharded)
+        module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
+        state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
+
+        def save_best(step: int) -> None:
+            weights = trained_weights(accelerator, module)
+            state.on_main_process(lambda: model.save_pretrained(state.folder / f"best-{step}", state_dict=weights))
+
+        progress = fit(
+            Run(args, accelerator, module, optimizer, scheduler, steps, examples, validation, state, save_best)
+        )
+        weights = trained_weights(accelerator, module)
+        if is_main:
+            best = state.folder / f"best-{progress.best_step}" if progress.best_step is not None else None
+            save_model(model, weights, artifact.path, base=base, merge=args.keep_weights != "lora", best=best)
+            save_tokenizer_and_generation_config(tokenizer, artifact.path)
+            write_jsonl(artifact.path / LOG_NAME, progress.log)
+            facts.update(rows=len(examples), examples_cut=num_cut, **facts_of(progress))
+            facts.update(num_processes=accelerator.num_processes)
+            facts.update(base_model=args.model_name_or_path, best_step=progress.best_step)
+            meta = {"identity": artifact.identity, "arguments": artifact.arguments, **facts, **provenance()}
+            (artifact.path / "README.md").write_text(model_card(meta, log=progress.log))
+    if is_main:
+        state.clear()
+        print(f"wrote {artifact.path}")
+
+
+def make_accelerator(args: Args, artifact: Artifact) -> Accelerator:
+    """Processes, precision and trackers."""
+    accelerator = Accelerator(
+        # Without this, accelerate does not connect processes on CPUs: each would run alone.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=args.mixed_precision,
+        log_with=trackers(args, artifact) or None,
+    )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise UserError(f"{started} processes were started, and accelerate sees {accelerator.num_processes} of them")
+    if started == 1 and os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ:
+        # An address is meant for several processes, which `accelerate launch --cpu` starts by mpirun only.
+        print("accelerate launch --cpu started one process; for more add --config_file scripts/accelerate/cpu.yaml")
+    config = {k: v if isinstance(v, int | float | bool) else str(v) for k, v in artifact.arguments.items()}
+    accelerator.init_trackers(TRACKING_PROJECT, config=config)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # DeepSpeed reads these from a data loader or its own configuration file; there is neither.
+        plugin: Any = accelerator.state.deepspeed_plugin
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        plugin.deepspeed_config["gradient_clipping"] = args.max_grad_norm
+    return accelerator
+
+
+def trackers(args: Args, artifact: Artifact) -> list[Any]:
+    if not args.with_tracking:
+        return []
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    folder, name = paths.base_dir() / "output" / "tracking", artifact.path.name
+    folder.mkdir(parents=True, exist_ok=True)
+    made: list[Any] = [TensorBoardTracker(name, logging_dir=folder)] if "tensorboard" in args.report_to else []
+    if "wandb" in args.report_to:
+        made.append(WandBTracker(TRACKING_PROJECT, name=name, dir=str(folder)))
+    return made
+
+
+def check_memory(args: Args, accelerator: Accelerator, config: Any, examples: Examples, steps: list[list[int]]) -> None:
+    """Print the memory that the run needs and that is free.  Raises UserError if it cannot fit."""
+    world = accelerator.num_processes
+    num_tokens, num_targets = largest_micro_batch(
+        examples.lengths, examples.num_targets, steps, args.micro_batch_limits, num_processes=world
+    )
+    need = memory.estimate(
+        config,
+        num_tokens=num_tokens,
+        num_targets=num_targets,
+        half_precision=args.half_precision,
+        gradient_checkpointing=args.gradient_checkpointing,
+        lora_rank=args.lora_rank if args.use_lora else None,
+        num_shards=world if accelerator.distributed_type in SHARDED else 1,
+    )
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or world)
+    free = memory.available_bytes(accelerator.device, num_local_processes=local_world)
+    accelerator.print(f"memory: about {need}; {free / memory.GB:.3g} GB are free")
+    if args.check_memory:
+        memory.check_fits(need, free)
+
+
+def trained_weights(accelerator: Accelerator, module: Any) -> dict[str, Any]:
+    """Weights of the model inside TargetLoss, unsharded on the main process.  All processes call this."""
+    weights: Any = accelerator.get_state_dict(module)
+    return {name.removeprefix("model."): tensor for name, tensor in (weights or {}).items()}
+
+
+def facts_of(progress: Progress) -> dict[str, Any]:
+    """Entries of the sidecar."""
+    steps = [line for line in progress.log if "loss" in line]
+    validations = [line for line in progress.log if "validation_loss" in line]
+    return {
+        "tokens": progress.num_tokens,
+        "final": steps[-1],
+        **({"final_validation": validations[-1]} if validations else {}),
+        "training_seconds": round(progress.seconds, 2),
+        "sessions": progress.sessions,
+    }

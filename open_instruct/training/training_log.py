@@ -1,0 +1,75 @@
+"""The training log: one line every `logging_steps` steps, in a file, on the progress bar, and sent to trackers."""
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from open_instruct.common.json_files import to_line, write_jsonl
+from open_instruct.training.state import Progress
+
+LOG_NAME = "training_log.jsonl"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: float
+    """Nats, mean over the step's targets, of all processes."""
+    lr: float
+    grad_norm: float
+    num_tokens: int
+    seconds: float
+
+
+class TrainingLog:
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, progress: Progress, *, num_steps: int, every: int
+    ) -> None:
+        """every: number of steps in one line."""
+        self.path, self.accelerator, self.progress = folder / LOG_NAME, accelerator, progress
+        self.num_steps, self.every = num_steps, every
+        self.results: list[StepResult] = []
+        if accelerator.is_main_process:
+            # Drop the lines written after the state that is resumed: those steps will be logged again.
+            write_jsonl(self.path, progress.log)
+        disable = None if accelerator.is_main_process else True
+        self.bar = tqdm(total=num_steps, initial=progress.step, unit="step", disable=disable)
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+        self.bar.update()
+        if len(self.results) < self.every and self.progress.step < self.num_steps:
+            return
+        results, self.results = self.results, []
+        loss = sum(r.loss for r in results) / len(results)
+        tokens_per_second = sum(r.num_tokens for r in results) / sum(r.seconds for r in results)
+        self.bar.set_postfix_str(f"loss {loss:.4f}, {tokens_per_second:,.0f} tokens/s")
+        self.write(
+            {
+                "step": self.progress.step,
+                "loss": round(loss, 5),
+                "lr": results[-1].lr,
+                "grad_norm": round(results[-1].grad_norm, 4),
+                "tokens_per_second": round(tokens_per_second),
+                "seconds": round(self.progress.seconds, 3),
+                "memory_bytes": peak_memory_bytes(self.accelerator.device),
+            }
+        )
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.progress.log.append(line)
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(to_line(line))
+        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,71 @@
+"""The loss of the targets equals that of the model's ordinary forward pass, in value and gradients."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from toy_examples import LENGTHS, examples
+from toy_models import toy_olmo
+
+from open_instruct.common.errors import UserError
+from open_instruct.data.encode import IGNORED, Encoded
+from open_instruct.training.batches import collate
+from open_instruct.training.loss import TargetLoss, check_projection, last_mlp
+
+
+@pytest.fixture
+def make_model(tmp_path):
+    # Large weights: a position that is left out would show.
+    return lambda **config: toy_olmo(tmp_path, initializer_range=0.3, **config)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_loss_and_gradients_equal_those_of_a_full_forward_pass(make_model, tied):
+    batch = collate(examples(), packing=False)
+    model = make_model(tie_word_embeddings=tied)
+    loss = TargetLoss(model)(*batch)
+    loss.backward()
+    plain = make_model(tie_word_embeddings=tied)
+    logits = plain(input_ids=batch.ids).logits
+    expected = cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for (name, parameter), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert (parameter.grad - other.grad).abs().max() < 1e-4 * other.grad.abs().max(), name
+
+
+def test_the_last_mlp_is_computed_at_targets_only(make_model):
+    model = make_model()
+    mlp = model.model.layers[-1].mlp
+    assert last_mlp(model) is mlp
+    computed = []
+    mlp.gate_proj.register_forward_pre_hook(lambda _, inputs: computed.append(inputs[0].shape[:-1].numel()))
+    TargetLoss(model)(*collate(examples(), packing=False))
+    assert computed == [sum(example.num_targets for example in examples())]
+    assert computed[0] < len(LENGTHS) * (max(LENGTHS) - 1)
+
+
+def test_the_model_is_unchanged_after_a_loss(make_model):
+    model = make_model()
+    ids = torch.arange(5)[None]
+    before = model(ids).logits
+    TargetLoss(model)(*collate([Encoded([1, 2, 3, 4, 5], [IGNORED] * 3 + [4, 5])], packing=False))
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_a_batch_without_targets_has_gradients_of_zero(make_model):
+    loss = TargetLoss(make_model())
+    loss(*collate([Encoded([1, 2, 3], [IGNORED] * 3)], packing=False)).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in loss.parameters() if p.requires_grad)
+
+
+def test_a_last_mlp_that_mixes_positions_is_refused(make_model):
+    class Mixing(nn.Module):
+        def forward(self, hidden):
+            return hidden + hidden.cumsum(-2)
+
+    model = make_model()
+    check_projection(model, packing=False)
+    model.model.layers[-1].mlp = Mixing()
+    with pytest.raises(UserError, match="cannot train it"):
+        check_projection(model, packing=False)
