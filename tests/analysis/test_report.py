@@ -15,7 +15,8 @@ from analysis import report
 from analysis.figures.study_figures import FIGURES
 from analysis.page.html_tables import cell
 from analysis.page.report_page import shown_tables
-from analysis.tables.frames import FILES, read_tables
+from analysis.tables.columns import FILES
+from analysis.tables.frames import read_tables
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.paths import REPOSITORY
