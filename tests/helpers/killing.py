@@ -1,16 +1,19 @@
-"""Kill a fine-tuning run at random moments, resume it, and compare it with a run that was never killed."""
+"""Kill a script at random moments, resume it, and compare it with a run that was never killed."""
 
 import json
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from toy_training import largest_difference, weights
 
 from open_instruct import finetune
+from open_instruct.common.artifacts import sidecar_path
 from open_instruct.training.arguments import Args
 
 
@@ -25,13 +28,13 @@ def assert_same(one: Path, other: Path) -> None:
     assert losses(one) == losses(other)
 
 
-def start_and_kill(args: Args, seconds: float) -> bool:
-    """Start the run in another process, and kill -9 it after `seconds`.  -> whether it ended before"""
+def start_and_kill(main: Callable[[Any], None], args: Any, seconds: float) -> bool:
+    """Run `main` in another process, and kill -9 it after `seconds`.  -> whether it ended before"""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            finetune.main(args)
+            main(args)
             code = 0
         finally:
             os._exit(code)
@@ -47,25 +50,46 @@ def start_and_kill(args: Args, seconds: float) -> bool:
     return False
 
 
+def seconds_of(main: Callable[[Any], None], args: Any) -> float:
+    """Seconds of a run that is not killed."""
+    started = time.monotonic()
+    assert start_and_kill(main, args, 600)
+    return time.monotonic() - started
+
+
+def kill_until_done(main: Callable[[Any], None], args: Any, rng: random.Random, *, longest: float) -> int:
+    """Kill a run that writes `args.output_file` after at most `longest` seconds, until it ends.  -> number of kills
+
+    A run that ends before its first kill is repeated.
+    """
+    kills = 0
+    while True:
+        if not start_and_kill(main, args, rng.uniform(0, longest)):
+            kills += 1
+        elif kills:
+            return kills
+        else:
+            sidecar_path(args.output_file).unlink()
+            args.output_file.unlink()
+
+
 def kill_at_random_moments(args: Args, times: int, *, seed: int = 0) -> list[int | None]:
-    """Kill and restart until `times` kills are done, over several runs, each of which then resumes to its end.
+    """Kill and restart fine-tuning until `times` kills are done, over several runs, each of which resumes to its end.
 
     -> the last saved step at each kill; None where there was no state
     Raises AssertionError where a run ends with other weights or losses than one that was never killed.
     """
     assert args.output_dir is not None
     whole = args.output_dir.with_name("whole")
-    started = time.monotonic()
-    assert start_and_kill(replace(args, output_dir=whole), 60)
-    seconds = time.monotonic() - started
+    seconds = seconds_of(finetune.main, replace(args, output_dir=whole))
     rng, steps, number = random.Random(seed), [], 0
     while len(steps) < times:
         number += 1
         output = args.output_dir.with_name(f"killed-{number}")
         killed = replace(args, output_dir=output)
-        while len(steps) < times and not start_and_kill(killed, rng.uniform(0, seconds)):
+        while len(steps) < times and not start_and_kill(finetune.main, killed, rng.uniform(0, seconds)):
             saved = output.with_name(f"{output.name}.state").glob("step-*")
             steps.append(max((int(path.name.removeprefix("step-")) for path in saved), default=None))
-        assert start_and_kill(killed, 60)
+        assert start_and_kill(finetune.main, killed, 600)
         assert_same(whole, output)
     return steps

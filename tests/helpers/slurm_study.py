@@ -1,4 +1,4 @@
-"""The small study on a private Slurm cluster, for the tests and benchmarks/chaos.py."""
+"""The small study on a private Slurm cluster, for the tests and benchmarks/robustness/chaos.py."""
 
 import json
 import os

