@@ -16,8 +16,8 @@ from analysis.figures.study_figures import build_grids, write_figures
 from analysis.inference.findings import find, write_findings
 from analysis.inference.result_tables import produce_tables
 from analysis.page.report_page import build_page, shown_tables
-from analysis.tables.columns import MISSING_TABLE
-from analysis.tables.frames import FILES, read_tables, table_files
+from analysis.tables.columns import FILES
+from analysis.tables.frames import read_tables, table_files
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, sidecar_path
 from open_instruct.common.cli import run
@@ -48,7 +48,7 @@ def main(args: Args) -> None:
     printed = build_grids(in_tokens(tables)) if args.axis == "tokens" else grids
     write_figures(printed, folder / "figures", inputs, scale=args.scale, axis=args.axis)
 
-    names = [*(FILES[name] for name in shown_tables(tables)), MISSING_TABLE, "findings.json", "figures"]
+    names = [*(FILES[name] for name in (*shown_tables(tables), "missing")), "findings.json", "figures"]
     paper = folder / "paper" if sidecar_path(folder / "paper").is_file() else None
     page_inputs = {name: folder / name for name in names} | ({"paper": paper} if paper else {})
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.metrics import paired_comparison
 from eval.metrics.aggregation import aggregate, item_values
 from eval.metrics.bootstrap import NUM_RESAMPLES, Method
 from eval.metrics.metrics_file import Metrics, load_metrics
@@ -127,6 +126,8 @@ def print_table(results: Sequence[Metrics]) -> None:
 
 def compare(files: Sequence[Path], against: Path, args: Args) -> None:
     """Print, and with --differences_file write, the paired differences of each file from `against`."""
+    from eval.metrics import paired_comparison  # imports scipy.stats, which takes half a second
+
     score_file(against, args)
     theirs = load_metrics(metrics_file(against))
     found = {}

@@ -1,25 +1,16 @@
 """Build and write all result tables: gathered rows, paired differences, summaries, weights."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from analysis.inference.contrasts import Contrast, compare_all
 from analysis.inference.paired import evaluate_paired
 from analysis.inference.unpaired import evaluate_unpaired
-from analysis.tables.columns import (
-    ALL_CHECKPOINTS,
-    DIFFERENCE_COLUMNS,
-    DIFFERENCE_TABLE,
-    GROUP_TABLE,
-    MISSING_COLUMNS,
-    MISSING_TABLE,
-    PERFORMANCE_TABLE,
-    SUITE_TABLE,
-    SUMMARY_TABLE,
-    TIDY_TABLE,
-)
+from analysis.tables.columns import ALL_CHECKPOINTS, DIFFERENCE_COLUMNS, FILES, MISSING_COLUMNS, OPTIONAL, TIDY_TABLE
 from analysis.tables.frames import (
     Tables,
     as_table,
@@ -31,8 +22,9 @@ from analysis.tables.frames import (
 )
 from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
 from analysis.tables.summaries import summarise_changes, summarise_groups
-from analysis.tables.weight_tables import write_weight_tables
+from analysis.tables.weight_tables import weight_tables
 from open_instruct.checkpoints.families import step_name
+from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import Study
 from open_instruct.study.loading import load_study
@@ -48,16 +40,22 @@ def produce_tables(study_file: Path | None, released: Path | None, folder: Path)
     study = load_study(study_file) if study_file else None
     gathered = gather_released(released) if released else gather_measurements(study)
     tables = build_tables(gathered, study)
+    tables = replace(
+        tables,
+        changes=summarise_changes(tables.differences, tables.scores),
+        groups=summarise_groups(tables.scores),
+        **weight_tables(tables.scores),
+    )
     arguments = {"study": str(study_file) if study_file else None, "released": str(released) if released else None}
-    write_table(folder / TIDY_TABLE, tables.scores, gathered.inputs, arguments)
-    write = partial(write_table, inputs={TIDY_TABLE: folder / TIDY_TABLE}, arguments=arguments)
-    write(folder / PERFORMANCE_TABLE, tables.performance)
-    write(folder / SUITE_TABLE, tables.suites)
-    write(folder / DIFFERENCE_TABLE, tables.differences)
-    write(folder / SUMMARY_TABLE, summarise_changes(tables.differences, tables.scores))
-    write(folder / GROUP_TABLE, summarise_groups(tables.scores))
-    write(folder / MISSING_TABLE, tables.missing)
-    write_weight_tables(tables.scores, folder, arguments)
+    tidy = folder / TIDY_TABLE
+    write_table(tidy, tables.scores, gathered.inputs, arguments)
+    for name, file in FILES.items():
+        frame: pd.DataFrame = getattr(tables, name)
+        if len(frame) or name not in OPTIONAL:
+            write_table(folder / file, frame, {} if name in OPTIONAL else {TIDY_TABLE: tidy}, arguments)
+        else:
+            (folder / file).unlink(missing_ok=True)
+            sidecar_path(folder / file).unlink(missing_ok=True)
     for row in tables.missing.to_dict("records"):
         print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
 

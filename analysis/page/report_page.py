@@ -19,8 +19,8 @@ from analysis.inference.degenerate_results import degenerate_results
 from analysis.inference.finding import Finding
 from analysis.inference.findings import FAMILIES, LEVEL, VERDICTS
 from analysis.page.html_tables import joined, table
-from analysis.tables.columns import MISSING_TABLE, PERFORMANCE_TABLE
-from analysis.tables.frames import FILES, Tables, order_checkpoints, read_table, where
+from analysis.tables.columns import FILES, OPTIONAL
+from analysis.tables.frames import Tables, order_checkpoints, read_table, where
 from open_instruct.common.artifacts import git_commit, package_version
 from open_instruct.study.config import Study
 
@@ -48,7 +48,7 @@ SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def shown_tables(tables: Tables) -> list[str]:
     """Keys of SHOWN, without weight noise and weight change where they were not measured."""
-    return [name for name in SHOWN if name not in ("noise", "distances") or len(getattr(tables, name))]
+    return [name for name in SHOWN if name not in OPTIONAL or len(getattr(tables, name))]
 
 
 def build_page(
@@ -170,7 +170,7 @@ def figures_section(grids: Mapping[str, Grid]) -> list[str]:
 
 def missing_section(missing: pd.DataFrame, study: Study | None) -> list[str]:
     if len(missing):
-        return [f"<h2>Missing: {len(missing)} measurements</h2>", table(missing, file=MISSING_TABLE)]
+        return [f"<h2>Missing: {len(missing)} measurements</h2>", table(missing, file=FILES["missing"])]
     nothing = "No measurement of the study is missing." if study else "Unknown, since no study was named."
     return ["<h2>Missing measurements</h2>", f"<p>{nothing}</p>"]
 
@@ -182,7 +182,7 @@ def degenerate_section(tables: Tables) -> list[str]:
         return []
     frame = pd.DataFrame([asdict(result) for result in found])
     heading = f"<h2>Degenerate results: {sum(len(result.sources) for result in found)} numbers</h2>"
-    return [heading, table(frame, ("kind", "setting", "where", "why"), file=PERFORMANCE_TABLE)]
+    return [heading, table(frame, ("kind", "setting", "where", "why"), file=FILES["performance"])]
 
 
 def paper_section(folder: Path) -> list[str]:

@@ -2,15 +2,20 @@
 
 from open_instruct.tasks import declarations as tasks
 
-PERFORMANCE_TABLE = "all_perf_table.csv"
-SUITE_TABLE = "official_eval_table.csv"
-DIFFERENCE_TABLE = "paired_differences.csv"
-MISSING_TABLE = "missing.csv"
-SUMMARY_TABLE = "change_summary.csv"
-GROUP_TABLE = "group_summary.csv"
 TIDY_TABLE = "measurements.parquet"
-NOISE_TABLE = "perturbation.csv"
-DISTANCE_TABLE = "weight_distances.csv"
+FILES = {
+    "performance": "all_perf_table.csv",
+    "suites": "official_eval_table.csv",
+    "differences": "paired_differences.csv",
+    "changes": "change_summary.csv",
+    "groups": "group_summary.csv",
+    "missing": "missing.csv",
+    "noise": "perturbation.csv",
+    "distances": "weight_distances.csv",
+}
+"""Field of Tables -> file in results/analysis."""
+OPTIONAL = ("noise", "distances")
+"""Tables that few studies measure: without rows there is no file."""
 
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
 IDENTITY = ("family", "step", "tokens", "train_set", "format", "shots", "lr", "epochs", "seed")

@@ -10,20 +10,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables.columns import (
-    DIFFERENCE_TABLE,
     DISTANCE_COLUMNS,
-    DISTANCE_TABLE,
+    FILES,
     GROUP_COLUMNS,
-    GROUP_TABLE,
-    MISSING_TABLE,
     NOISE_COLUMNS,
-    NOISE_TABLE,
-    PERFORMANCE_TABLE,
     PRIMARY_METRICS,
     REAL_NUMBERS,
-    SUITE_TABLE,
     SUMMARY_COLUMNS,
-    SUMMARY_TABLE,
     WHOLE_NUMBERS,
 )
 from open_instruct.checkpoints.families import MAIN
@@ -55,19 +48,6 @@ class Tables:
     def scores(self) -> pd.DataFrame:
         """Rows of `performance`, then of `suites`."""
         return stacked(self.performance, self.suites)
-
-
-FILES = {
-    "performance": PERFORMANCE_TABLE,
-    "suites": SUITE_TABLE,
-    "differences": DIFFERENCE_TABLE,
-    "missing": MISSING_TABLE,
-    "changes": SUMMARY_TABLE,
-    "groups": GROUP_TABLE,
-    "noise": NOISE_TABLE,
-    "distances": DISTANCE_TABLE,
-}
-"""Field of Tables -> file."""
 
 
 def read_tables(folder: Path) -> Tables:

@@ -1,20 +1,18 @@
 """Tables of the weights themselves: sensitivity to noise, and weight change by fine-tuning.
 
-Reads    output/perturbations/*.json (eval/perturb_weights.py) and output/weight_distances/*.json
-         (eval/weight_distance.py), with their sidecars.
-Writes   results/analysis/perturbation.csv and weight_distances.csv, where there are such records.
+Records are output/perturbations/*.json (of eval/perturb_weights.py) and output/weight_distances/*.json (of
+eval/weight_distance.py), with their sidecars.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.tables.columns import DISTANCE_COLUMNS, DISTANCE_TABLE, MODEL_COLUMNS, NOISE_COLUMNS, NOISE_TABLE
-from analysis.tables.frames import as_table, write_table
+from analysis.tables.columns import DISTANCE_COLUMNS, MODEL_COLUMNS, NOISE_COLUMNS
+from analysis.tables.frames import as_table
 from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
@@ -23,20 +21,12 @@ from open_instruct.common.json_files import read_json
 Record = Mapping[str, Any]
 
 
-def write_weight_tables(scores: pd.DataFrame, folder: Path, arguments: Mapping[str, Any]) -> None:
-    """Write both tables, of the models in `scores`; a table without rows is not written, an old one is removed."""
+def weight_tables(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The tables `noise` and `distances` of the models in `scores`."""
     models = {row["model_id"]: {name: row[name] for name in MODEL_COLUMNS} for row in scores.to_dict("records")}
-    wanted = (
-        (NOISE_TABLE, NOISE_COLUMNS, "perturbations", noise_rows),
-        (DISTANCE_TABLE, DISTANCE_COLUMNS, "weight_distances", distance_rows),
-    )
-    for name, columns, folder_name, rows_of in wanted:
-        rows = list(rows_of_records(folder_name, models, rows_of))
-        if rows:
-            write_table(folder / name, as_table(rows, columns), {}, arguments)
-        else:
-            (folder / name).unlink(missing_ok=True)
-            sidecar_path(folder / name).unlink(missing_ok=True)
+    noise = rows_of_records("perturbations", models, noise_rows)
+    distances = rows_of_records("weight_distances", models, distance_rows)
+    return {"noise": as_table(noise, NOISE_COLUMNS), "distances": as_table(distances, DISTANCE_COLUMNS)}
 
 
 def rows_of_records(

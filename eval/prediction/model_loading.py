@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_loading import check_vocabulary, load_model, load_tokenizer
 from open_instruct.study.variants import IDENTITY_FIELDS
 
 # torch takes seconds to import, and only loading needs it.
@@ -50,28 +51,8 @@ def load(folder: Path, tokenizer_folder: Path, *, float16: bool) -> tuple["PreTr
     Raises UserError where the weights do not match the config, or the tokenizer has more tokens than the model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float16 if float16 else torch.float32,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    model, info = loaded
-    wrong = {kind: sorted(info[kind])[:3] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    if any(wrong.values()):
-        raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}; make the folder again")
-    if not any((tokenizer_folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise UserError(
-            f"{tokenizer_folder}: no tokenizer.json; save the tokenizer there too, or (predict.py only) give its "
-            "folder with --tokenizer_name_or_path"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-    num_embeddings = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > num_embeddings:
-        raise UserError(
-            f"{tokenizer_folder} has {len(tokenizer)} tokens, {folder} embeds {num_embeddings}; use its own"
-        )
+    model = load_model(folder, dtype="float16" if float16 else "float32", attn_implementation="sdpa")
+    tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path (predict.py only)")
+    check_vocabulary(model, tokenizer)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

@@ -86,9 +86,8 @@ class Runner:
         if spec.generation:
             texts = requests.generate_texts(self.generate, self.tokenizer, items, spec.generation, first=first)
         if spec.kind != "labels":
-            return [
-                text | gold for text, gold in zip(texts, requests.gold_log_likelihoods(self.model, items), strict=True)
-            ]
+            golds = requests.gold_log_likelihoods(self.model, items)
+            return [text | gold for text, gold in zip(texts, golds, strict=True)]
         if spec.generation:
             parse_order = spec.parse_order if spec.protocol.answer == "substring" else ()
             texts = [label_scoring.parse_label(text, spec.labels, parse_order) for text in texts]

@@ -52,18 +52,11 @@ class Choice:
 
 def describe_all(describe: Callable[[str], Described], choices: Sequence[Choice]) -> list[Described]:
     """Call `describe` for every location.  Raises UserError that names everything that the store does not have."""
-
-    def attempt(choice: Choice) -> Described | UserError:
-        try:
-            return describe(choice.available.location)
-        except UserError as error:
-            return error
-
     with ThreadPoolExecutor(NUM_PARALLEL) as pool:
-        results = list(pool.map(attempt, choices))
-    if errors := [str(result) for result in results if isinstance(result, UserError)]:
+        futures = [pool.submit(describe, choice.available.location) for choice in choices]
+    if errors := [str(error) for future in futures if isinstance(error := future.exception(), UserError)]:
         raise UserError("; ".join(errors))
-    return [result for result in results if not isinstance(result, UserError)]
+    return [future.result() for future in futures]
 
 
 def check_disk(choices: Sequence[Choice], described: Sequence[Described]) -> None:

@@ -13,13 +13,13 @@ import httpx
 from open_instruct.checkpoints.file_content import check_content
 from open_instruct.checkpoints.http_probe import (
     PERMANENT_STATUSES,
+    RETRIABLE,
     Attempts,
     CorruptFileError,
     RemoteFile,
     RetryPolicy,
     TransferError,
     check_response,
-    transport_errors,
 )
 from open_instruct.common.artifacts import sha256
 from open_instruct.common.errors import UserError
@@ -46,14 +46,13 @@ def fetch(client: httpx.Client, remote: RemoteFile, path: Path, policy: RetryPol
         before = size(path)
         try:
             if before < remote.num_bytes:
-                with transport_errors():
-                    receive(client, remote, path, policy, on_bytes)
+                receive(client, remote, path, policy, on_bytes)
             verified_by = verify(path, remote)
             if not remote.needs_two_copies or came_twice(path, seen):
                 source.unlink()
                 return verified_by
             discard(path, on_bytes)
-        except TransferError as error:
+        except RETRIABLE as error:
             if isinstance(error, CorruptFileError) or remote.needs_two_copies:
                 discard(path, on_bytes)
             # A trickle is no progress: a thousandth of the file has to come.

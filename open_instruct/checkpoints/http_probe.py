@@ -4,8 +4,6 @@ import random
 import re
 import time
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
@@ -64,6 +62,10 @@ class CorruptFileError(TransferError):
     """The bytes received are not those of the file: it is downloaded again from its beginning."""
 
 
+RETRIABLE = (TransferError, httpx.HTTPError, httpx.InvalidURL)
+INVALID_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects)
+
+
 class Attempts:
     """Counts failures in a row, and waits longer after each."""
 
@@ -71,15 +73,19 @@ class Attempts:
         self.url, self.policy = url, policy
         self.num_failures = self.num_corrupt = 0
 
-    def failed(self, error: TransferError, *, progressed: bool = False) -> None:
-        """Raises UserError when no retry is left."""
+    def failed(self, error: Exception, *, progressed: bool = False) -> None:
+        """Raises UserError when no retry is left, and for an invalid URL."""
+        if isinstance(error, INVALID_URL):
+            raise UserError(f"{self.url}: not the URL of a file: {error}") from error
         self.num_failures = 1 if progressed else self.num_failures + 1
         self.num_corrupt += isinstance(error, CorruptFileError)
         if self.num_failures > self.policy.retries or self.num_corrupt > 1:
-            raise UserError(f"{self.url}: {error}; gave up after {self.num_failures} failure(s) in a row") from error
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{self.url}: {reason}; gave up after {self.num_failures} failure(s) in a row") from error
         backoff = min(60.0, self.policy.backoff_seconds * 2 ** (self.num_failures - 1))
+        wait_seconds = min(getattr(error, "wait_seconds", 0.0), 120.0)
         # Jitter, so that parallel downloads do not all retry at the same moment.
-        time.sleep(max(min(error.wait_seconds, 120.0), backoff * random.uniform(0.5, 1.0)))
+        time.sleep(max(wait_seconds, backoff * random.uniform(0.5, 1.0)))
 
 
 # Loading the certificates takes longer than downloading a small file.
@@ -100,25 +106,13 @@ def probe(client: httpx.Client, url: str, policy: RetryPolicy) -> RemoteFile | N
     attempts = Attempts(url, policy)
     while True:
         try:
-            with transport_errors():
-                response = client.head(url)
-                if response.status_code not in (405, 501):
-                    return describe(url, response)
-                with client.stream("GET", url, headers={"Range": "bytes=0-0"}) as response:
-                    return describe(url, response)
-        except TransferError as error:
+            response = client.head(url)
+            if response.status_code not in (405, 501):
+                return describe(url, response)
+            with client.stream("GET", url, headers={"Range": "bytes=0-0"}) as response:
+                return describe(url, response)
+        except RETRIABLE as error:
             attempts.failed(error)
-
-
-@contextmanager
-def transport_errors() -> Iterator[None]:
-    """Turn httpx's errors into TransferError, or UserError for an invalid address."""
-    try:
-        yield
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
-        raise UserError(f"not an address of a file: {error}") from error
-    except httpx.HTTPError as error:
-        raise TransferError(str(error) or type(error).__name__) from error
 
 
 def describe(url: str, response: httpx.Response) -> RemoteFile | None:

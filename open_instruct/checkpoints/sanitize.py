@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from open_instruct.checkpoints.torch_file import load_torch
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
+from open_instruct.common.model_loading import load_model
 
 BUFFERS = re.compile(r"(attention\.(masked_)?bias|rotary_emb\.inv_freq)$")
 """Constants that older versions of transformers saved beside the weights."""
@@ -67,16 +68,8 @@ def convert_index(path: Path) -> None:
 
 def check_weights(folder: Path, config: Any) -> None:
     """Raises UserError where names or shapes of the weights are not those of config.json. No weight is read."""
-    try:
-        with LOADING:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, device_map="meta", local_files_only=True, output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
-    wrong = {kind: sorted(map(str, keys))[:4] for kind, keys in loaded[1].items() if keys and kind.endswith("_keys")}
-    if wrong:
-        raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}")
+    with LOADING:
+        load_model(folder, config=config, device_map="meta")
 
 
 def correct_eos(folder: Path, tokenizer: Any) -> dict[str, Any]:

@@ -43,11 +43,16 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
 
 
 def load_model(
-    folder: Path, *, dtype: str = "float32", attn_implementation: str = "sdpa", config: Any | None = None
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    config: Any | None = None,
+    device_map: str | None = None,
 ) -> Any:
-    """A causal language model on the CPU.
+    """A causal language model.
 
-    config: in place of the folder's own.
+    config: in place of the folder's own; device_map: `meta` checks names and shapes without reading weights.
     Raises UserError where it cannot be loaded, or the weights are not exactly those of the config.
     """
     from transformers import AutoModelForCausalLM
@@ -58,14 +63,15 @@ def load_model(
             config=config,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            device_map=device_map,
             local_files_only=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: no model that can be loaded ({first_line(error)})") from error
     model, info = loaded
-    wrong = {kind: sorted(info[kind])[:3] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    if any(wrong.values()):
+    wrong = {kind: sorted(map(str, keys))[:3] for kind, keys in info.items() if keys and kind.endswith("_keys")}
+    if wrong:
         raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}; make the folder again")
     return model
 

@@ -3,7 +3,7 @@ import pytest
 from simulated_study import STUDY, write_study
 
 from analysis.produce_tables import Args, main
-from analysis.tables.columns import DIFFERENCE_TABLE, Comparison
+from analysis.tables.columns import FILES, Comparison
 from analysis.tables.curve_names import name_series
 from analysis.tables.frames import order_checkpoints, read_tables, relation, select
 from open_instruct.common import paths
@@ -100,7 +100,7 @@ def test_without_measurements_the_error_names_the_stage_to_run(tmp_path, monkeyp
 
 
 def test_reading_a_folder_without_tables_is_refused(tmp_path):
-    with pytest.raises(UserError, match=DIFFERENCE_TABLE):
+    with pytest.raises(UserError, match=FILES["differences"]):
         read_tables(tmp_path)
 
 

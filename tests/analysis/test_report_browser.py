@@ -4,11 +4,8 @@ import os
 import shutil
 
 import pytest
-from simulated_study import STUDY, write_study
 
-from analysis import report
 from analysis.figures.study_figures import FIGURES
-from open_instruct.common import paths
 
 CHROMIUM = os.environ.get("chromium") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -19,13 +16,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    base_dir = tmp_path_factory.mktemp("study")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("base_dir", str(base_dir))
-        study = STUDY.replace("[0, 20, 60, 150, 300]", "[0, 20, 60]").replace("  rte: {}\n  mrpc: {}\n", "")
-        report.main(report.Args(write_study(base_dir, num_items=8, text=study)))
-        yield paths.results_dir() / "report.html"
+def file(reported):
+    return reported / "results" / "analysis" / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +80,7 @@ def test_axis_can_be_in_tokens_and_logarithmic(opened):
 def test_table_rows_can_be_filtered_and_sorted(opened):
     page, problems, _ = opened
     table = page.locator("table.data", has=page.locator("th", has_text="Performance")).first
-    search = page.locator("input[type=search]").nth(2)
+    search = page.locator("p:has(+ .scroll table[data-file='all_perf_table.csv']) input")
     total = table.locator("tbody tr").count()
     search.fill("socialiqa base")
     visible = table.locator("tbody tr:visible")

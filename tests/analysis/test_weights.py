@@ -13,7 +13,7 @@ from analysis import findings, produce_tables
 from analysis.figures.study_figures import build_grids, draw_figure
 from analysis.inference.findings import NOT_TESTABLE, find
 from analysis.page.report_page import build_page
-from analysis.tables.columns import DISTANCE_TABLE, NOISE_TABLE
+from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables, select
 from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
@@ -111,7 +111,7 @@ def test_both_figures_show_the_records(folder):
 def test_page_has_figures_and_tables_of_the_weights(folder):
     tables = read_tables(folder)
     page = build_page(tables, [], build_grids(tables))
-    for part in (f"id='{NOISE}'", f"id='{DISTANCE}'", NOISE_TABLE, DISTANCE_TABLE):
+    for part in (f"id='{NOISE}'", f"id='{DISTANCE}'", FILES["noise"], FILES["distances"]):
         assert part in page
 
 
@@ -136,6 +136,6 @@ def test_without_records_there_is_no_table_and_no_figure(folder):
         for path in (paths.base_dir() / "output" / name).iterdir():
             path.unlink()
     produce_tables.main(produce_tables.Args(paths.base_dir() / "simulated.yaml"))
-    assert not (folder / NOISE_TABLE).exists()
-    assert not sidecar_path(folder / DISTANCE_TABLE).exists()
+    assert not (folder / FILES["noise"]).exists()
+    assert not sidecar_path(folder / FILES["distances"]).exists()
     assert {NOISE, DISTANCE}.isdisjoint(build_grids(read_tables(folder)))

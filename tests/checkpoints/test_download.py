@@ -1,8 +1,11 @@
 """Downloads of native checkpoints: complete and correct, or an error; resumed; never a wrong file."""
 
+import hashlib
 import shutil
 import subprocess
+from base64 import b64encode
 
+import httpx
 import pytest
 import torch
 from loopback_store import LoopbackStore
@@ -10,6 +13,7 @@ from native_downloads import folder_of, is_done, run_download, run_schedule, ski
 from safetensors.torch import save
 
 from open_instruct.checkpoints import download
+from open_instruct.checkpoints.http_probe import parse_checksum
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
@@ -209,3 +213,28 @@ def test_connection_that_stalls_forever_is_given_up(base_dir):
         store.next_fault = lambda path: "stall" if path.endswith("model.pt") else None
         with pytest.raises(UserError, match=r"gave up after 2 failure\(s\)"):
             run_download(base_dir, store, 1000, retries=1)
+
+
+MD5 = hashlib.md5(b"x")
+SHA256 = hashlib.sha256(b"x")
+
+
+def base64_of(hashed) -> str:
+    return b64encode(hashed.digest()).decode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"x-linked-etag": f'"{SHA256.hexdigest()}"', "etag": '"1"'}, ("sha256", SHA256.hexdigest())),
+        ({"x-amz-checksum-sha256": base64_of(SHA256), "content-md5": base64_of(MD5)}, ("sha256", SHA256.hexdigest())),
+        ({"content-md5": base64_of(MD5)}, ("md5", MD5.hexdigest())),
+        ({"x-goog-hash": f"crc32c=n03x6A==,md5={base64_of(MD5)}"}, ("md5", MD5.hexdigest())),
+        ({"etag": f'"{MD5.hexdigest()}"'}, ("md5", MD5.hexdigest())),
+        ({"etag": f'"{MD5.hexdigest()}-3"'}, None),  # of the parts of a multipart upload
+        ({"etag": f'"{MD5.hexdigest()}"', "x-amz-server-side-encryption": "aws:kms"}, None),
+        ({"content-md5": base64_of(MD5), "content-range": "bytes 0-0/9"}, None),
+    ],
+)
+def test_checksums_of_common_stores_are_recognised(headers, expected):
+    assert parse_checksum(httpx.Headers(headers)) == expected

@@ -192,7 +192,7 @@ def test_models_are_never_loaded_in_parallel(base_dir, monkeypatch):
         loading.pop()
         return None, {}
 
-    monkeypatch.setattr(sanitize.AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: sanitize.check_weights(base_dir, None), range(8)))
     assert num_loading == [1] * 8
