@@ -31,7 +31,7 @@ from open_instruct.study.config import Study
 from open_instruct.study.costs import CostModel, critical_path, measured_seconds
 from open_instruct.study.executors import local, slurm
 from open_instruct.study.executors.submissions import all_submissions
-from open_instruct.study.job import Job
+from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
@@ -116,11 +116,11 @@ def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
 
 
 def print_plan(jobs: Sequence[Job]) -> None:
-    producer, cache = {path: job.key for job in jobs for path in job.outputs}, JobCache()
+    before, cache = dependencies(jobs), JobCache()
     firsts = list({job.stage: job for job in reversed(jobs)}.values())[::-1]
     shown = jobs if len(jobs) <= MOST_LISTED else firsts
     for job in shown:
-        after = sorted({producer[path] for path in job.inputs if path in producer})
+        after = sorted(one.key for one in before[job.id].values())
         print(f"{job.key}{'  (done)' if cache.is_done(job) else ''}")
         print(f"    python {shlex.join(job.command)}")
         print(f"    after:  {', '.join(after) or '-'}")

@@ -13,7 +13,7 @@ from statistics import mean
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.study.config import Resources, Study
-from open_instruct.study.job import Job
+from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.variants import Variant
 from open_instruct.tasks import eval_set_named, train_set_named
@@ -146,11 +146,9 @@ def measured_seconds(jobs: Sequence[Job], cache: JobCache) -> dict[str, float]:
 
 def critical_path(jobs: Sequence[Job], costs: Mapping[str, Cost]) -> list[Job]:
     """The chain of jobs that takes longest: it bounds the study's duration on any number of machines."""
-    made_by = {path: job for job in jobs for path in job.outputs}
-    best: dict[str, tuple[float, Job | None]] = {}
+    before, best = dependencies(jobs), dict[str, tuple[float, Job | None]]()
     for job in jobs:
-        before = [made_by[path] for path in job.inputs if path in made_by]
-        longest = max(before, key=lambda one: best[one.id][0], default=None)
+        longest = max(before[job.id].values(), key=lambda one: best[one.id][0], default=None)
         best[job.id] = (costs[job.id].seconds + (best[longest.id][0] if longest else 0.0), longest)
     chain, job = list[Job](), max(jobs, key=lambda one: best[one.id][0], default=None)
     while job is not None:

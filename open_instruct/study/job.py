@@ -1,6 +1,6 @@
 """One job of a study: a command line of a stage script, its inputs and its outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,3 +37,9 @@ class Job:
         """The key and a hash of command and outputs: equal in two studies only where the work is the same."""
         content = [self.command, [str(path) for path in self.outputs]]
         return f"{self.key}.{digest(content)[:8]}"
+
+
+def dependencies(jobs: Sequence[Job]) -> dict[str, dict[str, Job]]:
+    """Id of each job -> the jobs, by id, whose outputs it reads."""
+    producer = {path: job for job in jobs for path in job.outputs}
+    return {job.id: {producer[path].id: producer[path] for path in job.inputs if path in producer} for job in jobs}

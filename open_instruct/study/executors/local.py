@@ -16,7 +16,7 @@ from typing import NamedTuple
 from open_instruct.common import paths
 from open_instruct.common.errors import USER_ERROR, UserError
 from open_instruct.study.executors import warm_process
-from open_instruct.study.job import Job
+from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.progress import is_running
 from open_instruct.study.status import InFlight
@@ -35,6 +35,9 @@ class Outcome(NamedTuple):
     """`done` before, `ran`, `failed`, or `not run` because a job whose output it reads failed."""
     seconds: float = 0.0
     exit_code: int = 0
+
+
+PENDING = Outcome("pending")
 
 
 @contextmanager
@@ -64,11 +67,10 @@ def run_all(jobs: Sequence[Job], lock: Path, *, num_parallel: int, overwrite: bo
     """
     outcomes: dict[str, Outcome] = {}
     waiting, running, undone = list(jobs), list[Running](), set[str]()
-    producer = {path: job.key for job in jobs for path in job.outputs}
-    dependencies = {job.key: {producer[path] for path in job.inputs if path in producer} for job in jobs}
+    before = dependencies(jobs)
     while waiting or running:
         for job in list(waiting):
-            states = {outcomes[key].state if key in outcomes else "pending" for key in dependencies[job.key]}
+            states = {outcomes.get(one.key, PENDING).state for one in before[job.id].values()}
             if states & {"failed", "not run"}:
                 outcomes[job.key] = Outcome("not run")
             elif "pending" in states:

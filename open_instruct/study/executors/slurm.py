@@ -23,7 +23,7 @@ from open_instruct.study.executors.submissions import (
     mark_submitted,
     prepare,
 )
-from open_instruct.study.job import Job
+from open_instruct.study.job import Job, dependencies
 
 WARNING_SECONDS = 120
 """Between the signal to save and the time limit."""
@@ -66,7 +66,7 @@ class Submitter:
     ) -> None:
         """`done`, `failed`: ids of jobs; failed ones are not submitted. `num_bytes`: estimated size of the outputs."""
         self.study, self.jobs, self.done, self.failed, self.num_bytes = study, jobs, done, failed, num_bytes
-        self.producer = {path: job.id for job in jobs for path in job.outputs}
+        self.dependencies = {job_id: set(before) for job_id, before in dependencies(jobs).items()}
         # The jobs of one model have the same index in the arrays of all stages.
         self.indices: dict[str, int] = {}
         for job in jobs:
@@ -83,7 +83,7 @@ class Submitter:
             for job in self.jobs:
                 if job.id in self.done or job.id in active or job.id not in selected:
                     continue
-                missing = sorted(self.dependencies(job) - self.done - expected)
+                missing = sorted(self.dependencies[job.id] - self.done - expected)
                 if job.id in self.failed:
                     result.blocked[job.id] = "it failed; --retry_failed runs it again"
                 elif missing:
@@ -97,15 +97,11 @@ class Submitter:
             result.submitted = {job.id: self.tasks[job.id] for jobs in by_stage.values() for job in jobs}
             return result
 
-    def dependencies(self, job: Job) -> set[str]:
-        """Ids of the jobs whose outputs `job` reads."""
-        return {self.producer[path] for path in job.inputs if path in self.producer}
-
     def in_order(self, by_stage: Mapping[str, Sequence[Job]]) -> Iterable[str]:
         """Each stage after those it depends on. The order of the first jobs may differ, as some jobs are done."""
         stage_of = {job.id: stage for stage, jobs in by_stage.items() for job in jobs}
         before = {
-            stage: {stage_of[job_id] for job in jobs for job_id in self.dependencies(job) & stage_of.keys()}
+            stage: {stage_of[job_id] for job in jobs for job_id in self.dependencies[job.id] & stage_of.keys()}
             for stage, jobs in by_stage.items()
         }
         return TopologicalSorter(before).static_order()
@@ -136,7 +132,7 @@ class Submitter:
         groups: dict[str, list[int]] = defaultdict(list)
         for index, job in chunk.items():
             by_array: dict[str, set[int]] = defaultdict(set)
-            for job_id in self.dependencies(job) - self.done:
+            for job_id in self.dependencies[job.id] - self.done:
                 array_id, task = self.tasks[job_id].split("_")
                 by_array[array_id].add(int(task))
             groups[",".join(self.dependency(a, tasks, index) for a, tasks in sorted(by_array.items()))].append(index)
