@@ -179,7 +179,7 @@ class PrivateSlurm:
             if dead or time.monotonic() > until:
                 logs = [f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted(self.folder.glob("*.out"))]
                 raise RuntimeError(f"waiting for {what}; ended: {', '.join(dead) or 'none'}\n" + "\n".join(logs))
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def run(
         self, *command: str, check: bool = True, cwd: Path | None = None, env: Mapping[str, str] | None = None

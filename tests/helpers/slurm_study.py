@@ -12,6 +12,8 @@ import yaml
 from private_slurm import PrivateSlurm
 from toy_study import NUM_JOBS, SCRIPT, SMALL
 
+UP_TO_REPORT = ("pretrain", "format", "convert", "finetune", "predict", "score", "suite", "report")
+
 
 class SlurmStudy:
     """The small study in a base_dir of its own."""
@@ -86,11 +88,11 @@ def tables(base_dir: Path, names: str = "*.csv") -> dict[str, bytes]:
 
 
 def run_locally(base_dir: Path) -> dict[str, bytes]:
-    """Run the small study on this machine.  -> its tables"""
+    """Run the small study on this machine, up to its report.  -> its tables"""
     file = base_dir / "toy.yaml"
     file.write_text(yaml.safe_dump(SMALL))
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(file)],
+        [sys.executable, str(SCRIPT), str(file), "--only", *UP_TO_REPORT],
         env=os.environ | {"base_dir": str(base_dir)},
         capture_output=True,
         text=True,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 import yaml
-from slurm_faults import Faults
+from slurm_faults import Faults, flip
 from slurm_study import NUM_JOBS, SMALL, SlurmStudy
 
 from open_instruct.common.artifacts import read_sidecar
@@ -46,10 +46,10 @@ def test_a_study_recovers_from_faults_to_the_tables_of_a_local_run(study, slurm,
     assert 0 < counts["done"] < NUM_JOBS
 
     # A flipped bit is a damage, a wrong clock is none.
-    damaged = set[str]()
-    for name in ("bit flipped, time kept", "clock skew"):
-        damaged |= faults.at_rest[name]()
-    assert study.verify() == damaged
+    weights = study.base_dir / "output" / "tiny_tf_ckpts" / "checkpoint-4" / "model.safetensors"
+    flip(weights, faults.random, keep_time=True)
+    faults.skew()
+    assert study.verify() == {"convert.tiny_checkpoint-4"}
     before = study.finished_jobs()
     finish(study)
     assert study.verify() == set()
@@ -59,17 +59,17 @@ def test_a_study_recovers_from_faults_to_the_tables_of_a_local_run(study, slurm,
 
 
 def test_a_training_stopped_at_its_time_limit_is_requeued_and_resumes(study, slurm):
-    """In a second study, which shares the first one's checkpoints, data and base models."""
+    """In a second study, which finds the first one's data and base model."""
     finish(study)
     longer = SlurmStudy(slurm, study.file.parent, name="longer")
-    recipe = SMALL["train_sets"]["socialiqa"] | {"epochs": 300}
+    recipe = SMALL["train_sets"]["socialiqa"] | {"epochs": 200}
     longer.file.write_text(yaml.safe_dump(SMALL | {"name": "longer", "train_sets": {"socialiqa": recipe}}))
     made = longer.sidecars()
-    longer.run("--only", "pretrain", "format", "finetune")
-    output = longer.base_dir / "output" / "tiny_hf_ckpt4_socialiqa_300epoch_1e-3"
+    longer.run("--only", "format", "finetune")
+    output = longer.base_dir / "output" / "tiny_hf_ckpt4_socialiqa_200epoch_1e-3"
     log = output.with_name(f"{output.name}.state") / "training_log.jsonl"
     slurm.wait_for(lambda: log.is_file() and len(log.read_text().splitlines()) > 20, "20 steps", seconds=MOST_SECONDS)
-    assert "finetune.tiny_hf_ckpt4_socialiqa_300epoch_1e-3 (" in longer.run("--status")
+    assert "finetune.tiny_hf_ckpt4_socialiqa_200epoch_1e-3 (" in longer.run("--status")
 
     faults = Faults(longer, seed=0)
     assert faults.warn()

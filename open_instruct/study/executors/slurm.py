@@ -6,14 +6,13 @@ get their dependencies group by group, then it is released: so one throttle appl
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
 
 from open_instruct.common import locks
 from open_instruct.common.errors import UserError
-from open_instruct.study.config import Resources, Study
+from open_instruct.study.config import STAGES, Resources, Study
 from open_instruct.study.executors import slurm_client
 from open_instruct.study.executors.slurm_client import Task
 from open_instruct.study.executors.submissions import (
@@ -91,20 +90,11 @@ class Submitter:
                 else:
                     expected.add(job.id)
                     by_stage[job.stage].append(job)
-            size = slurm_client.max_array_size() if by_stage else 1
-            for stage in self.in_order(by_stage):
+            size = slurm_client.max_array_size()
+            for stage in sorted(by_stage, key=STAGES.index):
                 self.submit_stage(stage, by_stage[stage], size)
             result.submitted = {job.id: self.tasks[job.id] for jobs in by_stage.values() for job in jobs}
             return result
-
-    def in_order(self, by_stage: Mapping[str, Sequence[Job]]) -> Iterable[str]:
-        """Each stage after those it depends on. The order of the first jobs may differ, as some jobs are done."""
-        stage_of = {job.id: stage for stage, jobs in by_stage.items() for job in jobs}
-        before = {
-            stage: {stage_of[job_id] for job in jobs for job_id in self.dependencies[job.id] & stage_of.keys()}
-            for stage, jobs in by_stage.items()
-        }
-        return TopologicalSorter(before).static_order()
 
     def submit_stage(self, stage: str, jobs: Sequence[Job], size: int) -> None:
         """Submit the arrays of one stage, of at most `size` tasks each."""
