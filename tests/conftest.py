@@ -1,13 +1,14 @@
-"""Fixtures that several test files share. Every test has a base_dir of its own."""
+"""Fixtures that several test files share. Every test has a base_dir of its own.
+
+torch and the helpers that need it are imported where they are used: many tests run without.
+"""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 from private_slurm import PrivateSlurm, missing_programs
-from toy_evaluation import RTE, SCIQ, TEXT, write_evaluation
-from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
 
 from open_instruct.common.artifacts import Artifact
 
@@ -22,10 +23,8 @@ def base_dir(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Toy matrices lose far more time to threads waiting for each other than they gain."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +50,8 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture
 def folder(tmp_path):
     """A folder with a native checkpoint in native/ and its tokenizer in tokenizer/."""
+    from toy_models import toy_native_olmo, toy_tokenizer
+
     toy_native_olmo(tmp_path / "native")
     toy_tokenizer(tmp_path / "tokenizer")
     return tmp_path
@@ -58,6 +59,8 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory):
+    from toy_models import toy_olmo
+
     folder = tmp_path_factory.mktemp("models") / "toy"
     # Wide weights: random text then differs from item to item.
     toy_olmo(folder, initializer_range=0.3, max_position_embeddings=256)
@@ -67,6 +70,8 @@ def toy_model(tmp_path_factory):
 @pytest.fixture
 def home(tmp_path, toy_model):
     """A base_dir with one model and three evaluation files, each with its sidecar."""
+    from toy_evaluation import RTE, SCIQ, TEXT, write_evaluation
+
     for rows in (RTE, SCIQ, TEXT):
         write_evaluation(tmp_path / f"{rows[0][0]}.jsonl", rows)
     with Artifact(tmp_path / "model", {}, identity={"model_id": "toy_ckpt7", "step": 7}).making(is_folder=True):
