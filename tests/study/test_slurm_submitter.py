@@ -1,5 +1,6 @@
 """What a submission submits, and its dependencies, whichever jobs are done. A fake Slurm records the calls."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ def fake_slurm(monkeypatch):
         monkeypatch.setattr(slurm_client, "max_array_size", lambda: max_array_size)
         monkeypatch.setattr(slurm_client, "release", lambda array_id: None)
         monkeypatch.setattr(slurm_client, "tasks_in_flight", list)
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time of this test
         return slurm
 
     return install
