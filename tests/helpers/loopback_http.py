@@ -1,41 +1,20 @@
-"""HTTP servers on this machine for tests: request and response objects, routes, byte ranges, dropped connections."""
+"""HTTP servers on this machine for tests: request and response objects, byte ranges, dropped connections, routes."""
 
+import contextlib
 import json
 import re
 import socket
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Self
 
-CHUNK_BYTES = 1 << 16
 ROUTES: list[tuple[str, re.Pattern[str], Callable[..., "Response"]]] = []
 
 
-class LoopbackServer:
-    """Serves requests in background threads inside a `with` block."""
-
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-
-@dataclass
+@dataclass(frozen=True)
 class Request:
     method: str
     path: str
@@ -52,7 +31,87 @@ class Request:
 class Response:
     status: int
     headers: dict[str, str]
-    body: bytes | Path = b""
+    body: bytes = b""
+    chunks: Iterable[bytes] = ()
+    """What is sent instead of `body`, piece by piece."""
+    is_dropped: bool = False
+    """Drop the connection after the body, which may be shorter than its Content-Length."""
+
+
+class LoopbackServer:
+    """Serves requests in background threads inside a `with` block."""
+
+    def __init__(self) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def respond(self, request: Request) -> Response | None:
+        """The response; None to drop the connection."""
+        raise NotImplementedError
+
+
+def handler_of(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Otherwise small responses wait 40 ms for an acknowledgement.
+        disable_nagle_algorithm = True
+
+        def respond(self) -> None:
+            path, _, query = self.path.partition("?")
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            response = server.respond(Request(self.command, path, urllib.parse.parse_qs(query), self.headers, body))
+            if response is None:
+                self.drop()
+                return
+            self.send_response(response.status)
+            for name, value in ({"Content-Length": str(len(response.body))} | response.headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                for chunk in response.chunks or (response.body,):
+                    self.wfile.write(chunk)
+                if response.is_dropped:
+                    self.drop()
+
+        def drop(self) -> None:
+            self.close_connection = True
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):  # the client closed the connection
+                super().handle()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond
+
+    return Handler
+
+
+def file_response(request: Request, content: bytes, headers: Mapping[str, str]) -> Response:
+    """The file, or the requested range of it."""
+    if not request.range:
+        return Response(200, {"Accept-Ranges": "bytes", **headers}, content)
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range)
+    assert match, f"only one range is served, found {request.range}"
+    start, end = int(match[1]), min(len(content), int(match[2] or len(content)) + 1)
+    status, served = (206, f"{start}-{end - 1}") if start < end else (416, "*")
+    content_range = f"bytes {served}/{len(content)}"
+    return Response(status, {"Accept-Ranges": "bytes", "Content-Range": content_range, **headers}, content[start:end])
 
 
 def route(method: str, pattern: str) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
@@ -71,77 +130,3 @@ def as_json(value: Any, *, status: int = 200, **headers: str) -> Response:
 
 def error(status: int, code: str, message: str) -> Response:
     return as_json({"error": message}, status=status, **{"X-Error-Code": code, "X-Error-Message": message})
-
-
-def handler_of(hub: Any) -> type[BaseHTTPRequestHandler]:
-    """Request handler that sends `hub.respond(request)`, and of a file as many bytes as `hub.count_bytes` allows."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def respond(self) -> None:
-            raw_path, _, query = self.path.partition("?")
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            request = Request(self.command, raw_path, urllib.parse.parse_qs(query), self.headers, body)
-            response = hub.respond(request)
-            if response is None:
-                self.drop()
-                return
-            size = len(response.body) if isinstance(response.body, bytes) else response.body.stat().st_size
-            start, end = 0, size
-            if response.status == 200 and request.range:
-                start, end = byte_range(request.range, size)
-                satisfiable = start < end
-                response.status = 206 if satisfiable else 416
-                response.headers["Content-Range"] = f"bytes {f'{start}-{end - 1}' if satisfiable else '*'}/{size}"
-                end = max(start, end)
-            self.send_response(response.status)
-            for name, value in response.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(end - start))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.send_body(response, start, end)
-
-        def send_body(self, response: Response, start: int, end: int) -> None:
-            is_file = "ETag" in response.headers
-            for chunk in chunks(response.body, start, end):
-                allowed = hub.count_bytes(len(chunk)) if is_file else len(chunk)
-                self.wfile.write(chunk[:allowed])
-                if allowed < len(chunk):
-                    self.wfile.flush()
-                    self.drop()
-                    return
-
-        def drop(self) -> None:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond
-
-    return Handler
-
-
-def byte_range(header: str, size: int) -> tuple[int, int]:
-    """First byte and end of a `Range` header of one range."""
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header)
-    assert match, f"only one range is served, found {header}"
-    first, last = match.groups()
-    if not first:
-        return max(0, size - int(last)), size
-    return int(first), min(size, int(last) + 1) if last else size
-
-
-def chunks(content: bytes | Path, start: int, end: int) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield from (content[i : min(i + CHUNK_BYTES, end)] for i in range(start, end, CHUNK_BYTES))
-        return
-    with content.open("rb") as file:
-        file.seek(start)
-        while start < end:
-            chunk = file.read(min(CHUNK_BYTES, end - start))
-            start += len(chunk)
-            yield chunk

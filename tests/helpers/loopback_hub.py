@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loopback_http import ROUTES, LoopbackServer, Request, Response, as_json, error, handler_of, route
+from loopback_http import ROUTES, LoopbackServer, Request, Response, as_json, error, file_response, route
 from loopback_repositories import Commit, Repository, entries, file_entry, inside
 
 REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
@@ -35,7 +35,7 @@ class NotFoundError(Exception):
 
 class LoopbackHub(LoopbackServer):
     def __init__(self) -> None:
-        super().__init__(handler_of(self))
+        super().__init__()
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[Request] = []
         self._bytes_until_down: int | None = None
@@ -62,7 +62,9 @@ class LoopbackHub(LoopbackServer):
         name = ref if ref.startswith("refs/") else f"refs/heads/{ref}"
         base = repository.commit(name)
         content = dict(base.files) if base else {}
-        content |= {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
+        for path, data in files.items():
+            data = data.read_bytes() if isinstance(data, Path) else data
+            content[path] = data.encode() if isinstance(data, str) else data
         number = len(repository.commits)
         commit_id = commit_id or hashlib.sha1(f"{kind} {repo} {name} {number}".encode()).hexdigest()
         repository.commits[commit_id] = Commit(commit_id, content)
@@ -115,14 +117,17 @@ class LoopbackHub(LoopbackServer):
                     return missing.response
         return error(404, "", f"{request.method} {request.path} is not served by this hub")
 
-    def count_bytes(self, wanted: int) -> int:
-        """Number of the `wanted` bytes of a file that may still be sent."""
+    def send_file(self, request: Request, content: bytes, headers: dict[str, str]) -> Response:
+        """The file, or as much of it as may still be sent."""
+        response = file_response(request, content, headers)
         with self._lock:
-            if self._bytes_until_down is None:
-                return wanted
-            allowed = min(wanted, self._bytes_until_down)
-            self._bytes_until_down -= allowed
-            return allowed
+            if self._bytes_until_down is not None and request.method != "HEAD":
+                num_bytes = len(response.body)
+                response.headers["Content-Length"] = str(num_bytes)
+                response.is_dropped = self._bytes_until_down < num_bytes
+                response.body = response.body[: self._bytes_until_down]
+                self._bytes_until_down -= len(response.body)
+        return response
 
     def repository(self, kind: str, repo: str) -> Repository:
         if (kind, repo) not in self.repositories:
@@ -144,10 +149,10 @@ class LoopbackHub(LoopbackServer):
     @route("GET", rf"{API}/refs")
     def list_refs(self, request: Request, kind: str, repo: str) -> Response:
         groups: dict[str, list[dict[str, str]]] = {"branches": [], "converts": [], "tags": [], "pullRequests": []}
-        places = {"heads": "branches", "convert": "converts", "tags": "tags", "pr": "pullRequests"}
+        group_names = {"heads": "branches", "convert": "converts", "tags": "tags", "pr": "pullRequests"}
         for ref, commit_id in self.repository(kind, repo).refs.items():
             _, group, name = ref.split("/", 2)
-            groups[places[group]].append({"name": name, "ref": ref, "targetCommit": commit_id})
+            groups[group_names[group]].append({"name": name, "ref": ref, "targetCommit": commit_id})
         return as_json(groups)
 
     @route("GET", rf"{API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.*))?")
@@ -166,18 +171,16 @@ class LoopbackHub(LoopbackServer):
             raise NotFoundError("EntryNotFound", f"{path} does not exist", **{"X-Repo-Commit": commit.id})
         content = commit.files[path]
         entry = file_entry(path, content)
-        headers = {"X-Repo-Commit": commit.id, "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": commit.id}
         if "lfs" not in entry:
-            return Response(200, headers | {"ETag": f'"{entry["oid"]}"'}, content)
+            return self.send_file(request, content, headers | {"ETag": f'"{entry["oid"]}"'})
         # As on the Hub, large files have another address, which does not repeat the headers of the repository.
         sha256 = entry["lfs"]["oid"]
         headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(entry["size"])}
-        place = urllib.parse.quote(f"{kind or 'model'}/{repo}/{commit.id}/{path}")
-        return Response(302, headers | {"Location": f"{self.cdn_url}/lfs/{place}"})
+        location = urllib.parse.quote(f"{kind or 'model'}/{repo}/{commit.id}/{path}")
+        return Response(302, headers | {"Location": f"{self.cdn_url}/lfs/{location}"})
 
     @route("GET", rf"/lfs/(?P<kind>\w+)/{REPO}/(?P<revision>[0-9a-f]{{40}})/(?P<path>.+)")
     def large_file(self, request: Request, kind: str, repo: str, revision: str, path: str) -> Response:
         content = self.repositories[kind, repo].commits[revision].files[path]
-        return Response(
-            200, {"ETag": f'"{file_entry(path, content)["lfs"]["oid"]}"', "Accept-Ranges": "bytes"}, content
-        )
+        return self.send_file(request, content, {"ETag": f'"{file_entry(path, content)["lfs"]["oid"]}"'})

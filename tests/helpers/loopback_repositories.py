@@ -10,10 +10,10 @@ LFS_SUFFIXES = (".parquet", ".bin", ".pt", ".safetensors", ".gz", ".zip", ".arro
 
 @dataclass
 class Commit:
-    """The files of a repository at one commit: path -> content, in memory or on disk."""
+    """The files of a repository at one commit: path -> content."""
 
     id: str
-    files: dict[str, bytes | Path]
+    files: dict[str, bytes]
 
 
 @dataclass
@@ -42,22 +42,13 @@ def inside(path: str, folder: str, *, recursive: bool) -> bool:
     return (folder or ".") in (parents if recursive else parents[:1])
 
 
-def file_entry(path: str, content: bytes | Path) -> dict[str, Any]:
+def file_entry(path: str, content: bytes) -> dict[str, Any]:
     """Size and ids of a file in the Hub's format; some kinds of files are in LFS."""
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if not path.endswith(LFS_SUFFIXES):
-        data = content if isinstance(content, bytes) else content.read_bytes()
-        return {"size": size, "oid": git_id(data)}
-    sha256 = digest_of(content)
-    lfs = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 134}
-    return {"size": size, "oid": git_id(sha256.encode()), "lfs": lfs}
-
-
-def digest_of(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": len(content), "oid": git_id(content)}
+    sha256 = hashlib.sha256(content).hexdigest()
+    lfs = {"oid": sha256, "sha256": sha256, "size": len(content), "pointerSize": 134}
+    return {"size": len(content), "oid": git_id(sha256.encode()), "lfs": lfs}
 
 
 def git_id(content: bytes) -> str:

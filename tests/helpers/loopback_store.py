@@ -1,16 +1,19 @@
 """An HTTP store of native checkpoints on this machine, with network and server faults on demand."""
 
-import contextlib
 import hashlib
 import random
-import socket
+import re
 import time
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from loopback_http import LoopbackServer, byte_range
+from loopback_http import LoopbackServer, Request, Response, file_response
 
 PAGE = b"<!DOCTYPE html><html><body>The file you are looking for is not here.</body></html>"
+FAULTS = (
+    *("drop", "cut", "503", "429", "promise_too_much", "promise_too_little", "truncated", "html"),
+    *("html_of_right_length", "trickle", "stall", "ignore_range", "wrong_range", "wrong_place", "flip"),
+)
 
 
 class LoopbackStore(LoopbackServer):
@@ -20,113 +23,64 @@ class LoopbackStore(LoopbackServer):
     """
 
     def __init__(self, files: dict[str, bytes], *, checksum: str | None = "md5") -> None:
-        super().__init__(handler_of(self))
+        super().__init__()
         self.files, self.checksum = files, checksum
         self.next_fault: Callable[[str], str | None] = lambda path: None
         self.requests: list[tuple[str, str, str | None]] = []
 
-    def headers(self, content: bytes) -> dict[str, str]:
-        headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+    def respond(self, request: Request) -> Response | None:
+        path = request.path.lstrip("/")
+        self.requests.append((request.method, path, request.range))
+        fault = self.next_fault(path)
+        if fault == "drop":
+            return None
+        if fault in ("503", "429"):
+            return Response(int(fault), {"Retry-After": "0"})
+        if path not in self.files:
+            return Response(404, {"Content-Type": "text/html"}, PAGE)
+        if fault == "html":
+            return Response(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
+        content = self.files[path]
+        headers = {"Content-Type": "application/octet-stream"}
         if self.checksum == "md5":
             headers["ETag"] = f'"{hashlib.md5(content).hexdigest()}"'
         if self.checksum == "sha256":
             headers["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-        return headers
+        request = replace(request, headers={}) if fault == "ignore_range" else request
+        return spoil(file_response(request, content, headers), fault, content)
 
 
-FAULTS = (
-    *("drop", "cut", "503", "429", "promise_too_much", "promise_too_little", "truncated", "html"),
-    *("html_of_right_length", "trickle", "stall", "ignore_range", "wrong_range", "wrong_place", "flip"),
-)
+def spoil(response: Response, fault: str | None, content: bytes) -> Response:
+    """Introduce a fault into the response with `content` or a range of it."""
+    body, num_bytes = response.body, len(response.body)
+    if fault == "wrong_range" and response.status == 206:
+        found = response.headers["Content-Range"]
+        response.headers["Content-Range"] = re.sub(r"(\d+)-", lambda start: f"{int(start[1]) + 1}-", found)
+    if fault == "wrong_place" and response.status == 206:
+        response.body = content[:num_bytes]
+    if fault == "html_of_right_length":
+        response.body = (PAGE * (num_bytes // len(PAGE) + 1))[:num_bytes]
+    if fault == "truncated":
+        response.body = body[: num_bytes * 2 // 3]
+    if fault == "flip" and body:
+        middle = num_bytes // 2
+        response.body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+    if fault in ("promise_too_much", "promise_too_little"):
+        length = num_bytes + (10 if fault == "promise_too_much" else -(num_bytes // 2))
+        response.headers["Content-Length"] = str(length)
+    if fault == "trickle":
+        response.chunks = slowly(body, num_bytes // 8 + 1, seconds=0.002)
+    if fault in ("cut", "stall"):
+        response.chunks = slowly(body[: num_bytes // 3], num_bytes + 1, seconds=0.15 if fault == "stall" else 0.0)
+    response.is_dropped = fault in ("cut", "stall", "promise_too_much", "promise_too_little")
+    return response
 
 
-def handler_of(store: LoopbackStore) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Otherwise small responses wait 40 ms for an acknowledgement.
-        disable_nagle_algorithm = True
-
-        def do_HEAD(self) -> None:
-            self.respond()
-
-        def do_GET(self) -> None:
-            self.respond()
-
-        def respond(self) -> None:
-            path = self.path.lstrip("/")
-            store.requests.append((self.command, path, self.headers.get("Range")))
-            fault = store.next_fault(path)
-            if fault == "drop":
-                return self.drop()
-            if fault in ("503", "429"):
-                return self.send(int(fault), {"Retry-After": "0"}, b"")
-            if path not in store.files:
-                return self.send(404, {"Content-Type": "text/html"}, PAGE)
-            if fault == "html":
-                return self.send(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
-            return self.send_file(store.files[path], fault)
-
-        def send_file(self, content: bytes, fault: str | None) -> None:
-            headers = store.headers(content)
-            start, end, status = 0, len(content), 200
-            requested = self.headers.get("Range")
-            if requested and fault != "ignore_range":
-                start, end = byte_range(requested, len(content))
-                status = 206 if start < end else 416
-                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
-            body = content[start:end]
-            if fault == "wrong_range" and status == 206:
-                headers["Content-Range"] = f"bytes {start + 1}-{end - 1}/{len(content)}"
-            if fault == "wrong_place" and status == 206:
-                body = content[: len(body)]
-            if fault == "html_of_right_length":
-                body = (PAGE * (len(body) // len(PAGE) + 1))[: len(body)]
-            if fault == "truncated":
-                body = body[: len(body) * 2 // 3]
-            if fault == "flip" and body:
-                place = len(body) // 2
-                body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
-            length = len(body)
-            length += {"promise_too_much": 10, "promise_too_little": -(length // 2)}.get(fault or "", 0)
-            self.send(status, headers | {"Content-Length": str(length)}, body, fault)
-
-        def send(self, status: int, headers: dict[str, str], body: bytes, fault: str | None = None) -> None:
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            if fault == "trickle":
-                for start in range(0, len(body), 1 + len(body) // 8):
-                    self.wfile.write(body[start : start + 1 + len(body) // 8])
-                    self.wfile.flush()
-                    time.sleep(0.002)
-                return
-            if fault in ("cut", "stall"):
-                self.wfile.write(body[: len(body) // 3])
-                self.wfile.flush()
-                if fault == "stall":
-                    time.sleep(0.15)
-                self.drop()
-                return
-            self.wfile.write(body)
-            if fault in ("promise_too_much", "promise_too_little"):
-                self.drop()
-
-        def drop(self) -> None:
-            self.close_connection = True
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):  # the client closed the connection
-                super().handle()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
+def slowly(body: bytes, chunk_bytes: int, *, seconds: float) -> Iterator[bytes]:
+    """`body` in chunks, with a pause after each."""
+    for start in range(0, len(body), chunk_bytes):
+        yield body[start : start + chunk_bytes]
+        time.sleep(seconds)
 
 
 def random_schedule(rng: random.Random) -> Callable[[str], str | None]:
