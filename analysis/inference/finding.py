@@ -1,6 +1,5 @@
 """A finding: a claim with its effect, interval and p-value; and how one is made from rows of the tables."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,12 +123,13 @@ def checkpoints_of(tables: Tables, family: str) -> list[str]:
 
 def paired_finding(family: str, claim: str, row: Row, *, expected: int, note: str = "", test: str = PAIRED) -> Finding:
     """Effect, interval and p-value of one row."""
-    effect = number(row["difference"])
+    effect = measured(row, expected=expected)
     num_items = None if number(row["n"]) is None else int(row["n"])
     # Published tables have no items, and so no number of them.
-    tested = {"p_value": number(row["p_value"]), "n": num_items, "note": note, "direction": sign(effect)}
-    tested |= {"test": test if num_items or effect is None else UNPAIRED}
-    return Finding(family, claim, expected=expected, **about(row), **measured(row), **tested)
+    test = test if num_items or effect["effect"] is None else UNPAIRED
+    direction = int(np.sign(effect["effect"] or 0))
+    tested = {"p_value": number(row["p_value"]), "n": num_items, "test": test, "direction": direction}
+    return Finding(family, claim, **effect, **tested, note=note)
 
 
 def trend_finding(
@@ -148,13 +148,14 @@ def trend_finding(
     Not testable where one of `checkpoints` is missing (default: all of the row's family of models).
     """
     checkpoints = checkpoints_of(tables, row["family"]) if checkpoints is None else checkpoints
-    found = in_order(levels.dropna(subset=[column]))
-    values = found[column].to_numpy(float)
-    absent = missing_checkpoints(checkpoints, found["checkpoint"])
-    tested = {"p_value": None, "n": len(values), "test": KENDALL, "direction": 0, "missing": absent or row["missing"]}
-    if not absent and number(row["difference"]) is not None:
+    levels = in_order(levels.dropna(subset=[column]))
+    values = levels[column].to_numpy(float)
+    absent = missing_checkpoints(checkpoints, levels["checkpoint"])
+    found = measured(row, expected=expected) | {"missing": absent or row["missing"]}
+    tested = {"p_value": None, "n": len(values), "test": KENDALL, "direction": 0}
+    if not absent and found["effect"] is not None:
         tested |= kendall(np.arange(len(values), dtype=float), values, ", from the first to the last")
-    return Finding(family, claim, expected=expected, **about(row), **measured(row) | tested)
+    return Finding(family, claim, **found, **tested)
 
 
 def kendall(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], ending: str = "") -> dict[str, Any]:
@@ -163,22 +164,15 @@ def kendall(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], ending: str 
         return {}
     found = trend(x, y)
     note = f"; Kendall tau {found.tau:+.2f} over {len(y)} checkpoints{ending}"
-    return {"p_value": found.p_value, "direction": sign(found.tau), "note": note}
+    return {"p_value": found.p_value, "direction": int(np.sign(found.tau)), "note": note}
 
 
-def about(row: Row) -> dict[str, Any]:
-    return same(row, "series", "eval_set", "metric", "checkpoint")
-
-
-def measured(row: Row) -> dict[str, Any]:
-    values = {"effect": number(row["difference"]), "ci_low": number(row["ci_low"]), "ci_high": number(row["ci_high"])}
-    return values | {"missing": row["missing"]}
+def measured(row: Row, *, expected: int) -> dict[str, Any]:
+    """Fields of the finding of a row, without its test."""
+    about = same(row, "series", "eval_set", "metric", "checkpoint", "missing") | {"expected": expected}
+    return about | {"effect": number(row["difference"])} | {name: number(row[name]) for name in ("ci_low", "ci_high")}
 
 
 def normal_interval(effect: float, error: float) -> dict[str, float | None]:
     """95% interval of an effect with a normal error."""
     return {"ci_low": number(effect - NORMAL_95 * error), "ci_high": number(effect + NORMAL_95 * error)}
-
-
-def sign(value: float | None) -> int:
-    return 0 if not value else int(math.copysign(1, value))

@@ -19,12 +19,12 @@ from analysis.inference.finding import (
     UNTESTED,
     Finding,
     Row,
-    about,
     checkpoints_of,
     direction_of,
     metric_on,
     missing_checkpoints,
     own_task_rows,
+    same,
     tuned_levels,
 )
 from analysis.tables.columns import Comparison
@@ -46,8 +46,8 @@ def peak_finding(tables: Tables, row: Row) -> Finding:
     levels = in_order(tuned_levels(tables, row).dropna(subset=["Performance"]))
     names = list(levels["checkpoint"])
     claim = f"{metric_on(row)} of models fine-tuned on {row['series']} gets worse after some checkpoint"
-    common: dict[str, Any] = {"family": "over-training", "claim": claim, **about(row), "test": CHANGE_POINT}
-    common |= {"n": len(names), "expected": -1}
+    common: dict[str, Any] = {"family": "over-training", "claim": claim, "test": CHANGE_POINT, "n": len(names)}
+    common |= {"expected": -1, **same(row, "series", "eval_set", "metric", "checkpoint")}
     missing = missing_checkpoints(checkpoints_of(tables, row["family"]), names)
     if missing or len(names) < FEWEST:
         return Finding(**common, **UNTESTED, missing=missing or f"{len(names)} checkpoints, {FEWEST} needed")

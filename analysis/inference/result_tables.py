@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.inference.contrasts import Contrast, compare_all
 from analysis.inference.paired import evaluate_paired
-from analysis.inference.unpaired import evaluate_unpaired
+from analysis.inference.unpaired import evaluate_unpaired, levels_of
 from analysis.tables.columns import ALL_CHECKPOINTS, DIFFERENCE_COLUMNS, FILES, MISSING_COLUMNS, OPTIONAL, TIDY_TABLE
 from analysis.tables.frames import (
     Tables,
@@ -62,11 +62,12 @@ def produce_tables(study_file: Path | None, released: Path | None, folder: Path)
 
 def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
     """The tables of performance and of paired differences, in memory."""
+    levels = levels_of(gathered.rows)
 
     def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
         if (setting, metric) in gathered.cells:
             return evaluate_paired(contrasts, gathered.cells[setting, metric])
-        return evaluate_unpaired(contrasts, gathered.levels[setting, metric])
+        return evaluate_unpaired(contrasts, levels[setting, metric])
 
     performance = table_of(row for row in gathered.rows if row["kind"] != "suite")
     suites = table_of(row for row in gathered.rows if row["kind"] == "suite")

@@ -4,7 +4,7 @@ Errors are assumed to be normal and independent. Errors of models evaluated on t
 correlated, so intervals of their differences are conservative.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,21 @@ from scipy import stats
 
 from analysis.inference.contrasts import Contrast, absent_cells
 from analysis.inference.paired import spread_result
-from analysis.tables.gathering import Key, Level
+from analysis.tables.gathering import Key, key_of
 from analysis.tables.intervals import Z_95
 from eval.metrics.bootstrap import NUM_RESAMPLES
 
+Level = tuple[float, float]
+"""Mean and standard error; the error is NaN where none was published."""
 NO_ERROR = {"missing": "no standard error was published"}
+
+
+def levels_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[Key, Level]]:
+    """(setting, metric) -> level of every model."""
+    levels: dict[tuple[str, str], dict[Key, Level]] = {}
+    for row in rows:
+        levels.setdefault((row["setting"], row["metric"]), {})[key_of(row)] = (row["Performance"], row["std"])
+    return levels
 
 
 def evaluate_unpaired(contrasts: Sequence[Contrast], levels: Mapping[Key, Level]) -> list[dict[str, Any]]:

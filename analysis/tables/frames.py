@@ -83,15 +83,12 @@ def empty_table(columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def typed(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """Whole numbers stay whole beside empty cells; text is object with None."""
-    return pd.DataFrame({name: typed_column(name, values) for name, values in columns.items()}, columns=list(columns))
-
-
-def typed_column(name: str, values: list[Any]) -> pd.Series:
-    if name in WHOLE_NUMBERS or name in REAL_NUMBERS:
-        numbers = np.array([np.nan if is_empty(value) else float(value) for value in values], dtype=float)
-        return pd.Series(numbers).astype("Int64") if name in WHOLE_NUMBERS else pd.Series(numbers)
-    return pd.Series([None if is_empty(value) else value for value in values], dtype=object)
+    """A frame in which whole numbers stay whole beside empty cells, and text is object with None."""
+    types: dict[str, Any] = {**dict.fromkeys(WHOLE_NUMBERS, "Int64"), **dict.fromkeys(REAL_NUMBERS, "float64")}
+    cells = {name: [None if is_empty(value) else value for value in values] for name, values in columns.items()}
+    return pd.DataFrame(
+        {name: pd.Series(values, dtype=object).astype(types.get(name, object)) for name, values in cells.items()}
+    )
 
 
 def is_empty(value: Any) -> bool:

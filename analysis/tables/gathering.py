@@ -23,16 +23,12 @@ SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond"
 EVALUATION_FIELDS = ("eval_set", "format", "protocol", "kind", "role")
 Key = tuple[str, str, str]
 """Series, checkpoint, format."""
-Level = tuple[float, float]
-"""Mean and standard error; the error is NaN where none was published."""
 
 
 @dataclass(frozen=True)
 class Gathered:
     rows: list[dict[str, Any]]
     """Of performance, with names of series and settings; kind `suite` among them."""
-    levels: Mapping[tuple[str, str], Mapping[Key, Level]]
-    """(setting, metric) -> level of every model."""
     cells: Mapping[tuple[str, str], Mapping[Key, Cell]]
     """(setting, metric) -> per-item values of every model, where they are recorded."""
     missing: list[dict[str, Any]]
@@ -60,14 +56,14 @@ def gather_measurements(study: Study | None) -> Gathered:
     cells = cells_of([*predictions, *suites], rows)
     group_of = task_groups(table_of(rows))
     rows = [{**row, "group": group_of.get((row["family"], row["setting"], row["kind"]))} for row in rows]
-    return Gathered(rows, levels_of(rows), cells, missing)
+    return Gathered(rows, cells, missing)
 
 
 def gather_released(folder: Path) -> Gathered:
     """Rows of the authors' released tables, which have no per-item values."""
     rows, files = read_released(folder)
     performance = table_of(row for row in rows if row["kind"] != "suite")
-    return Gathered(rows, levels_of(rows), {}, missing_in_curves(performance), files)
+    return Gathered(rows, {}, missing_in_curves(performance), files)
 
 
 def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
@@ -116,13 +112,6 @@ def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 def key_of(row: Mapping[str, Any]) -> Key:
     return row["series"], row["checkpoint"], row["format"]
-
-
-def levels_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[Key, Level]]:
-    levels: dict[tuple[str, str], dict[Key, Level]] = {}
-    for row in rows:
-        levels.setdefault((row["setting"], row["metric"]), {})[key_of(row)] = (row["Performance"], row["std"])
-    return levels
 
 
 def cells_of(
