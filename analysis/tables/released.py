@@ -25,6 +25,7 @@ from analysis.tables.intervals import Z_95, binomial
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
+from open_instruct.study.variants import Variant
 
 FAMILY = "olmo1b"
 RELEASED_PERFORMANCE = "all_perf_table.csv"
@@ -152,16 +153,10 @@ def identity_of(model: re.Match[str], conversion_of_bare: str) -> dict[str, Any]
     checkpoint = Checkpoint(FAMILY, int(digits) if digits.isdigit() else None)
     is_hf = bool(model["tuned_hf"] or model["base_hf"] or model["base_main"] == "hf_original")
     is_bare = bool(model["base_step"]) and not model["original"]
-    return {
+    epochs, lr = int(model["epochs"]) if model["epochs"] else None, float(model["lr"]) if model["lr"] else None
+    return Variant(checkpoint, model["train_set"], epochs, lr).identity() | {
         "model_id": model.string,
-        "family": FAMILY,
-        "step": checkpoint.step,
-        "tokens": checkpoint.num_tokens,
-        "train_set": model["train_set"],
-        "epochs": int(model["epochs"]) if model["epochs"] else None,
-        "lr": float(model["lr"]) if model["lr"] else None,
         "seed": None,
-        "adapter": "full" if model["train_set"] else None,
         "conversion": conversion_of_bare if is_bare else "hf" if is_hf else "native",
         "shots": int(model["shots"] or 0),
         "protocol": "paper",

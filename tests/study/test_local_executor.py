@@ -1,6 +1,7 @@
 """The local executor: exit codes, order of jobs, and what is printed of a failure."""
 
 import runpy
+from dataclasses import replace
 
 import pytest
 from toy_study import SCRIPT
@@ -13,6 +14,10 @@ from open_instruct.study.job_cache import JobCache
 WRITE = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
 FAIL = "import sys; print('half done'); print('the reason'); sys.exit(3)"
 SILENT = "pass"
+TIMES = """import pathlib, sys, time
+start = time.monotonic()
+time.sleep(0.2)
+pathlib.Path(sys.argv[1]).write_text(f"{start} {time.monotonic()}")"""
 
 
 @pytest.fixture
@@ -60,3 +65,12 @@ def test_finished_jobs_are_not_run_again(make_job, base_dir):
     run_here(job)
     run_here(job)
     assert (base_dir / "once").read_text() == "x"
+
+
+def test_a_job_that_takes_the_whole_machine_runs_alone(make_job, base_dir):
+    jobs = [make_job(name, TIMES) for name in ("first", "second", "third")]
+    run_here(jobs[0], replace(jobs[1], whole_machine=True), jobs[2], num_parallel=3)
+    start, end = map(float, (base_dir / "second").read_text().split())
+    for name in ("first", "third"):
+        other_start, other_end = map(float, (base_dir / name).read_text().split())
+        assert other_end <= start or end <= other_start
