@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from open_instruct.checkpoints.families import MAIN, Checkpoint, family_named, step_order
-from open_instruct.checkpoints.measurement import group_norms, measure
-from open_instruct.checkpoints.trajectory import Flag, find_shared_tensors, norm_outliers, rising_losses
+from open_instruct.checkpoints.trajectory import Flag, find_shared_tensors, group_norms, norm_outliers, rising_losses
 from open_instruct.checkpoints.trajectory_plot import plot_trajectory
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
@@ -80,6 +79,8 @@ def measure_once(args: Args, checkpoint: Checkpoint) -> dict[str, Any]:
         identity=Variant(checkpoint).identity(),
     )
     if not artifact.is_done(overwrite=args.overwrite):
+        from open_instruct.checkpoints.measurement import measure  # torch and transformers take seconds to import
+
         with artifact.making():
             write_json(artifact.path, measure(folder, args.num_documents, args.max_length))
     return read_json(artifact.path)

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,3 @@ def measure_text(folder: Path, num_documents: int, max_length: int) -> list[floa
         num_bytes = len(tokenizer.decode(tokens[0, 1:]).encode())
         losses.append(nats / math.log(2) / num_bytes)
     return losses
-
-
-def group_norms(measured: dict[str, Any]) -> dict[str, float]:
-    """L2 norm of each kind of tensor, over all layers."""
-    squares: dict[str, float] = {}
-    for name, tensor in measured["tensors"].items():
-        kind = re.sub(r"\.\d+\.", ".*.", name)
-        squares[kind] = squares.get(kind, 0.0) + tensor["norm"] ** 2
-    return {kind: value**0.5 for kind, value in squares.items()}

@@ -4,6 +4,7 @@
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from open_instruct.checkpoints.families import Checkpoint
-from open_instruct.checkpoints.measurement import group_norms
 
 MIN_RESIDUAL = 0.02
 """Smallest relative residual of a norm that is flagged, however smooth the others are."""
@@ -65,6 +65,15 @@ def norm_outliers(checkpoints: Sequence[Checkpoint], measured: Sequence[dict[str
                 reason = f"norm {y[i + 1]:.4g}, {residual:.0%} off the line between its neighbours"
                 flags.append(Flag(pairs[i + 1][0], kind, reason))
     return flags
+
+
+def group_norms(measured: dict[str, Any]) -> dict[str, float]:
+    """L2 norm of each kind of tensor, over all layers."""
+    squares: dict[str, float] = {}
+    for name, tensor in measured["tensors"].items():
+        kind = re.sub(r"\.\d+\.", ".*.", name)
+        squares[kind] = squares.get(kind, 0.0) + tensor["norm"] ** 2
+    return {kind: value**0.5 for kind, value in squares.items()}
 
 
 def relative_residuals(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from open_instruct.checkpoints.families import Checkpoint, step_name
-from open_instruct.checkpoints.measurement import group_norms
-from open_instruct.checkpoints.trajectory import Flag
+from open_instruct.checkpoints.trajectory import Flag, group_norms
 from open_instruct.common.json_files import atomic_write
 
 

@@ -110,7 +110,7 @@ def test_only_a_significant_rise_of_the_loss_is_flagged():
 
 def test_finished_measurements_are_reused_and_other_arguments_refused(family, monkeypatch):
     run()
-    monkeypatch.setattr(check, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measurement, "measure", lambda *_: pytest.fail("measured"))
     run()
     with pytest.raises(UserError, match="num_documents was 0, now 3"):
         run(num_documents=3)
