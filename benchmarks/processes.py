@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from open_instruct.common.errors import UserError
 
-# A process starts with its parent's peak memory: a small one stands between this process and the command.
+# The peak memory of a process includes that of its parent at the fork, so that a small process starts the command.
 LAUNCHER = """
 import json, resource, subprocess, sys, time
 started = time.monotonic()

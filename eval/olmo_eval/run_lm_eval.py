@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from eval.prediction.model_loading import check_folder, identify, load
 from eval.prediction.resumable_jsonl import ResumableJsonl
+from olmo_eval.instances import load_instances
 from olmo_eval.rows import input_files
 from olmo_eval.task_list import TaskRun, task_runs, with_config_file
 from olmo_eval.tasks import task_named
@@ -28,6 +29,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
+from open_instruct.data.encode import chat_prompt
 from open_instruct.data.sources import SourceOptions
 
 # torch and transformers take seconds to import; --help, refusals and skipped tasks do not need them.
@@ -113,7 +115,8 @@ def main(args: Args) -> None:
     args = with_config_file(args, args.config_file)
     runs = task_runs(args.task, args.task_file, defaults=vars(args))
     files = metrics_files(args, runs)
-    full = full_output(args, runs)
+    recorded = {f"{run.name}.num_recorded_inputs": run.num_recorded_inputs for run in runs}
+    full = artifact(args, args.full_output_file, runs, **recorded) if args.full_output_file else None
     if full and full.is_done(overwrite=args.overwrite):
         full = None
     # is_done refuses files made by other arguments, so it is called for each even if the full output needs them all.
@@ -145,17 +148,10 @@ def metrics_files(args: Args, runs: Sequence[TaskRun]) -> list[MetricsFile]:
     return [MetricsFile(artifact(args, path, [r]), [r]) for path, r in zip(names, runs, strict=True)]
 
 
-def full_output(args: Args, runs: Sequence[TaskRun]) -> Artifact | None:
-    if args.full_output_file is None:
-        return None
-    recorded = {f"{r.name}.num_recorded_inputs": r.num_recorded_inputs for r in runs}
-    made = artifact(args, args.full_output_file, runs)
-    return replace(made, arguments=dict(made.arguments) | recorded)
-
-
-def artifact(args: Args, path: Path, runs: Sequence[TaskRun]) -> Artifact:
+def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) -> Artifact:
+    """An output file of `runs`; `arguments` affect only this file."""
     folder = model_folder(args)
-    arguments: dict[str, Any] = {"model_max_length": args.model_max_length, "source": args.source}
+    arguments |= {"model_max_length": args.model_max_length, "source": args.source}
     inputs = {"model": folder}
     for task_run in runs:
         files = input_files(task_named(task_run.name), task_run.split, args.place)
@@ -223,9 +219,7 @@ def evaluations(
 
 def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: bool) -> dict[str, Any]:
     """One task's entry in the metrics file; `with_instances` adds the records of all instances."""
-    from olmo_eval.instances import load_instances
     from olmo_eval.ranking import instance_record, item_values, predict, summarise
-    from open_instruct.data.encode import chat_prompt
 
     started = time.monotonic()
     task = task_named(task_run.name)
