@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from eval.engine.scoring import Request, Score, score
+from eval.engine.log_likelihood import Request, Score, score
 from eval.metrics.bootstrap import standard_error
 from olmo_eval.instances import Instance
 from open_instruct.common.errors import UserError

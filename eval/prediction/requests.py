@@ -8,7 +8,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.engine.generation import Generated
-from eval.engine.scoring import Request, score
+from eval.engine.log_likelihood import Request, score
 from eval.prediction.prediction_spec import GenerationSettings
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import chat_prompt, encode_pairs, encode_prompts, eos_id

@@ -11,11 +11,11 @@ from toy_families import FAMILIES, toy_model
 
 from eval.engine import (
     lm_head,
+    log_likelihood,
     prefix_attention,
     prefix_tree,
-    scoring,
 )
-from eval.engine.scoring import Request, score
+from eval.engine.log_likelihood import Request, score
 from open_instruct.common.errors import UserError
 
 VOCAB_SIZE = 31
@@ -95,7 +95,7 @@ def test_every_distinct_prefix_is_computed_once(models, monkeypatch):
         return forward(model, tree, *args)
 
     forward = prefix_attention.forward
-    monkeypatch.setattr(scoring, "forward", counting)
+    monkeypatch.setattr(log_likelihood, "forward", counting)
     exemplars, group = [9] * 20, [8] * 10
     requests = [Request([*exemplars, *group, i, 5], [[1, 2, 3], [1, 2, 4]]) for i in range(1, 7)]
     requests += [Request([*exemplars, i], [[7]]) for i in range(1, 7)]
@@ -147,7 +147,7 @@ def test_out_of_memory_halves_the_batches(models, monkeypatch):
     forward = prefix_attention.forward
     requests = [Request([i, i + 1], [[3, 4], [5, 6, 7]]) for i in range(1, 20)]
     expected = score(models["olmo"], requests)
-    monkeypatch.setattr(scoring, "forward", with_little_memory)
+    monkeypatch.setattr(log_likelihood, "forward", with_little_memory)
     counts = []
     found = score(models["olmo"], requests, progress=counts.append)
     assert len(counts) >= 5
@@ -161,7 +161,7 @@ def test_other_errors_are_not_treated_as_out_of_memory(models, monkeypatch):
     def broken(*args):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(scoring, "forward", broken)
+    monkeypatch.setattr(log_likelihood, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         score(models["olmo"], [Request([1], [[2]])])
 
