@@ -21,7 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.figures.axis import positions, readable_ticks, short_step
-from analysis.figures.panels import BASE_COLOUR, Curve, Grid, Panel
+from analysis.figures.panels import Curve, Grid, Panel
+from analysis.figures.style import BASE_COLOUR
 from analysis.tables.frames import order_checkpoints
 from open_instruct.checkpoints.families import MAIN
 from open_instruct.common.errors import UserError

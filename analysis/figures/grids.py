@@ -3,7 +3,6 @@
 import pandas as pd
 
 from analysis.figures.panels import (
-    FORMAT_COLOURS,
     Curve,
     Grid,
     Panel,
@@ -15,10 +14,10 @@ from analysis.figures.panels import (
     level_panel,
     metrics_of,
     series_panel,
-    style_of,
     with_90,
     wrapped,
 )
+from analysis.figures.style import FORMAT_COLOURS, style_of
 from analysis.inference.degenerate_results import constant_gold
 from analysis.tables.columns import BITS, IMPROVING, INSTRUCTION_FOLLOWING, METRIC_LABELS, NOT_IMPROVING, Comparison
 from analysis.tables.frames import (

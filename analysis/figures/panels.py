@@ -1,34 +1,19 @@
-"""Curves over checkpoints, in panels, in grids: the content of a figure before it is drawn.
-
-Base models are black; each fine-tuned series has the same colour and marker in all figures. Colours are those of Okabe
-and Ito, which readers with colour vision deficiency can distinguish.
-"""
+"""Curves over checkpoints, in panels, in grids: the content of a figure before it is drawn."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
 
 import pandas as pd
 from scipy import stats
 
+from analysis.figures.style import Style, styles_of
 from analysis.inference.degenerate_results import constant_gold
 from analysis.tables.columns import BITS, METRIC_LABELS, Comparison
 from analysis.tables.frames import Tables, found_checkpoints, groups, in_order, related, select, usual, where
 
-BASE_COLOUR = "#000000"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-FORMAT_COLOURS = ("#332288", "#882255", "#999933", "#44AA99")
-"""From Paul Tol's muted scheme: none of them is the colour of a series."""
-MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "*")
 MOST_COLUMNS = 5
 Z_90 = float(stats.norm.ppf(0.95))
-
-
-class Style(NamedTuple):
-    colour: str
-    marker: str
-    line: Literal["-", "--"]
 
 
 @dataclass(frozen=True)
@@ -59,24 +44,6 @@ class Panel:
 
 
 Grid = list[list[Panel]]
-
-
-def style_of(names: Iterable[str], base: Iterable[str] = (), *, colours: Sequence[str] = COLOURS) -> dict[str, Style]:
-    """Black dots for base models, colours and markers in order for the others, dashed after the last colour."""
-    styles = dict.fromkeys(base, Style(BASE_COLOUR, "o", "-"))
-    for number, name in enumerate(name for name in dict.fromkeys(names) if name not in styles):
-        line = "-" if number < len(colours) else "--"
-        styles[name] = Style(colours[number % len(colours)], MARKERS[number % len(MARKERS)], line)
-    return styles
-
-
-def styles_of(tables: Tables) -> dict[str, Style]:
-    """The style of each series, the same in all figures."""
-    frames = (tables.performance, tables.suites, tables.differences)
-    both = pd.concat([pd.DataFrame(frame[["series", "train_set"]]).drop_duplicates() for frame in frames])
-    bases = sorted({str(name) for name in select(pd.DataFrame(both), train_set=None)["series"] if "=" not in name})
-    # Varied recipes come last, so that the usual ones have solid lines.
-    return style_of(sorted(set(both["series"]), key=lambda name: ("=" in name, name)), bases)
 
 
 def label_of(rows: pd.DataFrame, series: str) -> str:

@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from analysis.figures.panels import BASE_COLOUR, MARKERS, Curve, Grid, Panel, Style, checkpoints_of, wrapped
+from analysis.figures.panels import Curve, Grid, Panel, checkpoints_of, wrapped
+from analysis.figures.style import BASE_COLOUR, MARKERS, Style
 from analysis.tables.columns import ALL_LAYERS, METRIC_LABELS, Comparison
 from analysis.tables.frames import Tables, groups, in_order, related, select, usual
 

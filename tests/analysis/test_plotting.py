@@ -6,8 +6,9 @@ from simulated_study import STUDY, write_study
 from analysis import produce_tables
 from analysis.figures.axis import positions, readable_ticks, short_step
 from analysis.figures.drawing import draw, save
-from analysis.figures.panels import BASE_COLOUR, Curve, Panel, style_of, styles_of
+from analysis.figures.panels import Curve, Panel
 from analysis.figures.study_figures import FIGURES, draw_figure
+from analysis.figures.style import BASE_COLOUR, style_of, styles_of
 from analysis.tables.frames import Tables, as_table, read_tables
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
