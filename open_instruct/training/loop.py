@@ -16,7 +16,7 @@ from open_instruct.data.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import micro_batches, validation_batches
 from open_instruct.training.data import Examples
-from open_instruct.training.loss import TargetLoss, spare_memory_traffic
+from open_instruct.training.loss import TargetLoss, use_cpu_kernels
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, StopRequest
 from open_instruct.training.training_log import StepResult, TrainingLog
 
@@ -43,7 +43,7 @@ class Run:
 def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_steps: int) -> tuple[nn.Module, Any, Any]:
     """Model, optimiser and learning rate schedule, distributed as accelerate is configured."""
     if accelerator.device.type == "cpu" and accelerator.distributed_type == DistributedType.NO:
-        spare_memory_traffic(module)
+        use_cpu_kernels(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": args.weight_decay},

@@ -1,20 +1,17 @@
 """Cross-entropy of the target tokens: positions without a target are left out of the head and the last MLP."""
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, embedding
+from torch.nn.functional import cross_entropy
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED
-from open_instruct.training.fused_cross_entropy import Tied, summed_cross_entropy
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
+from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
+from open_instruct.training.cpu_kernels.malloc import keep_freed_memory
 
 
 class TargetLoss(nn.Module):
@@ -24,7 +21,7 @@ class TargetLoss(nn.Module):
         """model: a transformers model for causal language modelling, or a PeftModel of one."""
         super().__init__()
         self.model = model
-        self.spares_memory_traffic = False
+        self.is_fused = False
         self._no_split_modules = getattr(self.language_model, "_no_split_modules", None)  # FSDP wraps these
 
     @property
@@ -39,17 +36,12 @@ class TargetLoss(nn.Module):
             positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
             packed = {"position_ids": positions[None], "lengths": lengths}
         inner, is_target = self.language_model, targets != IGNORED
-        inputs, head = inner.get_input_embeddings(), inner.get_output_embeddings()
-        weight = head.weight
-        if self.spares_memory_traffic and inputs.weight is weight:
-            of_inputs, weight = Tied.apply(weight)  # pyright: ignore[reportGeneralTypeIssues]
-            given = {"inputs_embeds": embedding(ids, of_inputs, inputs.padding_idx, sparse=True)}
-        else:
-            given = {"input_ids": ids}
+        head = inner.get_output_embeddings()
         with only_at(is_target, last_mlp(inner)):
-            hidden = inner.base_model(**given, use_cache=False, **packed).last_hidden_state[is_target]  # (targets, d)
-        if self.spares_memory_traffic:
-            return summed_cross_entropy(hidden, weight, targets[is_target])
+            hidden = inner.base_model(input_ids=ids, use_cache=False, **packed).last_hidden_state[is_target]
+        # hidden: (targets, d)
+        if self.is_fused:
+            return summed_cross_entropy(hidden, head.weight, targets[is_target])
         return cross_entropy(head(hidden).float(), targets[is_target], reduction="sum")
 
 
@@ -107,15 +99,8 @@ def check_projection(model: Any, *, packing: bool) -> None:
         )
 
 
-def spare_memory_traffic(loss: TargetLoss) -> None:
-    """On a CPU small models wait for memory: fused_cross_entropy.py takes the place of what goes through it more often.
-
-    What is freed stays with the process, so that the kernel does not clear the same pages for every step.
-    """
-    inputs, head = loss.language_model.get_input_embeddings(), loss.language_model.get_output_embeddings()
-    is_plain = type(inputs) is nn.Embedding and inputs.max_norm is None and type(head) is nn.Linear
-    loss.spares_memory_traffic = is_plain and head.bias is None and head.weight.requires_grad
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+def use_cpu_kernels(loss: TargetLoss) -> None:
+    """Compute the loss of a plain LM head by the fused kernel, and keep freed memory in the process."""
+    head = loss.language_model.get_output_embeddings()
+    loss.is_fused = type(head) is nn.Linear and head.bias is None and head.weight.requires_grad
+    keep_freed_memory()

@@ -7,11 +7,11 @@ from toy_examples import LIMITS, examples
 from toy_models import toy_olmo
 
 from open_instruct.common.model_loading import load_model
-from open_instruct.training import fused_cross_entropy
 from open_instruct.training.attention import attention_implementation
 from open_instruct.training.batches import micro_batches
-from open_instruct.training.fused_cross_entropy import summed_cross_entropy
-from open_instruct.training.loss import TargetLoss, spare_memory_traffic
+from open_instruct.training.cpu_kernels import fused_cross_entropy
+from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
+from open_instruct.training.loss import TargetLoss, use_cpu_kernels
 from open_instruct.training.model import add_adapters
 from open_instruct.training.steps import MicroBatchLimits
 
@@ -87,11 +87,11 @@ def test_a_target_that_is_next_to_impossible_has_a_finite_loss():
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", LIMITS)
-def test_sparing_memory_traffic_changes_no_gradient(make_model, name, tied, half):
+def test_cpu_kernels_change_no_gradient(make_model, name, tied, half):
     limits, load = LIMITS[name], make_model(tie_word_embeddings=tied)
     ordinary, sparing = (TargetLoss(load(limits.packing, half)) for _ in range(2))
-    spare_memory_traffic(sparing)
-    assert sparing.spares_memory_traffic
+    use_cpu_kernels(sparing)
+    assert sparing.is_fused
     loss, expected = gradients(ordinary, limits, half=half)
     found_loss, found = gradients(sparing, limits, half=half)
     assert found_loss == pytest.approx(loss, rel=1e-5)
@@ -105,8 +105,8 @@ def test_sparing_memory_traffic_changes_no_gradient(make_model, name, tied, half
 def test_adapters_leave_the_head_to_itself(make_model):
     model = add_adapters(make_model(tie_word_embeddings=True)(), rank=2, alpha=2, dropout=0.0)
     loss = TargetLoss(model)
-    spare_memory_traffic(loss)
-    assert not loss.spares_memory_traffic
+    use_cpu_kernels(loss)
+    assert not loss.is_fused
     _, found = gradients(loss, LIMITS["one batch"])
     assert found
     assert all("lora" in name for name in found)

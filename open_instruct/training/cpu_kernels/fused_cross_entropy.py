@@ -1,7 +1,7 @@
-"""The loss at the head, and the gradient of its weights, with as little memory traffic as it takes.
+"""Cross-entropy of the LM head, fused with its product to save memory traffic, which small models on a CPU wait for.
 
-On a CPU small models wait for memory: here no matrix as large as the embedding is made but its gradient and, in half
-precision, its copy; and of the logits there is one, whose gradient takes its place.
+The only matrices as large as the embedding are its gradient and, in half precision, its copy. There is one matrix of
+logits, which their gradient overwrites.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 NUMBERS_IN_CACHE = 2**19
-"""A processor's share of 2 MB."""
+"""2 MB of float32: one core's share of the cache."""
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class SummedCrossEntropy(Function):
             # Not the logarithm of the target's p, which could be 0; that of the likeliest token cannot.
             above = logits[rows].gather(1, target).float() - logits[rows].amax(-1, keepdim=True)
             log_p[rows] = (above + p.amax(-1, keepdim=True).log())[:, 0]
-            # Nobody else's: its gradient takes its place.
+            # The logits are not needed any more: their gradient overwrites them.
             logits[rows] = p.scatter_add_(1, target, p.new_full(target.shape, -1))
         ctx.save_for_backward(hidden, low_weight)
         ctx.of_logits, ctx.weight_dtype = logits, weight.dtype
@@ -57,21 +57,6 @@ class SummedCrossEntropy(Function):
 
 
 def parts(num_rows: int, width: int) -> Iterator[slice]:
-    """So many rows at once as stay in a processor's cache from one operation to the next."""
+    """Slices of rows that stay in a processor's cache from one operation to the next."""
     num_at_once = max(1, NUMBERS_IN_CACHE // width)
     return (slice(first, min(first + num_at_once, num_rows)) for first in range(0, num_rows, num_at_once))
-
-
-class Tied(Function):
-    """One matrix as two, for the embedding and for the head, whose gradients become one without a third.
-
-    The embedding's gradient is sparse; its rows are added to the head's, which nobody else holds.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return weight.view_as(weight), weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, of_rows: Tensor, of_head: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return of_head.index_add_(0, of_rows._indices()[0], of_rows._values())
