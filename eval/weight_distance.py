@@ -20,7 +20,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import write_json
+from open_instruct.common.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,13 +108,14 @@ def tensor_files(folder: Path) -> Mapping[str, Path]:
     """Tensor name -> its file.  Raises UserError where the folder has no safetensors."""
     from safetensors import safe_open
 
-    files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            files |= dict.fromkeys(file.keys(), path)
-    if not files:
-        raise UserError(f"{folder}: no safetensors; save the model again with save_pretrained")
-    return files
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():  # other files of the folder, such as shards of an earlier save, are no part of the model
+        return {name: folder / file for name, file in read_json(index)["weight_map"].items()}
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        raise UserError(f"{folder}: no model.safetensors; save the model again with save_pretrained")
+    with safe_open(single, "pt") as file:
+        return dict.fromkeys(file.keys(), single)
 
 
 def layer_of(name: str) -> str:
