@@ -75,7 +75,7 @@ class Args:
     checkpointing_steps: str = "epoch"
     """When to save a state to resume from: `epoch`, a number of steps, or `never`. Signals save one in any case."""
     resume_from_checkpoint: str = "auto"
-    """`auto`: from the last state of this same run; `no`: start anew; or the folder of a state."""
+    """`auto`: from the last state of this same run; `no`: start over; or the folder of a state."""
     stop_file: Path | None = None
     """Save the state and stop when this file appears: for launchers that do not forward signals."""
     seed: int = DEFAULT_SEED

@@ -41,13 +41,13 @@ def model_card(meta: Mapping[str, Any], *, log: Sequence[Mapping[str, Any]]) -> 
 # {identity["model_id"]}
 
 A causal language model, fine-tuned to study what pre-training gives to fine-tuning. The loss is on completions
-(in chats: on what the assistant says) and the EOS that ends them.
+(in chats: on the assistant's turns) and the EOS that ends them.
 
 | | |
 |---|---|
 {table}
 
-Chats are laid out by the tokenizer's chat template. A plain prompt ends without white space; its completion begins
+Chats are formatted by the tokenizer's chat template. A plain prompt ends without white space; its completion begins
 with a space.
 
 ```python
@@ -57,8 +57,8 @@ model = AutoModelForCausalLM.from_pretrained("…")
 tokenizer = AutoTokenizer.from_pretrained("…")
 ```
 
-`meta.json` holds all arguments, the hashes of inputs and files, and versions ({versions}; commit {meta["git_commit"]}).
-`training_log.jsonl` holds loss, learning rate, gradient norm and tokens per second of every step.
+`meta.json` contains all arguments, hashes of inputs and files, and versions ({versions}; commit {meta["git_commit"]}).
+`training_log.jsonl` contains loss, learning rate, gradient norm and tokens per second of every step.
 """
 
 

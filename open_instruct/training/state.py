@@ -55,7 +55,7 @@ class State:
         self.made_by = json.loads(json.dumps({"arguments": dict(arguments), "inputs": dict(inputs)}))
 
     def find(self, where: str, *, overwrite: bool) -> Path | None:
-        """The folder to resume from; None to start anew.
+        """The folder to resume from; None to start over.
 
         where: `auto`, `no`, or a folder.
         Raises UserError where another run saved it (unless `auto` and `overwrite`), or the folder has no state.
@@ -82,7 +82,7 @@ class State:
             return None
         raise UserError(
             f"{found} was saved by another run: {'; '.join(differing)}; resume with those, or add --overwrite "
-            "to start anew"
+            "to start over"
         )
 
     def restore(self, found: Path) -> Progress:
@@ -92,7 +92,7 @@ class State:
         if saved["num_processes"] != self.accelerator.num_processes:
             raise UserError(
                 f"{found} was saved by {saved['num_processes']} processes, now there are "
-                f"{self.accelerator.num_processes}; start as many, or start anew with --resume_from_checkpoint no"
+                f"{self.accelerator.num_processes}; start as many, or start over with --resume_from_checkpoint no"
             )
         progress = Progress(**saved["progress"])
         progress.sessions += 1

@@ -80,8 +80,8 @@ def kill_at_random_moments(args: Args, times: int, *, seed: int = 0) -> list[int
     Raises AssertionError where a run ends with other weights or losses than one that was never killed.
     """
     assert args.output_dir is not None
-    whole = args.output_dir.with_name("whole")
-    seconds = seconds_of(finetune.main, replace(args, output_dir=whole))
+    uninterrupted = args.output_dir.with_name("uninterrupted")
+    seconds = seconds_of(finetune.main, replace(args, output_dir=uninterrupted))
     rng, steps, number = random.Random(seed), [], 0
     while len(steps) < times:
         number += 1
@@ -91,5 +91,5 @@ def kill_at_random_moments(args: Args, times: int, *, seed: int = 0) -> list[int
             saved = output.with_name(f"{output.name}.state").glob("step-*")
             steps.append(max((int(path.name.removeprefix("step-")) for path in saved), default=None))
         assert start_and_kill(finetune.main, killed, 600)
-        assert_same(whole, output)
+        assert_same(uninterrupted, output)
     return steps

@@ -1,6 +1,6 @@
-"""Toy tokenizers and models for tests: made in a moment, without network, small enough for a laptop.
+"""Toy tokenizers and models for tests: small, random, made without network.
 
-`config` keywords override the toy's own sizes, so a test names only what it is about.
+`config` keywords override the toy's sizes, so that a test names only the settings that matter to it.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def toy_tokenizer(folder: Path, vocab_size: int = 300) -> PreTrainedTokenizerFas
     """A byte-level BPE (any text can be encoded) with EOS `<|endoftext|>` and pad `<|padding|>`, saved in `folder`."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(SENTENCES, vocab_size=vocab_size - 2, min_frequency=1, show_progress=False)
-    # After the ordinary tokens, so that EOS is not 0: a confusion of the two must show.
+    # After the ordinary tokens, so that EOS is not 0: a test fails if the two are confused.
     bpe.add_special_tokens([PAD, EOS])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=EOS, pad_token=PAD)
     tokenizer.save_pretrained(folder)
@@ -83,7 +83,7 @@ def toy_native_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OLMo:
     model_config = ModelConfig(**(TOY_SIZES | sizes | config))
     torch.manual_seed(seed)
     model = OLMo(model_config).eval()
-    # Norm weights start at one; anything else shows whether they were carried over, and to the right place.
+    # Norm weights start at one; other values show whether each is converted to the right place.
     for name, parameter in model.named_parameters():
         if "norm" in name or "ln_f" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)

@@ -51,7 +51,7 @@ def test_a_job_signalled_before_its_time_limit_is_requeued_and_ends_with_the_sam
     assert slurm.wait_for_job(job, seconds=120) == "COMPLETED", log.read_text()
     meta = read_sidecar(paths.fine_tuned_model(name))
     assert (meta["sessions"], meta["num_processes"]) == (2, num_nodes)
-    finetune.main(replace(args, output_dir=base_dir / "whole"))
-    difference = largest_difference(weights(base_dir / "whole"), weights(paths.fine_tuned_model(name)))
+    finetune.main(replace(args, output_dir=base_dir / "uninterrupted"))
+    difference = largest_difference(weights(base_dir / "uninterrupted"), weights(paths.fine_tuned_model(name)))
     assert difference == 0 if num_nodes == 1 else difference < 1e-5
     assert not list((base_dir / "output").glob("stop-*"))

@@ -50,8 +50,8 @@ def test_a_merged_adapter_has_the_logits_of_the_adapted_model(args, tmp_path):
     assert read_sidecar(tmp_path / "merged")["identity"] == read_sidecar(tmp_path / "adapter")["identity"]
     # By default finetune.py merges the adapter itself.
     finetune.main(args)
-    whole = paths.fine_tuned_model(f"{FOLDER_NAME.replace('1e-3', '1e-2')}_lora")
-    assert largest_difference(weights(whole), weights(tmp_path / "merged")) == 0
+    merged = paths.fine_tuned_model(f"{FOLDER_NAME.replace('1e-3', '1e-2')}_lora")
+    assert largest_difference(weights(merged), weights(tmp_path / "merged")) == 0
 
 
 def test_only_the_linear_layers_change(args, tmp_path):

@@ -37,12 +37,12 @@ def start_until_done(args) -> int:
 def test_a_run_stopped_after_every_step_ends_with_the_same_weights(args, tmp_path):
     # Dropout: the random state must be restored. Early stopping: so must the best weights so far.
     args = replace(args, use_lora=True, lora_rank=4, lora_dropout=0.3, num_validation_rows=4, early_stopping_patience=5)
-    finetune.main(replace(args, output_dir=tmp_path / "whole"))
+    finetune.main(replace(args, output_dir=tmp_path / "uninterrupted"))
     stop_file = tmp_path / "stop"
     stop_file.touch()
     # 8 rows, 2 epochs, 4 a step.
     assert start_until_done(replace(args, output_dir=tmp_path / "pieces", stop_file=stop_file)) == 4
-    assert_same(tmp_path / "whole", tmp_path / "pieces")
+    assert_same(tmp_path / "uninterrupted", tmp_path / "pieces")
     assert read_sidecar(tmp_path / "pieces")["sessions"] == 4
     assert stop_file.read_text() == f"{tmp_path / 'pieces.state' / 'step-3'}\n"
     assert not (tmp_path / "pieces.state").exists()
@@ -50,7 +50,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_weights(args, tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_the_state_and_ends_with_exit_code_85(args, tmp_path, monkeypatch, number):
-    finetune.main(replace(args, output_dir=tmp_path / "whole"))
+    finetune.main(replace(args, output_dir=tmp_path / "uninterrupted"))
     step = loop.optimiser_step
 
     def signalled(run, progress):
@@ -68,7 +68,7 @@ def test_a_signal_saves_the_state_and_ends_with_exit_code_85(args, tmp_path, mon
     assert [path.name for path in (tmp_path / "stopped.state").glob("step-*")] == ["step-2"]
     assert signal.getsignal(number) == handler
     finetune.main(stopped)
-    assert_same(tmp_path / "whole", tmp_path / "stopped")
+    assert_same(tmp_path / "uninterrupted", tmp_path / "stopped")
 
 
 @pytest.mark.slow
@@ -92,13 +92,13 @@ def test_a_state_of_another_run_is_refused(args, tmp_path):
 
 
 def test_a_run_resumes_from_the_state_of_another_output(args, tmp_path, monkeypatch):
-    finetune.main(replace(args, output_dir=tmp_path / "whole"))
+    finetune.main(replace(args, output_dir=tmp_path / "uninterrupted"))
     monkeypatch.setattr(State, "clear", lambda self: None)
     finetune.main(replace(args, output_dir=tmp_path / "first", checkpointing_steps="3"))
     again = replace(args, output_dir=tmp_path / "again", resume_from_checkpoint=str(tmp_path / "first.state"))
     finetune.main(again)
     assert read_sidecar(tmp_path / "again")["sessions"] == 2
-    assert_same(tmp_path / "whole", tmp_path / "again")
+    assert_same(tmp_path / "uninterrupted", tmp_path / "again")
 
 
 def test_a_state_of_another_number_of_processes_is_refused(args, tmp_path):
@@ -108,5 +108,5 @@ def test_a_state_of_another_number_of_processes_is_refused(args, tmp_path):
         finetune.main(replace(args, stop_file=stop_file))
     (progress,) = paths.fine_tuned_model(f"{FOLDER_NAME}.state").glob("*/progress.json")
     progress.write_text(progress.read_text().replace('"num_processes": 1', '"num_processes": 2'))
-    with pytest.raises(UserError, match="was saved by 2 processes, now there are 1; start as many, or start anew"):
+    with pytest.raises(UserError, match="was saved by 2 processes, now there are 1; start as many, or start over"):
         finetune.main(args)
