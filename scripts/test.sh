@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# From a fresh machine with Python 3.11: install, lint, check types, run the tests. Arguments go to pytest.
-#   bash scripts/test.sh                                              all tests
-#   bash scripts/test.sh -m "not slow and not slurm and not browser"   a developer's loop
+# Run lint, types and tests on a fresh machine with Python 3.11. Arguments go to pytest, e.g. the developer's loop:
+#   bash scripts/test.sh -m "not slow and not slurm and not browser"
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh requirements-dev.txt
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/basedpyright
-exec .venv/bin/python -m pytest "$@"
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+.venv/bin/basedpyright >"$report" &
+types=$!
+status=0
+.venv/bin/python -m pytest "$@" || status=$?
+wait "$types" || status=$?
+cat "$report"
+exit "$status"
