@@ -37,8 +37,20 @@ def calls(clone: Path, script: str, *arguments: str) -> list[str]:
 def test_test_script_checks_the_code_and_passes_arguments_to_pytest(clone):
     arguments = ["-m", "not slow and not slurm and not browser", "tests/study", "-k", "a b"]
     found = calls(clone, "test.sh", *arguments)
-    assert found[-1] == "python [-m] [pytest] " + " ".join(f"[{argument}]" for argument in arguments)
-    assert {"ruff [check] [.]", "ruff [format] [--check] [.]", "basedpyright"} <= set(found)
+    # The types are checked beside the tests, so their order is open.
+    assert found[:2] == ["ruff [check] [.]", "ruff [format] [--check] [.]"]
+    assert sorted(found[2:]) == [
+        "basedpyright",
+        "python [-m] [pytest] " + " ".join(f"[{argument}]" for argument in arguments),
+    ]
+
+
+@pytest.mark.parametrize("failing", ["python", "basedpyright", "ruff"])
+def test_test_script_fails_where_tests_types_or_lint_fail(clone, failing):
+    calls(clone, "test.sh")
+    (clone / ".venv" / "bin" / failing).write_text("#!/bin/sh\nexit 7\n")
+    done = subprocess.run(["bash", str(clone / "scripts" / "test.sh")], check=False, capture_output=True)
+    assert done.returncode == 7
 
 
 def test_quickstart_passes_arguments_to_the_study(clone):
