@@ -1,12 +1,13 @@
 """Compare your own results with the authors' released tables: where they agree, where they differ, and what to ignore.
 
-Reads    the tables of results/analysis (made by produce_tables.py), and the released tables.
-Writes   results/analysis/paper/numbers.csv  a row for each published number: your own, difference, verdict
-         results/analysis/paper/curves.csv   the same for each curve over checkpoints
-         results/analysis/paper/claims.csv   the claims that can be tested on both, and both verdicts
-         results/analysis/paper/unsound.csv  degenerate published rows, which carry no information, with the evidence
+Reads    the tables of results/{study} (made by produce_tables.py), and the released tables.
+Writes   into the folder paper beside your own tables:
+         numbers.csv  a row for each published number: your own, difference, verdict
+         curves.csv   the same for each curve over checkpoints
+         claims.csv   the claims that can be tested on both, and both verdicts
+         unsound.csv  degenerate published rows, which carry no information, with the evidence
 
-    python analysis/compare_paper.py --released ../released_tables
+    python analysis/compare_paper.py --study scripts/studies/paper.yaml --released ../released_tables
 """
 
 from collections import Counter
@@ -21,7 +22,7 @@ from analysis.inference.paper_comparison import VERDICTS, compare, of_released_f
 from analysis.inference.result_tables import build_tables
 from analysis.tables.frames import groups, read_tables, select, table_files, to_csv
 from analysis.tables.gathering import gather_released
-from open_instruct.common import paths
+from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 
@@ -30,12 +31,15 @@ from open_instruct.common.cli import run
 class Args:
     released: Path
     """Folder of the authors' released tables."""
-    own: Path | None = None
-    """Folder of your own tables (default: results/analysis)."""
+    study: Path | None = None
+    """Use your tables of this study, in results/{its name} (default: results/all, of all finished measurements)."""
+    folder: Path | None = None
+    """Use your tables in this folder."""
 
 
 def main(args: Args) -> None:
-    folder, output = args.own or paths.results_dir(), paths.results_dir() / "paper"
+    folder = existing_results(args.study, args.folder)
+    output = folder / "paper"
     own, gathered = of_released_family(read_tables(folder), folder), gather_released(args.released)
     results = compare(own, build_tables(gathered))
     inputs = table_files(folder) | {f"released {name}": path for name, path in gathered.inputs.items()}

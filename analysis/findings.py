@@ -1,26 +1,30 @@
 """Test the study's claims: for each an effect, an interval, a corrected p-value, a verdict and one sentence.
 
-Reads    the tables of results/analysis (made by produce_tables.py).
-Writes   results/analysis/findings.json and findings.csv.
+Reads    the tables of results/{study} (made by produce_tables.py).
+Writes   findings.json and findings.csv beside them.
 
-    python analysis/findings.py
+    python analysis/findings.py --study scripts/studies/tiny.yaml
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from analysis.inference.findings import find, write_findings
 from analysis.tables.frames import read_tables, table_files
-from open_instruct.common import paths
+from analysis.tables.results_folder import existing_results
 from open_instruct.common.cli import run
 
 
 @dataclass(frozen=True)
 class Args:
-    """No arguments: every claim that the tables allow is tested."""
+    study: Path | None = None
+    """Use the tables of this study, in results/{its name} (default: results/all, of all finished measurements)."""
+    folder: Path | None = None
+    """Use the tables of this folder, e.g. results/released."""
 
 
 def main(args: Args) -> None:
-    folder = paths.results_dir()
+    folder = existing_results(args.study, args.folder)
     write_findings(find(read_tables(folder)), folder, table_files(folder))
 
 

@@ -1,23 +1,28 @@
-"""Draw the study's figures from the tables of results/analysis.
+"""Draw the study's figures from its tables.
 
-Reads    the tables that produce_tables.py makes.
-Writes   results/analysis/figures/*.png and *.pdf
+Reads    the tables of results/{study} (made by produce_tables.py).
+Writes   figures/*.png and figures/*.pdf beside them.
 
-    python analysis/plotting.py --axis tokens --scale log
+    python analysis/plotting.py --study scripts/studies/tiny.yaml --axis tokens --scale log
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from analysis.figures.panels import in_tokens
 from analysis.figures.study_figures import build_grids, write_figures
 from analysis.tables.frames import read_tables, table_files
-from open_instruct.common import paths
+from analysis.tables.results_folder import existing_results
 from open_instruct.common.cli import run
 
 
 @dataclass(frozen=True)
 class Args:
+    study: Path | None = None
+    """Use the tables of this study, in results/{its name} (default: results/all, of all finished measurements)."""
+    folder: Path | None = None
+    """Use the tables of this folder, e.g. results/released."""
     scale: Literal["index", "linear", "log"] = "index"
     """Checkpoints evenly spaced, by step or tokens, or by log(1 + step / smallest)."""
     axis: Literal["step", "tokens"] = "step"
@@ -25,7 +30,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    folder = paths.results_dir()
+    folder = existing_results(args.study, args.folder)
     tables = read_tables(folder)
     grids = build_grids(in_tokens(tables) if args.axis == "tokens" else tables)
     write_figures(grids, folder / "figures", table_files(folder), scale=args.scale, axis=args.axis)

@@ -1,16 +1,17 @@
 """Collect every measurement into tables.
 
-Reads    output/predictions/*.metrics.json and eval_results/eval_pipeline/*.json, with their sidecars, and with --study
-         the study, for what is expected; or with --released the authors' released tables.
-Writes   results/analysis/measurements.parquet     a row for each model, evaluation and metric, and its source
-         results/analysis/all_perf_table.csv      the same rows without the suites
-         results/analysis/official_eval_table.csv the ranked-classification suites
-         results/analysis/paired_differences.csv  models compared on the same items
-         results/analysis/change_summary.csv      mean change and slope over checkpoints
-         results/analysis/group_summary.csv       the same over tasks that improve with pre-training, and others
-         results/analysis/missing.csv             what the study expects and is not there
-         results/analysis/perturbation.csv        what eval/perturb_weights.py measured, if it was run
-         results/analysis/weight_distances.csv    what eval/weight_distance.py measured, if it was run
+Reads    output/predictions/*.metrics.json and eval_results/eval_pipeline/*.json, with their sidecars: with --study
+         those of its grid, else all; or with --released the authors' released tables.
+Writes   into results/{study}, results/all or results/released:
+         measurements.parquet     a row for each model, evaluation and metric, and its source
+         all_perf_table.csv       the same rows without the suites
+         official_eval_table.csv  the ranked-classification suites
+         paired_differences.csv   models compared on the same items
+         change_summary.csv       mean change and slope over checkpoints
+         group_summary.csv        the same over tasks that improve with pre-training, and others
+         missing.csv              what the study expects and is not there
+         perturbation.csv         what eval/perturb_weights.py measured, if it was run
+         weight_distances.csv     what eval/weight_distance.py measured, if it was run
 The same measurements give the same bytes. Files that have not changed are not read again.
 
     python analysis/produce_tables.py --study scripts/studies/tiny.yaml
@@ -21,20 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.inference.result_tables import produce_tables
-from open_instruct.common import paths
 from open_instruct.common.cli import run
 
 
 @dataclass(frozen=True)
 class Args:
     study: Path | None = None
-    """Take only the models and evaluations of this study, and list what is missing (default: all finished ones)."""
+    """Take the models and evaluations of this study, and list what is missing (default: all finished ones)."""
     released: Path | None = None
     """Folder of the authors' released tables, to be read in place of your own measurements."""
 
 
 def main(args: Args) -> None:
-    produce_tables(args.study, args.released, paths.results_dir())
+    produce_tables(args.study, args.released)
 
 
 if __name__ == "__main__":

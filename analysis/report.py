@@ -1,8 +1,9 @@
 """From measurements to one page: tables, findings, figures and report.
 
 Reads    what produce_tables.py reads.
-Writes   what produce_tables.py, findings.py and plotting.py write, and results/analysis/report.html: one file that
-         needs no network. The same measurements give the same bytes.
+Writes   what produce_tables.py, findings.py and plotting.py write, and report.html beside it: one file that needs no
+         network. All of it is in results/{study}, or without --study in results/all. The same measurements give the
+         same bytes.
 
     python analysis/report.py --study scripts/studies/tiny.yaml
 """
@@ -18,7 +19,6 @@ from analysis.inference.result_tables import produce_tables
 from analysis.page.report_page import build_page, shown_tables
 from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables, table_files
-from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, sidecar_path
 from open_instruct.common.cli import run
 from open_instruct.common.json_files import atomic_write
@@ -28,7 +28,7 @@ from open_instruct.study.loading import load_study
 @dataclass(frozen=True)
 class Args:
     study: Path | None = None
-    """Take only the models and evaluations of this study, and list what is missing (default: all finished ones)."""
+    """Take the models and evaluations of this study, and list what is missing (default: all finished ones)."""
     released: Path | None = None
     """Folder of the authors' released tables, to be read in place of your own measurements."""
     scale: Literal["index", "linear", "log"] = "index"
@@ -38,8 +38,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    folder = paths.results_dir()
-    produce_tables(args.study, args.released, folder)
+    folder = produce_tables(args.study, args.released)
     # Read back, since the files have twelve digits: run alone, findings.py and plotting.py see the same numbers.
     tables, inputs = read_tables(folder), table_files(folder)
     findings = find(tables)

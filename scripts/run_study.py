@@ -163,8 +163,9 @@ def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     local.print_summary(jobs, outcomes)
     if failed := [outcome.exit_code for outcome in outcomes.values() if outcome.state == "failed"]:
         sys.exit(failed[0])
-    print(f"figures: {paths.results_dir() / 'figures'}")
-    print(f"page:    {paths.results_dir() / 'report.html'}")
+    results = paths.results_dir(study.name)
+    print(f"figures: {results / 'figures'}")
+    print(f"page:    {results / 'report.html'}")
 
 
 def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:

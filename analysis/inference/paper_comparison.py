@@ -30,7 +30,7 @@ CLAIM_COLUMNS += ("own_sentence", "published_sentence")
 
 
 def compare(own: Tables, released: Tables) -> dict[str, pd.DataFrame]:
-    """File name (without ending) -> table, of results/analysis/paper."""
+    """File name (without ending) -> table, of the folder paper."""
     degenerate = degenerate_rows(released)
     numbers = compare_numbers(own, released, degenerate)
     claims = compare_claims(own, released)

@@ -21,22 +21,21 @@ from analysis.tables.frames import (
     write_table,
 )
 from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
+from analysis.tables.results_folder import new_results
 from analysis.tables.summaries import summarise_changes, summarise_groups
 from analysis.tables.weight_tables import weight_tables
 from open_instruct.checkpoints.families import step_name
 from open_instruct.common.artifacts import sidecar_path
-from open_instruct.common.errors import UserError
 from open_instruct.study.config import Study
 from open_instruct.study.loading import load_study
 
 
-def produce_tables(study_file: Path | None, released: Path | None, folder: Path) -> None:
-    """Write the tables of a study, of all finished measurements, or of the authors' released tables to `folder`.
+def produce_tables(study_file: Path | None, released: Path | None) -> Path:
+    """Write the tables of a study, of all finished measurements, or of the authors' released tables.  -> their folder
 
     Raises UserError where both a study and released tables are given.
     """
-    if study_file and released:
-        raise UserError("--study and --released exclude each other: released tables belong to no study file; drop one")
+    folder = new_results(study_file, released)
     study = load_study(study_file) if study_file else None
     gathered = gather_released(released) if released else gather_measurements(study)
     tables = build_tables(gathered, study)
@@ -44,7 +43,7 @@ def produce_tables(study_file: Path | None, released: Path | None, folder: Path)
         tables,
         changes=summarise_changes(tables.differences, tables.scores),
         groups=summarise_groups(tables.scores),
-        **weight_tables(tables.scores),
+        **weight_tables(tables.scores, study),
     )
     arguments = {"study": str(study_file) if study_file else None, "released": str(released) if released else None}
     tidy = folder / TIDY_TABLE
@@ -58,6 +57,7 @@ def produce_tables(study_file: Path | None, released: Path | None, folder: Path)
             sidecar_path(folder / file).unlink(missing_ok=True)
     for row in tables.missing.to_dict("records"):
         print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
+    return folder
 
 
 def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:

@@ -20,7 +20,7 @@ def table(frame: pd.DataFrame, columns: Sequence[str] = (), *, file: str) -> str
 
 
 def linked(column: str, value: Any) -> str:
-    """A cell; a source file links to its sidecar, relative to results/analysis. Rows of released tables have none."""
+    """A cell; a source file links to its sidecar, relative to results/{study}. Rows of released tables have none."""
     if not column.endswith("source") or not isinstance(value, str) or not value.endswith(".json"):
         return cell(value)
     href = html.escape(f"../../{value}.meta.json")

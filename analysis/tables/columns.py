@@ -13,7 +13,7 @@ FILES = {
     "noise": "perturbation.csv",
     "distances": "weight_distances.csv",
 }
-"""Field of Tables -> file in results/analysis."""
+"""Field of Tables -> file in the folder of a study's results."""
 OPTIONAL = ("noise", "distances")
 """Tables that few studies measure: without rows there is no file."""
 

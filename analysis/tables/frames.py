@@ -55,7 +55,10 @@ def read_tables(folder: Path) -> Tables:
     found = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
     absent = [FILES[name] for name in ("performance", "suites", "differences", "missing") if name not in found]
     if absent:
-        raise UserError(f"{folder}: no {', '.join(absent)}; make them with `python analysis/produce_tables.py`")
+        raise UserError(
+            f"{folder}: no {', '.join(absent)}; make them with `python analysis/produce_tables.py`, or choose other "
+            "tables with --study or --folder"
+        )
     return Tables(**{name: read_table(path) for name, path in found.items()})
 
 

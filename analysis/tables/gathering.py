@@ -41,12 +41,10 @@ def gather_measurements(study: Study | None) -> Gathered:
 
     Raises UserError where there are none, or where two models have the same place in the tables.
     """
-    predictions, suites, missing = read_measurements()
+    expected_predictions, expected_suites = expected_files(study) if study else ({}, {})
+    predictions, suites, missing = read_measurements(expected_predictions | expected_suites if study else None)
     if study:
-        expected_predictions, expected_suites = expected_files(study)
         missing = missing_from(expected_predictions, predictions) + missing_from(expected_suites, suites)
-        predictions = [m for m in predictions if m.path in expected_predictions]
-        suites = [m for m in suites if m.path in expected_suites]
     if not predictions and not suites:
         raise UserError(
             f"no finished measurement in {paths.base_dir()}: expected output/predictions/*.metrics.json with sidecars; "

@@ -6,7 +6,7 @@ time of the file and of its sidecar. It can be removed at any time.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,8 +56,12 @@ class Measurement:
     """Metric -> values of each item: of the primary one and of bits per byte; empty where a file has no items."""
 
 
-def read_measurements() -> tuple[list[Measurement], list[Measurement], list[dict[str, Any]]]:
+def read_measurements(
+    wanted: Container[Path] | None = None,
+) -> tuple[list[Measurement], list[Measurement], list[dict[str, Any]]]:
     """Metrics of predictions, suites, and rows of missing.csv for files that are not finished; sorted by file name.
+
+    wanted  read these files only, whatever else is there
 
     Raises UserError where a file lacks a required field.
     """
@@ -69,8 +73,13 @@ def read_measurements() -> tuple[list[Measurement], list[Measurement], list[dict
     for place in names:
         for path, stamp in finished_files(place, unfinished):
             name = f"{place[0]}/{path.name}"
-            row = known.get(name)
-            rows[name] = row if row and row["stamp"] == stamp else read_file(path, place) | {"stamp": stamp}
+            row = known.get(name, {"stamp": None})
+            if wanted is not None and path not in wanted:
+                # It belongs to another study, which will look for it in the cache.
+                if row["stamp"] == stamp:
+                    rows[name] = row
+                continue
+            rows[name] = row if row["stamp"] == stamp else read_file(path, place) | {"stamp": stamp}
             rows[name]["path"] = name
             names[place].append(name)
     if any(known.get(name) is not row for name, row in rows.items()) or len(known) != len(rows):

@@ -17,20 +17,24 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
+from open_instruct.study.config import Study
 
 Record = Mapping[str, Any]
 
 
-def weight_tables(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The tables `noise` and `distances` of the models in `scores`."""
+def weight_tables(scores: pd.DataFrame, study: Study | None = None) -> dict[str, pd.DataFrame]:
+    """The tables `noise` and `distances` of the models in `scores`; of noise, on the evaluation sets of `study`."""
     models = {row["model_id"]: {name: row[name] for name in MODEL_COLUMNS} for row in scores.to_dict("records")}
-    noise = rows_of_records("perturbations", models, noise_rows)
-    distances = rows_of_records("weight_distances", models, distance_rows)
+    noise = rows_of_records("perturbations", models, noise_rows, study)
+    distances = rows_of_records("weight_distances", models, distance_rows, study)
     return {"noise": as_table(noise, NOISE_COLUMNS), "distances": as_table(distances, DISTANCE_COLUMNS)}
 
 
 def rows_of_records(
-    folder_name: str, models: Mapping[str, Mapping[str, Any]], rows_of: Callable[[Record], Iterator[dict[str, Any]]]
+    folder_name: str,
+    models: Mapping[str, Mapping[str, Any]],
+    rows_of: Callable[[Record], Iterator[dict[str, Any]]],
+    study: Study | None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the finished records of known models, sorted by file name."""
     for path in sorted((paths.base_dir() / "output" / folder_name).glob("*.json")):
@@ -40,9 +44,14 @@ def rows_of_records(
             print(f"skipped: {paths.relative(path)} has no sidecar, so it is unfinished")
             continue
         record = read_json(path)
-        model_id = record.get("identity", {}).get("model_id")
+        identity = record.get("identity", {})
+        model_id, eval_set = identity.get("model_id"), identity.get("eval_set")
         if model_id not in models:
-            print(f"skipped: {paths.relative(path)} is of model {model_id}, of which the tables have no measurement")
+            if study is None:
+                print(f"skipped: {paths.relative(path)} is of model {model_id}, of which there is no measurement")
+            continue
+        if study and eval_set and eval_set not in study.evaluation:
+            print(f"skipped: {paths.relative(path)} is of {eval_set}, which is not among the study's evaluation sets")
             continue
         about = {**models[model_id], "source": paths.relative(path)}
         try:

@@ -12,6 +12,10 @@ from pathlib import Path
 from open_instruct.common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+RELEASED_RESULTS = REPOSITORY / "results" / "analysis"
+"""The tables and figures that this repository releases. Only scripts/release_results.sh writes there."""
+NOT_STUDIES = ("all", "released", RELEASED_RESULTS.name)
+"""Folders of results/ that belong to no study: all measurements, the authors' tables, what is released here."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -127,8 +131,11 @@ def suite_file(task: str, model_id: str, *, num_shots: int = 0, is_chat: bool = 
     return base_dir() / "eval_results" / "eval_pipeline" / name
 
 
-def results_dir() -> Path:
-    return base_dir() / "results" / "analysis"
+def results_dir(name: str) -> Path:
+    """Folder of the tables, figures and page of a study.  Raises UserError for the name of the released ones."""
+    if name == RELEASED_RESULTS.name:
+        raise UserError(f"results/{name} has the released tables; only scripts/release_results.sh writes there")
+    return base_dir() / "results" / safe_name(name)
 
 
 def locks_folder() -> Path:

@@ -79,6 +79,8 @@ def check_value(name: str, values: tuple[Any, ...], key: str, validator: Validat
 
 def check_names(study: Study, validator: Validator) -> None:
     check(validator, "name", paths.safe_name, study.name)
+    if study.name in paths.NOT_STUDIES:
+        validator.error("name", f"results/{study.name} belongs to no study; expected another name")
     for name in study.train_sets:
         check(validator, f"train_sets.{name}", train_set_named, name)
     for name, config in study.evaluation.items():

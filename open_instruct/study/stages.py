@@ -197,7 +197,7 @@ def suite(study: Study, variant: Variant) -> Iterator[Job]:
 
 def analysis(study: Study, study_file: Path, measurements: Sequence[Path]) -> Iterator[Job]:
     """Report and notebook, from the scores and suite results of all models."""
-    results, study_argument = paths.results_dir(), str(from_repository(study_file))
+    results, study_argument = paths.results_dir(study.name), str(from_repository(study_file))
     tables = tuple(results / name for name in ("all_perf_table.csv", "official_eval_table.csv"))
     yield Job(
         "report",
@@ -210,14 +210,14 @@ def analysis(study: Study, study_file: Path, measurements: Sequence[Path]) -> It
         can_overwrite=False,
     )
     notebook = paths.REPOSITORY / "analysis" / "gen_paper_figs.ipynb"
-    command = ("-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", str(notebook))
     yield Job(
         "notebook",
         study.name,
-        (*command, "--output-dir", str(results), "--output", notebook.name),
+        ("analysis/run_notebook.py", "--study", study_argument),
         inputs=(*tables, notebook),
         outputs=(results / notebook.name,),
         script="run_notebook.sh",
+        variables={"study": study_argument},
         can_overwrite=False,
     )
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Execute the notebook of the study's figures.  sbatch run_notebook.sh, or bash run_notebook.sh.
+#   study         study file: its tables are read              (default: those of all models, in results/all)
 #   base_dir      folder of results/                           (default: the repository)
+# Further arguments go to run_notebook.py.
 #SBATCH --job-name=run_notebook
 #SBATCH --cpus-per-task=2
 #SBATCH --mem=8G
@@ -12,5 +14,4 @@ set -euo pipefail
 export base_dir
 
 cd "$repository"
-python -m jupyter nbconvert --to notebook --execute "$repository/analysis/gen_paper_figs.ipynb" \
-  --output-dir "$base_dir/results/analysis" --output gen_paper_figs.ipynb "$@"
+python analysis/run_notebook.py ${study:+--study "$study"} "$@"

@@ -28,7 +28,7 @@ def compared(request, tmp_path_factory):
         assert write_own_like(folder, shifted={"xsum": SHIFT}) > 80
         produce_tables.main(produce_tables.Args())
         compare_paper.main(Args(folder))
-        output = paths.results_dir() / "paper"
+        output = paths.results_dir("all") / "paper"
         read_sidecar(output)
         yield folder, {path.stem: pd.read_csv(path) for path in output.glob("*.csv")}
 
@@ -94,7 +94,7 @@ def test_comparing_the_released_tables_with_themselves_is_refused(tmp_path, monk
     folder = write_released(tmp_path / "tables")
     produce_tables.main(produce_tables.Args(released=folder))
     with pytest.raises(UserError, match="has the released tables themselves"):
-        compare_paper.main(Args(folder))
+        compare_paper.main(Args(folder, folder=paths.results_dir("released")))
 
 
 def test_another_family_is_refused(tmp_path, monkeypatch):

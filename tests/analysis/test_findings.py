@@ -19,9 +19,10 @@ from open_instruct.common.paths import REPOSITORY
 
 def found_in(base_dir, monkeypatch, *, effect):
     monkeypatch.setenv("base_dir", str(base_dir))
-    produce_tables.main(produce_tables.Args(write_study(base_dir, num_items=25, effect=effect)))
-    findings.main(findings.Args())
-    return json.loads((paths.results_dir() / "findings.json").read_text())["findings"]
+    study_file = write_study(base_dir, num_items=25, effect=effect)
+    produce_tables.main(produce_tables.Args(study_file))
+    findings.main(findings.Args(study_file))
+    return json.loads((paths.results_dir("simulated") / "findings.json").read_text())["findings"]
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,6 @@ def test_a_trend_without_every_checkpoint_is_not_testable(tmp_path, monkeypatch)
     study_file = write_study(tmp_path, num_items=8, text=STUDY.replace("  rte: {}\n  mrpc: {}\n", ""))
     paths.prediction_file("heldout_text", "default", "checkpoint-60").with_suffix(".metrics.json").unlink()
     produce_tables.main(produce_tables.Args(study_file))
-    found = find(read_tables(paths.results_dir()))
+    found = find(read_tables(paths.results_dir("simulated")))
     (of_base,) = [f for f in found if f.family == "pre-training trend"]
     assert (of_base.verdict, of_base.missing) == (NOT_TESTABLE, "missing: checkpoint 60")

@@ -21,7 +21,7 @@ def tables(tmp_path_factory):
         monkeypatch.setenv("base_dir", str(base_dir))
         study = STUDY.replace("[0, 20, 60, 150, 300]", "[0, 20, 60]").replace("  rte: {}\n", "")
         produce_tables.main(produce_tables.Args(write_study(base_dir, num_items=8, text=study)))
-        yield read_tables(paths.results_dir())
+        yield read_tables(paths.results_dir("simulated"))
 
 
 def curve(label, checkpoints, values):

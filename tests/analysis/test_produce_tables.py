@@ -25,12 +25,12 @@ def study_file(tmp_path, monkeypatch):
 
 
 def table_bytes():
-    return {path.name: path.read_bytes() for path in sorted(paths.results_dir().glob("*.csv"))}
+    return {path.name: path.read_bytes() for path in sorted(paths.results_dir("simulated").glob("*.csv"))}
 
 
 def test_tables_have_a_row_for_each_model_evaluation_and_metric_and_the_original_columns_first(study_file):
     main(Args(study_file))
-    tables = read_tables(paths.results_dir())
+    tables = read_tables(paths.results_dir("simulated"))
     assert list(tables.performance.columns[:4]) == ["model_id", "eval dataset", "Performance", "std"]
     # 6 models; socialiqa in 3 formats with ROUGE-L and bits per byte, held-out text with bits per byte only.
     assert len(tables.performance) == 6 * (3 * 2 + 1)
@@ -47,7 +47,7 @@ def test_tables_have_a_row_for_each_model_evaluation_and_metric_and_the_original
 
 def test_differences_are_the_simulated_ones(study_file):
     main(Args(study_file))
-    differences = read_tables(paths.results_dir()).differences
+    differences = read_tables(paths.results_dir("simulated")).differences
     where = {"series": "socialiqa", "eval_set": "socialiqa", "format": "default", "metric": "bits_per_byte"}
     gains = select(differences, comparison=Comparison.CHANGE, **where)
     assert list(gains["checkpoint"]) == ["0", "20", "60"]
@@ -74,7 +74,7 @@ def test_missing_measurements_are_listed_and_their_mean_is_empty(study_file):
     unfinished = paths.suite_file("boolq", "checkpoint-60")
     sidecar_path(unfinished).unlink()
     main(Args(study_file))
-    tables = read_tables(paths.results_dir())
+    tables = read_tables(paths.results_dir("simulated"))
     assert list(zip(tables.missing["model_id"], tables.missing["eval dataset"], strict=True)) == [
         ("checkpoint-20", "heldout_text"),
         ("checkpoint-60", "boolq"),
@@ -88,9 +88,9 @@ def test_missing_measurements_are_listed_and_their_mean_is_empty(study_file):
 def test_models_outside_the_study_are_left_out(study_file):
     study_file.write_text(SMALL.replace("[0, 20, 60]", "[0, 60]"))
     main(Args(study_file))
-    assert set(read_tables(paths.results_dir()).performance["checkpoint"]) == {"0", "60"}
+    assert set(read_tables(paths.results_dir("simulated")).performance["checkpoint"]) == {"0", "60"}
     main(Args())
-    assert set(read_tables(paths.results_dir()).performance["checkpoint"]) == {"0", "20", "60"}
+    assert set(read_tables(paths.results_dir("all")).performance["checkpoint"]) == {"0", "20", "60"}
 
 
 def test_without_measurements_the_error_names_the_stage_to_run(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def released(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("base_dir", str(base_dir))
         produce_tables.main(produce_tables.Args(released=folder))
-        yield folder, read_tables(paths.results_dir())
+        yield folder, read_tables(paths.results_dir("released"))
 
 
 def scores_of(folder: Path, name: str) -> dict[tuple[str, str], float]:
@@ -173,7 +173,7 @@ def test_standard_error_of_a_suite_score_is_binomial(released):
 def test_missing_checkpoints_of_a_curve_are_listed_and_its_mean_is_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     produce_tables.main(produce_tables.Args(released=write_released(tmp_path / "tables")))
-    tables = read_tables(paths.results_dir())
+    tables = read_tables(paths.results_dir("released"))
     assert "mnli at 342000" in set(tables.missing["model_id"])
     mean = tables.differences[
         (tables.differences["comparison"] == "fine-tuned - base, mean over checkpoints")

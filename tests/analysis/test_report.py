@@ -1,27 +1,27 @@
 import html.parser
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
-from nbconvert.preprocessors import ExecutePreprocessor
+from nbclient import NotebookClient
 
-from analysis import report
+from analysis import run_notebook
 from analysis.figures.study_figures import FIGURES
 from analysis.page.html_tables import cell
 from analysis.page.report_page import shown_tables
+from analysis.run_notebook import NOTEBOOK
 from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables
 from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.paths import RELEASED_RESULTS
 
-NOTEBOOK = Path(report.__file__).with_name("gen_paper_figs.ipynb")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def folder(reported):
-    return reported / "results" / "analysis"
+    return reported / "results" / "simulated"
 
 
 @pytest.fixture
@@ -104,13 +104,23 @@ def test_notebook_is_stored_without_outputs():
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
 
 
-def test_notebook_draws_every_figure_of_a_results_folder(reported, monkeypatch):
+def test_notebook_draws_every_figure_of_a_study(reported, folder, monkeypatch):
     monkeypatch.setenv("base_dir", str(reported))
+    run_notebook.main(run_notebook.Args(reported / "simulated.yaml"))
+    notebook = nbformat.read(folder / NOTEBOOK.name, as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == len(FIGURES)
+    assert read_sidecar(folder / NOTEBOOK.name)["inputs"].keys() >= {"notebook", "all_perf_table.csv", "findings.csv"}
+
+
+def test_notebook_reads_the_released_tables_where_no_folder_is_named(monkeypatch):
+    monkeypatch.delenv("results_folder", raising=False)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    # The kernel inherits base_dir from this process.
-    ExecutePreprocessor(timeout=120, kernel_name="python3").preprocess(notebook)
-    images = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(images) == len(FIGURES)
+    (first, *_) = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    notebook.cells = [first, nbformat.v4.new_code_cell("print(folder, len(tables.performance))")]
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    expected = f"{RELEASED_RESULTS} {len(read_tables(RELEASED_RESULTS).performance)}"
+    assert notebook.cells[-1].outputs[0]["text"].strip() == expected
 
 
 def test_results_have_the_same_bytes_in_any_hash_order(reported, folder, run_report):

@@ -17,7 +17,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def file(reported):
-    return reported / "results" / "analysis" / "report.html"
+    return reported / "results" / "simulated" / "report.html"
 
 
 @pytest.fixture(scope="module")

@@ -57,13 +57,13 @@ def base_dir(tmp_path_factory):
         study_file = write_study(base_dir, num_items=25, text=STUDY_OF_FIVE)
         write_records(study_file)
         produce_tables.main(produce_tables.Args(study_file))
-        findings.main(findings.Args())
+        findings.main(findings.Args(study_file))
         yield base_dir
 
 
 @pytest.fixture
 def folder(base_dir):
-    return base_dir / "results" / "analysis"
+    return base_dir / "results" / "simulated"
 
 
 def test_tables_have_a_row_for_every_record(folder):

@@ -84,7 +84,7 @@ class SlurmStudy:
 
 
 def tables(base_dir: Path, names: str = "*.csv") -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (base_dir / "results" / "analysis").glob(names)}
+    return {path.name: path.read_bytes() for path in (base_dir / "results" / SMALL["name"]).glob(names)}
 
 
 def run_locally(base_dir: Path) -> dict[str, bytes]:

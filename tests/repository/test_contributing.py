@@ -41,5 +41,5 @@ def test_the_metric_of_the_example_is_one_value_an_item():
 def test_the_figure_of_the_example_has_a_panel_for_each_set_with_labels(base_dir):
     study_file = write_study(base_dir, num_items=8, text=STUDY.replace("[0, 20, 60, 150, 300]", "[0, 20]"))
     produce_tables.main(produce_tables.Args(study_file))
-    grid = function("label_tasks", grids)(read_tables(paths.results_dir()))
+    grid = function("label_tasks", grids)(read_tables(paths.results_dir("simulated")))
     assert {panel.title for row in grid for panel in row} == {"rte", "mrpc"}

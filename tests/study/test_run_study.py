@@ -59,7 +59,7 @@ def test_a_study_killed_by_sigkill_resumes_to_the_same_tables(study_file, base_d
     # Finished jobs were not run again: their cache entries are the same files.
     assert contents(base_dir / "output" / "jobs").items() >= finished.items()
     assert tables(base_dir, "*.csv") == undisturbed_tables
-    results = base_dir / "results" / "analysis"
+    results = base_dir / "results" / "toy"
     assert (results / "report.html").stat().st_size > 10_000
     assert (results / "gen_paper_figs.ipynb").is_file()
 
