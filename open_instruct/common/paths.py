@@ -60,8 +60,9 @@ def relative(path: Path) -> str:
     return str(path.relative_to(base_dir())) if path.is_relative_to(base_dir()) else str(path)
 
 
-def train_file(train_set: str) -> Path:
-    return data_dir() / f"{safe_name(train_set)}.jsonl"
+def train_file(train_set: str, suffix: str = "") -> Path:
+    """`suffix` names the data settings that are not at their default (`DataSettings.suffix`)."""
+    return data_dir() / f"{safe_name(train_set + suffix)}.jsonl"
 
 
 def formatted_name(eval_set: str, task_format: str) -> str:
@@ -69,8 +70,9 @@ def formatted_name(eval_set: str, task_format: str) -> str:
     return safe_name(eval_set) + ("" if task_format == "default" else f"_{safe_name(task_format)}")
 
 
-def evaluation_file(eval_set: str, task_format: str = "default") -> Path:
-    return data_dir() / "evaluation" / f"{formatted_name(eval_set, task_format)}.jsonl"
+def evaluation_file(eval_set: str, task_format: str = "default", suffix: str = "") -> Path:
+    """`suffix` names the data settings that are not at their default (`DataSettings.suffix`)."""
+    return data_dir() / "evaluation" / f"{safe_name(formatted_name(eval_set, task_format) + suffix)}.jsonl"
 
 
 def exemplar_file(evaluation: Path) -> Path:

@@ -27,13 +27,20 @@ class Aliases:
 def read_yaml(path: Path, schema: type) -> tuple[Any, "Validator"]:
     """The file as a `schema` (None where it has errors) and its validator.  Raises UserError where it is not YAML."""
     validator = Validator(path)
+    return validator.parse_dataclass(schema, compose(path), ""), validator
+
+
+def compose(path: Path) -> yaml.Node:
+    """The root node of a file.  Raises UserError where there is no such file, and where it is empty or not YAML."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if root is None:
         raise UserError(f"{path}: it is empty")
-    return validator.parse_dataclass(schema, root, ""), validator
+    return root
 
 
 def parse_values(schema: type, values: Mapping[str, Any], *, key: str, errors: list[str]) -> Any:
@@ -92,8 +99,10 @@ class Validator:
                 return aliases[node.value]
             return self.parse(args[0], node, key)
         if origin in (types.UnionType, typing.Union):
-            inner = next(arg for arg in args if arg is not type(None))
-            return None if is_null(node) else self.parse(inner, node, key)
+            if is_null(node) and type(None) in args:
+                return None
+            inner = [arg for arg in args if arg is not type(None)]
+            return self.parse(next((arg for arg in inner if takes(arg, node)), inner[0]), node, key)
         if dataclasses.is_dataclass(hint):
             return self.parse_dataclass(typing.cast(type, hint), node, key)
         if origin is tuple:
@@ -151,6 +160,14 @@ class Validator:
             self.lines.setdefault(child, line)
             children[name] = node_of_name
         return children
+
+
+def takes(hint: Any, node: yaml.Node) -> bool:
+    """Whether `hint`, one of several, is for nodes of this shape: a mapping, a list or a scalar."""
+    origin = typing.get_origin(hint)
+    if isinstance(node, yaml.MappingNode):
+        return origin is dict or dataclasses.is_dataclass(hint)
+    return (origin is tuple) == isinstance(node, yaml.SequenceNode)
 
 
 def is_null(node: yaml.Node) -> bool:

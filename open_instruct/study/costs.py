@@ -32,6 +32,8 @@ SUITE_ITEMS = 2_000
 """Of a suite task without a limit."""
 SUITE_TOKENS = 400
 """An item: about four continuations, each with its context."""
+ROWS_A_SET = 10_000
+"""Of a dataset whose number of rows is not declared."""
 ROWS_A_SECOND = 5_000
 """Of formatting."""
 GPU_STAGES = ("finetune", "predict", "suite")
@@ -66,7 +68,9 @@ class CostModel:
         self.study, self.keep_weights = study, keep_weights
         self.variants = {variant.model_id: variant for variant in study.variants()}
         self.by_folder = {str(variant.folder): variant for variant in self.variants.values()}
-        self.tokens = {name: self.tokens_per_row(paths.train_file(name)) for name in study.train_sets}
+        self.tokens = {
+            name: self.tokens_per_row(paths.train_file(name, study.data_settings.suffix)) for name in study.train_sets
+        }
 
     def of(self, job: Job, measured: Mapping[str, float] | None = None) -> Cost:
         """`measured`: mean seconds of a job by stage, which replace the estimate."""
@@ -84,7 +88,7 @@ class CostModel:
             num_bytes = len(job.outputs) * self.parameters("tiny") * BYTES_A_PARAMETER
             return 0.0, num_bytes
         if job.stage == "format":
-            num_rows = sum(train_set_named(name).num_rows for name in self.study.train_sets)
+            num_rows = sum(train_set_named(name).num_rows or ROWS_A_SET for name in self.study.train_sets)
             num_rows += sum(self.items(name) for name in self.study.evaluation)
             return num_rows / ROWS_A_SECOND, num_rows * self.study.costs.tokens_per_row * 4
         if job.stage == "convert":
@@ -118,7 +122,7 @@ class CostModel:
         return num_tokens / tokens_a_second, num_items * BYTES_AN_ITEM
 
     def items(self, name: str) -> int:
-        limit, num_rows = self.study.evaluation[name].limit, eval_set_named(name).num_rows
+        limit, num_rows = self.study.evaluation[name].limit, eval_set_named(name).num_rows or ROWS_A_SET
         return min(limit or num_rows, num_rows)
 
     def parameters(self, family: str) -> float:

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
+from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study import stages
 from open_instruct.study.config import Study
@@ -30,7 +31,8 @@ def all_jobs(study: Study, study_file: Path) -> list[Job]:
     variants = list(study.variants())
     for variant in variants:
         if variant.train_set is not None:
-            jobs.append(stages.fine_tuning(variant, study.train_sets[variant.train_set]))
+            train_file = paths.train_file(variant.train_set, study.data_settings.suffix)
+            jobs.append(stages.fine_tuning(variant, study.train_sets[variant.train_set], train_file))
     evaluations = [stages.NShotEvaluation(study, num_shots) for num_shots in study.shots]
     for variant in variants:
         for evaluation in evaluations:

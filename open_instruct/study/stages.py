@@ -62,14 +62,15 @@ def formatting(study: Study) -> Job:
     arguments = () if study.protocol == "corrected" else ("--protocol", study.protocol)
     arguments += () if study.source is None else ("--source", study.source)
     arguments += ("--seed", str(study.seed))
-    train_files = [paths.train_file(name) for name in study.train_sets]
+    suffix = study.data_settings.suffix
+    train_files = [paths.train_file(name, suffix) for name in study.train_sets]
     evaluation_files = [
-        paths.evaluation_file(name, task_format)
+        paths.evaluation_file(name, task_format, suffix)
         for name, config in study.evaluation.items()
         for task_format in config.formats
     ]
     few_shot = {one for shots in study.shots if shots for one in study.evaluations(shots)}
-    exemplar_files = sorted(paths.exemplar_file(paths.evaluation_file(*one)) for one in few_shot)
+    exemplar_files = sorted(paths.exemplar_file(paths.evaluation_file(*one, suffix)) for one in few_shot)
     return Job(
         "format",
         study.name,
@@ -99,9 +100,8 @@ def conversion(checkpoint: Checkpoint) -> Iterator[Job]:
     )
 
 
-def fine_tuning(variant: Variant, recipe: Recipe) -> Job:
-    checkpoint, train_set = variant.checkpoint, variant.train_set or ""
-    base, train_file = Variant(checkpoint).folder, paths.train_file(train_set)
+def fine_tuning(variant: Variant, recipe: Recipe, train_file: Path) -> Job:
+    checkpoint, base = variant.checkpoint, Variant(variant.checkpoint).folder
     lr, epochs, batch_size = str(variant.lr), str(variant.epochs), str(recipe.batch_size)
     settings = {
         "model_name_or_path": base,
@@ -125,7 +125,7 @@ def fine_tuning(variant: Variant, recipe: Recipe) -> Job:
             "family": checkpoint.family,
             "ckpt": step_name(checkpoint.step),
             "model_name": str(base),
-            "data_file_name": train_set,
+            "data_file_name": train_file.stem,
             "lr": lr,
             "epoch": epochs,
             "TOTAL_BATCH_SIZE": batch_size,
@@ -142,7 +142,7 @@ class NShotEvaluation:
         self.num_shots = num_shots
         self.suffix = f"_{num_shots}shots" if len(study.shots) > 1 else ""
         self.sets = study.evaluations(num_shots)
-        files = [paths.evaluation_file(*one) for one in self.sets]
+        files = [paths.evaluation_file(*one, study.data_settings.suffix) for one in self.sets]
         limits = [str(study.evaluation[name].limit or eval_set_named(name).num_rows) for name, _ in self.sets]
         self.inputs = (*files, *(paths.exemplar_file(file) for file in files if num_shots))
         self.files = ("--input_files", *map(str, files))

