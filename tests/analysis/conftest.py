@@ -13,9 +13,9 @@ from open_instruct.common.paths import REPOSITORY
 
 @pytest.fixture(scope="session")
 def run_report():
-    def run(base_dir, *, hash_seed):
+    def run(base_dir, *, name="simulated", hash_seed):
         """Run report.py in a process of its own: with another `hash_seed`, sets of strings have another order."""
-        script, study_file = REPOSITORY / "analysis" / "report.py", base_dir / "simulated.yaml"
+        script, study_file = REPOSITORY / "analysis" / "report.py", base_dir / f"{name}.yaml"
         environment = os.environ | {"base_dir": str(base_dir), "PYTHONHASHSEED": hash_seed}
         environment["PYTHONPATH"] = f"{REPOSITORY / 'eval'}:{REPOSITORY}"
         command = [sys.executable, str(script), "--study", str(study_file)]
