@@ -20,7 +20,7 @@ from typing import Any
 from eval.metrics.aggregation import aggregate, item_values
 from eval.metrics.bootstrap import NUM_RESAMPLES, Method
 from eval.metrics.metrics_file import Metrics, load_metrics
-from eval.metrics.prediction_files import identify_predictions, read_predictions
+from eval.metrics.prediction_files import FIX, identify_predictions, read_predictions
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
@@ -90,8 +90,11 @@ def score_file(path: Path, args: Args) -> bool:
     identity = identify_predictions(path)
     kind = identity["kind"]
     records = read_predictions(path, kind)
-    values = item_values(records, kind)
-    metrics = Metrics(identity, PRIMARY_METRICS[kind], aggregate(records, values, kind, **bootstrap(args)), values)
+    primary = identity.get("metric") or PRIMARY_METRICS[kind]
+    values = item_values(records, kind, primary)
+    metrics = Metrics(identity, primary, aggregate(records, values, kind, **bootstrap(args)), values)
+    if primary not in metrics.metrics:
+        raise UserError(f"{path}: its metric is {primary}, but the records have no gold_logprob; {FIX}")
     with Artifact(metrics_file(path), arguments, inputs, identity).making():
         write_json(metrics_file(path), metrics.to_json())
     return True

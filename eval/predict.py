@@ -23,6 +23,7 @@ from eval.prediction.prediction_spec import (
     GenerationSettings,
     PredictionSpec,
     identify_evaluation,
+    label_texts,
     needs_generation,
     read_exemplars,
     require_distinct_outputs,
@@ -32,7 +33,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
-from open_instruct.tasks import PROTOCOLS, eval_set_named
+from open_instruct.tasks import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,11 @@ def make_spec(
 ) -> PredictionSpec:
     """Raises UserError where the file does not exist, or these arguments do not apply to it."""
     evaluation = identify_evaluation(input_file)
-    eval_set, kind = eval_set_named(evaluation["eval_set"]), evaluation["kind"]
+    eval_set, kind = evaluation["eval_set"], evaluation["kind"]
     if only_kind not in (None, kind):
-        raise UserError(f"{input_file}: {eval_set.name} is of kind {kind}, expected {only_kind}; use eval/predict.py")
+        raise UserError(f"{input_file}: {eval_set} is of kind {kind}, expected {only_kind}; use eval/predict.py")
     if kind == "text" and (args.num_shots or args.use_chat_format):
-        raise UserError(
-            f"{input_file}: {eval_set.name} is plain text; it takes no --num_shots and no --use_chat_format"
-        )
+        raise UserError(f"{input_file}: {eval_set} is plain text; it takes no --num_shots and no --use_chat_format")
     inputs = {"model": args.model_name_or_path, "evaluation": input_file}
     if args.tokenizer_name_or_path:
         inputs["tokenizer"] = args.tokenizer_name_or_path
@@ -142,7 +141,7 @@ def make_spec(
         inputs["exemplars"] = paths.exemplar_file(input_file)
         if not inputs["exemplars"].is_file():
             raise UserError(
-                f"{inputs['exemplars']}: no such file; --num_shots needs exemplars, and {eval_set.name} has none"
+                f"{inputs['exemplars']}: no such file; --num_shots needs exemplars, and {eval_set} has none"
             )
     protocol = PROTOCOLS[evaluation["protocol"] or "corrected"]
     default_constraint = DEFAULT_CONSTRAINTS[protocol.label_scores]
@@ -153,8 +152,9 @@ def make_spec(
     if kind == "labels" and constraint != default_constraint:
         arguments["constraint_type"] = constraint
     output = args.output_file or paths.prediction_file(
-        eval_set.name, evaluation["format"], model_identity["model_id"], args.num_shots
+        eval_set, evaluation["format"], model_identity["model_id"], args.num_shots
     )
+    labels, parse_order = label_texts(input_file, eval_set) if kind == "labels" else ((), ())
     settings = GenerationSettings(
         args.max_new_tokens, args.stop_at_newline, args.do_sample, args.temperature, args.top_p, args.seed
     )
@@ -166,8 +166,8 @@ def make_spec(
         num_shots=args.num_shots,
         use_chat_format=args.use_chat_format,
         truncate_left=args.truncate_left,
-        labels=tuple(dict.fromkeys(eval_set.labels.values())) if kind == "labels" else (),
-        parse_order=eval_set.parse_order,
+        labels=labels,
+        parse_order=parse_order,
         constraint=constraint,
         generation=settings if needs_generation(kind, constraint) else None,
         artifact=Artifact(output, arguments, inputs, {**model_identity, **evaluation, "shots": args.num_shots}),

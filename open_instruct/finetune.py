@@ -26,6 +26,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
 from open_instruct.common.model_loading import model_folder
+from open_instruct.data.train_records import require_train_file
 from open_instruct.study.variants import Variant
 from open_instruct.training.arguments import Args, resolve, training_arguments
 
@@ -58,11 +59,7 @@ def main(args: Args) -> None:
 
 def require_files(args: Args) -> None:
     """Raises UserError for a missing file, package or login, before anything expensive."""
-    if not args.train_file.is_file():
-        raise UserError(
-            f"{args.train_file}: no such train file; make it with "
-            f"`python open_instruct/format_generalization.py --train_sets {args.train_file.stem}`"
-        )
+    require_train_file(args.train_file)
     if args.validation_file and not args.validation_file.is_file():
         raise UserError(f"{args.validation_file}: no such validation file; hold rows back by --num_validation_rows")
     missing = [name for name in args.report_to if args.with_tracking and importlib.util.find_spec(name) is None]

@@ -60,6 +60,7 @@ BITS = "bits_per_byte"
 LOWER_IS_BETTER = frozenset({BITS, "toxicity"})
 METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
+    "exact_match": "exact match",
     "accuracy": "accuracy",
     "acc": "accuracy",
     BITS: "bits per byte",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables.columns import (
+    BITS,
     DISTANCE_COLUMNS,
     FILES,
     GROUP_COLUMNS,
@@ -193,10 +194,16 @@ def related(frame: pd.DataFrame, wanted: str) -> pd.DataFrame:
 
 
 def primary_only(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each evaluation's primary metric; an evaluation without it keeps all its rows."""
+    """The rows of each evaluation's primary metric.
+
+    An evaluation without that of its kind has declared another one, or was made elsewhere: it keeps all its rows but
+    bits per byte, and these too where it has no others.
+    """
     is_primary = frame["metric"] == frame["kind"].map(PRIMARY_METRICS.get)
     has_primary = set(frame.loc[is_primary, "eval dataset"])
-    return where(frame, is_primary | ~frame["eval dataset"].isin(list(has_primary)))
+    has_others = set(frame.loc[frame["metric"] != BITS, "eval dataset"])
+    is_other = (frame["metric"] != BITS) | ~frame["eval dataset"].isin(list(has_others))
+    return where(frame, is_primary | (is_other & ~frame["eval dataset"].isin(list(has_primary))))
 
 
 def usual(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,10 +14,18 @@ NO_LABEL = ""
 Records = Sequence[Mapping[str, Any]]
 
 
-def item_values(records: Records, kind: str) -> dict[str, list[Any]]:
-    """Per-item arrays of a metrics file: `id`, the primary metric, and the code length of the gold completion."""
+def item_values(records: Records, kind: str, primary: str | None = None) -> dict[str, list[Any]]:
+    """Per-item arrays of a metrics file: `id`, the primary metric, and the code length of the gold completion.
+
+    `primary` is that of the evaluation set, where it is not that of the kind. Where the records say which items belong
+    together, so does `cluster`.
+    """
     gold = [record["completion"] for record in records]
     values: dict[str, list[Any]] = {"id": [record["id"] for record in records]}
+    if "cluster" in records[0]:
+        values["cluster"] = [record.get("cluster") for record in records]
+    if primary == "exact_match":
+        values["exact_match"] = item_metrics.exact_match([record["output"] for record in records], gold).tolist()
     if kind == "generation":
         values["rouge_l"] = item_metrics.rouge_l([record["output"] for record in records], gold).tolist()
     if kind == "labels":

@@ -55,7 +55,7 @@ def paired_differences(
     """
     order = matching_items(one, other, names)
     found = {}
-    for metric in ("rouge_l", "accuracy", *WEIGHTED):
+    for metric in ("rouge_l", "exact_match", "accuracy", *WEIGHTED):
         values, weights = WEIGHTED.get(metric, (metric, None))
         if values in one and values in other:
             found[metric] = paired_difference(
@@ -97,7 +97,7 @@ def matching_items(one: Items, other: Items, names: tuple[Path, Path]) -> list[i
 def print_differences(differences: Mapping[str, Difference], *, names: tuple[Path, Path]) -> None:
     print(f"{names[0].stem} minus {names[1].stem}")
     for metric, found in differences.items():
-        test = "McNemar" if metric == "accuracy" else "sign flips"
+        test = "McNemar" if metric in ("accuracy", "exact_match") else "sign flips"
         print(
             f"  {metric}: {found.mean:+.4f} ± {found.standard_error:.4f} [{found.ci_low:+.4f}, {found.ci_high:+.4f}], "
             f"p = {found.p_value:.3g} ({test}), {found.n} items"

@@ -8,7 +8,7 @@ from typing import Any
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
-from open_instruct.tasks import eval_set_named
+from open_instruct.data.registry import read_datasets
 from open_instruct.tasks.declarations import PRIMARY_METRICS
 
 REQUIRED = {"generation": ("output",), "labels": ("output", "scores"), "text": ("gold_logprob",)}
@@ -29,7 +29,7 @@ def identify_predictions(path: Path) -> dict[str, Any]:
         if first is None:
             raise UserError(f"{path}: is empty; expected one prediction a line: make it again with eval/predict.py")
         try:
-            eval_set = eval_set_named(first["dataset"])
+            eval_set = read_datasets().eval_set(first["dataset"])
         except UserError as error:
             raise UserError(f"{path}:1: no sidecar that names the kind of task, and {error}") from error
         known = {"eval_set": eval_set.name, "kind": eval_set.kind, "role": eval_set.role}
@@ -48,12 +48,13 @@ def read_predictions(path: Path, kind: str) -> list[dict[str, Any]]:
     models are compared item by item.
     """
     first = next(read_jsonl(path), {})
-    required = ("dataset", "id", "completion", *REQUIRED[kind], *(name for name in OPTIONAL if name in first))
+    required = ("dataset", "id", *REQUIRED[kind], *(name for name in OPTIONAL if name in first))
+    texts = ("completion",) if kind == "text" else ("completion", "output")
     records, seen = [], set()
     try:
-        for number, record in enumerate(read_jsonl(path, required), start=1):
+        for number, record in enumerate(read_jsonl(path, required, texts=texts), start=1):
             problem = problem_of(record, kind)
-            if record["id"] in seen:
+            if problem is None and record["id"] in seen:
                 problem = f"id {record['id']!r} for the second time; expected each item once"
             if problem:
                 raise UserError(f"{path}:{number}: found {problem}")
@@ -68,17 +69,25 @@ def read_predictions(path: Path, kind: str) -> list[dict[str, Any]]:
 
 def problem_of(record: Mapping[str, Any], kind: str) -> str | None:
     """What is wrong with the values of one prediction, or None."""
-    logprob = record.get("gold_logprob", 0.0)
-    if not isinstance(logprob, int | float) or not math.isfinite(logprob) or logprob > 1e-3:
+    if not isinstance(record["id"], str | int):
+        return f"id {record['id']!r}; expected text or a number"
+    if not is_number(logprob := record.get("gold_logprob", 0.0)) or logprob > 1e-3:
         return f"gold_logprob {logprob!r}; expected a log-likelihood, at most 0"
-    if not isinstance(record["completion"], str) or not record["completion"]:
+    if not record["completion"]:
         return f"completion {record['completion']!r}; expected the gold text"
-    if kind != "text" and not isinstance(record["output"], str):
-        return f"output {record['output']!r}; expected text"
+    if not isinstance(record.get("finished", True), bool):
+        return f"finished {record['finished']!r}; expected true or false"
     if kind == "labels":
-        gold, labels = record["completion"].strip(), [label.strip() for label in record["scores"]]
+        scores = record["scores"]
+        if not isinstance(scores, dict) or not all(map(is_number, scores.values())):
+            return f"scores {scores!r}; expected label: log-likelihood"
+        gold, labels = record["completion"].strip(), [label.strip() for label in scores]
         # The output of a free generation ("finished" is recorded) need not be a label; then it is wrong.
         expected = {gold} if "finished" in record else {gold, record["output"].strip()}
         if not expected <= set(labels) or len(labels) < 2:
             return f"gold {gold!r}, output {record['output']!r}; expected both among two or more labels: {labels}"
     return None
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
-from open_instruct.tasks import eval_set_named
+from open_instruct.data.registry import read_datasets
 from open_instruct.tasks.declarations import Protocol
 
 Constraint = Literal["none", "next_word", "constraint", "label"]
@@ -62,18 +63,38 @@ def needs_generation(kind: str, constraint: Constraint) -> bool:
 
 
 def identify_evaluation(input_file: Path) -> dict[str, Any]:
-    """Evaluation set, format and kind from the sidecar; without one, from the records and the task registry."""
+    """Evaluation set, format and kind from the sidecar; without one, from the records and the declarations.
+
+    Raises UserError for a file that is none of evaluation.
+    """
     if not input_file.is_file():
         raise UserError(f"{input_file}: no such file; make it with open_instruct/format_generalization.py")
     if input_file.name.endswith(".exemplars.jsonl"):
         raise UserError(f"{input_file} contains exemplars, which are not evaluated; leave it out of --input_files")
     if sidecar_path(input_file).is_file():
-        return read_sidecar(input_file)["identity"]
+        identity = read_sidecar(input_file)["identity"]
+        others = {"model_id": "a prediction file", "train_set": "a train file"}
+        if found := [what for name, what in others.items() if name in identity] or "eval_set" not in identity:
+            what = found[0] if isinstance(found, list) else "no evaluation file"
+            raise UserError(f"{input_file} is {what}; expected one of {paths.data_dir() / 'evaluation'}")
+        return identity
     names = sorted({str(record["dataset"]) for record in read_jsonl(input_file, required=("dataset",))})
     if len(names) != 1:
         raise UserError(f"{input_file}: expected records of one dataset, found {', '.join(names) or 'no records'}")
-    known = eval_set_named(names[0])
+    known = read_datasets().eval_set(names[0])
     return {"eval_set": known.name, "format": "default", "protocol": None, "kind": known.kind, "role": known.role}
+
+
+def label_texts(input_file: Path, eval_set: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels, and the order in which they are searched for in a generation, for an evaluation file of kind `labels`.
+
+    From its sidecar; without one, from the declaration.  Raises UserError where the set is not declared.
+    """
+    facts = read_sidecar(input_file) if sidecar_path(input_file).is_file() else {}
+    if facts.get("label_words"):
+        return tuple(facts["label_words"]), tuple(facts.get("parse_order") or facts["label_words"])
+    known = read_datasets().eval_set(eval_set)
+    return tuple(dict.fromkeys(known.labels.values())), known.parse_order
 
 
 def require_distinct_outputs(outputs: Sequence[Path]) -> None:
@@ -84,7 +105,7 @@ def require_distinct_outputs(outputs: Sequence[Path]) -> None:
 
 def sample_items(input_file: Path, limit: int | None) -> list[dict[str, Any]]:
     """All items of an evaluation file, or `limit` of them in the file's order: the same for every model."""
-    items = list(read_jsonl(input_file, required=("id", "prompt", "completion")))
+    items = list(read_jsonl(input_file, required=("id",), texts=("prompt", "completion")))
     if not items:
         raise UserError(f"{input_file}: no items; make it again with open_instruct/format_generalization.py")
     chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[:limit]
@@ -96,7 +117,7 @@ def read_exemplars(spec: PredictionSpec, items: Iterable[Mapping[str, str]]) -> 
     if not spec.num_shots:
         return []
     path = spec.artifact.inputs["exemplars"]
-    exemplars = list(read_jsonl(path, required=("id", "prompt", "completion")))[: spec.num_shots]
+    exemplars = list(read_jsonl(path, required=("id",), texts=("prompt", "completion")))[: spec.num_shots]
     if len(exemplars) < spec.num_shots:
         raise UserError(f"{path}: {len(exemplars)} exemplars, --num_shots is {spec.num_shots}; lower it")
     evaluated = {(item["prompt"], item["completion"]) for item in items}

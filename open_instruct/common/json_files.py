@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +12,54 @@ from typing import IO, Any
 from open_instruct.common.errors import UserError
 
 
-def read_jsonl(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Records of a JSON lines file, `.gz` or not.  Raises UserError with file:line at the first malformed one."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: expected one JSON object a line, found {line[:60]!r}") from error
-            missing = [key for key in required if not isinstance(record, dict) or key not in record]
-            if missing or not isinstance(record, dict):
-                found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                raise UserError(f"{path}:{number}: expected {', '.join(missing) or 'a JSON object'}; found {found}")
-            yield record
+def read_jsonl(path: Path, required: Sequence[str] = (), *, texts: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Records of a JSON lines file, `.gz` or not, which have the keys in `required` and text in those in `texts`.
+
+    Raises UserError with file:line at the first malformed one, and where the file is a folder or damaged.
+    """
+    required = tuple(dict.fromkeys((*required, *texts)))
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                record = parse_line(line, place=f"{path}:{number}")
+                missing = [key for key in required if key not in record]
+                if missing:
+                    found = ", ".join(record)
+                    raise UserError(f"{path}:{number}: expected {', '.join(missing)}; found {found}")
+                for key in texts:
+                    require_text(record[key], place=f"{path}:{number}: {key}")
+                yield record
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a folder; expected a JSON lines file") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}:{number + 1}: not readable as gzip ({error}); is it complete? Get it again") from error
+
+
+def parse_line(line: bytes, *, place: str) -> dict[str, Any]:
+    """The object in one line.  Raises UserError, beginning with `place`, where it has none."""
+    try:
+        text = line.decode().removeprefix("\ufeff")  # a byte order mark, which some editors put before the first line
+        record = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: not UTF-8 ({error.reason}); save the file with that encoding") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: expected one JSON object a line, found {text[:60]!r}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: expected a JSON object; found {type(record).__name__}")
+    return record
+
+
+def require_text(value: Any, *, place: str) -> None:
+    """Raises UserError, beginning with `place`, for a value that is not text which UTF-8 can encode."""
+    if not isinstance(value, str):
+        raise UserError(f"{place}: expected text, found {str(value)[:60]!r} ({type(value).__name__})")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: text that is not valid Unicode ({error.reason})") from error
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:

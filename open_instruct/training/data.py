@@ -19,10 +19,11 @@ from transformers import PreTrainedTokenizerFast
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, content_hash, digest, read_sidecar, sha256
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import atomic_write, read_jsonl
+from open_instruct.common.json_files import atomic_write
 from open_instruct.common.locks import hold
 from open_instruct.data import encode
 from open_instruct.data.encode import IGNORED, Encoded, encode_examples
+from open_instruct.data.train_records import read_train_records
 
 RECORDS_PER_CHUNK = 1_000
 
@@ -71,7 +72,7 @@ def load_train_and_validation(
     Raises UserError where a file has too few rows.
     """
     load = partial(load_examples, tokenizer, max_length=max_length, num_workers=num_workers)
-    records = list(read_jsonl(train_file, required=("id",)))
+    records = read_train_records(train_file)
     num_train = len(records) - num_validation_rows
     num_train = min(num_train, max_train_rows or num_train)
     if num_train < 1 or num_train < (max_train_rows or 0):
@@ -81,7 +82,7 @@ def load_train_and_validation(
         )
     train, num_cut = load(train_file, records, slice(0, num_train))
     if validation_file is not None:
-        records = list(read_jsonl(validation_file, required=("id",)))
+        records = read_train_records(validation_file)
         if not records:
             raise UserError(f"{validation_file}: no rows; expected records to validate on")
         return train, load(validation_file, records, slice(0, len(records)))[0], num_cut

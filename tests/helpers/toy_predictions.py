@@ -25,10 +25,12 @@ TEXTS = [
 ]
 
 
-def write_predictions(path: Path, records: list[dict[str, Any]], *, kind: str, eval_set: str, shots: int = 0) -> Path:
+def write_predictions(
+    path: Path, records: list[dict[str, Any]], *, kind: str, eval_set: str, shots: int = 0, **more: str
+) -> Path:
     """Write predictions with an identity in the sidecar, as eval/predict.py does."""
     identity = {"model_id": "checkpoint-1000", "step": 1000, "eval_set": eval_set, "format": "default"}
-    identity |= {"protocol": "corrected", "kind": kind, "role": "other", "shots": shots}
+    identity |= {"protocol": "corrected", "kind": kind, "role": "other", "shots": shots} | more
     artifact = Artifact(path, {}, identity=identity)
     with artifact.making():
         write_jsonl(path, [{"dataset": eval_set, "prompt": "", **record} for record in records])

@@ -133,7 +133,7 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
     [
         ([RELATIONS[0], {k: v for k, v in RELATIONS[1].items() if k != "output"}], "a.jsonl:2: expected output; found"),
         ([RELATIONS[0], {k: v for k, v in RELATIONS[1].items() if k != "gold_logprob"}], "a.jsonl:2: expected gold_lo"),
-        (changed(output=None), "a.jsonl:2: found output None; expected text"),
+        (changed(output=None), "a.jsonl:2: output: expected text, found 'None'"),
         (changed(output="maybe"), "a.jsonl:2: found gold 'entailment', output 'maybe'; expected both among"),
         (changed(completion=" contradiction"), "a.jsonl:2: found gold 'contradiction'"),
         (changed(completion=""), "a.jsonl:2: found completion ''"),
