@@ -6,6 +6,7 @@ Writes   into the folder paper beside your own tables:
          curves.csv   the same for each curve over checkpoints
          claims.csv   the claims that can be tested on both, and both verdicts
          unsound.csv  degenerate published rows, which carry no information, with the evidence
+         The first three also as LaTeX (booktabs): numbers.tex, curves.tex, claims.tex
 
     python analysis/compare_paper.py --study scripts/studies/paper.yaml --released ../released_tables
 """
@@ -22,9 +23,17 @@ from analysis.inference.paper_comparison import VERDICTS, compare, of_released_f
 from analysis.inference.result_tables import build_tables
 from analysis.tables.frames import groups, read_tables, select, table_files, to_csv
 from analysis.tables.gathering import gather_released
+from analysis.tables.latex import to_latex
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
+
+RESULT = ("difference", "ci_low", "ci_high", "verdict")
+LATEX_COLUMNS = {
+    "numbers": ("own_series", "checkpoint", "eval dataset", "metric", "own", "published", *RESULT),
+    "curves": ("series", "eval dataset", "metric", "checkpoints", "agree", "differ", "mean_difference", *RESULT[1:3]),
+    "claims": ("claim", "own", "published", "agreement"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ def main(args: Args) -> None:
     with Artifact(output, arguments={"level": LEVEL}, inputs=inputs).making(is_folder=True):
         for name, frame in results.items():
             to_csv(frame, output / f"{name}.csv")
+            if name in LATEX_COLUMNS and len(frame):
+                to_latex(frame.filter(LATEX_COLUMNS[name]), output / f"{name}.tex")
     report(results)
     print(f"wrote {', '.join(f'{name}.csv' for name in results)} to {output}")
 

@@ -12,6 +12,7 @@ Writes   into results/{study}, results/all or results/released:
          missing.csv              what the study expects and is not there
          perturbation.csv         what eval/perturb_weights.py measured, if it was run
          weight_distances.csv     what eval/weight_distance.py measured, if it was run
+         tables/*.tex             the same for a paper, as LaTeX with booktabs
 The same measurements give the same bytes. Files that have not changed are not read again.
 
     python analysis/produce_tables.py --study scripts/studies/tiny.yaml

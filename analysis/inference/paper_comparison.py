@@ -42,7 +42,7 @@ def of_released_family(own: Tables, folder: Path) -> Tables:
     if any(str(source).startswith(tuple(f"{name}:" for name in RELEASED)) for source in own.scores["source"]):
         raise UserError(
             f"{folder} has the released tables themselves; make the tables of your own measurements first, with "
-            "`python analysis/produce_tables.py`, or name their folder with --own"
+            "`python analysis/produce_tables.py`, or choose others with --study or --folder"
         )
     if FAMILY not in set(own.scores["family"]):
         found = ", ".join(sorted({str(name) for name in own.scores["family"]}))

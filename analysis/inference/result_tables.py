@@ -18,9 +18,11 @@ from analysis.tables.frames import (
     found_checkpoints,
     primary_only,
     stacked,
+    table_files,
     write_table,
 )
 from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
+from analysis.tables.latex import write_latex_tables
 from analysis.tables.results_folder import new_results
 from analysis.tables.summaries import summarise_changes, summarise_groups
 from analysis.tables.weight_tables import weight_tables
@@ -55,6 +57,7 @@ def produce_tables(study_file: Path | None, released: Path | None) -> Path:
         else:
             (folder / file).unlink(missing_ok=True)
             sidecar_path(folder / file).unlink(missing_ok=True)
+    write_latex_tables(tables, folder / "tables", {TIDY_TABLE: tidy, **table_files(folder)})
     for row in tables.missing.to_dict("records"):
         print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
     return folder

@@ -77,6 +77,7 @@ def test_every_output_has_a_sidecar(folder):
         "findings.json",
         "findings.csv",
         "figures",
+        "tables",
         "report.html",
     }
     assert all(read_sidecar(path)["files"] for path in made)
