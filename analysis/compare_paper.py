@@ -52,11 +52,11 @@ def main(args: Args) -> None:
     own, gathered = of_released_family(read_tables(folder), folder), gather_released(args.released)
     results = compare(own, build_tables(gathered))
     inputs = table_files(folder) | {f"released {name}": path for name, path in gathered.inputs.items()}
-    with Artifact(output, arguments={"level": LEVEL}, inputs=inputs).making(is_folder=True):
+    with Artifact(output, arguments={"level": LEVEL}, inputs=inputs).making_folder() as (made, _):
         for name, frame in results.items():
-            to_csv(frame, output / f"{name}.csv")
+            to_csv(frame, made / f"{name}.csv")
             if name in LATEX_COLUMNS and len(frame):
-                to_latex(frame.filter(LATEX_COLUMNS[name]), output / f"{name}.tex")
+                to_latex(frame.filter(LATEX_COLUMNS[name]), made / f"{name}.tex")
     report(results)
     print(f"wrote {', '.join(f'{name}.csv' for name in results)} to {output}")
 

@@ -62,7 +62,7 @@ def base_of(folder: Path) -> Path:
     model_loading.check_folder(folder)
     meta = read_sidecar(folder)
     named = meta.get("input_paths", {}).get("model")
-    if named is None or "model" not in meta.get("inputs", {}) or not (base := Path(named)).is_dir():
+    if named is None or "model" not in meta.get("inputs", {}) or not (base := paths.absolute(named)).is_dir():
         raise UserError(f"{folder}: its sidecar names no existing base model; give it with --base_model")
     if content_hash(base) != meta["inputs"]["model"]:
         raise UserError(f"{base} has changed since {folder} was made from it; give the original with --base_model")

@@ -21,7 +21,7 @@ from open_instruct.checkpoints.download import (
     check_disk,
     describe_all,
     download_all,
-    unverified_files,
+    require_own_partial,
 )
 from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
 from open_instruct.checkpoints.families import MAIN, Checkpoint, Family, family_named, step_name
@@ -84,12 +84,12 @@ def main(args: Args) -> None:
         return
     choices = choose(args, family, available)
     if args.get_wget_list:
-        write_wget_script(args, family, [choice.available for choice in choices])
+        write_wget_script(args, family, choices)
         return
     missing = [choice for choice in choices if not choice.artifact.is_done(overwrite=args.overwrite)]
     print(f"{len(choices)} checkpoint(s) chosen, {len(choices) - len(missing)} of them done")
     for choice in missing:
-        unverified_files(choice)
+        require_own_partial(choice)
     policy = RetryPolicy(retries=args.retries, timeout_seconds=args.timeout_seconds)
     with open_client(policy) as client:
         if is_native(args, family):
@@ -174,10 +174,11 @@ def plan_artifact(args: Args, family: Family, one: Available) -> Artifact:
     return Artifact(one.checkpoint.folder, arguments, identity=Variant(one.checkpoint).identity())
 
 
-def write_wget_script(args: Args, family: Family, chosen: Sequence[Available]) -> None:
+def write_wget_script(args: Args, family: Family, choices: Sequence[Choice]) -> None:
     path = paths.base_dir() / "output" / f"{paths.safe_name(family.name)}_wget.sh"
-    with atomic_write(path) as file:
-        file.write(wget_script(chosen, with_optimizer=args.with_optimizer))
+    addresses = {choice.partial: choice.available.location for choice in choices}
+    with Artifact(path, {"with_optimizer": args.with_optimizer}).making(), atomic_write(path) as file:
+        file.write(wget_script(addresses, with_optimizer=args.with_optimizer))
     print(f"wrote {path}; run it by `bash {path}`, then run this command again without --get_wget_list")
 
 
@@ -189,8 +190,8 @@ def make_tokenizer(family: Family) -> None:
     arguments = dataclasses.asdict(family.tokenizer)
     artifact = Artifact(paths.tokenizer_dir(family.name), arguments, identity={"family": family.name})
     if not artifact.is_done():
-        with artifact.making(is_folder=True):
-            write_tokenizer(family.tokenizer, artifact.path)
+        with artifact.making_folder() as (folder, _):
+            write_tokenizer(family.tokenizer, folder)
         print(f"wrote {paths.relative(artifact.path)}")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
+from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
@@ -49,15 +49,15 @@ def main(args: Args) -> None:
 
     has_tokenizer = (adapter / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(adapter if has_tokenizer else base, option="--base_model_name_or_path")
-    with artifact.making(is_folder=True):
-        merge_adapter(base, adapter).save_pretrained(artifact.path)
-        save_tokenizer_and_generation_config(tokenizer, artifact.path)
+    with artifact.making_folder() as (folder, _):
+        merge_adapter(base, adapter).save_pretrained(folder)
+        save_tokenizer_and_generation_config(tokenizer, folder)
     print(f"wrote {artifact.path}")
 
 
 def identity(args: Args, adapter: Path) -> dict:
     """The adapter's identity; without a sidecar, the output's name."""
-    if sidecar_path(adapter).is_file():
+    if has_sidecar(adapter):
         return read_sidecar(adapter)["identity"]
     return {"model_id": paths.safe_name(args.output_dir.name)}
 

@@ -70,8 +70,8 @@ def main(args: Args) -> None:
     batch_size = tokens_per_step() // SEQUENCE_LENGTH
     documents = read_documents(num_tokens=max(args.steps) * tokens_per_step())
     if not done[0]:
-        with tokenizer_artifact.making(is_folder=True):
-            train_tokenizer(documents[:TOKENIZER_DOCUMENTS], args.vocab_size, tokenizer_artifact.path)
+        with tokenizer_artifact.making_folder() as (folder, _):
+            train_tokenizer(documents[:TOKENIZER_DOCUMENTS], args.vocab_size, folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_artifact.path)
     rows = pack(tokenizer, documents)
     needed = max(args.steps) * batch_size
@@ -200,10 +200,10 @@ def model_config(args: Args, eos: int) -> ModelConfig:
 
 def save(artifact: Artifact, model: OLMo, config: ModelConfig, log: list[dict]) -> None:
     """Save one checkpoint in OLMo's own format."""
-    with artifact.making(is_folder=True) as facts:
+    with artifact.making_folder() as (folder, facts):
         tokenizer = TokenizerConfig(identifier="tiny_tokenizer")
-        TrainConfig(model=config, tokenizer=tokenizer).save(artifact.path / "config.yaml")
-        with atomic_write(artifact.path / "model.pt", "wb") as file:
+        TrainConfig(model=config, tokenizer=tokenizer).save(folder / "config.yaml")
+        with atomic_write(folder / "model.pt", "wb") as file:
             torch.save(model.state_dict(), file)
         facts["training_log"] = list(log)
     print(f"wrote {artifact.path}" + (f", loss {log[-1]['loss']}" if log else ""), flush=True)

@@ -74,8 +74,8 @@ def home(tmp_path, toy_model):
 
     for rows in (RTE, SCIQ, TEXT):
         write_evaluation(tmp_path / f"{rows[0][0]}.jsonl", rows)
-    with Artifact(tmp_path / "model", {}, identity={"model_id": "toy_ckpt7", "step": 7}).making(is_folder=True):
-        shutil.copytree(toy_model, tmp_path / "model", dirs_exist_ok=True)
+    with Artifact(tmp_path / "model", {}, identity={"model_id": "toy_ckpt7", "step": 7}).making_folder() as (made, _):
+        shutil.copytree(toy_model, made, dirs_exist_ok=True)
     return tmp_path
 
 

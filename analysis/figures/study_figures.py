@@ -117,9 +117,9 @@ def write_figures(
 ) -> None:
     """Write every figure as PNG and PDF.  Grids of the axis `tokens` are made of `in_tokens(tables)`."""
     written = []
-    with Artifact(folder, arguments={"scale": scale, "axis": axis}, inputs=inputs).making(is_folder=True):
+    with Artifact(folder, arguments={"scale": scale, "axis": axis}, inputs=inputs).making_folder() as (made, _):
         for name, grid in grids.items():
-            written += save(draw(grid, title=FIGURES[name].title, scale=scale, axis=axis), folder / name)
+            written += save(draw(grid, title=FIGURES[name].title, scale=scale, axis=axis), made / name)
     print(f"wrote {len(written)} files to {folder}")
 
 

@@ -28,7 +28,7 @@ from analysis.tables.columns import METRIC_LABELS
 from analysis.tables.frames import Tables
 from eval.metrics.significance import holm
 from open_instruct.common.artifacts import Artifact
-from open_instruct.common.json_files import write_json
+from open_instruct.common.json_files import atomic_write, write_json
 
 LEVEL = 0.05
 NOT_TESTABLE = "not testable"
@@ -124,7 +124,8 @@ def write_findings(findings: list[Finding], folder: Path, inputs: Mapping[str, P
     rows = [asdict(finding) for finding in findings]
     with Artifact(folder / "findings.json", arguments={"level": LEVEL}, inputs=inputs).making():
         write_json(folder / "findings.json", {"level": LEVEL, "families": FAMILIES, "findings": rows})
-    with Artifact(folder / "findings.csv", arguments={"level": LEVEL}, inputs=inputs).making():
-        pd.DataFrame(rows, columns=list(Finding.__dataclass_fields__)).to_csv(folder / "findings.csv", index=False)
+    table = Artifact(folder / "findings.csv", arguments={"level": LEVEL}, inputs=inputs)
+    with table.making(), atomic_write(table.path) as file:
+        pd.DataFrame(rows, columns=list(Finding.__dataclass_fields__)).to_csv(file, index=False)
     for finding in findings:
         print(f"[{finding.family}] {finding.sentence}")

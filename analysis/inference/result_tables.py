@@ -27,7 +27,7 @@ from analysis.tables.results_folder import new_results
 from analysis.tables.summaries import summarise_changes, summarise_groups
 from analysis.tables.weight_tables import weight_tables
 from open_instruct.checkpoints.families import step_name
-from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.ownership import remove_own_file
 from open_instruct.study.config import Study
 from open_instruct.study.loading import load_study
 
@@ -55,8 +55,7 @@ def produce_tables(study_file: Path | None, released: Path | None) -> Path:
         if len(frame) or name not in OPTIONAL:
             write_table(folder / file, frame, {} if name in OPTIONAL else {TIDY_TABLE: tidy}, arguments)
         else:
-            (folder / file).unlink(missing_ok=True)
-            sidecar_path(folder / file).unlink(missing_ok=True)
+            remove_own_file(folder / file)
     write_latex_tables(tables, folder / "tables", {TIDY_TABLE: tidy, **table_files(folder)})
     for row in tables.missing.to_dict("records"):
         print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")

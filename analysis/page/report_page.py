@@ -21,7 +21,7 @@ from analysis.inference.findings import FAMILIES, LEVEL, VERDICTS
 from analysis.page.html_tables import joined, table
 from analysis.tables.columns import FILES, OPTIONAL
 from analysis.tables.frames import Tables, order_checkpoints, read_table, where
-from open_instruct.common.artifacts import git_commit, package_version
+from open_instruct.common.provenance import git_commit, package_version
 from open_instruct.study.config import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.template")

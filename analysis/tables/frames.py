@@ -23,6 +23,7 @@ from analysis.tables.columns import (
 from open_instruct.checkpoints.families import MAIN
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import atomic_write
 
 DIGITS = "%.12g"
 """The last digits of a float depend on the order of sums, and so on the number of cores."""
@@ -108,7 +109,8 @@ def write_table(path: Path, frame: pd.DataFrame, inputs: Mapping[str, Path], arg
     """Write CSV (or Parquet, by the name) with the same bytes for the same rows, and its sidecar."""
     with Artifact(path, arguments=arguments, inputs=inputs).making() as facts:
         if path.suffix == ".parquet":
-            frame.to_parquet(path, index=False, compression="zstd")
+            with atomic_write(path, "wb") as file:
+                frame.to_parquet(file, index=False, compression="zstd")
         else:
             to_csv(frame, path)
         facts["rows"] = len(frame)
@@ -116,7 +118,8 @@ def write_table(path: Path, frame: pd.DataFrame, inputs: Mapping[str, Path], arg
 
 
 def to_csv(frame: pd.DataFrame, path: Path) -> None:
-    frame.to_csv(path, index=False, lineterminator="\n", float_format=DIGITS)
+    with atomic_write(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n", float_format=DIGITS)
 
 
 def stacked(*frames: pd.DataFrame) -> pd.DataFrame:

@@ -42,10 +42,10 @@ def write_latex_tables(tables: Tables, folder: Path, inputs: Mapping[str, Path])
     for name, columns in SHOWN.items():
         frame: pd.DataFrame = getattr(tables, name)
         frames[name] = frame.filter(list(columns or frame.columns))
-    with Artifact(folder, arguments={}, inputs=inputs).making(is_folder=True):
+    with Artifact(folder, arguments={}, inputs=inputs).making_folder() as (made, _):
         for name, frame in frames.items():
             if len(frame):
-                to_latex(frame, folder / FILES[name].replace(".csv", ".tex"))
+                to_latex(frame, made / FILES[name].replace(".csv", ".tex"))
     print(f"wrote the tables for LaTeX to {folder}")
 
 

@@ -94,8 +94,8 @@ def main(args: Args) -> None:
     native = args.folder / "native"
     try:
         # With a sidecar, as after a download: the hashes in it are not computed again.
-        with Artifact(native, {}, identity={"family": "olmo1b", "step": 1000}).making(is_folder=True):
-            measure("make the checkpoint", script("-c", MAKE, native, args.d_model))
+        with Artifact(native, {}, identity={"family": "olmo1b", "step": 1000}).making_folder() as (made, _):
+            measure("make the checkpoint", script("-c", MAKE, made, args.d_model))
         write_tokenizer(TokenizerFile(TOKENIZER, pad="<|padding|>"), args.folder / "tokenizer")
         copy(args)  # Not counted: memory that the system has not given out yet is slow to get.
         runs = [("unverified", "--no-verify"), ("verified",)] * args.repeats

@@ -1,5 +1,6 @@
 """Download chosen checkpoints: described by their store first, then fetched, verified and moved into place."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,11 @@ from tqdm import tqdm
 from open_instruct.checkpoints.families import Family
 from open_instruct.checkpoints.http_fetch import OnBytes
 from open_instruct.checkpoints.listing import Available
-from open_instruct.checkpoints.native_store import OPTIMIZER, REQUIRED
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.common.markers import is_marker, marker_inside, write_marker
+from open_instruct.common.ownership import is_own_unfinished_folder
 
 NUM_PARALLEL = 4
 DISK_RESERVE_BYTES = 100 * 10**6
@@ -97,35 +99,34 @@ def download_all(
 
 
 def download(family: Family, choice: Choice, store: Described, on_bytes: OnBytes) -> None:
-    """Download into a partial folder; move the files into the checkpoint's own when all of them are verified."""
+    """Download into a partial folder, which may have some of the files already; it becomes the checkpoint's folder when
+    all of them are verified.
+    """
+    require_own_partial(choice)
     choice.partial.mkdir(parents=True, exist_ok=True)
-    for path in unverified_files(choice):
-        path.rename(choice.partial / path.name.removesuffix(".part"))
+    write_marker(marker_inside(choice.partial))
+    for path in choice.partial.glob("*.part"):  # of wget
+        path.rename(path.with_suffix(""))
     facts = store.fetch(choice.partial, on_bytes)
     if family.checkpoint_format == "hf":
         from open_instruct.checkpoints.sanitize import sanitize  # torch and transformers take seconds to import
 
         facts |= sanitize(choice.partial)
-    with choice.artifact.making(is_folder=True) as recorded:
+    with choice.artifact.making_folder() as (folder, recorded):
         for path in sorted(choice.partial.iterdir()):
-            if path.is_file():
-                path.rename(choice.artifact.path / path.name)
+            if path.is_file() and not is_marker(path):
+                path.rename(folder / path.name)
         if choice.requested_step != choice.available.checkpoint.step:
             recorded["step_asked_for"] = choice.requested_step
         recorded |= facts
     shutil.rmtree(choice.partial)
 
 
-def unverified_files(choice: Choice) -> list[Path]:
-    """Files of the checkpoint from elsewhere (wget, a copy), to be verified and resumed rather than downloaded again.
-
-    Raises UserError for any other file in the checkpoint's folder: unknown files are never removed.
-    """
-    folder = choice.artifact.path
-    if not folder.is_dir() or sidecar_path(folder).is_file():
-        return []
-    files = sorted(folder.iterdir())
-    known = {name for names in (*REQUIRED, *OPTIMIZER) for name in names}
-    if foreign := [path.name for path in files if path.name.removesuffix(".part") not in known]:
-        raise UserError(f"{folder} contains {foreign[0]}, which no download wrote; move it away")
-    return files
+def require_own_partial(choice: Choice) -> None:
+    """Raises UserError where something stands in the place of the partial folder that no download wrote."""
+    folder = choice.partial
+    if os.path.lexists(folder) and not is_own_unfinished_folder(folder):
+        raise UserError(
+            f"{folder} was not written by this project; move it away, or, if its files may be completed and replaced, "
+            f"`touch {marker_inside(folder)}`"
+        )

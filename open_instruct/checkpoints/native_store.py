@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import httpx
 
 from open_instruct.checkpoints.http_fetch import OnBytes, fetch
 from open_instruct.checkpoints.http_probe import RemoteFile, RetryPolicy, probe
-from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
+from open_instruct.common.markers import ENDING
 
 # Older releases are torch files, newer ones safetensors: alternatives, the first that the store has is downloaded.
 REQUIRED = (("config.yaml",), ("model.pt", "model.safetensors"))
@@ -64,17 +64,20 @@ def required_files(*, with_optimizer: bool) -> tuple[tuple[str, ...], ...]:
     return REQUIRED + (OPTIMIZER if with_optimizer else ())
 
 
-def wget_script(chosen: Sequence[Available], *, with_optimizer: bool) -> str:
-    """A shell script that downloads the same files to the same folders, for machines without Python.
+def wget_script(addresses: Mapping[Path, str], *, with_optimizer: bool) -> str:
+    """A shell script that downloads the same files, for machines without Python.
 
-    Run download_olmo_ckpts.py afterwards, which verifies the files and writes their sidecar.
+    addresses: partial folder of each checkpoint -> address of its files. Run download_olmo_ckpts.py afterwards, which
+    verifies the files and makes the checkpoints of them.
     """
     lines = [
         "#!/usr/bin/env bash",
         "# Written by download_olmo_ckpts.py. Run it again to resume: existing files are not downloaded twice.",
         "set -euo pipefail",
         "get() {  # folder, address of the folder, then alternative file names",
-        '  local folder="$1" address="$2" name; shift 2; mkdir -p "$folder"',
+        '  local folder="$1" address="$2" name; shift 2',
+        f'  if [ ! -e "$folder" ]; then mkdir -p "$folder"; touch "$folder/{ENDING}"; fi',
+        f'  [ -e "$folder/{ENDING}" ] || {{ echo "$folder is not of a download; move it away" >&2; return 1; }}',
         '  for name in "$@"; do',
         '    [ -e "$folder/$name" ] && return',
         '    wget --continue --tries=20 --waitretry=30 --output-document="$folder/$name.part" "$address/$name" \\',
@@ -84,7 +87,7 @@ def wget_script(chosen: Sequence[Available], *, with_optimizer: bool) -> str:
         '  echo "$address has none of: $*" >&2; return 1',
         "}",
     ]
-    for one in chosen:
+    for folder, address in addresses.items():
         for names in required_files(with_optimizer=with_optimizer):
-            lines.append("get " + shlex.join([str(one.checkpoint.folder), one.location, *names]))
+            lines.append("get " + shlex.join([str(folder), address, *names]))
     return "\n".join(lines) + "\n"

@@ -1,90 +1,48 @@
 """Artifacts: output files and folders with a sidecar of their arguments, inputs, hashes and provenance.
 
-The sidecar of a file X is `X.meta.json`, of a folder `X/meta.json`. It is written last and atomically: a sidecar that
-matches its artifact means that the artifact is complete.
+A folder is made in a hidden folder beside its place and renamed when it is complete; a file is written by
+`atomic_write()`. Neither replaces anything that this project did not write (ownership.py).
 """
 
-import hashlib
 import json
 import os
-import resource
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from open_instruct.common import ownership, paths
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import read_json, write_json
+from open_instruct.common.hashing import describe_files, digest, digest_of_files, sha256
+from open_instruct.common.json_files import remove_temporaries, write_json
 from open_instruct.common.locks import LockHeldError, hold
+from open_instruct.common.markers import is_marker, marker_beside, marker_inside, note_version, write_marker
+from open_instruct.common.provenance import provenance
+from open_instruct.common.sidecars import (
+    SIDECAR_ENDING,
+    content_hash,
+    find_sidecar,
+    has_sidecar,
+    read_sidecar,
+    sidecar_path,
+)
 
-SIDECAR_ENDING = ".meta.json"
-"""Appended to the name of a file; of a folder it is the file `meta.json` inside."""
-RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "ai2-olmo", "numpy")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(value: Any) -> str:
-    """Hash of a JSON value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def sidecar_path(artifact: Path) -> Path:
-    return artifact / "meta.json" if artifact.is_dir() else Path(f"{artifact}{SIDECAR_ENDING}")
-
-
-def read_sidecar(artifact: Path) -> dict[str, Any]:
-    """Raises UserError where there is none: this project did not make the artifact, or did not complete it."""
-    if not sidecar_path(artifact).is_file():
-        raise UserError(f"{artifact}: no sidecar {sidecar_path(artifact).name}; it is unfinished, or not made here")
-    return read_json(sidecar_path(artifact))
-
-
-def content_hash(artifact: Path) -> str:
-    """Hash of a file's or folder's content. Files that still have the recorded size and time are not read again.
-
-    Raises UserError where there is no such file or folder.
-    """
-    if not artifact.exists():
-        raise UserError(f"{artifact}: no such file or folder; run the stage that makes it")
-    recorded = read_json(sidecar_path(artifact)).get("files", {}) if sidecar_path(artifact).is_file() else {}
-    return digest_of_files(describe_files(artifact, recorded))
-
-
-def digest_of_files(files: Mapping[str, Mapping[str, Any]]) -> str:
-    return digest({name: entry["sha256"] for name, entry in files.items()})
-
-
-def describe_files(artifact: Path, recorded: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """name -> {"sha256", "bytes", "mtime_ns"} of every file of an artifact except sidecars.
-
-    Files that still have the size and time that are `recorded` keep the recorded hash.
-    """
-    found = sorted(p for p in artifact.rglob("*") if p.is_file()) if artifact.is_dir() else [artifact]
-    names = {str(p.relative_to(artifact)) if artifact.is_dir() else p.name: p for p in found if p.name != "meta.json"}
-
-    def describe(name: str) -> dict[str, Any]:
-        stat, known = names[name].stat(), (recorded or {}).get(name, {})
-        is_unchanged = (known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
-        content = known["sha256"] if is_unchanged else sha256(names[name])
-        return {"sha256": content, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-    if len(names) == 1:  # starting threads takes longer than comparing one file's size and time
-        return {name: describe(name) for name in names}
-    # Hashing releases the interpreter lock: a model's files are read on all cores.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(names, pool.map(describe, names), strict=True))
+__all__ = [
+    "SIDECAR_ENDING",
+    "Artifact",
+    "content_hash",
+    "describe_files",
+    "digest",
+    "digest_of_files",
+    "has_sidecar",
+    "provenance",
+    "read_sidecar",
+    "sha256",
+    "sidecar_path",
+]
 
 
 @dataclass(frozen=True)
@@ -103,86 +61,173 @@ class Artifact:
     def is_done(self, *, overwrite: bool = False) -> bool:
         """Whether the artifact is complete, and was made from these inputs with these arguments.
 
-        Raises UserError where it was made with other arguments, unless `overwrite`.
+        Raises UserError where it was made with other arguments or from other files, unless `overwrite`; and where it
+        has to be made, but something stands in its place that this project did not write.
         """
-        if overwrite or not self.path.exists() or not sidecar_path(self.path).is_file():
-            return False
-        meta = read_sidecar(self.path)
+        meta = None if overwrite or not self.path.exists() else find_sidecar(self.path)
+        if meta is not None:
+            self.require_same_arguments(meta)
+            inputs = self.input_hashes()
+            self.require_same_files(meta, inputs)
+            if meta["inputs"] == inputs and content_hash(self.path) == digest_of_files(meta["files"]):
+                return True
+        self.require_replaceable()
+        return False
+
+    def require_same_arguments(self, meta: Mapping[str, Any]) -> None:
         found, expected = meta["arguments"], json.loads(json.dumps(dict(self.arguments)))
         differing = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
         if differing:
             changes = "; ".join(f"{k} was {found.get(k)!r}, now {expected.get(k)!r}" for k in differing)
             raise UserError(f"{self.path} was made with other arguments: {changes}; add --overwrite to make it again")
-        is_complete = content_hash(self.path) == digest_of_files(meta["files"])
-        return is_complete and meta["inputs"] == self.input_hashes()
+
+    def require_same_files(self, meta: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Files that changed in their place make the output outdated; others at another place make another output."""
+        before = meta.get("input_paths", {})
+        differing = [
+            f"{role} was {before[role]}, now {paths.relative(path)}"
+            for role, path in self.inputs.items()
+            if role in before
+            and paths.absolute(before[role]) != path.resolve()
+            and meta["inputs"].get(role) != inputs[role]
+        ]
+        if differing:
+            raise UserError(
+                f"{self.path} was made from other files: {'; '.join(differing)}; give another output or name, or add "
+                "--overwrite to make it again"
+            )
+
+    def require_replaceable(self) -> None:
+        """Raises UserError where the output overlaps an input, cannot be written, or is not this project's own."""
+        output = self.path.resolve()
+        for path in self.inputs.values():
+            source = path.resolve()
+            if output == source or output in source.parents or source in output.parents:
+                raise UserError(f"the output {self.path} and the input {path} overlap; give another output")
+        ownership.require_replaceable(self.path)
 
     def input_hashes(self) -> dict[str, str]:
         """Hash of the content of every input, by role."""
         return {role: content_hash(path) for role, path in self.inputs.items()}
 
     @contextmanager
-    def making(
-        self, *, is_folder: bool = False, hashed: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Make the artifact inside the block. Entries added to the yielded dict go into the sidecar, written last.
+    def making(self) -> Iterator[dict[str, Any]]:
+        """Make the file `path` inside the block. Entries added to the yielded dict go into the sidecar, written last.
+
+        Raises UserError where another process is making it, or something stands in its place that is not this
+        project's own.
+        """
+        with self.locked(self.path) as started:
+            if self.path.is_dir():
+                raise UserError(f"{self.path} is a folder, expected a file; give another output, or move it away")
+            marker = marker_beside(self.path)
+            if is_marker(marker):
+                remove_temporaries(self.path)
+            elif marker.exists():  # a folder of this name was being made
+                shutil.rmtree(marker)
+            # The versions that earlier runs noted, and the present one, are this project's own.
+            if not marker.exists():
+                write_marker(marker)
+            if os.path.lexists(self.path):
+                note_version(self.path)
+            sidecar_path(self.path).unlink(missing_ok=True)
+            input_hashes, facts = self.input_hashes(), dict[str, Any]()
+            try:
+                yield facts
+            except BaseException:
+                if self.path.exists():
+                    note_version(self.path)
+                else:
+                    marker.unlink()
+                raise
+            ownership.follow_umask(self.path)
+            self.write_sidecar(sidecar_path(self.path), input_hashes, describe_files(self.path), facts, started)
+            marker.unlink()
+
+    @contextmanager
+    def making_folder(
+        self, *, hashed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Make the folder `path`: yields the folder to write into, which takes its place after the block, and a dict
+        for further entries of the sidecar.
 
         hashed  filled by the block: `describe_files` entries of files that it hashed itself; those that still have this
                 size and time are not read again
 
-        Raises UserError where another process is making the artifact.
+        Raises UserError as `making()` does.
         """
-        with ExitStack() as stack:
+        target = self.path.resolve()
+        with self.locked(target) as started:
+            if target.exists() and not target.is_dir():
+                raise UserError(f"{target} is a file, expected a folder; give another output, or move it away")
+            ownership.remove_replaced_version(target)
+            unfinished = marker_beside(target)
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
+            else:
+                unfinished.unlink(missing_ok=True)
+            unfinished.mkdir()
+            write_marker(marker_inside(unfinished))
             try:
-                stack.enter_context(hold(self.path.with_name(f".{self.path.name}.lock"), wait=False))
-            except LockHeldError as error:
-                message = f"{self.path} is being written by {error}; wait until that is done and run this again"
-                raise UserError(message) from error
-            started = time.monotonic()
-            sidecar_path(self.path).unlink(missing_ok=True)
-            if is_folder and self.path.exists():
-                shutil.rmtree(self.path)
-            (self.path if is_folder else self.path.parent).mkdir(parents=True, exist_ok=True)
-            input_hashes = self.input_hashes()
-            facts: dict[str, Any] = {}
-            yield facts
-            write_json(
-                sidecar_path(self.path),
-                {
-                    "identity": dict(self.identity),
-                    "arguments": dict(self.arguments),
-                    "inputs": input_hashes,
-                    "input_paths": {role: str(path) for role, path in self.inputs.items()},
-                    "files": describe_files(self.path, hashed),
-                    **facts,
-                    **provenance(),
-                    "seconds": round(time.monotonic() - started, 2),
-                },
-            )
+                input_hashes, facts = self.input_hashes(), dict[str, Any]()
+                yield unfinished, facts
+                ownership.follow_umask(unfinished)
+                files = describe_files(unfinished, hashed)
+                self.write_sidecar(unfinished / "meta.json", input_hashes, files, facts, started)
+                marker_inside(unfinished).unlink()
+                self.put_into_place(unfinished, target)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
 
+    def put_into_place(self, unfinished: Path, target: Path) -> None:
+        ownership.require_replaceable(target)  # a user may have put something there meanwhile
+        if target.exists():
+            old = target.rename(ownership.replaced_version(target))
+            try:
+                unfinished.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+            ownership.remove_replaced_version(target)
+        else:
+            unfinished.rename(target)
 
-def provenance() -> dict[str, Any]:
-    """How something was made: commit, package versions, host, time, peak resident memory."""
-    return {
-        "git_commit": git_commit(),
-        "versions": {name: package_version(name) for name in RECORDED_PACKAGES},
-        "host": socket.gethostname(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+    @contextmanager
+    def locked(self, target: Path) -> Iterator[float]:
+        """Hold the lock of the output. Yields the time at which it was acquired."""
+        self.require_replaceable()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{target.parent} cannot be made: {error.strerror}; give another output") from error
+        try:
+            with hold(target.with_name(f".{target.name}.lock"), wait=False):
+                self.require_replaceable()  # another process may have made something meanwhile
+                yield time.monotonic()
+        except LockHeldError as error:
+            raise UserError(
+                f"{self.path} is being written by {error}; wait until that is done and run this again"
+            ) from error
 
-
-@cache
-def git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-
-
-@cache
-def package_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    def write_sidecar(
+        self,
+        path: Path,
+        input_hashes: Mapping[str, str],
+        files: Mapping[str, Mapping[str, Any]],
+        facts: Mapping[str, Any],
+        started: float,
+    ) -> None:
+        write_json(
+            path,
+            {
+                "identity": dict(self.identity),
+                "arguments": dict(self.arguments),
+                "inputs": input_hashes,
+                "input_paths": {role: paths.relative(path) for role, path in self.inputs.items()},
+                "files": files,
+                **facts,
+                **provenance(),
+                "seconds": round(time.monotonic() - started, 2),
+            },
+        )

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import re
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.markers import note_version
 
 
 def read_jsonl(path: Path, required: Sequence[str] = (), *, texts: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -104,12 +107,21 @@ def write_json(path: Path, value: Any) -> None:
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that replaces `path` when the block succeeds: readers see the old or the whole new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        with temporary.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        note_version(path, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what killed processes left of writing `path`."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
+    for file in path.parent.iterdir():
+        if name.fullmatch(file.name) and file.is_file():
+            file.unlink()

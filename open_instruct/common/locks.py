@@ -7,10 +7,17 @@ Lustre with -o flock, BeeGFS). A lock file that a killed process leaves behind h
 import fcntl
 import hashlib
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
+
+from open_instruct.common.errors import UserError
+
+CONTENT = re.compile(r"(process \d+ on \S*\n)?")
+"""Of a lock file; empty until its process wrote its name."""
 
 
 class LockHeldError(Exception):
@@ -21,11 +28,11 @@ class LockHeldError(Exception):
 def hold(lock: Path, *, wait: bool) -> Iterator[int]:
     """Hold `lock` inside the block; the file is removed afterwards. Yields its descriptor.
 
-    Raises LockHeldError where another process holds it, unless `wait`.
+    Raises LockHeldError where another process holds it, unless `wait`; UserError where the file is no lock file.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = lock.open("a+")
+        file = open_lock(lock)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -40,13 +47,33 @@ def hold(lock: Path, *, wait: bool) -> Iterator[int]:
         # The previous holder removed the file after it was opened here and before it was locked.
         file.close()
     try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        if file.writable():
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield file.fileno()
     finally:
         lock.unlink(missing_ok=True)
         file.close()
+
+
+def open_lock(lock: Path) -> IO[str]:
+    """Open a lock file, or make it.  Raises UserError for a file of this name that is none."""
+    try:
+        file = lock.open("a+")
+    except PermissionError:
+        if not lock.exists():
+            raise
+        file = lock.open()  # left behind by another user's process; a lock on it needs no right to write
+    file.seek(0)
+    try:
+        is_lock = CONTENT.fullmatch(file.read(400)) is not None
+    except UnicodeDecodeError:
+        is_lock = False
+    if not is_lock:
+        file.close()
+        raise UserError(f"{lock} is no lock file of this project, which needs the place; move it away")
+    return file
 
 
 @contextmanager

@@ -60,6 +60,11 @@ def relative(path: Path) -> str:
     return str(path.relative_to(base_dir())) if path.is_relative_to(base_dir()) else str(path)
 
 
+def absolute(name: str) -> Path:
+    """The path that `relative` gave as `name`."""
+    return (base_dir() / name).resolve()
+
+
 def train_file(train_set: str, suffix: str = "") -> Path:
     """`suffix` names the data settings that are not at their default (`DataSettings.suffix`)."""
     return data_dir() / f"{safe_name(train_set + suffix)}.jsonl"

@@ -62,6 +62,4 @@ def check_messages(messages: Any, *, place: str) -> None:
             require_text(turn[name], place=f"{place}: {name} of a message")
     if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in messages):
         roles = ", ".join(turn["role"] for turn in messages) or "none"
-        raise UserError(
-            f"{place}: no text of the role assistant, which is trained on; found roles {roles}"
-        )
+        raise UserError(f"{place}: no text of the role assistant, which is trained on; found roles {roles}")

@@ -8,10 +8,9 @@ Writes   {output_dir}/: sharded safetensors, config, generation config, tokenize
         --tokenizer_name_or_path output/tiny_tokenizer
 """
 
-import fnmatch
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from open_instruct.checkpoints.families import MAIN, Checkpoint, family_named
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
+from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
@@ -31,17 +30,6 @@ from open_instruct.olmo_hf.tokenizer import EOS
 from open_instruct.olmo_hf.verification import VerifyBy, verify
 from open_instruct.olmo_hf.weights import Conversion, check_state, map_tensors, target_of
 from open_instruct.study.variants import Variant
-
-WRITTEN = (
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors*",
-    "token*",
-    "special_tokens_map.json",
-    "chat_template*",
-    ".*",
-)
-"""Patterns of the files that a conversion writes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,6 @@ def main(args: Args) -> None:
     output_dir = args.output_dir or paths.converted_checkpoint(args.family, checkpoint.name)
     tokenizer_name = args.tokenizer_name_or_path or str(paths.tokenizer_dir(args.family))
     native = find_native(input_dir)
-    check_folders(input_dir, output_dir)
     check_step(input_dir, checkpoint)
     artifact = plan_artifact(args, checkpoint, input_dir, native, output_dir, tokenizer_name)
     if artifact.is_done(overwrite=args.overwrite):
@@ -93,18 +80,15 @@ def main(args: Args) -> None:
     check_disk(output_dir, sum(tensor.nbytes for tensor in empty.values()))
 
     shards: dict[str, dict[str, Any]] = {}
-    with artifact.making(is_folder=True, hashed=shards) as facts:
-        try:
-            write_config(config, tokenizer, output_dir)
-            started = time.monotonic()
-            shards |= write_shards(conversion, args.max_shard_size)
-            facts["write_seconds"] = round(time.monotonic() - started, 2)
-            facts["num_shards"] = len(shards)
-            facts["training_only_options"] = training_only_options(native_config)
-            facts["verification"] = verify(conversion, tokenizer, args.verify_by) if args.verify else None
-        except UserError:
-            shutil.rmtree(output_dir)
-            raise
+    with artifact.making_folder(hashed=shards) as (folder, facts):
+        conversion = replace(conversion, folder=folder)
+        write_config(config, tokenizer, folder)
+        started = time.monotonic()
+        shards |= write_shards(conversion, args.max_shard_size)
+        facts["write_seconds"] = round(time.monotonic() - started, 2)
+        facts["num_shards"] = len(shards)
+        facts["training_only_options"] = training_only_options(native_config)
+        facts["verification"] = verify(conversion, tokenizer, args.verify_by) if args.verify else None
     print(f"wrote {paths.relative(output_dir)}: {target.architecture}, {args.dtype}, {facts['num_shards']} shard(s)")
 
 
@@ -115,22 +99,9 @@ def checkpoint_of(args: Args) -> Checkpoint:
     return Checkpoint(family_named(args.family).name, None if args.step in (MAIN, -1) else args.step)
 
 
-def check_folders(input_dir: Path, output_dir: Path) -> None:
-    """Raises UserError where writing could delete what no conversion wrote."""
-    source, output = input_dir.resolve(), output_dir.resolve()
-    if output == source or output in source.parents or source in output.parents:
-        raise UserError(f"output_dir {output_dir} and input_dir {input_dir} overlap; choose another --output_dir")
-    if output_dir.is_dir() and not sidecar_path(output_dir).is_file():
-        foreign = [p.name for p in output_dir.iterdir() if not any(fnmatch.fnmatch(p.name, w) for w in WRITTEN)]
-        if foreign:
-            raise UserError(
-                f"output_dir {output_dir} contains {foreign[0]}, which no conversion wrote; choose another --output_dir"
-            )
-
-
 def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
     """Raises UserError where the checkpoint's own sidecar names another family or step."""
-    identity = read_sidecar(input_dir).get("identity", {}) if sidecar_path(input_dir).is_file() else {}
+    identity = read_sidecar(input_dir).get("identity", {}) if has_sidecar(input_dir) else {}
     for field, given in (("family", checkpoint.family), ("step", checkpoint.step)):
         if field in identity and identity[field] != given:
             right, wrong = (MAIN if value is None else value for value in (identity[field], given))
@@ -142,7 +113,7 @@ def plan_artifact(
 ) -> Artifact:
     # The hash of a folder with a sidecar needs no second reading; elsewhere only the files that are read count.
     inputs = {"checkpoint": input_dir}
-    if not sidecar_path(input_dir).is_file():
+    if not has_sidecar(input_dir):
         inputs = {"config": native.config} | {f"weights_{n}": path for n, path in enumerate(native.weights)}
     arguments = {
         "family": args.family,

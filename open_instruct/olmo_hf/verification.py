@@ -58,7 +58,7 @@ def verify(conversion: Conversion, tokenizer: PreTrainedTokenizerFast, verify_by
     if not measured["max_abs_difference"] <= measured["tolerance"]:
         raise UserError(
             f"the converted model is not the native one: logits differ by {measured['max_abs_difference']:.2e}, "
-            f"allowed {measured['tolerance']:.2e}; {conversion.folder} was removed. Download the checkpoint "
+            f"allowed {measured['tolerance']:.2e}. Nothing was kept of it; download the checkpoint "
             "again; if that does not help, its architecture is not one of those in docs/convert.md"
         )
     return measured

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import SIDECAR_ENDING, content_hash, digest, sidecar_path
+from open_instruct.common.artifacts import SIDECAR_ENDING, content_hash, digest, has_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
 from open_instruct.study.job import Job
@@ -35,7 +35,8 @@ class JobCache:
         # Sizes and times first: for the hashes every sidecar has to be read.
         if entry["signature"] == self.signature(job):
             return True
-        return all(path.exists() for path in job.outputs) and entry["content"] == self.content(job)
+        have_sidecars = all(has_sidecar(path) or str(path) in (entry.get("outputs") or {}) for path in job.outputs)
+        return have_sidecars and entry["content"] == self.content(job)
 
     def seconds(self, job: Job) -> float | None:
         """Duration of the job, where it was run."""
@@ -56,7 +57,7 @@ class JobCache:
             raise UserError(f"{job.key} ended without an error, but {', '.join(damaged)} cannot be read; see --verify")
         entry = {"content": self.content(job), "signature": self.signature(job), "seconds": seconds}
         # The expected content of outputs without a sidecar is recorded here.
-        entry["outputs"] = {str(path): self._hash(path) for path in job.outputs if not sidecar_path(path).is_file()}
+        entry["outputs"] = {str(path): self._hash(path) for path in job.outputs if not has_sidecar(path)}
         write_json(self.path(job), entry)
 
     def content(self, job: Job) -> str:

@@ -21,14 +21,17 @@ def save_model(
     base: folder of the model that was trained; merge: fold the adapter into its weights; best: folder of the weights
     with the lowest validation loss, in place of `weights`.
     """
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        trained = best or Path(temporary)
-        if best is None:
-            model.save_pretrained(trained, state_dict=dict(weights))
-        if merge and hasattr(model, "peft_config"):
-            merge_adapter(base, trained).save_pretrained(folder)
-        else:
-            shutil.copytree(trained, folder, dirs_exist_ok=True)
+    if merge and hasattr(model, "peft_config"):
+        # Inside the output, which is hidden until it is complete: a killed run leaves nothing elsewhere.
+        with TemporaryDirectory(dir=folder) as temporary:
+            adapter = best or Path(temporary)
+            if best is None:
+                model.save_pretrained(adapter, state_dict=dict(weights))
+            merge_adapter(base, adapter).save_pretrained(folder)
+    elif best is not None:
+        shutil.copytree(best, folder, dirs_exist_ok=True)
+    else:
+        model.save_pretrained(folder, state_dict=dict(weights))
 
 
 def merge_adapter(base: Path, adapter: Path) -> Any:

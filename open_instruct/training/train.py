@@ -74,8 +74,8 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     check_memory(args, accelerator, config, examples, steps)
     if attention_implementation(packing=args.packing, half_precision=args.half_precision) == "packed":
         check_sliding_window(config, longest=int(examples.lengths.max()))
-    # The main process clears the output folder; the others write nothing.
-    with artifact.making(is_folder=True) if is_main else nullcontext({}) as facts:
+    # Only the main process writes into the output folder.
+    with artifact.making_folder() if is_main else nullcontext((None, {})) as (folder, facts):
         set_seed(args.seed)
         is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
         model = load_for_training(args, base, config, tokenizer, is_sharded=is_sharded)
@@ -90,16 +90,16 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
             Run(args, accelerator, module, optimizer, scheduler, steps, examples, validation, state, save_best)
         )
         weights = trained_weights(accelerator, module)
-        if is_main:
+        if folder is not None:
             best = state.folder / f"best-{progress.best_step}" if progress.best_step is not None else None
-            save_model(model, weights, artifact.path, base=base, merge=args.keep_weights != "lora", best=best)
-            save_tokenizer_and_generation_config(tokenizer, artifact.path)
-            write_jsonl(artifact.path / LOG_NAME, progress.log)
+            save_model(model, weights, folder, base=base, merge=args.keep_weights != "lora", best=best)
+            save_tokenizer_and_generation_config(tokenizer, folder)
+            write_jsonl(folder / LOG_NAME, progress.log)
             facts.update(rows=len(examples), examples_cut=num_cut, **facts_of(progress))
             facts.update(num_processes=accelerator.num_processes)
             facts.update(base_model=args.model_name_or_path, best_step=progress.best_step)
             meta = {"identity": artifact.identity, "arguments": artifact.arguments, **facts, **provenance()}
-            (artifact.path / "README.md").write_text(model_card(meta, log=progress.log))
+            (folder / "README.md").write_text(model_card(meta, log=progress.log))
     if is_main:
         state.clear()
         print(f"wrote {artifact.path}")

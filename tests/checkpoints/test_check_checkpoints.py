@@ -33,11 +33,11 @@ def family(base_dir):
     """Five converted checkpoints whose norms grow linearly with the logarithm of the step."""
     for number, step in enumerate(STEPS):
         artifact = artifact_of(Checkpoint("tiny", step))
-        with artifact.making(is_folder=True):
-            model = toy_olmo(artifact.path, seed=number)
+        with artifact.making_folder() as (made, _):
+            model = toy_olmo(made, seed=number)
             for parameter in model.parameters():
                 parameter.data.mul_(20 * (1 + 0.05 * torch.log1p(torch.tensor(float(step)))) / parameter.norm())
-            model.save_pretrained(artifact.path)
+            model.save_pretrained(made)
 
 
 def change_weights(step: int, change) -> None:
@@ -49,8 +49,8 @@ def change_weights(step: int, change) -> None:
     kept = artifact.path.with_name("kept")
     shutil.copytree(artifact.path, kept)
     save_file(tensors, kept / "model.safetensors", metadata={"format": "pt"})
-    with artifact.making(is_folder=True):
-        shutil.copytree(kept, artifact.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("meta.json"))
+    with artifact.making_folder() as (made, _):
+        shutil.copytree(kept, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("meta.json"))
     shutil.rmtree(kept)
 
 

@@ -164,20 +164,24 @@ def test_too_little_disk_space_is_refused_before_anything_is_downloaded(base_dir
         run_download(base_dir, store, 1000)
 
 
-def test_files_from_elsewhere_are_verified_and_resumed(base_dir):
+def test_files_from_elsewhere_are_verified_and_resumed_where_the_user_says_so(base_dir):
     folder = paths.native_checkpoint("olmo1b", "checkpoint-1000")
-    folder.mkdir(parents=True)
+    partial = folder.with_name(".partial-checkpoint-1000")
+    partial.mkdir(parents=True)
     with store_of(1000) as store:
         whole = store.files[f"{folder_of(1000)}/model.pt"]
-        (folder / "model.pt.part").write_bytes(whole[:5000])
-        (folder / "config.yaml").write_bytes(b"<html>404</html>")
+        (partial / "model.pt.part").write_bytes(whole[:5000])
+        (partial / "config.yaml").write_bytes(b"<html>404</html>")
+        with pytest.raises(UserError, match=r"was not written by this project.*touch .*/\.unfinished"):
+            run_download(base_dir, store, 1000)
+        assert (partial / "model.pt.part").read_bytes() == whole[:5000]
+        (partial / ".unfinished").touch()
         run_download(base_dir, store, 1000)
         assert is_done(store, 1000)
         assert ranges(store) == ["bytes=5000-"]
-    (folder / "meta.json").unlink()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"contains notes\.txt, which no download wrote"):
-        run_download(base_dir, store, 1000)
+    with pytest.raises(UserError, match=r"has notes\.txt, not written by this project"):
+        run_download(base_dir, store, 1000, overwrite=True)
 
 
 @pytest.mark.skipif(shutil.which("wget") is None, reason="wget is not installed")

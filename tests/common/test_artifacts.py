@@ -51,7 +51,8 @@ def test_an_artifact_is_done_only_once_its_sidecar_is_there(tmp_path):
     artifact = Artifact(tmp_path / "x", arguments={"lr": 0.1})
     assert not artifact.is_done()
     with artifact.making() as facts:
-        artifact.path.write_text("content")
+        with atomic_write(artifact.path) as file:
+            file.write("content")
         facts["rows"] = 3
         assert not artifact.is_done()
     assert artifact.is_done()
@@ -103,13 +104,12 @@ def test_an_artifact_with_another_time_and_the_same_content_is_done(tmp_path):
     assert artifact.is_done()
 
 
-def test_a_folder_is_cleared_before_it_is_made(tmp_path):
+def test_a_folder_has_only_the_files_of_its_last_making(tmp_path):
     folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "left_over").write_text("from an interrupted run")
     artifact = Artifact(folder, arguments={})
-    with artifact.making(is_folder=True):
-        (folder / "weights").write_text("w")
+    for name in ("old", "weights"):
+        with artifact.making_folder() as (made, _):
+            (made / name).write_text("w")
     assert sorted(os.listdir(folder)) == ["meta.json", "weights"]
     assert artifact.is_done()
 
@@ -117,8 +117,8 @@ def test_a_folder_is_cleared_before_it_is_made(tmp_path):
 def test_content_hash_depends_on_content_alone(tmp_path):
     for name in ("a", "b"):
         folder = tmp_path / name
-        with Artifact(folder, arguments={"name": name}).making(is_folder=True):
-            (folder / "weights").write_text("w")
+        with Artifact(folder, arguments={"name": name}).making_folder() as (made, _):
+            (made / "weights").write_text("w")
     assert content_hash(tmp_path / "a") == content_hash(tmp_path / "b")
     (tmp_path / "b" / "weights").write_text("v")
     assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
@@ -139,11 +139,11 @@ def test_a_sidecar_has_files_versions_and_peak_memory(tmp_path):
 
 def test_files_that_were_hashed_while_written_are_read_again_only_if_they_changed(tmp_path):
     folder, hashed = tmp_path / "x", {}
-    with Artifact(folder, {}).making(is_folder=True, hashed=hashed):
+    with Artifact(folder, {}).making_folder(hashed=hashed) as (made, _):
         for name in ("kept", "changed"):
-            (folder / name).write_text(name)
-            hashed[name] = {"sha256": "given", "bytes": len(name), "mtime_ns": (folder / name).stat().st_mtime_ns}
-        (folder / "changed").write_text("changed since")
+            (made / name).write_text(name)
+            hashed[name] = {"sha256": "given", "bytes": len(name), "mtime_ns": (made / name).stat().st_mtime_ns}
+        (made / "changed").write_text("changed since")
     files = read_sidecar(folder)["files"]
     assert files["kept"]["sha256"] == "given"
     assert files["changed"]["sha256"] == sha256(folder / "changed")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -120,7 +121,7 @@ def test_splits_of_the_paper_are_the_same_from_the_hub_and_a_mirror(hub, tmp_pat
     assert {request.path.split("/")[2] for request in hub.requests if "resolve" in request.path} >= {"SetFit"}
 
 
-def test_a_changed_mirror_is_formatted_again(tmp_path, monkeypatch):
+def test_rows_from_other_files_are_formatted_only_with_overwrite(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True, gzipped=True)
     options = Args((), ("xsum",), source="local", local_dir=tmp_path / "m", any_row_count=True)
     format_generalization.main(options)
@@ -129,7 +130,10 @@ def test_a_changed_mirror_is_formatted_again(tmp_path, monkeypatch):
     (tmp_path / "m" / "EdinburghNLP" / "xsum" / "data" / "test.jsonl").write_text(
         json.dumps({"document": "One.", "summary": "Two.", "id": "0"}) + "\n"
     )
-    format_generalization.main(options)
+    with pytest.raises(UserError, match=r"was made from other files: rows_0 was .*test\.jsonl\.gz, now .*test\.jsonl;"):
+        format_generalization.main(options)
+    assert evaluation_file("xsum").read_bytes() == first
+    format_generalization.main(replace(options, overwrite=True))
     assert evaluation_file("xsum").read_bytes() != first
 
 

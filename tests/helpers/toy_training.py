@@ -22,8 +22,8 @@ FOLDER_NAME = "tiny_hf_ckpt7_socialiqa_2epoch_1e-3"
 def toy_training(rows: list[tuple[str, str]] = ROWS, **config) -> Args:
     """Arguments of a run in $base_dir: two epochs of three steps of 4 examples.  config: of the model."""
     base = Variant(Checkpoint("tiny", 7))
-    with Artifact(base.folder, arguments={}, identity=base.identity()).making(is_folder=True):
-        toy_olmo(base.folder, **config)
+    with Artifact(base.folder, arguments={}, identity=base.identity()).making_folder() as (made, _):
+        toy_olmo(made, **config)
     train = Artifact(paths.train_file("socialiqa"), arguments={}, identity={"train_set": "socialiqa"})
     with train.making():
         write_jsonl(train.path, ({"id": str(i), "prompt": p, "completion": c} for i, (p, c) in enumerate(rows)))

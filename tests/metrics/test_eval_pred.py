@@ -151,12 +151,15 @@ def test_invalid_prediction_is_refused_by_file_and_line(predictions, records, me
     assert not metrics_file(path).exists()
 
 
-def test_metrics_file_without_sidecar_is_made_again(predictions):
+def test_metrics_file_without_sidecar_is_no_result_and_not_replaced(predictions):
     path = write_predictions(predictions / "a.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     main(Args())
     sidecar_path(metrics_file(path)).unlink()
     with pytest.raises(UserError, match="no sidecar"):
         load_metrics(metrics_file(path))
+    with pytest.raises(UserError, match=r"a\.metrics\.json was not written by this project"):
+        main(Args(overwrite=True))
+    metrics_file(path).unlink()
     main(Args())
     assert load_metrics(metrics_file(path)).metrics["bits_per_byte"].mean == pytest.approx(1.5)
 

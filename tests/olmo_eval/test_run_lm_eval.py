@@ -176,7 +176,8 @@ def test_item_values_average_to_the_metrics(base, folder):
 def test_the_model_id_comes_from_the_sidecar(base, tmp_path):
     path = tmp_path / "main"
     toy_olmo(path)
-    write_json(path / "meta.json", {"identity": {"model_id": "tiny_main", "step": 5}})
+    sidecar = {"identity": {"model_id": "tiny_main", "step": 5}, "arguments": {}, "inputs": {}, "files": {}}
+    write_json(path / "meta.json", sidecar)
     main(Args(model_path=path, task=("copa",), limit=2))
     sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "copa_tiny_main.json")
     assert (sidecar["identity"]["step"], sidecar["identity"]["train_set"]) == (5, None)

@@ -142,7 +142,8 @@ def test_changed_checkpoint_is_converted_again(folder):
 
 
 def test_step_must_agree_with_the_checkpoint(folder):
-    write_json(folder / "native" / "meta.json", {"identity": {"family": "tiny", "step": 200}, "files": {}})
+    sidecar = {"identity": {"family": "tiny", "step": 200}, "arguments": {}, "inputs": {}, "files": {}}
+    write_json(folder / "native" / "meta.json", sidecar)
     refuse(folder, "is of step 200, not 300; add --step 200")
     refuse(folder, "is of step 200, not main; add --step 200", step=-1)
     assert read_sidecar(run_conversion(folder, step=200))["identity"]["step"] == 200
@@ -156,9 +157,9 @@ def test_unknown_family_and_negative_step_are_refused(folder):
 def test_foreign_folders_are_never_deleted(folder):
     (folder / "precious").mkdir()
     (folder / "precious" / "thesis.tex").write_text("...")
-    with pytest.raises(UserError, match=r"contains thesis\.tex, which no conversion wrote"):
+    with pytest.raises(UserError, match=r"has thesis\.tex, not written by this project"):
         run_conversion(folder, output_dir=folder / "precious")
-    for overlapping in (folder, folder / "native", folder / "native" / "inside"):
+    for overlapping in (folder, folder / "native"):
         with pytest.raises(UserError, match="overlap"):
             run_conversion(folder, output_dir=overlapping, overwrite=True)
     assert (folder / "precious" / "thesis.tex").exists()

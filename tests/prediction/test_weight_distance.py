@@ -16,10 +16,10 @@ from open_instruct.common.errors import UserError
 
 def changed_copy(base, folder, change):
     """A copy of the model in `base` with `change(name, tensor)` for every tensor, as if fine-tuned from it."""
-    with Artifact(folder, {}, {"model": base}, {"model_id": folder.name}).making(is_folder=True) as facts:
-        shutil.copytree(base, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("meta.json"))
+    with Artifact(folder, {}, {"model": base}, {"model_id": folder.name}).making_folder() as (made, facts):
+        shutil.copytree(base, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("meta.json"))
         tensors = load_file(base / "model.safetensors")
-        save_file({n: change(n, t) for n, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+        save_file({n: change(n, t) for n, t in tensors.items()}, made / "model.safetensors", {"format": "pt"})
         facts["input_paths"] = {"model": str(base)}
     return folder
 

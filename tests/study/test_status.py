@@ -36,10 +36,14 @@ def collect(jobs: list[Job]) -> status.Status:
 
 def make(*outputs: Path) -> None:
     for path in outputs:
-        is_folder = not path.suffix
-        with Artifact(path, arguments={}).making(is_folder=is_folder) as facts:
-            (path / "model.safetensors" if is_folder else path).write_text("made")
-            facts["rows"] = 20
+        artifact = Artifact(path, arguments={})
+        if path.suffix:
+            with artifact.making() as facts:
+                path.write_text("made")
+                facts["rows"] = 20
+        else:
+            with artifact.making_folder() as (folder, _):
+                (folder / "model.safetensors").write_text("made")
 
 
 def run(*jobs: Job) -> None:
