@@ -22,6 +22,7 @@ from open_instruct.data.formatting import FormatOptions
 from open_instruct.data.registry import Datasets, read_datasets
 from open_instruct.data.settings import DataSettings
 from open_instruct.data.sources import MissingSplitError, SourceOptions
+from open_instruct.data.task_table import task_table
 from open_instruct.data.train_files import format_train_set
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
@@ -43,6 +44,8 @@ class Args(DataSettings):
     """Mirror of the Hub: {owner}/{name}/ with the files as on the Hub, or JSON lines (default: $data_dir/mirror)."""
     llmbar_dir: Path | None = None
     """Folder of LLMBar's JSON files (default: $data_dir/llmbar)."""
+    list_tasks: bool = False
+    """Print a table of all datasets, your own included, and format nothing."""
     overwrite: bool = False
     """Replace files that were made with other arguments."""
 
@@ -51,6 +54,9 @@ def main(args: Args) -> None:
     datasets = read_datasets(args.datasets_file)
     place = SourceOptions(args.source, args.local_dir, args.llmbar_dir)
     options = FormatOptions(args, datasets, place, args.overwrite)
+    if args.list_tasks:
+        print(task_table(options))
+        return
     train_sets, eval_sets = chosen_sets(args, datasets)
     requested = {*(args.train_sets or ()), *(args.eval_sets or ())}
     compared = {eval_set.name for train_set in train_sets for eval_set in datasets.in_domain_of(train_set)}
@@ -82,7 +88,13 @@ def main(args: Args) -> None:
 
 
 def chosen_sets(args: Args, datasets: Datasets) -> tuple[list[TrainSet], list[EvalSet]]:
-    """The requested sets, or all where none is requested.  Raises UserError for unknown names."""
+    """The requested sets, or all where none is requested.
+
+    Raises UserError for unknown names, and for an option without any.
+    """
+    for option, names in (("--train_sets", args.train_sets), ("--eval_sets", args.eval_sets)):
+        if names is not None and not names:
+            raise UserError(f"{option} without a name; expected names of datasets, as --list_tasks shows them")
     if args.train_sets is None and args.eval_sets is None:
         return list(datasets.train_sets.values()), list(datasets.eval_sets.values())
     train_sets = [datasets.train_set(name) for name in args.train_sets or ()]

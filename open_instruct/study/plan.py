@@ -25,7 +25,7 @@ def plan(study: Study, study_file: Path) -> list[Job]:
 
 
 def all_jobs(study: Study, study_file: Path) -> list[Job]:
-    jobs = [*stages.pretraining(study), *stages.downloads(study), stages.formatting(study)]
+    jobs = [*stages.pretraining(study), *stages.downloads(study), *stages.formatting(study)]
     for checkpoint in study.checkpoints():
         jobs += stages.conversion(checkpoint)
     variants = list(study.variants())

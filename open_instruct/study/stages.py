@@ -58,7 +58,11 @@ def is_from_user(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir()) and not sidecar_path(folder).is_file()
 
 
-def formatting(study: Study) -> Job:
+def formatting(study: Study) -> Iterator[Job]:
+    sets = {"--train_sets": tuple(study.train_sets), "--eval_sets": tuple(study.evaluation)}
+    named = tuple(part for option, names in sets.items() if names for part in (option, *names))
+    if not named:
+        return
     arguments = () if study.protocol == "corrected" else ("--protocol", study.protocol)
     arguments += () if study.source is None else ("--source", study.source)
     arguments += ("--seed", str(study.seed))
@@ -71,13 +75,10 @@ def formatting(study: Study) -> Job:
     ]
     few_shot = {one for shots in study.shots if shots for one in study.evaluations(shots)}
     exemplar_files = sorted(paths.exemplar_file(paths.evaluation_file(*one, suffix)) for one in few_shot)
-    return Job(
+    yield Job(
         "format",
         study.name,
-        (
-            *("open_instruct/format_generalization.py", "--train_sets", *study.train_sets),
-            *("--eval_sets", *study.evaluation, *arguments),
-        ),
+        ("open_instruct/format_generalization.py", *named, *arguments),
         outputs=(*train_files, *evaluation_files, *exemplar_files),
         script="format_data.sh",
         variables={"train_sets": " ".join(study.train_sets), "eval_sets": " ".join(study.evaluation)},

@@ -32,7 +32,7 @@ def change(mirror, split, rows):
 
 def format_sets(*, train=(), evaluation=(), **options):
     options = {"source": "local", "any_row_count": True} | options
-    format_generalization.main(Args(tuple(train), tuple(evaluation), **options))
+    format_generalization.main(Args(tuple(train) or None, tuple(evaluation) or None, **options))
 
 
 def train_file(name, **options):

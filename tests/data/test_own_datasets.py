@@ -56,7 +56,9 @@ def declare(folder: Path, *removed: str, **changes: Any) -> Path:
 
 
 def format_own(datasets_file: Path, *, train=("tickets",), evaluation=("tickets",), **options: Any) -> None:
-    format_generalization.main(Args(tuple(train), tuple(evaluation), datasets_file=datasets_file, **options))
+    format_generalization.main(
+        Args(tuple(train) or None, tuple(evaluation) or None, datasets_file=datasets_file, **options)
+    )
 
 
 def records(path: Path) -> list[dict[str, Any]]:

