@@ -8,6 +8,7 @@ Writes  output/tiny_tokenizer/ (byte-level BPE trained on that corpus) and, for 
 """
 
 import itertools
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from olmo.config import ActivationType, InitFnType, LayerNormType, ModelConfig, 
 from olmo.model import OLMo
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from open_instruct.checkpoints.families import Checkpoint, family_named
@@ -26,6 +26,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
+from open_instruct.common.progress_line import ProgressLine, training_details
 from open_instruct.data.encode import eos_id
 from open_instruct.data.tiny_corpus import train_documents
 from open_instruct.study.variants import Variant
@@ -152,8 +153,8 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"model: {num_parameters / 1e6:.1f} M parameters; {len(batches)} steps of {tokens_per_step()} tokens")
     log: list[dict] = []
-    progress = tqdm(range(len(batches) + 1), unit="step", desc="pre-training", disable=None)
-    for step in progress:
+    progress, started = ProgressLine("pre-training", len(batches), unit="step"), time.monotonic()
+    for step in range(len(batches) + 1):
         if step in artifacts:
             save(artifacts[step], model, config, log)
         if step == len(batches):
@@ -168,7 +169,9 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
         optimizer.step()
         optimizer.zero_grad()
         log.append({"step": step + 1, "loss": round(loss.item(), 4)})
-        progress.set_postfix(loss=log[-1]["loss"])
+        tokens_per_second = (step + 1) * tokens_per_step() / (time.monotonic() - started)
+        progress.advance(details=training_details(log[-1]["loss"], optimizer.param_groups[0]["lr"], tokens_per_second))
+    progress.close()
 
 
 def model_config(args: Args, eos: int) -> ModelConfig:

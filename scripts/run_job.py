@@ -1,7 +1,8 @@
 """Run one job of a study: the batch script of each task of scripts/run_study.py --executor slurm.
 
 Reads   a folder of output/slurm/ (open_instruct/study/executors/submissions.py) and $SLURM_ARRAY_TASK_ID.
-Writes  the outputs of the job's stage script, and its entry of the job cache in output/jobs/.
+Writes  the outputs of the job's stage script, its entry of the job cache in output/jobs/ and, in output/jobs/{study}/,
+        the record of this attempt.
 
     python scripts/run_job.py output/slurm/tiny-convert-3f1a9c2b7e --index 2        # by hand, without Slurm
 
@@ -27,9 +28,9 @@ from open_instruct.common import locks, paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.cli import run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
-from open_instruct.study import integrity
+from open_instruct.study import attempts, integrity
 from open_instruct.study.executors import slurm_client
-from open_instruct.study.executors.submissions import read_job
+from open_instruct.study.executors.submissions import Submission, read_job
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 
@@ -49,7 +50,7 @@ class Args:
 def main(args: Args) -> None:
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", -1)) if args.index is None else args.index
     try:
-        job, num_bytes = read_job(args.folder, index)
+        job, study_name, num_bytes = read_job(args.folder, index)
     except (KeyError, FileNotFoundError) as error:
         raise UserError(f"{args.folder} has no task {index}; give --index, one of its ids.txt") from error
     os.environ.update({name: job.variables[name] for name in ("base_dir", "data_dir")})
@@ -57,19 +58,19 @@ def main(args: Args) -> None:
         if JobCache().is_done(job):
             print(f"already done: {job.key}")
             return
-        require_inputs(job)
-        require_disk_space(num_bytes)
-        started = time.monotonic()
-        exit_code, can_resume = run_stage(job, lock_descriptors)
-        if exit_code == 0:
-            JobCache().put(job, seconds=round(time.monotonic() - started, 1))
-            return
+        with attempts.recorded(study_name, job, Submission(args.folder).log(index)) as ending:
+            require_inputs(job)
+            require_disk_space(num_bytes)
+            started = time.monotonic()
+            ending.exit_code, can_resume = run_stage(job, lock_descriptors)
+            if ending.exit_code == 0:
+                JobCache().put(job, seconds=round(time.monotonic() - started, 1))
+                return
     if can_resume:
         requeue(job)
     if free_bytes() < NEARLY_FULL_BYTES:
         raise UserError(f"{job.key} failed and {paths.base_dir()} is full; free some of it, then --retry_failed")
-    print(f"{job.key} failed with exit code {exit_code}", file=sys.stderr)
-    sys.exit(exit_code if exit_code > 0 else 128 - exit_code)
+    sys.exit(ending.exit_code if ending.exit_code > 0 else 128 - ending.exit_code)
 
 
 def require_inputs(job: Job) -> None:
@@ -105,7 +106,10 @@ def free_bytes() -> int:
 
 
 def run_stage(job: Job, lock_descriptors: tuple[int, ...]) -> tuple[int, bool]:
-    """Run the stage script.  -> its exit code, and whether it saved its state and should be requeued"""
+    """Run the stage script.
+
+    -> its exit code, negative: the signal that stopped it; and whether it saved its state and should be requeued
+    """
     script = paths.REPOSITORY / "scripts" / "slurm_scripts" / job.script
     signals: list[int] = []
     # The stage inherits the locks: they outlive this process for as long as one of its processes writes.
@@ -131,7 +135,8 @@ def run_stage(job: Job, lock_descriptors: tuple[int, ...]) -> tuple[int, bool]:
             os.killpg(stage.pid, signal.SIGTERM)
         wait_for_group(stage.pid)
     # Slurm announced the time limit, or the stage stopped by itself. After a SIGTERM Slurm requeues or cancels.
-    return exit_code, signal.SIGUSR1 in signals or (exit_code == SAVED_AND_STOPPED and not signals)
+    can_resume = signal.SIGUSR1 in signals or (exit_code == SAVED_AND_STOPPED and not signals)
+    return -signals[-1] if exit_code and signals else exit_code, can_resume
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

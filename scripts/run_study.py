@@ -1,7 +1,8 @@
 """Run a study, on this machine or on a Slurm cluster: every stage in order, finished jobs skipped.
 
 Reads   a study file (scripts/studies/*.yaml), outputs of earlier runs and, on a cluster, the queue.
-Writes  the outputs of the stages; output/jobs/ (the job cache); logs in output/logs/ or, on a cluster, output/slurm/.
+Writes  the outputs of the stages; output/jobs/ (the job cache, and the study's attempts in output/jobs/{study}/);
+        logs in output/logs/{study}/ or, on a cluster, output/slurm/.
 
     python scripts/run_study.py scripts/studies/tiny.yaml --dry_run
     python scripts/run_study.py scripts/studies/tiny.yaml
@@ -26,8 +27,9 @@ import tyro
 from olmo_eval.tasks import task_named
 from open_instruct.common import paths
 from open_instruct.common.cli import run
-from open_instruct.common.errors import UserError, nearest
-from open_instruct.study import integrity, status
+from open_instruct.common.errors import SAVED_AND_STOPPED, UserError, nearest
+from open_instruct.common.progress_line import duration
+from open_instruct.study import integrity, status, status_page
 from open_instruct.study.config import Study
 from open_instruct.study.costs import CostModel, critical_path, measured_seconds
 from open_instruct.study.executors import local, slurm
@@ -154,58 +156,73 @@ def print_costs(study: Study, jobs: Sequence[Job], keep_weights: str) -> None:
         print("the study does not fit on the disk; free some of it, or set base_dir to a larger one")
     chain = critical_path(left, costs)
     seconds = sum(costs[job.id].seconds for job in chain)
-    print(f"critical path: {status.duration(seconds)}: {' -> '.join(job.key for job in chain) or 'nothing is left'}")
+    print(f"critical path: {duration(seconds)}: {' -> '.join(job.key for job in chain) or 'nothing is left'}")
 
 
 def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     with local.sole_run(study.name) as lock:
-        outcomes = local.run_all(jobs, lock, num_parallel=args.num_parallel, overwrite=args.overwrite)
+        outcomes = local.run_all(
+            jobs, lock, study_name=study.name, num_parallel=args.num_parallel, overwrite=args.overwrite
+        )
     local.print_summary(jobs, outcomes)
     if failed := [outcome.exit_code for outcome in outcomes.values() if outcome.state == "failed"]:
         sys.exit(failed[0])
+    if any(outcome.state != "done" for outcome in outcomes.values()):
+        print("stopped; the same command goes on")
+        sys.exit(SAVED_AND_STOPPED)
     results = paths.results_dir(study.name)
     print(f"figures: {results / 'figures'}")
     print(f"page:    {results / 'report.html'}")
 
 
-def current_status(args: Args, jobs: Sequence[Job]) -> status.Status:
+def current_status(args: Args, study: Study, jobs: Sequence[Job]) -> status.Status:
     retry = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
-    if args.executor == "local":
-        return status.collect(jobs, JobCache(), in_flight=local.in_flight(jobs), logs=local.logs(jobs), retry=retry)
-    submissions = all_submissions()
-    tasks = slurm.in_flight(submissions).items()
-    in_flight = {job_id: status.InFlight(task.is_running, task.id, task.reason) for job_id, task in tasks}
-    logs = {job_id: one.log(index) for one in submissions for index, job_id in one.ids.items()}
-    return status.collect(jobs, JobCache(), in_flight=in_flight, logs=logs, retry=f"{retry} --retry_failed")
+    in_flight, logs = local.in_flight(jobs, study.name), {}
+    if args.executor == "slurm":
+        retry += " --retry_failed"
+        submissions = all_submissions()
+        tasks = slurm.in_flight(submissions).items()
+        in_flight |= {job_id: status.InFlight(task.is_running, task.id, task.reason) for job_id, task in tasks}
+        own = [one for one in submissions if one.study_name == study.name]
+        logs = {job_id: one.log(index) for one in own for index, job_id in one.ids.items()}
+    return status.collect(
+        jobs,
+        JobCache(),
+        study_name=study.name,
+        in_flight=in_flight,
+        logs=logs,
+        retry=retry,
+        is_active=local.is_active(study.name),
+    )
 
 
 def submit(args: Args, study: Study, jobs: Sequence[Job], selected: set[str]) -> None:
     slurm.require_plain_paths()
     if args.retry_failed and (count := slurm.release_held()):
         print(f"released {count} jobs that Slurm held after it had failed to launch them")
-    now = current_status(args, jobs)
+    now = current_status(args, study, jobs)
     failed = set() if args.retry_failed else now.ids("failed")
     costs = CostModel(study)
     num_bytes = {job.id: costs.of(job).num_bytes for job in jobs if job.id in selected}
     result = slurm.Submitter(study, jobs, done=now.ids("done"), failed=failed, num_bytes=num_bytes).submit(selected)
     count = Counter(job.stage for job in jobs if job.id in result.submitted)
     print(f"submitted {len(result.submitted)} jobs: {', '.join(f'{n} {s}' for s, n in count.items()) or 'none'}")
-    print(f"done before: {len(now.ids('done'))}; in the queue before: {len(now.ids('running', 'queued'))}")
-    for job_id, reason in list(result.blocked.items())[: status.MOST_SHOWN]:
+    print(f"done before: {len(now.ids('done'))}; in the queue before: {sum(bool(one.where) for one in now.jobs)}")
+    for job_id, reason in list(result.blocked.items())[: status_page.MOST_SHOWN]:
         print(f"not submitted: {job_id}: {reason}")
-    if len(result.blocked) > status.MOST_SHOWN:
-        print(f"… and {len(result.blocked) - status.MOST_SHOWN} more not submitted")
+    if len(result.blocked) > status_page.MOST_SHOWN:
+        print(f"… and {len(result.blocked) - status_page.MOST_SHOWN} more not submitted")
     print(f"see its progress: python scripts/run_study.py {shlex.quote(str(args.study))} --executor slurm --status")
 
 
 def show_status(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     while True:
-        now = current_status(args, jobs)
+        now = current_status(args, study, jobs)
         if args.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        print(status.as_text(now))
-        print(f"\npage: {status.write_page(now, study.name)}", flush=True)
-        if not args.watch or not now.ids("running", "queued"):
+        print(status_page.as_text(now))
+        print(f"\npage: {status_page.write_page(now, study.name)}", flush=True)
+        if not args.watch or not now.is_active:
             return
         time.sleep(args.interval_seconds)
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tqdm import tqdm
-
 from eval.prediction.model_loading import check_folder, identify, load
 from eval.prediction.resumable_jsonl import ResumableJsonl
 from olmo_eval.instances import load_instances
@@ -29,6 +27,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
+from open_instruct.common.progress_line import ProgressLine
 from open_instruct.data.encode import chat_prompt
 from open_instruct.data.sources import SourceOptions
 
@@ -92,7 +91,6 @@ class Args:
 LONGEST_CONTEXT = 2048
 """Tokens; the maximum of the reference pipeline."""
 PER_INSTANCE = "instance_predictions"
-PROGRESS = "{desc}: {percentage:3.0f}% {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
     unconditioned = task.unconditioned
     if unconditioned is not None and task_run.use_chat_format:
         unconditioned = chat_prompt(unconditioned)
-    with tqdm(total=len(instances), desc=task_run.name, unit="instance", bar_format=PROGRESS) as bar:
+    with ProgressLine(task_run.name, len(instances), unit="instance") as progress:
         predictions = predict(
             model.network,
             model.tokenizer,
@@ -237,14 +235,15 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
             max_length=model.max_length,
             max_batch_tokens=args.max_batch_tokens,
             counts_space=task.counts_space,
-            progress=bar.update,
+            progress=progress.advance,
         )
     metrics = summarise(predictions, primary=task.primary)
     seconds = time.monotonic() - started
     truncated = metrics["num_truncated_contexts"]
-    tqdm.write(
+    print(
         f"{task_run.name}: acc {metrics['acc']:.4f} ({metrics['primary_metric']}), {len(instances)} instances, "
-        f"{len(instances) / seconds:.1f} instances/s{f', {truncated} contexts truncated' if truncated else ''}"
+        f"{len(instances) / seconds:.1f} instances/s{f', {truncated} contexts truncated' if truncated else ''}",
+        flush=True,
     )
     options |= {"batch_size": args.batch_size, "max_batch_tokens": args.max_batch_tokens}
     options |= {"num_recorded_inputs": task_run.num_recorded_inputs, "source": args.source}

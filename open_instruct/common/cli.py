@@ -1,6 +1,7 @@
 """Entry point of every script: arguments by tyro, a user error as one line on stderr with exit code 2."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,6 +21,8 @@ CURES = {
 
 def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
     """Parse the command line into `args_type` and call `main`; exit with code 2 on a user error."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' progress bars would fill a log
     try:
         main(tyro.cli(args_type, description=sys.modules["__main__"].__doc__))
     except UserError as error:

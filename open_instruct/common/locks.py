@@ -49,7 +49,7 @@ def hold(lock: Path, *, wait: bool) -> Iterator[int]:
     try:
         if file.writable():
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.write(f"{holder_name(os.getpid(), socket.gethostname())}\n")
             file.flush()
         yield file.fileno()
     finally:
@@ -103,6 +103,18 @@ def is_held(lock: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def holder_of(lock: Path) -> str:
+    """Name of the process that holds `lock`, empty where none does."""
+    try:
+        return lock.read_text().strip() if is_held(lock) else ""
+    except FileNotFoundError:
+        return ""
+
+
+def holder_name(pid: int, host: str) -> str:
+    return f"process {pid} on {host}"
 
 
 def is_open_as(path: Path, descriptor: int) -> bool:

@@ -1,31 +1,11 @@
 """Progress of a running job, read from the files it writes: the same on this machine and on a cluster."""
 
 import json
-import time
 from pathlib import Path
 
-from open_instruct.common import locks, paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.study.job import Job
-
-TAIL_BYTES = 4096
-
-
-def is_running(job: Job) -> bool:
-    """Whether a process, on any node that sees the locks, is writing the job's outputs."""
-    return locks.is_held(lock_of(job))
-
-
-def seconds_running(job: Job) -> float | None:
-    """Seconds since the job locked its first output; None where it has not."""
-    try:
-        return max(0.0, time.time() - lock_of(job).stat().st_mtime)
-    except FileNotFoundError:
-        return None
-
-
-def lock_of(job: Job) -> Path:
-    return locks.lock_of(job.outputs[0], paths.locks_folder())
+from open_instruct.study.logs import tail
 
 
 def share_done(job: Job) -> float:
@@ -53,12 +33,3 @@ def last_step(log: Path) -> int:
         except (ValueError, KeyError, TypeError):
             continue  # an incomplete line: the first of the tail, or one that is being written
     return 0
-
-
-def tail(path: Path) -> str:
-    """The end of a file; empty where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read().decode(errors="replace")

@@ -1,23 +1,18 @@
-"""Progress of a study, read from the disk and, on a cluster, from the queue; Slurm's accounting is not needed."""
+"""The state of every job of a study, read from the disk and, on a cluster, from the queue; accounting is not needed."""
 
-import html
-import re
+import os
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 
-from open_instruct.common import paths
-from open_instruct.common.json_files import atomic_write
-from open_instruct.study import progress
-from open_instruct.study.job import Job
+from open_instruct.study import attempts, progress
+from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache
+from open_instruct.study.logs import failure_line
 
-STATES = ("done", "running", "queued", "failed", "missing")
-MOST_SHOWN = 20
-REFRESH_SECONDS = 30
+STATES = ("done", "running", "waiting", "stopped", "failed", "stale")
+"""docs/study.md says what each means."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class InFlight:
 
     is_running: bool
     where: str
-    """Its task in Slurm, or `here`."""
+    """Its task in Slurm, or its host."""
     reason: str = ""
     """Slurm's reason why it is queued."""
 
@@ -35,14 +30,18 @@ class InFlight:
 class JobStatus:
     job: Job
     state: str
-    """One of STATES; `missing`: never started, or cancelled before its start."""
+    """One of STATES."""
     where: str = ""
+    """Of a queued or running job: its task in Slurm, or its host."""
     log: Path | None = None
+    log_offset: int = 0
+    """Where the output of the last attempt begins in the log."""
     share_done: float = 0.0
     seconds: float | None = None
     """Duration; of a running job, so far."""
+    exit_code: int | None = None
     reason: str = ""
-    """Slurm's reason why it is queued."""
+    """Of a waiting job: what it waits for."""
 
 
 @dataclass(frozen=True)
@@ -50,111 +49,70 @@ class Status:
     jobs: Sequence[JobStatus]
     retry: str
     """The command that runs failed jobs again."""
+    is_active: bool = False
+    """Whether a job is queued or running, or a local run is under way."""
 
     def ids(self, *states: str) -> set[str]:
         return {one.job.id for one in self.jobs if one.state in states}
 
 
 def collect(
-    jobs: Sequence[Job], cache: JobCache, *, in_flight: Mapping[str, InFlight], logs: Mapping[str, Path], retry: str
+    jobs: Sequence[Job],
+    cache: JobCache,
+    *,
+    study_name: str,
+    in_flight: Mapping[str, InFlight],
+    retry: str,
+    logs: Mapping[str, Path] | None = None,
+    is_active: bool = False,
 ) -> Status:
-    """`in_flight` and `logs` are by id of the job; a log is that of the last attempt."""
-    return Status([status_of(job, cache, in_flight.get(job.id), logs.get(job.id)) for job in jobs], retry)
+    """`in_flight` by id of the job; `logs` of jobs that Slurm started, which may have ended before they recorded it."""
+    found = {job.id: status_of(job, study_name, cache, in_flight.get(job.id), (logs or {}).get(job.id)) for job in jobs}
+    add_reasons(found, dependencies(jobs))
+    return Status(list(found.values()), retry, is_active or bool(in_flight))
 
 
-def status_of(job: Job, cache: JobCache, in_flight: InFlight | None, log: Path | None) -> JobStatus:
-    if in_flight is not None and in_flight.is_running:
-        share, seconds = progress.share_done(job), progress.seconds_running(job)
-        return JobStatus(job, "running", in_flight.where, log, share, seconds)
+def status_of(
+    job: Job, study_name: str, cache: JobCache, in_flight: InFlight | None, slurm_log: Path | None
+) -> JobStatus:
+    if in_flight is not None and not in_flight.is_running:
+        return JobStatus(job, "waiting", in_flight.where, reason=f"queued on Slurm ({in_flight.reason or 'no reason'})")
+    if in_flight is None and cache.is_done(job):
+        return JobStatus(job, "done", share_done=1.0, seconds=cache.seconds(job))
+    path = attempts.path_of(study_name, job)
+    attempt = attempts.read(path)
+    log, offset = (attempt.log_path, attempt.log_offset) if attempt else (slurm_log, 0)
     if in_flight is not None:
-        return JobStatus(job, "queued", in_flight.where, log, reason=in_flight.reason)
-    if cache.is_done(job):
-        return JobStatus(job, "done", "", log, 1.0, cache.seconds(job))
-    return JobStatus(job, "failed" if log is not None and log.is_file() else "missing", "", log)
+        seconds = max(0.0, time.time() - attempt.started) if attempt else None
+        return JobStatus(job, "running", in_flight.where, log, offset, progress.share_done(job), seconds)
+    was_done = os.path.isfile(str(cache.path(job)))
+    # Of a job that was done after a failed attempt, through another study, the attempt says nothing any more.
+    if attempt is not None and not (was_done and cache.path(job).stat().st_mtime_ns > path.stat().st_mtime_ns):
+        state = attempts.state_after(attempt.exit_code)
+        if state != "done":
+            return JobStatus(job, state, log=log, log_offset=offset, exit_code=attempt.exit_code)
+        was_done = True
+    if was_done:
+        return JobStatus(job, "stale", log=log, log_offset=offset)
+    if slurm_log is not None and slurm_log.is_file():
+        # Slurm started it, and it ended before it recorded its attempt: killed, or its Python does not start.
+        return JobStatus(job, "failed" if failure_line(slurm_log) else "stopped", log=slurm_log)
+    return JobStatus(job, "waiting")
 
 
-def row(stage: str, num_jobs: object, num_by_state: Sequence[object], left: str) -> str:
-    return f"{stage:<10}{num_jobs:>7}" + "".join(f"{num:>9}" for num in num_by_state) + f"{left:>11}"
-
-
-def time_left(jobs: Sequence[JobStatus]) -> str:
-    """Time left of one stage, if as many of its jobs run in parallel as do now."""
-    left = [one for one in jobs if one.state != "done"]
-    took = [one.seconds for one in jobs if one.state == "done" and one.seconds is not None]
-    if not took:  # none has ended yet: extrapolate from the running ones
-        took = [one.seconds / one.share_done for one in left if one.seconds and one.share_done]
-    if not left or not took:
-        return "?" if left else ""
-    num_running = sum(one.state == "running" for one in left)
-    return duration(sum(1 - one.share_done for one in left) * mean(took) / max(1, num_running))
-
-
-def duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"
-
-
-def running_lines(status: Status) -> list[str]:
-    """Share done, duration and last log line of each running job."""
-    return [
-        f"{one.job.key} ({one.where}): {100 * one.share_done:.0f}%, "
-        f"{'?' if one.seconds is None else duration(one.seconds)}; {last_line(one.log) or 'no log yet'}"
-        for one in status.jobs
-        if one.state == "running"
-    ]
-
-
-def failed_lines(status: Status) -> list[str]:
-    return [
-        f"{one.job.key}: {last_line(one.log) or 'ended without a message: killed, or out of time'} ({one.log})"
-        for one in status.jobs
-        if one.state == "failed"
-    ]
-
-
-def last_line(log: Path | None) -> str:
-    """The last line of a log; of a progress bar, its last state."""
-    lines = re.split(r"[\r\n]", progress.tail(log)) if log is not None else []
-    return next((line.strip()[-200:] for line in reversed(lines) if line.strip()), "")
-
-
-def as_text(status: Status) -> str:
-    lines = [row("stage", "jobs", STATES, "time left")]
-    for stage in dict.fromkeys(one.job.stage for one in status.jobs):
-        found = [one for one in status.jobs if one.job.stage == stage]
-        count = Counter(one.state for one in found)
-        lines.append(row(stage, len(found), [count[state] for state in STATES], time_left(found)))
-    for title, found in (("running", running_lines(status)), ("failed", failed_lines(status))):
-        if found:
-            lines += ["", f"{title}:", *(f"  {line}" for line in found[:MOST_SHOWN])]
-            lines += [f"  … and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
-    if reasons := Counter(one.reason for one in status.jobs if one.state == "queued" and one.reason):
-        lines += ["", f"queued for: {', '.join(f'{reason} ({n})' for reason, n in reasons.most_common())}"]
-    if status.ids("failed") or any("held" in one.reason for one in status.jobs):
-        lines += ["", f"run failed jobs again, and those that depend on them:  {status.retry}"]
-    return "\n".join(lines)
-
-
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222}
-pre{overflow-wrap:anywhere;white-space:pre-wrap}.bar{display:flex;height:1em;background:#eee;margin:1em 0}
-.done{background:#2a7f4f}.running{background:#3b78c2}.queued{background:#a9c4e6}.failed{background:#c0392b}"""
-
-
-def write_page(status: Status, name: str) -> Path:
-    """Write a page that reloads itself; it is as recent as the last --status or --watch."""
-    count = Counter(one.state for one in status.jobs)
-    total = max(1, count.total())
-    bar = "".join(
-        f'<div class="{state}" style="width:{100 * count[state] / total:.3f}%" title="{count[state]} {state}"></div>'
-        for state in STATES[:-1]
-    )
-    path = paths.base_dir() / "output" / "jobs" / name / "status.html"
-    with atomic_write(path) as file:
-        file.write(
-            "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-            f"<meta http-equiv='refresh' content='{REFRESH_SECONDS}'><title>{html.escape(name)}</title>"
-            f"<style>{STYLE}</style></head><body><h1>Study {html.escape(name)}</h1>"
-            f"<p>{count['done']} of {count.total()} jobs done; {time.strftime('%Y-%m-%d %H:%M:%S %Z')}</p>"
-            f"<div class='bar'>{bar}</div><pre>{html.escape(as_text(status))}</pre></body></html>\n"
-        )
-    return path
+def add_reasons(found: dict[str, JobStatus], before: Mapping[str, Mapping[str, Job]]) -> None:
+    """Add to waiting jobs that are not queued what they wait for. `found` is in the order of the plan."""
+    failed: dict[str, str] = {}  # job id -> key of the failed job that it needs, directly or not
+    for job_id, one in found.items():
+        if one.state == "failed":
+            failed[job_id] = one.job.key
+        elif needed := [failed[other] for other in before[job_id] if other in failed]:
+            failed[job_id] = needed[0]
+        if one.state != "waiting" or one.reason:
+            continue
+        if job_id in failed:
+            reason = f"for {failed[job_id]}, which failed"
+        else:
+            stages = dict.fromkeys(job.stage for other, job in before[job_id].items() if found[other].state != "done")
+            reason = f"for {', '.join(stages)}" if stages else "to be started"
+        found[job_id] = replace(one, reason=reason)

@@ -81,7 +81,7 @@ def fit(run: Run) -> Progress:
                 if should_stop:
                     stop.confirm(saved)
                     raise SavedAndStoppedError(f"stopped by a signal or file; saved {saved}; start again to resume")
-    log.bar.close()
+    log.progress_line.close()
     return progress
 
 

@@ -1,4 +1,4 @@
-"""The training log: one line every `logging_steps` steps, in a file, on the progress bar, and sent to trackers."""
+"""The training log: one line every `logging_steps` steps, in a file and sent to trackers, and the live progress."""
 
 import resource
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from open_instruct.common.json_files import to_line, write_jsonl
+from open_instruct.common.progress_line import ProgressLine, training_details
 from open_instruct.training.state import Progress
 
 LOG_NAME = "training_log.jsonl"
@@ -36,24 +36,25 @@ class TrainingLog:
         if accelerator.is_main_process:
             # Drop the lines written after the state that is resumed: those steps will be logged again.
             write_jsonl(self.path, progress.log)
-        disable = None if accelerator.is_main_process else True
-        self.bar = tqdm(total=num_steps, initial=progress.step, unit="step", disable=disable)
+        self.progress_line = ProgressLine(
+            "training", num_steps, unit="step", num_done=progress.step, is_shown=accelerator.is_main_process
+        )
 
     def add(self, result: StepResult) -> None:
-        self.results.append(result)
-        self.bar.update()
-        if len(self.results) < self.every and self.progress.step < self.num_steps:
-            return
-        results, self.results = self.results, []
+        results = [*self.results, result]
         loss = sum(r.loss for r in results) / len(results)
         tokens_per_second = sum(r.num_tokens for r in results) / sum(r.seconds for r in results)
-        self.bar.set_postfix_str(f"loss {loss:.4f}, {tokens_per_second:,.0f} tokens/s")
+        self.progress_line.advance(details=training_details(loss, result.lr, tokens_per_second))
+        is_due = len(results) >= self.every or self.progress.step >= self.num_steps
+        self.results = [] if is_due else results
+        if not is_due:
+            return
         self.write(
             {
                 "step": self.progress.step,
                 "loss": round(loss, 5),
-                "lr": results[-1].lr,
-                "grad_norm": round(results[-1].grad_norm, 4),
+                "lr": result.lr,
+                "grad_norm": round(result.grad_norm, 4),
                 "tokens_per_second": round(tokens_per_second),
                 "seconds": round(self.progress.seconds, 3),
                 "memory_bytes": peak_memory_bytes(self.accelerator.device),

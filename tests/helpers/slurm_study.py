@@ -43,7 +43,7 @@ class SlurmStudy:
     def counts(self) -> dict[str, int]:
         """Number of jobs in each state."""
         header, *rows = [line.split() for line in self.run("--status").split("\n\n")[0].splitlines()]
-        states = header[2:7]
+        states = header[2 : header.index("time")]
         return {state: sum(int(row[2 + i]) for row in rows) for i, state in enumerate(states)}
 
     def is_done(self) -> bool:

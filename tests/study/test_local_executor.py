@@ -47,7 +47,7 @@ def test_a_failure_stops_only_its_dependents_and_gives_the_exit_code(make_job, b
         run_here(*jobs)
     assert stopped.value.code == 3
     output = capsys.readouterr().out
-    assert "half done\nthe reason\n" in output
+    assert "failed: exit code 3: the reason\n" in output
     assert f"run it alone: python {base_dir}/bad.py {base_dir}/bad" in output
     assert [job.name for job in jobs if JobCache().is_done(job)] == ["good", "last"]
     assert not (base_dir / "needs-bad").exists()

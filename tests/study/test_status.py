@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from toy_study import TOY
 
 from open_instruct.common import locks, paths
 from open_instruct.common.artifacts import Artifact, sidecar_path
-from open_instruct.study import integrity, status
+from open_instruct.study import attempts, integrity, status, status_page
 from open_instruct.study.executors import local
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
@@ -31,7 +32,8 @@ def job_of(jobs: list[Job], stage: str) -> Job:
 
 
 def collect(jobs: list[Job]) -> status.Status:
-    return status.collect(jobs, JobCache(), in_flight=local.in_flight(jobs), logs=local.logs(jobs), retry="again")
+    in_flight = local.in_flight(jobs, "toy")
+    return status.collect(jobs, JobCache(), study_name="toy", in_flight=in_flight, retry="again")
 
 
 def make(*outputs: Path) -> None:
@@ -59,31 +61,30 @@ def test_progress_of_training_is_its_share_of_logged_steps(jobs):
     training_log = training.outputs[0].with_name(f"{training.outputs[0].name}.state") / "training_log.jsonl"
     training_log.parent.mkdir(parents=True)
     training_log.write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
-    log = local.log_of(training)
+    log = local.log_of("toy", training)
     log.parent.mkdir(parents=True)
-    log.write_text("loading\rloaded\r")
-    with locks.hold_all(training.outputs, paths.locks_folder()):
+    with locks.hold_all(training.outputs, paths.locks_folder()), attempts.recorded("toy", training, log):
+        log.write_text("loading\rloaded\r")
         now = collect(jobs)
     (running,) = [one for one in now.jobs if one.state == "running"]
     assert (running.job.key, running.share_done) == (training.key, 0.5)
-    assert f"{training.key} (here): 50%, 0 s; loaded" in status.as_text(now)
-    assert "50%" in status.write_page(now, "toy").read_text()
-    # Without its lock it is not running, and it is not done.
-    assert training.id in collect(jobs).ids("failed")
+    assert f"{training.key} ({socket.gethostname()}): 50%, 0 s; loaded" in status_page.as_text(now)
+    assert "50%" in status_page.write_page(now, "toy").read_text()
 
 
 def test_time_left_extrapolates_from_finished_or_running_jobs():
     def one(state, share=0.0, seconds=None):
         return status.JobStatus(Job("predict", "x", (), ()), state, share_done=share, seconds=seconds)
 
-    assert status.time_left([one("done", 1.0, 50.0), one("done", 1.0, 70.0)]) == ""
+    assert status_page.time_left([one("done", 1.0, 50.0), one("done", 1.0, 70.0)]) == ""
     # A mean of 60 s: half a job and two whole ones, two in parallel.
     assert (
-        status.time_left([one("done", 1.0, 60.0), one("running", 0.5, 31.0), one("running"), one("queued")]) == "75 s"
+        status_page.time_left([one("done", 1.0, 60.0), one("running", 0.5, 31.0), one("running"), one("waiting")])
+        == "75 s"
     )
     # None has ended: the running one takes 100 s at its present pace.
-    assert status.time_left([one("running", 0.25, 25.0), one("missing")]) == "3 min"
-    assert status.time_left([one("running"), one("missing")]) == "?"
+    assert status_page.time_left([one("running", 0.25, 25.0), one("waiting")]) == "3 min"
+    assert status_page.time_left([one("running"), one("waiting")]) == "?"
 
 
 @pytest.fixture

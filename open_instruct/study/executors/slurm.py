@@ -39,22 +39,28 @@ class SubmissionResult:
 
 
 def in_flight(submissions: Sequence[Submission]) -> dict[str, Task]:
-    """Id of each queued or running job -> its task. Cancels what an interrupted submission left on hold."""
+    """Id of each queued or running job -> its task; without what an interrupted submission left on hold."""
+    return {
+        submission.ids[task.index]: task
+        for submission, task in tasks_of(submissions)
+        if submission.submitted is not None
+    }
+
+
+def tasks_of(submissions: Sequence[Submission]) -> list[tuple[Submission, Task]]:
     by_name = {submission.name: submission for submission in submissions}
-    found: dict[str, Task] = {}
-    left_over: set[str] = set()
-    for task in slurm_client.tasks_in_flight():
-        submission = by_name.get(task.array_name)
-        if submission is None or task.index not in submission.ids:
-            continue
-        if submission.submitted is None:
-            left_over.add(task.array_id)
-        else:
-            found[submission.ids[task.index]] = task
+    tasks = slurm_client.tasks_in_flight()
+    return [
+        (by_name[t.array_name], t) for t in tasks if t.array_name in by_name and t.index in by_name[t.array_name].ids
+    ]
+
+
+def cancel_left_over(submissions: Sequence[Submission]) -> None:
+    """Cancel what an interrupted submission left on hold. The caller holds the submission lock: none is under way."""
+    left_over = {task.array_id for submission, task in tasks_of(submissions) if submission.submitted is None}
     if left_over:
         print(f"cancelling job arrays of an interrupted submission: {', '.join(sorted(left_over))}")
         slurm_client.cancel(sorted(left_over))
-    return found
 
 
 class Submitter:
@@ -76,7 +82,9 @@ class Submitter:
     def submit(self, selected: Set[str]) -> SubmissionResult:
         """Submit `selected` jobs that are neither done nor in flight, and whose dependencies are done or will be."""
         with submission_lock():
-            active = in_flight(all_submissions())
+            submissions = all_submissions()
+            cancel_left_over(submissions)
+            active = in_flight(submissions)
             self.tasks = {job_id: task.id for job_id, task in active.items()}
             result, by_stage, expected = SubmissionResult(), defaultdict[str, list[Job]](list), set(active)
             for job in self.jobs:
@@ -201,7 +209,8 @@ def cancel(jobs: Sequence[Job], study_name: str) -> int:
     """Cancel the tasks of this study.  -> number of tasks"""
     with submission_lock():
         submissions = all_submissions()
-        own = {submission.name for submission in submissions if submission.name.startswith(f"{study_name}-")}
+        cancel_left_over(submissions)
+        own = {submission.name for submission in submissions if submission.study_name == study_name}
         selected, active = {job.id for job in jobs}, in_flight(submissions)
         ids = [task.id for job_id, task in active.items() if job_id in selected and task.array_name in own]
         slurm_client.cancel(ids)

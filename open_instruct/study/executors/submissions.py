@@ -5,7 +5,7 @@
         jobs.jsonl      one line a task: command, inputs and outputs
         ids.txt         one line a task: index and id of the job
         submitted.json  the array's id in Slurm; missing where the submission was interrupted
-        {index}.log     log of a task
+        {index}.log     log of a task, all its attempts
 The key is a hash of the jobs, and the folder's name is that of the array in Slurm: so squeue tells which jobs are in
 flight.
 """
@@ -34,6 +34,10 @@ class Submission:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def study_name(self) -> str:
+        return self.name.rsplit("-", 2)[0]
 
     @cached_property
     def ids(self) -> dict[int, str]:
@@ -68,14 +72,9 @@ def prepare(study_name: str, stage: str, jobs: Mapping[int, Job], num_bytes: Map
     submission = Submission(folder_of_submissions() / f"{study_name}-{stage}-{key}")
     submission.folder.mkdir(parents=True, exist_ok=True)
     (submission.folder / "submitted.json").unlink(missing_ok=True)
-    for index in jobs:
-        # The log of an earlier attempt would show a failure that is being retried.
-        log = submission.log(index)
-        if log.exists():
-            log.replace(log.with_suffix(".earlier.log"))
     with atomic_write(submission.folder / "jobs.jsonl") as file:
         for index, job in sorted(jobs.items()):
-            file.write(json.dumps(as_json(index, job, num_bytes.get(job.id, 0))) + "\n")
+            file.write(json.dumps(as_json(index, job, study_name, num_bytes.get(job.id, 0))) + "\n")
     stage_script = paths.REPOSITORY / "scripts" / "slurm_scripts" / next(iter(jobs.values())).script
     with atomic_write(submission.folder / "job.sh") as file:
         file.write(batch_script(stage_script, submission.folder))
@@ -95,10 +94,11 @@ def batch_script(stage_script: Path, folder: Path) -> str:
     return "\n".join(["#!/bin/bash", *options, f"exec {command}", ""])
 
 
-def as_json(index: int, job: Job, num_bytes: int) -> dict:
+def as_json(index: int, job: Job, study_name: str, num_bytes: int) -> dict:
     return {
         "index": index,
         "id": job.id,
+        "study": study_name,
         "stage": job.stage,
         "name": job.name,
         "command": job.command,
@@ -111,8 +111,11 @@ def as_json(index: int, job: Job, num_bytes: int) -> dict:
     }
 
 
-def read_job(folder: Path, index: int) -> tuple[Job, int]:
-    """The job of one task, and the bytes of its outputs.  Raises KeyError where the array has no such task."""
+def read_job(folder: Path, index: int) -> tuple[Job, str, int]:
+    """The job of one task, its study, and the bytes of its outputs.
+
+    Raises KeyError where the array has no such task.
+    """
     with (folder / "jobs.jsonl").open() as lines:
         for line in lines:
             if line.startswith(f'{{"index": {index},'):
@@ -120,5 +123,5 @@ def read_job(folder: Path, index: int) -> tuple[Job, int]:
                 values = {name: found[name] for name in ("stage", "name", "script", "variables")}
                 values |= {name: tuple(found[name]) for name in ("command", "arguments")}
                 values |= {name: tuple(map(Path, found[name])) for name in ("inputs", "outputs")}
-                return Job(**values), found["num_bytes"]
+                return Job(**values), found["study"], found["num_bytes"]
     raise KeyError(index)

@@ -9,46 +9,77 @@ import fcntl
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from open_instruct.common import locks, paths
+from open_instruct.common.errors import USER_ERROR, UserError
+from open_instruct.study import attempts
+from open_instruct.study.job import Job
+from open_instruct.study.job_cache import JobCache
 
 HEAVY_MODULES = ["torch", "accelerate", "datasets", "scipy.stats", "pandas", "transformers.models.auto.modeling_auto"]
 # transformers imports a model's module, and with it half of itself, only when such a model is created.
 HEAVY_MODULES += ["transformers.models.olmo.modeling_olmo", "olmo.model"]
 
 
-def start(command: Sequence[str], *, log: Path, num_threads: int, lock: Path, outputs: Sequence[Path]) -> BaseProcess:
-    """Start `python {command}` in the repository, with its output in `log`.
+def start(job: Job, command: Sequence[str], *, study_name: str, log: Path, num_threads: int, lock: Path) -> BaseProcess:
+    """Start `python {command}`, the job's with options, in the repository, with its output in `log`.
 
-    While it runs it holds a shared lock on `lock`, and an exclusive one for each of its outputs.
+    While it runs it holds a shared lock on `lock`, and an exclusive one for each of its outputs. It records its attempt
+    and, when it is done, itself in the job cache: also after `kill -9` of the process that started it.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY_MODULES)
-    # Set before the fork server starts: the libraries read it once.
+    # Set before the fork server starts: the libraries read them once.
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TQDM_DISABLE"] = "1"  # the libraries' progress bars would fill the log
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=work, args=(list(command), log, num_threads, lock, list(outputs)))
+    values = (job, list(command), study_name, log, num_threads, lock, paths.environment())
+    process = context.Process(target=work, args=values)
     process.start()
     return process
 
 
-def work(command: list[str], log: Path, num_threads: int, lock: Path, outputs: list[Path]) -> None:
+def work(
+    job: Job,
+    command: list[str],
+    study_name: str,
+    log: Path,
+    num_threads: int,
+    lock: Path,
+    environment: Mapping[str, str],
+) -> None:
+    # Ctrl-C reaches every process of a terminal; the runner passes it on as SIGTERM, at which training saves its state.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     shared = lock.open("w")
     fcntl.flock(shared, fcntl.LOCK_SH)
     os.chdir(paths.REPOSITORY)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ.update(environment, OMP_NUM_THREADS=str(num_threads))
     # A preloaded torch has read the variable already.
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(num_threads)
-    with locks.hold_all(outputs, paths.locks_folder()):
+    try:
+        with locks.hold_all(job.outputs, paths.locks_folder()), attempts.recorded(study_name, job, log):
+            started = time.monotonic()
+            run(command)
+            JobCache().put(job, seconds=round(time.monotonic() - started, 1))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def run(command: list[str]) -> None:
+    """Raises SystemExit with the command's exit code where that is not 0."""
+    try:
         if command[0] == "-m":
             sys.argv = command[1:]
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
@@ -56,6 +87,9 @@ def work(command: list[str], log: Path, num_threads: int, lock: Path, outputs: l
             sys.argv = command
             sys.path.insert(0, str(Path(command[0]).resolve().parent))
             runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as error:
+        if error.code:
+            raise
 
 
 def wait_for_earlier(lock: Path) -> None:
