@@ -45,6 +45,8 @@ class ProgressLine:
     def is_due(self) -> bool:
         if self.written is None:
             return True
+        if round(self.num_done) >= self.total > round(self.written[1]):
+            return True
         seconds = time.monotonic() - self.written[0]
         is_far = self.num_done - self.written[1] >= SHARE_A_LINE * self.total
         return seconds >= FURTHEST_SECONDS or (seconds >= CLOSEST_SECONDS and is_far)
@@ -68,7 +70,7 @@ class ProgressLine:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif self.written is not None and self.written[1] < self.num_done:
+        elif self.written is not None and round(self.written[1]) < round(self.num_done):
             self.write()
 
 
