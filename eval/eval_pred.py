@@ -1,7 +1,7 @@
 """Score prediction files: the metrics of their kind, with intervals and per-item values.
 
 Reads    prediction files (eval/predict.py, eval/predict_classification.py) and their sidecars. Files that have not
-         changed since they were scored are skipped.
+         changed since they were scored are skipped. With --against also suite files (olmo_eval.run_lm_eval).
 Writes   {prediction}.metrics.json beside each: {"identity", "primary", "metrics": {name: {"mean", "standard_error",
          "ci_low", "ci_high", "n"}}, "items": {"id": [...], metric: [...], "gold_bits", "gold_bytes"}}, and its sidecar
 
@@ -9,56 +9,79 @@ Writes   {prediction}.metrics.json beside each: {"identity", "primary", "metrics
     python eval/eval_pred.py --input_files output/predictions/rte_*.jsonl
     output_file_name=rte_checkpoint-1000.jsonl python eval/eval_pred.py   # one of them
     python eval/eval_pred.py --input_files tuned.jsonl --against base.jsonl        # and their paired differences
+    python eval/eval_pred.py --input_files sciq_tuned.json --against sciq_base.json --differences_file sciq.csv
 """
 
+import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.metrics.aggregation import aggregate, item_values
 from eval.metrics.bootstrap import NUM_RESAMPLES, Method
+from eval.metrics.comparable import counterpart, is_suite_file, load_comparables
 from eval.metrics.metrics_file import Metrics, load_metrics
 from eval.metrics.prediction_files import FIX, identify_predictions, read_predictions
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import write_json
+from open_instruct.common.json_files import atomic_write, write_json
 from open_instruct.common.paths import metrics_file
 from open_instruct.tasks.declarations import PRIMARY_METRICS
+
+IDENTIFYING = ("model_id", "eval_set", "format", "shots")
 
 
 @dataclass(frozen=True)
 class Args:
     input_files: tuple[Path, ...] = ()
-    """Prediction files (default: $output_file_name if set, else all in $base_dir/output/predictions)."""
+    """Prediction files, or with --against suite files (default: $output_file_name, else all predictions)."""
     num_resamples: int = NUM_RESAMPLES
     """Bootstrap resamples for each interval."""
     seed: int = 0
     """Seed of the resamples."""
     method: Method = "percentile"
     """Interval: percentile, or bca (corrected for bias and skewness; macro F1 stays percentile)."""
-    against: Path | None = None
-    """Predictions of another model for the same items: also print the paired difference of each input file from it."""
+    output_csv: Path | None = None
+    """Also write the scores of all input files as CSV, a row for each file and metric."""
+    against: tuple[Path, ...] = ()
+    """Files of another model: also print the paired difference of each input from that of the same set or task."""
     differences_file: Path | None = None
-    """Also write the differences, as JSON: {prediction: {metric: {"mean", "ci_low", …, "p_value"}}}."""
+    """Also write the differences: as .csv, or as .json {file: {metric: {"mean", "ci_low", …, "p_value"}}}."""
     overwrite: bool = False
     """Score files again that were scored with other arguments."""
 
 
 def main(args: Args) -> None:
+    files = args.input_files or files_from_environment()
+    require_files((*files, *args.against))
+    check_args(args, files)
+    predictions = [path for path in files if not is_suite_file(path)]
+    scored = [path for path in predictions if score_file(path, args)]
+    # Of a whole folder only new files are shown: a second run then reads no file at all.
+    print_table([load_metrics(metrics_file(path)) for path in (predictions if args.input_files else scored)])
+    print(f"{len(scored)} scored, {len(predictions) - len(scored)} unchanged")
+    if args.output_csv:
+        write_scores(predictions, args.output_csv, args)
+    if args.against:
+        compare(files, args)
+
+
+def check_args(args: Args, files: Sequence[Path]) -> None:
+    """Raises UserError for options that do not fit together or to the files."""
     if args.differences_file and not args.against:
         raise UserError("--differences_file needs two models to compare; add --against another_model.jsonl")
-    files = args.input_files or files_from_environment()
-    require_files((*files, args.against) if args.against else files)
-    scored = [path for path in files if score_file(path, args)]
-    # Of a whole folder only new files are shown: a second run then reads no file at all.
-    print_table([load_metrics(metrics_file(path)) for path in (args.input_files or scored)])
-    print(f"{len(scored)} scored, {len(files) - len(scored)} unchanged")
-    if args.against:
-        compare(files, args.against, args)
+    if args.differences_file and args.differences_file.suffix not in (".csv", ".json"):
+        raise UserError(f"--differences_file is {args.differences_file}; expected a name that ends in .csv or .json")
+    suites = [str(path) for path in files if is_suite_file(path)]
+    if suites and not args.against:
+        raise UserError(
+            f"{', '.join(suites)}: suite files have their scores in them; to compare them with those of another model, "
+            "add --against; for a table of all, see analysis/produce_tables.py"
+        )
 
 
 def files_from_environment() -> tuple[Path, ...]:
@@ -78,7 +101,8 @@ def require_files(files: Sequence[Path]) -> None:
         )
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
-        raise UserError(f"no such prediction file: {', '.join(missing)}; make it with `python eval/predict.py`")
+        maker = "python -m olmo_eval.run_lm_eval" if missing[0].endswith(".json") else "python eval/predict.py"
+        raise UserError(f"no such file: {', '.join(missing)}; make it with `{maker}`")
 
 
 def score_file(path: Path, args: Args) -> bool:
@@ -127,29 +151,54 @@ def print_table(results: Sequence[Metrics]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def compare(files: Sequence[Path], against: Path, args: Args) -> None:
-    """Print, and with --differences_file write, the paired differences of each file from `against`."""
+def write_scores(files: Sequence[Path], output: Path, args: Args) -> None:
+    rows = []
+    for path in files:
+        found = load_metrics(metrics_file(path))
+        about = {"file": str(path)} | {name: found.identity.get(name) for name in IDENTIFYING}
+        rows += [about | {"metric": metric} | interval.to_json() for metric, interval in found.metrics.items()]
+    with Artifact(output, {"files": list(map(str, files)), **recorded_arguments(args)}).making():
+        write_csv(output, rows)
+    print(f"wrote {output} ({len(rows)} rows)")
+
+
+def compare(files: Sequence[Path], args: Args) -> None:
+    """Print, and with --differences_file write, the paired differences of each file from its counterpart."""
     from eval.metrics import paired_comparison  # imports scipy.stats, which takes half a second
 
-    score_file(against, args)
-    theirs = load_metrics(metrics_file(against))
-    found = {}
-    for path in files:
-        ours = load_metrics(metrics_file(path))
-        if ours.identity["eval_set"] != theirs.identity["eval_set"]:
-            raise UserError(
-                f"{path} is of {ours.identity['eval_set']}, {against} of {theirs.identity['eval_set']}; "
-                "expected the same evaluation set"
-            )
+    for path in args.against:
+        if not is_suite_file(path):
+            score_file(path, args)
+    others = [other for path in args.against for other in load_comparables(path)]
+    rows, found = [], {str(path): {} for path in files}
+    for one in [one for path in files for one in load_comparables(path)]:
+        other = counterpart(one, others)
         differences = paired_comparison.paired_differences(
-            ours.items, theirs.items, names=(path, against), **bootstrap(args)
+            one.items, other.items, names=(one.path, other.path), **bootstrap(args)
         )
-        paired_comparison.print_differences(differences, names=(path, against))
-        found[str(path)] = {metric: difference.to_json() for metric, difference in differences.items()}
+        on = f" on {one.evaluated_on}" if one.is_suite else ""
+        paired_comparison.print_differences(differences, title=f"{one.path.stem} minus {other.path.stem}{on}")
+        about = {"file": str(one.path), "against": str(other.path), "model_id": one.model_id}
+        about |= {"against_model_id": other.model_id, "evaluated_on": one.evaluated_on}
+        for metric, difference in differences.items():
+            rows.append(about | {"metric": metric} | difference.to_json())
+            found[str(one.path)][f"{one.evaluated_on}.{metric}" if one.is_suite else metric] = difference.to_json()
     if args.differences_file:
-        arguments = {"files": list(found), "against": str(against), **recorded_arguments(args)}
+        arguments = {"files": list(found), "against": list(map(str, args.against)), **recorded_arguments(args)}
         with Artifact(args.differences_file, arguments).making():
-            write_json(args.differences_file, found)
+            if args.differences_file.suffix == ".csv":
+                write_csv(args.differences_file, rows)
+            else:
+                write_json(args.differences_file, found)
+        print(f"wrote {args.differences_file}")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys."""
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from eval.metrics.bootstrap import NUM_RESAMPLES, Interval, Method, Values, boot
 from eval.metrics.significance import sign_flip_p_value
 from open_instruct.common.errors import UserError
 
+UNWEIGHTED = ("rouge_l", "exact_match", "accuracy", "acc")
+"""`accuracy` is of predictions, `acc` of suites."""
 WEIGHTED = {"bits_per_byte": ("gold_bits", "gold_bytes")}
 """Metric -> names of its values and weights in the items of a metrics file."""
 Items = Mapping[str, Sequence[Any]]
@@ -55,7 +57,7 @@ def paired_differences(
     """
     order = matching_items(one, other, names)
     found = {}
-    for metric in ("rouge_l", "exact_match", "accuracy", *WEIGHTED):
+    for metric in (*UNWEIGHTED, *WEIGHTED):
         values, weights = WEIGHTED.get(metric, (metric, None))
         if values in one and values in other:
             found[metric] = paired_difference(
@@ -80,7 +82,7 @@ def matching_items(one: Items, other: Items, names: tuple[Path, Path]) -> list[i
         example = f", such as {unmatched[0]!r}" if unmatched else ""
         raise UserError(
             f"found {len(unmatched)} items of {names[0]} that are not in {names[1]}{example}, and {surplus} the other "
-            "way round; expected the same items: predict both from one evaluation file, with the same --limit"
+            "way round; expected the same items: evaluate both on one file or task, with the same --limit"
         )
     order = [indices[name] for name in one["id"]]
     if "gold_bytes" in one and "gold_bytes" in other:
@@ -94,10 +96,10 @@ def matching_items(one: Items, other: Items, names: tuple[Path, Path]) -> list[i
     return order
 
 
-def print_differences(differences: Mapping[str, Difference], *, names: tuple[Path, Path]) -> None:
-    print(f"{names[0].stem} minus {names[1].stem}")
+def print_differences(differences: Mapping[str, Difference], *, title: str) -> None:
+    print(title)
     for metric, found in differences.items():
-        test = "McNemar" if metric in ("accuracy", "exact_match") else "sign flips"
+        test = "McNemar" if metric in ("accuracy", "acc", "exact_match") else "sign flips"
         print(
             f"  {metric}: {found.mean:+.4f} ± {found.standard_error:.4f} [{found.ci_low:+.4f}, {found.ci_high:+.4f}], "
             f"p = {found.p_value:.3g} ({test}), {found.n} items"

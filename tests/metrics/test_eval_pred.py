@@ -167,7 +167,7 @@ def test_metrics_file_without_sidecar_is_no_result_and_not_replaced(predictions)
 def test_missing_prediction_files_are_refused(predictions):
     with pytest.raises(UserError, match="no prediction file"):
         main(Args())
-    with pytest.raises(UserError, match=r"no such prediction file: .*gone\.jsonl"):
+    with pytest.raises(UserError, match=r"no such file: .*gone\.jsonl"):
         main(Args(input_files=(predictions / "gone.jsonl",)))
 
 

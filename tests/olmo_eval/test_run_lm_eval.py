@@ -8,6 +8,7 @@ import sys
 import pytest
 from toy_models import toy_olmo
 
+from eval.metrics.comparable import load_comparables
 from eval.prediction.model_loading import identify
 from olmo_eval import run_lm_eval
 from olmo_eval.instances import load_instances
@@ -171,6 +172,10 @@ def test_item_values_average_to_the_metrics(base, folder):
         assert sum(items[name]) / 9 == metrics[name]
     assert sum(items["gold_bytes"]) == metrics["gold_bytes"]
     assert sum(items["gold_bits"]) / sum(items["gold_bytes"]) == pytest.approx(metrics["bits_per_byte"])
+    # As eval_pred.py --against reads it.
+    (comparable,) = load_comparables(base / "eval_results" / "eval_pipeline" / "social_iqa_toy.json")
+    assert (comparable.model_id, comparable.evaluated_on, comparable.items) == ("toy", "social_iqa", items)
+    assert comparable.setting["limit"] == 9
 
 
 def test_the_model_id_comes_from_the_sidecar(base, tmp_path):
