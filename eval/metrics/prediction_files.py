@@ -25,7 +25,7 @@ def identify_predictions(path: Path) -> dict[str, Any]:
     """
     identity = read_sidecar(path)["identity"] if sidecar_path(path).is_file() else {}
     if "kind" not in identity:
-        first = next(read_jsonl(path, ("dataset",)), None)
+        first = next(read_jsonl(path, texts=("dataset",)), None)
         if first is None:
             raise UserError(f"{path}: is empty; expected one prediction a line: make it again with eval/predict.py")
         try:

@@ -78,7 +78,7 @@ def identify_evaluation(input_file: Path) -> dict[str, Any]:
             what = found[0] if isinstance(found, list) else "no evaluation file"
             raise UserError(f"{input_file} is {what}; expected one of {paths.data_dir() / 'evaluation'}")
         return identity
-    names = sorted({str(record["dataset"]) for record in read_jsonl(input_file, required=("dataset",))})
+    names = sorted({record["dataset"] for record in read_jsonl(input_file, texts=("dataset",))})
     if len(names) != 1:
         raise UserError(f"{input_file}: expected records of one dataset, found {', '.join(names) or 'no records'}")
     known = read_datasets().eval_set(names[0])
@@ -104,8 +104,18 @@ def require_distinct_outputs(outputs: Sequence[Path]) -> None:
 
 
 def sample_items(input_file: Path, limit: int | None) -> list[dict[str, Any]]:
-    """All items of an evaluation file, or `limit` of them in the file's order: the same for every model."""
-    items = list(read_jsonl(input_file, required=("id",), texts=("prompt", "completion")))
+    """All items of an evaluation file, or `limit` of them in the file's order: the same for every model.
+
+    Raises UserError with file:line for an item that could not be scored: a repeated id, or no completion.
+    """
+    items, seen = list[dict[str, Any]](), set[Any]()
+    for number, item in enumerate(read_jsonl(input_file, required=("id",), texts=("prompt", "completion")), start=1):
+        if not isinstance(item["id"], str | int) or item["id"] in seen:
+            raise UserError(f"{input_file}:{number}: id {item['id']!r}; expected text or a number, each once")
+        if not item["completion"].strip():
+            raise UserError(f"{input_file}:{number}: an empty completion; expected the gold text")
+        seen.add(item["id"])
+        items.append(item)
     if not items:
         raise UserError(f"{input_file}: no items; make it again with open_instruct/format_generalization.py")
     chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[:limit]

@@ -7,7 +7,7 @@ import pytest
 from toy_predictions import write_predictions
 
 from eval import eval_pred
-from eval.metrics.prediction_files import read_predictions
+from eval.metrics.prediction_files import identify_predictions, read_predictions
 from eval.prediction.prediction_spec import identify_evaluation, sample_items
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
@@ -120,10 +120,21 @@ def test_train_and_prediction_files_are_not_predicted(tmp_path):
             identify_evaluation(path)
 
 
-@pytest.mark.parametrize(("key", "value"), [("prompt", 5), ("completion", None), ("completion", ["a"])], ids=str)
-def test_evaluation_records_with_other_values_than_text_are_refused(tmp_path, key, value):
-    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR | {key: value}) + "\n")
-    with pytest.raises(UserError, match=rf"a\.jsonl:2: {key}: expected text"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": 5}, "prompt: expected text"),
+        ({"completion": None}, "completion: expected text"),
+        ({"completion": ["a"]}, "completion: expected text"),
+        ({"completion": " "}, "an empty completion"),
+        ({"id": "0"}, "id '0'; expected text or a number, each once"),
+        ({"id": ["a"]}, r"id \['a'\]; expected text"),
+    ],
+    ids=str,
+)
+def test_malformed_evaluation_records_are_refused_by_file_and_line(tmp_path, changes, message):
+    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"id": "1"} | changes) + "\n")
+    with pytest.raises(UserError, match=rf"a\.jsonl:2: {message}"):
         sample_items(tmp_path / "a.jsonl", None)
 
 
@@ -147,6 +158,14 @@ def test_malformed_predictions_are_refused_by_file_and_line(tmp_path, changes, m
     (tmp_path / "a.jsonl").write_text(json.dumps(record | changes) + "\n")
     with pytest.raises(UserError, match=rf"a\.jsonl:1: {message}"):
         read_predictions(tmp_path / "a.jsonl", "labels")
+
+
+@pytest.mark.parametrize("dataset", [None, ["sciq"], 3], ids=str)
+@pytest.mark.parametrize("identify", [identify_predictions, identify_evaluation])
+def test_a_dataset_that_is_no_name_is_refused(tmp_path, identify, dataset):
+    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR | {"dataset": dataset}) + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:1: dataset: expected text, found"):
+        identify(tmp_path / "a.jsonl")
 
 
 def test_clusters_and_a_declared_metric_are_in_the_metrics_file(predictions):
