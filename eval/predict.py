@@ -29,6 +29,7 @@ from eval.prediction.prediction_spec import (
     require_distinct_outputs,
     sample_items,
 )
+from eval.prediction.resumable_jsonl import require_own_partial
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
@@ -192,6 +193,8 @@ def is_done(artifact: Artifact, *, overwrite: bool) -> bool:
 
 
 def predict(specs: Sequence[PredictionSpec], args: Args) -> None:
+    for spec in specs:
+        require_own_partial(spec.artifact)
     items = [sample_items(spec.input_file, spec.limit) for spec in specs]
     exemplars = [read_exemplars(spec, each) for spec, each in zip(specs, items, strict=True)]
     # torch and transformers take seconds to import; --help, refusals and finished files do not need them.

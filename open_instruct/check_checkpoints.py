@@ -48,10 +48,14 @@ def main(args: Args) -> None:
     shared = find_shared_tensors(checkpoints, measured)
     flags = [*norm_outliers(checkpoints, measured), *rising_losses(checkpoints, measured)]
     summary = paths.base_dir() / "output" / "checks" / f"{paths.safe_name(args.family)}.json"
-    write_json(summary, describe(checkpoints, measured, shared, flags))
-    plot_trajectory(checkpoints, measured, flags, summary.with_suffix(".png"))
+    arguments = {"steps": [one.step for one in checkpoints]}
+    with Artifact(summary, arguments).making():
+        write_json(summary, describe(checkpoints, measured, shared, flags))
+    figure = Artifact(summary.with_suffix(".png"), arguments)
+    with figure.making():
+        plot_trajectory(checkpoints, measured, flags, figure.path)
     report(checkpoints, measured, flags)
-    print(f"wrote {paths.relative(summary)} and {summary.with_suffix('.png').name}")
+    print(f"wrote {paths.relative(summary)} and {figure.path.name}")
     if shared:
         raise UserError(f"the same weights under two steps: {'; '.join(shared)}; a study refuses such checkpoints")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.data.inspection import FileReport, columns, in_default_format, inspect_file, shared_rows
@@ -48,7 +49,8 @@ def main(args: Args) -> None:
     if args.html:
         from open_instruct.data.data_page import write_page
 
-        write_page(args.html, reports, shared, columns(args.max_length))
+        with Artifact(args.html, arguments={"max_length": args.max_length}).making():
+            write_page(args.html, reports, shared, columns(args.max_length))
         print(f"\nwrote {args.html}")
     problems = [f"{report.name}: {problem}" for report in reports for problem in report.problems]
     if problems:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.artifacts import Artifact, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, read_json
 from open_instruct.study.config import Study
@@ -83,7 +83,10 @@ def read_measurements(
             rows[name]["path"] = name
             names[place].append(name)
     if any(known.get(name) is not row for name, row in rows.items()) or len(known) != len(rows):
-        write_cache(cache_file, list(rows.values()))
+        try:
+            write_cache(cache_file, list(rows.values()))
+        except (OSError, UserError) as error:
+            print(f"note: the measurements were not cached: {error}")
     predictions, suites = ([to_measurement(rows[name]) for name in names[place]] for place in (PREDICTIONS, SUITES))
     return predictions, suites, unfinished
 
@@ -142,7 +145,7 @@ def read_cache(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid:
+    except (OSError, pa.ArrowInvalid):
         return {}
     return {row["path"]: row for row in table.to_pylist()} if tuple(table.column_names) == CACHE_COLUMNS else {}
 
@@ -150,7 +153,8 @@ def read_cache(path: Path) -> dict[str, dict[str, Any]]:
 def write_cache(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     binary = {"primary_values", "gold_bits", "gold_bytes"}
     schema = pa.schema([(name, pa.large_binary() if name in binary else pa.string()) for name in CACHE_COLUMNS])
-    with atomic_write(path, "wb") as file:
+    artifact = Artifact(path, arguments={"columns": CACHE_COLUMNS})
+    with artifact.making(), atomic_write(path, "wb") as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
 
 

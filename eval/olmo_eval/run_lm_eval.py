@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eval.prediction.model_loading import check_folder, identify, load
-from eval.prediction.resumable_jsonl import ResumableJsonl
+from eval.prediction.resumable_jsonl import ResumableJsonl, require_own_partial
 from olmo_eval.instances import load_instances
 from olmo_eval.rows import input_files
 from olmo_eval.task_list import TaskRun, task_runs, with_config_file
@@ -125,6 +125,8 @@ def main(args: Args) -> None:
     if args.gsheet:
         print("--gsheet is not supported: use the metrics files")
     if pending:
+        if shared := artifact_of_all(pending, full):
+            require_own_partial(shared)
         evaluate_all(args, prepare_model(args), pending, full)
 
 
@@ -181,9 +183,14 @@ def longest_input(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
     return requested or most
 
 
+def artifact_of_all(files: Sequence[MetricsFile], full: Artifact | None) -> Artifact | None:
+    """The output that has the results of several tasks, beside which an interrupted run leaves a partial file."""
+    return full or (files[0].artifact if len(files[0].runs) > 1 else None)
+
+
 def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: Artifact | None) -> None:
     """Evaluate every task of every file; results are written after each task."""
-    shared = full or (files[0].artifact if len(files[0].runs) > 1 else None)
+    shared = artifact_of_all(files, full)
     partial = ResumableJsonl.beside(shared, chunk_size=1) if shared else None
     lines = evaluations(args, model, [r for file in files for r in file.runs], partial, with_instances=bool(full))
     done = []

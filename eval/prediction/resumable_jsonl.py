@@ -3,6 +3,8 @@
 The first line is a hash of everything that affects the content; a file with another hash is not resumed.
 """
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from open_instruct.common.artifacts import Artifact, digest
+from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, to_line
+from open_instruct.common.ownership import MOVE_AWAY
+
+KEY, NUM_KEY_BYTES = re.compile(rb"([0-9a-f]{64}\n)?"), 65
+"""First line of a partial file."""
+
+
+def partial_path(artifact: Artifact) -> Path:
+    return artifact.path.with_name(f"{artifact.path.name}.partial")
+
+
+def require_own_partial(artifact: Artifact) -> None:
+    """Raises UserError where a file or folder that is no partial file stands in the place of the artifact's."""
+    path = partial_path(artifact)
+    if not os.path.lexists(path):
+        return
+    is_own = False
+    if path.is_file() and not path.is_symlink():
+        with path.open("rb") as file:
+            is_own = KEY.fullmatch(file.read(NUM_KEY_BYTES)) is not None
+    if not is_own:
+        raise UserError(f"{path} was not written by this project, which needs the place; {MOVE_AWAY}")
 
 
 @dataclass(frozen=True)
@@ -24,7 +48,8 @@ class ResumableJsonl:
     def beside(cls, artifact: Artifact, chunk_size: int) -> "ResumableJsonl":
         """The file `{artifact}.partial`, with a hash of the artifact's arguments and the content of its inputs."""
         facts = {"arguments": dict(artifact.arguments), "inputs": artifact.input_hashes(), "chunk": chunk_size}
-        return cls(artifact.path.with_name(artifact.path.name + ".partial"), digest(facts), chunk_size)
+        require_own_partial(artifact)
+        return cls(partial_path(artifact), digest(facts), chunk_size)
 
     def resume(self) -> int:
         """Prepare the file for appending; return the number of records that it already has.

@@ -1,6 +1,5 @@
 """Download chosen checkpoints: described by their store first, then fetched, verified and moved into place."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.markers import is_marker, marker_inside, write_marker
-from open_instruct.common.ownership import is_own_unfinished_folder
+from open_instruct.common.ownership import require_own_working_folder
 
 NUM_PARALLEL = 4
 DISK_RESERVE_BYTES = 100 * 10**6
@@ -124,9 +123,7 @@ def download(family: Family, choice: Choice, store: Described, on_bytes: OnBytes
 
 def require_own_partial(choice: Choice) -> None:
     """Raises UserError where something stands in the place of the partial folder that no download wrote."""
-    folder = choice.partial
-    if os.path.lexists(folder) and not is_own_unfinished_folder(folder):
-        raise UserError(
-            f"{folder} was not written by this project; move it away, or, if its files may be completed and replaced, "
-            f"`touch {marker_inside(folder)}`"
-        )
+    touch = f"`touch {marker_inside(choice.partial)}`"
+    require_own_working_folder(
+        choice.partial, cure=f"move it away or, if its files may be completed and replaced, {touch}"
+    )

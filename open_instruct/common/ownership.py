@@ -7,13 +7,21 @@ that its marker names (markers.py).
 import os
 import shutil
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import NO_CONTENT
-from open_instruct.common.markers import is_marker, is_noted, lines_of, marker_beside, marker_inside
+from open_instruct.common.json_files import read_json
+from open_instruct.common.markers import (
+    is_marker,
+    is_noted,
+    lines_of,
+    marker_beside,
+    marker_inside,
+    note_version,
+    write_marker,
+)
 from open_instruct.common.sidecars import find_sidecar, has_sidecar, sidecar_path
 
 MOVE_AWAY = "give another output, or move it away"
@@ -100,28 +108,58 @@ def remove_own_file(file: Path) -> None:
 
 def require_own_leftovers(target: Path) -> None:
     """Raises UserError where something stands in the place of a marker or an old version, and is none."""
-    for path, is_own in (
-        (marker := marker_beside(target), is_marker(marker) or is_own_unfinished_folder(marker)),
-        (old := replaced_version(target), is_own_unfinished_folder(old)),
-    ):
-        if os.path.lexists(path) and not is_own:
-            raise UserError(f"{path} was not written by this project, which needs the place; {MOVE_AWAY}")
+    if not is_marker(marker_beside(target)):
+        require_own_working_folder(marker_beside(target))
+    require_own_working_folder(replaced_version(target))
 
 
-def is_own_unfinished_folder(folder: Path) -> bool:
-    """Whether a folder was being made, or removed, here: it has a marker, a sidecar, or nothing in it."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    return is_marker(marker_inside(folder)) or has_sidecar(folder) or not names_in(folder)
+def require_own_working_folder(folder: Path, *, cure: str = MOVE_AWAY) -> None:
+    """Raises UserError unless `folder`, which this project needs for a while, is missing, empty, or its own."""
+    if not os.path.lexists(folder):
+        return
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    if not is_folder or not (is_marker(marker_inside(folder)) or has_sidecar(folder) or not names_in(folder)):
+        raise UserError(f"{folder} was not written by this project, which needs the place; {cure}")
 
 
-def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove these files of `folder`, and the folders in it that are empty then: what else is there stays."""
-    for name in names:
+def remove_own_folder(folder: Path) -> None:
+    """Remove the files that the sidecar or the marker of `folder` lists, and the folder if nothing else is in it."""
+    # Sidecar and marker last: until then they say which files were written here.
+    for name in own_files(folder) - set(NO_CONTENT):
         (folder / name).unlink(missing_ok=True)
     for path in sorted((p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True):
         if not any(path.iterdir()):
             path.rmdir()
+    if left := set(names_in(folder)) - set(NO_CONTENT):
+        print(f"note: kept {folder}, which has {listed(sorted(left))}")
+    else:
+        shutil.rmtree(folder)
+
+
+def mark_as_own(folder: Path) -> None:
+    """Let the marker of `folder` list the files that are in it: they were all written by this project."""
+    write_marker(marker_inside(folder), sorted(set(names_in(folder)) - set(NO_CONTENT)))
+
+
+def mark_as_damaged(artifact: Path) -> None:
+    """Remove the sidecar of an output, so that it is made again; its marker lets the next run replace it."""
+    sidecar, path = find_sidecar(artifact), sidecar_path(artifact)
+    if sidecar is None and (not path.is_file() or is_json_object(path)):
+        return  # not of this project
+    if artifact.is_dir():
+        names = set(sidecar["files"]) if sidecar else set(names_in(artifact)) - set(NO_CONTENT)
+        write_marker(marker_inside(artifact), sorted(names))
+    elif artifact.exists():
+        write_marker(marker_beside(artifact))
+        note_version(artifact)
+    path.unlink()
+
+
+def is_json_object(path: Path) -> bool:
+    try:
+        return isinstance(read_json(path), dict)
+    except UserError:
+        return False
 
 
 def remove_replaced_version(target: Path) -> None:
@@ -132,12 +170,7 @@ def remove_replaced_version(target: Path) -> None:
     if not target.exists():
         old.rename(target)
         return
-    # Sidecar and marker last: until then they say which files were written here.
-    remove_files(old, own_files(old) - set(NO_CONTENT))
-    if not set(names_in(old)) - set(NO_CONTENT):
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        print(f"note: kept {old}, which has {listed(names_in(old))}")
+    remove_own_folder(old)
 
 
 def follow_umask(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from open_instruct.common.artifacts import content_hash, describe_files, digest_of_files, read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
+from open_instruct.common.ownership import mark_as_damaged
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 
@@ -74,7 +75,7 @@ def invalidate(jobs: Sequence[Job], damaged: Iterable[Path]) -> list[Job]:
             affected.append(job)
             entry.unlink(missing_ok=True)
     for path in distrusted_since:
-        sidecar_path(path).unlink(missing_ok=True)
+        mark_as_damaged(path)
     return affected
 
 

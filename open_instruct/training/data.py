@@ -109,12 +109,13 @@ def load_examples(
     }
     key = digest({**arguments, "source": content_hash(source)})
     artifact = Artifact(paths.encoded_file(key[:24]), arguments, inputs={"source": source})
-    # Of several runs that start together, one tokenises and the others wait.
-    with hold(artifact.path.with_suffix(".lock"), wait=True):
-        if not artifact.is_done():
-            with artifact.making() as facts:
-                facts.update(write_encoded(artifact.path, tokenizer, records[rows], max_length, num_workers))
-        num_cut = read_sidecar(artifact.path)["examples_cut"]
+    if not artifact.is_done():
+        # Of several runs that start together, one tokenises and the others wait.
+        with hold(artifact.path.with_suffix(".lock"), wait=True):
+            if not artifact.is_done():
+                with artifact.making() as facts:
+                    facts.update(write_encoded(artifact.path, tokenizer, records[rows], max_length, num_workers))
+    num_cut = read_sidecar(artifact.path)["examples_cut"]
     return Examples(pa.ipc.open_file(pa.memory_map(str(artifact.path))).read_all()), num_cut
 
 

@@ -10,10 +10,11 @@ A run that is killed at any moment, also while it saves, resumes from its last c
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,11 @@ from accelerate import Accelerator
 
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
+from open_instruct.common.markers import is_marker, marker_inside, write_marker
+from open_instruct.common.ownership import follow_umask, mark_as_own, remove_own_folder
 
+LOG_NAME = "training_log.jsonl"
+SAVED = re.compile(r"(step|best|unfinished)-\d+")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -50,7 +55,7 @@ class State:
     def __init__(
         self, output: Path, accelerator: Accelerator, *, arguments: Mapping[str, Any], inputs: Mapping[str, str]
     ) -> None:
-        self.folder = output.with_name(f"{output.name}.state")
+        self.folder = state_folder(output)
         self.accelerator = accelerator
         self.made_by = json.loads(json.dumps({"arguments": dict(arguments), "inputs": dict(inputs)}))
 
@@ -63,7 +68,8 @@ class State:
         if where == "no":
             return None
         folder = self.folder if where == "auto" else Path(where)
-        steps = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        saved = [path.parent for path in folder.glob("step-*/progress.json") if SAVED.fullmatch(path.parent.name)]
+        steps = sorted(saved, key=lambda path: int(path.name.removeprefix("step-")))
         found = folder if (folder / "progress.json").is_file() else steps[-1] if steps else None
         if found is None:
             if where == "auto":
@@ -112,12 +118,18 @@ class State:
         num_processes = self.accelerator.num_processes
         saved = {"made_by": self.made_by, "num_processes": num_processes, "progress": asdict(progress)}
         write_json(unfinished / "progress.json", saved)
-        shutil.rmtree(final, ignore_errors=True)
+        seal(unfinished)
+        if final.exists():
+            remove_own_folder(final)
         os.replace(unfinished, final)
-        kept = {final.name, f"best-{progress.best_step}"}
+        self.remove_saved(kept={final.name, f"best-{progress.best_step}"})
+
+    def remove_saved(self, *, kept: Collection[str] = ()) -> None:
+        """Remove what was saved, and nothing else that the folder has."""
         for path in self.folder.iterdir():
-            if path.is_dir() and path.name not in kept:
-                shutil.rmtree(path)
+            if path.is_dir() and SAVED.fullmatch(path.name) and path.name not in kept:
+                # What is not sealed was being written when its run was killed.
+                remove_own_folder(path) if is_marker(marker_inside(path)) else shutil.rmtree(path)
 
     def on_main_process(self, action: Callable[[], None]) -> None:
         """Call `action` on one process while the others wait."""
@@ -125,8 +137,23 @@ class State:
             action()
         self.accelerator.wait_for_everyone()
 
+    def start(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        write_marker(marker_inside(self.folder), [LOG_NAME])
+
     def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove_saved()
+        remove_own_folder(self.folder)
+
+
+def state_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.state")
+
+
+def seal(folder: Path) -> None:
+    """Complete a folder in the state: modes that follow the umask, and a list of its files, which may be removed."""
+    follow_umask(folder)
+    mark_as_own(folder)
 
 
 class SavedAndStoppedError(Exception):
@@ -165,5 +192,10 @@ class StopRequest:
 
     def confirm(self, saved: Path) -> None:
         """Write the path of the saved state into the stop file: launchers replace this process's exit code."""
-        if self.accelerator.is_main_process and self.stop_file is not None and self.stop_file.exists():
-            self.stop_file.write_text(f"{saved}\n")
+        file = self.stop_file
+        if not self.accelerator.is_main_process or file is None or not file.is_file():
+            return
+        # Only in place of nothing, as `touch` leaves it, or of an earlier state of this run: all else is a user's.
+        before = file.read_text(errors="replace")
+        if not before or before.startswith(str(saved.parent)):
+            file.write_text(f"{saved}\n")

@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from open_instruct.common.artifacts import Artifact, provenance
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.model_loading import load_tokenizer
+from open_instruct.common.ownership import require_own_working_folder
 from open_instruct.data.encode import eos_id
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args
@@ -25,9 +27,8 @@ from open_instruct.training.loss import TargetLoss
 from open_instruct.training.model import load_for_training
 from open_instruct.training.model_card import model_card
 from open_instruct.training.saving import save_model, save_tokenizer_and_generation_config
-from open_instruct.training.state import Progress, SavedAndStoppedError, State
+from open_instruct.training.state import LOG_NAME, Progress, SavedAndStoppedError, State, seal, state_folder
 from open_instruct.training.steps import largest_micro_batch, step_rows
-from open_instruct.training.training_log import LOG_NAME
 
 TRACKING_PROJECT = "pretraining-vs-finetuning"
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -52,6 +53,7 @@ def train(args: Args, artifact: Artifact) -> None:
 
 def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> None:
     is_main, base = accelerator.is_main_process, artifact.inputs["model"]
+    require_own_working_folder(state_folder(artifact.path))
     config = AutoConfig.from_pretrained(artifact.inputs.get("config", base))
     tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name")
     eos_id(tokenizer)  # raises UserError where the tokenizer names none
@@ -82,9 +84,15 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
         state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
 
+        state.on_main_process(state.start)
+
+        def write_best(best: Path, weights: dict[str, Any]) -> None:
+            model.save_pretrained(best, state_dict=weights)
+            seal(best)
+
         def save_best(step: int) -> None:
             weights = trained_weights(accelerator, module)
-            state.on_main_process(lambda: model.save_pretrained(state.folder / f"best-{step}", state_dict=weights))
+            state.on_main_process(lambda: write_best(state.folder / f"best-{step}", weights))
 
         progress = fit(
             Run(args, accelerator, module, optimizer, scheduler, steps, examples, validation, state, save_best)

@@ -10,9 +10,7 @@ from accelerate import Accelerator
 
 from open_instruct.common.json_files import to_line, write_jsonl
 from open_instruct.common.progress_line import ProgressLine, training_details
-from open_instruct.training.state import Progress
-
-LOG_NAME = "training_log.jsonl"
+from open_instruct.training.state import LOG_NAME, Progress
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_token_ids_of_only_one_chunk_are_in_memory(home, monkeypatch):
 def test_partial_file_of_other_arguments_is_not_resumed(home):
     path = home / "output" / "predictions" / "rte_toy_ckpt7.jsonl"
     path.parent.mkdir(parents=True)
-    path.with_name(path.name + ".partial").write_text("another key\n{}\n{}\n")
+    path.with_name(path.name + ".partial").write_text("0" * 64 + "\n{}\n{}\n")
     run_predict(home, "rte", batch_size=2)
     assert read_sidecar(path)["num_resumed"] == 0
     assert len(read_records(path)) == 6
