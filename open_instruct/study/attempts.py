@@ -17,6 +17,10 @@ from open_instruct.common import paths
 from open_instruct.common.errors import SAVED_AND_STOPPED, USER_ERROR, UserError
 from open_instruct.common.json_files import read_json, write_json
 from open_instruct.study.job import Job
+from open_instruct.study.logs import signal_of_launched
+
+CRASHES = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
+"""Signals of the process's own making: it would crash again."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Ending:
 
 def state_after(exit_code: int | None) -> str:
     """`done`, `stopped` (it goes on when it is run again) or `failed`; of an attempt without an end `stopped`."""
-    if exit_code is None or exit_code == SAVED_AND_STOPPED or signal_name(exit_code):
+    if exit_code is None or exit_code == SAVED_AND_STOPPED or signal_name(exit_code) not in {"", *CRASHES}:
         return "stopped"
     return "failed" if exit_code else "done"
 
@@ -93,9 +97,10 @@ def recorded(study_name: str, job: Job, log: Path) -> Iterator[Ending]:
         ending.exit_code = exit_code_of(error)
         raise
     finally:
+        number = signal_of_launched(log, offset=offset) if ending.exit_code > 0 else None
         # On a full disk: the block's own error says so, and the attempt counts as stopped.
         with suppress(OSError):
-            write_end(path, attempt, ending.exit_code)
+            write_end(path, attempt, -number if number else ending.exit_code)
 
 
 def record_end(study_name: str, job: Job, *, pid: int, exit_code: int) -> None:

@@ -10,10 +10,15 @@ TAIL_BYTES = 4096
 FAILURE_BYTES = 2**18
 """Of the end of a log, in which the failure is looked for: warnings may follow it."""
 MOST_CHARACTERS = 300
+"""Of a line that is shown."""
 FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)$')
 EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(:\s.*)?$")
 LAUNCHERS = ("CalledProcessError", "ChildFailedError")
 """What launchers raise after the process that they started has failed; its own error precedes it."""
+LAUNCHED_KILLED = re.compile(
+    r"died with <Signals\.\w+: (?P<one>\d+)>|Root Cause.*?Signal (?P<several>\d+) \(SIG", re.DOTALL
+)
+"""What accelerate says of the one process that it started, and torch of the first of several that ended."""
 PROGRAM_ERROR = re.compile(r"^[\w./ -]+: (fatal )?error: ", re.IGNORECASE)
 """As compilers and Slurm's daemons print it: `slurmstepd: error: Detected 1 oom-kill event(s)`."""
 WARNING = re.compile(r"warning|\bwarn\b|deprecated", re.IGNORECASE)
@@ -42,12 +47,32 @@ def failure_line(log: Path, *, offset: int = 0) -> str:
     the user where it passed; else the last error of another program; else the last line that is no warning and no
     progress bar.
     """
-    text = tail(log, offset=offset, num_bytes=FAILURE_BYTES)
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    own = [line for line in lines if line.startswith("error: ")]
+    lines = finished_lines(tail(log, offset=offset, num_bytes=FAILURE_BYTES))
+    own = own_errors(lines)
     program = [line for line in lines if PROGRAM_ERROR.match(line) and not WARNING.search(line)]
     found = own[-1:] or raised(lines)[-1:] or program[-1:] or plain_lines(lines)[-1:]
-    return found[0].strip()[:MOST_CHARACTERS] if found else ""
+    return shortened(found[0].strip()) if found else ""
+
+
+def signal_of_launched(log: Path, *, offset: int = 0) -> int | None:
+    """Number of the signal that ended the process which a launcher had started; the launcher itself exits with 1."""
+    text = tail(log, offset=offset, num_bytes=FAILURE_BYTES)
+    match = LAUNCHED_KILLED.search(text)
+    return int(match["one"] or match["several"]) if match and not own_errors(finished_lines(text)) else None
+
+
+def finished_lines(text: str) -> list[str]:
+    """The lines as a terminal shows them in the end: of a progress bar its last state."""
+    return [line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+
+
+def own_errors(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("error: ")]
+
+
+def shortened(line: str) -> str:
+    half = MOST_CHARACTERS // 2
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:half]} … {line[-half:]}"
 
 
 def raised(lines: list[str]) -> list[str]:

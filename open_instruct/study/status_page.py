@@ -44,8 +44,8 @@ def running_line(one: JobStatus) -> str:
 
 def failed_line(one: JobStatus) -> str:
     why = failure_line(one.log, offset=one.log_offset) if one.log else ""
-    code = "ended before its start was recorded" if one.exit_code is None else f"exit code {one.exit_code}"
-    return f"{one.job.key}: {code}: {why or 'its log does not say why'} ({one.log})"
+    end = "ended before its start was recorded" if one.exit_code is None else attempts.end_in_words(one.exit_code)
+    return f"{one.job.key}: {end}: {why or 'its log does not say why'} ({one.log})"
 
 
 def stopped_line(one: JobStatus) -> str:

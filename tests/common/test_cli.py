@@ -1,6 +1,8 @@
 """Exit of scripts: a user error is one line on stderr and exit code 2, any other error a traceback."""
 
 import errno
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -49,3 +51,12 @@ def test_other_os_errors_keep_their_traceback(monkeypatch):
 
     with pytest.raises(OSError, match="Input/output error"):
         run(main, Args)
+
+
+def test_progress_bars_of_libraries_stay_out_of_logs():
+    code = "from open_instruct.common.cli import run; from dataclasses import dataclass\n"
+    code += "def main(_): from tqdm import tqdm; print(sum(tqdm([1, 2])))\n"
+    code += "run(main, dataclass(type('Args', (), {})))"
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == ("3\n", "")

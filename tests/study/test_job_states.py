@@ -141,6 +141,26 @@ def test_a_job_that_was_done_through_another_study_after_it_failed_is_done(make_
     assert states(job, study_name="other") == {"bad": "stale"}
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "printed", "state"),
+    [
+        (0, "", "stale"),
+        (2, "", "failed"),
+        (85, "", "stopped"),
+        (137, "", "stopped"),
+        (-signal.SIGTERM, "", "stopped"),
+        (-signal.SIGSEGV, "", "failed"),
+        (1, "Command '['python']' died with <Signals.SIGKILL: 9>.\n", "stopped"),
+    ],
+)
+def test_the_exit_code_decides_between_stopped_and_failed(make_job, base_dir, exit_code, printed, state):
+    job, log = make_job("one", WRITE), base_dir / "log"
+    with attempts.recorded("toy", job, log) as ending:
+        log.write_text(printed)
+        ending.exit_code = exit_code
+    assert states(job) == {"one": state}
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"started": 1}', "{"])
 def test_a_damaged_record_is_none(make_job, content):
     job = make_job("one", WRITE)

@@ -3,7 +3,7 @@
 import pytest
 
 from open_instruct.common.paths import REPOSITORY
-from open_instruct.study.logs import failure_line, last_line
+from open_instruct.study.logs import failure_line, last_line, signal_of_launched
 
 WARNINGS = """/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: 1 leaked semaphore objects
   warnings.warn('resource_tracker: 1 leaked')
@@ -57,6 +57,34 @@ def test_the_failure_is_an_error_or_exception_never_a_warning_or_a_progress_bar(
     log = tmp_path / "log"
     log.write_text(text)
     assert failure_line(log) == line
+
+
+KILLED = LAUNCHER.replace("returned non-zero exit status 1", "died with <Signals.SIGKILL: 9>")
+SEVERAL = """torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+Failures:
+[1]:
+  traceback : Signal 15 (SIGTERM) received by PID 12
+Root Cause (first observed failure):
+[0]:
+  exitcode  : -9 (pid: 11)
+  traceback : Signal 9 (SIGKILL) received by PID 11
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (KILLED, 9),
+        (SEVERAL, 9),
+        (SEVERAL.replace("Signal 9 (SIGKILL) received by PID 11", "To enable traceback see: …"), None),
+        ("error: no such file\n" + KILLED, None),
+        (LAUNCHER, None),
+    ],
+)
+def test_a_launcher_says_which_signal_ended_the_process_that_it_started(tmp_path, text, number):
+    log = tmp_path / "log"
+    log.write_text(text)
+    assert signal_of_launched(log) == number
 
 
 def test_an_error_of_an_earlier_attempt_is_not_this_ones(tmp_path):

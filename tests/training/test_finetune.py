@@ -31,13 +31,17 @@ def read_log(folder):
     return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
 
 
-def test_a_run_lowers_the_loss_and_saves_a_loadable_model_named_by_its_recipe(args):
+def test_a_run_lowers_the_loss_and_saves_a_loadable_model_named_by_its_recipe(args, capsys):
     finetune.main(args)
+    printed = capsys.readouterr().err
     folder = paths.fine_tuned_model(FOLDER_NAME)
     log = read_log(folder)
     # 12 rows, 2 epochs, 4 a step.
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
     assert log[-1]["loss"] < log[0]["loss"]
+    # The live loss, where there is no terminal.
+    assert f"training: step 1/6 (17%), loss {log[0]['loss']:.4f}, learning rate 0.001, " in printed
+    assert f"training: step 6/6 (100%), loss {log[-1]['loss']:.4f}" in printed
     assert {"lr", "grad_norm", "tokens_per_second", "seconds", "memory_bytes"} < log[0].keys()
     meta = read_sidecar(folder)
     assert (meta["identity"]["step"], meta["identity"]["train_set"], meta["rows"]) == (7, "socialiqa", 12)

@@ -196,7 +196,10 @@ def report(one: Running, outcome: Outcome, *, number: int, total: int) -> None:
     if outcome.state == "failed":
         why = failure_line(one.log) or "its log does not say why"
         command = shlex.join(["python", *one.job.command])
-        print(f"failed: exit code {outcome.exit_code}: {why}\nlog: {one.log}\nrun it alone: {command}", flush=True)
+        print(
+            f"failed: {attempts.end_in_words(outcome.exit_code)}: {why}\nlog: {one.log}\nrun it alone: {command}",
+            flush=True,
+        )
 
 
 def print_summary(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
