@@ -4,50 +4,74 @@ The plan of a study refuses what these name. No request is sent to the Hub, so t
 wrong name of one of its files, is found when it is formatted.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import islice
 
+from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError, nearest
-from open_instruct.data.evaluation_files import exemplar_source
+from open_instruct.common.sidecars import find_sidecar
+from open_instruct.data.evaluation_files import exemplar_source, item_artifact
 from open_instruct.data.formatting import FormatOptions, for_settings
 from open_instruct.data.prompts import Task, render
 from open_instruct.data.sampling import NUM_CANDIDATES, NUM_EXEMPLARS, exemplar_indices
 from open_instruct.data.sources import LocatedSplit, locate, read_all, read_some
+from open_instruct.data.train_files import train_artifact
 from open_instruct.tasks.declarations import EvalSet, Split, TrainSet
 
 
 def train_problems(train_set: TrainSet, options: FormatOptions) -> list[str]:
     """One sentence for each reason why the train set cannot be formatted."""
-    problems = []
-    for split in train_set.splits:
-        located = split_problem(split, options)
-        problem = located if isinstance(located, str) else row_problem(train_set, located)
-        problems += [f"{train_set.name}: {problem}"] if problem else []
-    return problems
+    located = [split_problem(split, options) for split in train_set.splits]
+    missing = [split for split in located if isinstance(split, str)]
+    if missing:
+        return [f"{train_set.name}: {problem}" for problem in missing]
+    found = [split for split in located if isinstance(split, LocatedSplit)]
+    problems = [problem for split in found if (problem := row_problem(train_set, split))]
+    try:
+        artifacts = [train_artifact(train_set, found, options)]
+    except UserError as error:  # an evaluation set that it is compared with is missing
+        return [f"{train_set.name}: {problem}" for problem in (*problems, str(error))]
+    return [f"{train_set.name}: {problem}" for problem in problems + clashes(artifacts, options)]
 
 
 def eval_problems(
     declared: EvalSet, formats: Collection[str], num_shots: Collection[int], options: FormatOptions
 ) -> list[str]:
     """One sentence for each reason why the set cannot be formatted, or not evaluated in these formats and shots."""
-    eval_set, problems = for_settings(declared, options.settings), list[str]()
+    eval_set = for_settings(declared, options.settings)
     known = eval_set.template.prompts
-    problems += [
-        f"{eval_set.name} has no format {name} ({nearest(name, known)}); leave it out of its formats"
-        for name in formats
-        if name not in known
-    ]
+    problems = [f"has no format {name} ({nearest(name, known)})" for name in formats if name not in known]
     if eval_set.split.unlabelled and not options.settings.allow_unlabelled:
-        problems.append(
-            f"{eval_set.name}: the split that the paper evaluated cannot be scored: {eval_set.split.unlabelled}; "
-            "use the corrected protocol"
-        )
+        why = f"the split that the paper evaluated cannot be scored: {eval_set.split.unlabelled}"
+        problems.append(f"{why}; use the corrected protocol")
     located = split_problem(eval_set.split, options)
-    if isinstance(located, str):
-        return [*problems, f"{eval_set.name}: {located}"]
-    if problem := row_problem(eval_set, located):
-        problems.append(f"{eval_set.name}: {problem}")
-    return problems + shot_problems(eval_set, located, num_shots, options)
+    if isinstance(located, LocatedSplit):
+        row = row_problem(eval_set, located)
+        problems += [row] if row else []
+        problems += shot_problems(eval_set, located, num_shots, options)
+        artifacts = [item_artifact(eval_set, name, located, options.settings) for name in known]
+        problems += clashes(artifacts, options)
+    else:
+        problems.append(located)
+    return [f"{eval_set.name}: {problem}" for problem in problems]
+
+
+def clashes(artifacts: Iterable[Artifact], options: FormatOptions) -> list[str]:
+    """Why files that exist are those of another declaration, of other files, or not this project's own."""
+    for artifact in () if options.overwrite else artifacts:
+        try:
+            meta = find_sidecar(artifact.path) if artifact.path.exists() else None
+            if meta is None:
+                artifact.require_replaceable()
+                continue
+            artifact.require_same_arguments(meta)
+            before = meta.get("input_paths", {})
+            if any(before.get(role) != paths.relative(path) for role, path in artifact.inputs.items()):
+                artifact.require_same_files(meta, artifact.input_hashes())
+        except UserError as error:
+            return [str(error)]  # that of the other formats is the same
+    return []
 
 
 def shot_problems(
@@ -58,20 +82,20 @@ def shot_problems(
     if not few:
         return []
     if eval_set.kind == "text":
-        return [f"{eval_set.name} is plain text, which takes no exemplars; expected shots: 0"]
+        return ["is plain text, which takes no exemplars; expected shots: 0"]
     if few > NUM_EXEMPLARS:
-        return [f"{eval_set.name}: {few} exemplars requested, {NUM_EXEMPLARS} are made; expected at most these"]
+        return [f"{few} exemplars requested, {NUM_EXEMPLARS} are made; expected at most these"]
     source = exemplar_source(eval_set, located, options)
     if source is not None:
         return too_few_exemplars(eval_set, source, few, options)
     if eval_set.exemplars is None:
-        return [f"{eval_set.name} has no exemplars, as none are declared; expected shots: 0"]
+        return ["has no exemplars, as none are declared; expected shots: 0"]
     try:
         locate(eval_set.exemplars, options.place)
     except UserError as error:
-        return [f"{eval_set.name}: its exemplars are not at hand: {error}"]
+        return [f"its exemplars are not at hand: {error}"]
     return [
-        f"{eval_set.name}: its exemplars are rows of {eval_set.exemplars.hub} {eval_set.exemplars.files} on the Hub, "
+        f"its exemplars are rows of {eval_set.exemplars.hub} {eval_set.exemplars.files} on the Hub, "
         "which --source auto does not download for a set whose other rows are here; expected --source hub"
     ]
 
@@ -88,7 +112,7 @@ def too_few_exemplars(eval_set: EvalSet, source: LocatedSplit, few: int, options
     found = size if first_items else len(exemplar_indices(source.split, size, options.settings.seed, train_sets))
     if found >= few:
         return []
-    return [f"{eval_set.name}: {few} exemplars requested, of the {size} rows of {source.name} {found} can be exemplars"]
+    return [f"{few} exemplars requested, of the {size} rows of {source.name} {found} can be exemplars"]
 
 
 def split_problem(split: Split, options: FormatOptions) -> LocatedSplit | str:

