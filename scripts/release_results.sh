@@ -41,6 +41,13 @@ released=()
 for name in $tables $optional figures/*.png figures/*.pdf; do
   if [ -f "$name" ]; then released+=("$name"); fi
 done
+tracked=$(git -C "$repository" ls-files --full-name results/analysis | sed "s|^results/analysis/||")
+is_tracked() { grep -qxF -- "$1" <<<"$tracked"; }
+for name in "${released[@]}"; do
+  if [ -e "$to/$name" ] && ! is_tracked "$name" && ! cmp -s "$name" "$to/$name"; then
+    refuse "$to/$name is not tracked by git, so it would be lost; add it, or move it away"
+  fi
+done
 mkdir -p "$to/figures"
 unchanged=0
 for name in "${released[@]}"; do
@@ -56,9 +63,9 @@ for name in "${released[@]}"; do
 done
 cd "$to"
 while IFS= read -r name; do
-  if [[ " ${released[*]} " != *" $name "* ]]; then
+  if [ -f "$name" ] && [[ " ${released[*]} " != *" $name "* ]]; then
     echo "removed: $name"
     rm "$name"
   fi
-done < <(find . -type f -printf '%P\n' | sort)
+done <<<"$tracked"
 echo "$to has the ${#released[@]} files of study $study; $unchanged were the same before"

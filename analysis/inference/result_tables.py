@@ -30,15 +30,18 @@ from open_instruct.checkpoints.families import step_name
 from open_instruct.common.ownership import remove_own_file
 from open_instruct.study.config import Study
 from open_instruct.study.loading import load_study
+from open_instruct.study.own_results import require_own_results
 
 
 def produce_tables(study_file: Path | None, released: Path | None) -> Path:
     """Write the tables of a study, of all finished measurements, or of the authors' released tables.  -> their folder
 
-    Raises UserError where both a study and released tables are given.
+    Raises UserError where both a study and released tables are given, and where the results are another study's.
     """
     folder = new_results(study_file, released)
     study = load_study(study_file) if study_file else None
+    if study and study_file:
+        require_own_results(study, study_file)
     gathered = gather_released(released) if released else gather_measurements(study)
     tables = build_tables(gathered, study)
     tables = replace(
@@ -47,7 +50,10 @@ def produce_tables(study_file: Path | None, released: Path | None) -> Path:
         groups=summarise_groups(tables.scores),
         **weight_tables(tables.scores, study),
     )
-    arguments = {"study": str(study_file) if study_file else None, "released": str(released) if released else None}
+    arguments = {
+        "study": str(study_file.resolve()) if study_file else None,
+        "released": str(released) if released else None,
+    }
     tidy = folder / TIDY_TABLE
     write_table(tidy, tables.scores, gathered.inputs, arguments)
     for name, file in FILES.items():

@@ -9,14 +9,16 @@ from open_instruct.common.errors import UserError
 from open_instruct.study import stages
 from open_instruct.study.config import Study
 from open_instruct.study.job import Job
+from open_instruct.study.own_results import require_own_results
 
 
 def plan(study: Study, study_file: Path) -> list[Job]:
     """All jobs of a study, each after those whose outputs it reads.
 
     Raises UserError where an input neither exists nor is another job's output, where two jobs write the same output,
-    and where two checkpoints have the same weights.
+    where two checkpoints have the same weights, and where the results of this name are another study's.
     """
+    require_own_results(study, study_file)
     refuse_duplicates_on_disk(study.checkpoints())
     jobs = all_jobs(study, study_file)
     require_inputs(jobs)

@@ -5,7 +5,9 @@ from simulated_study import write_study, write_with_sidecar
 
 from analysis import findings, produce_tables
 from open_instruct.common import paths
+from open_instruct.common.errors import UserError
 from open_instruct.study.loading import load_study
+from open_instruct.study.plan import plan
 
 FIRST = """\
 name: first
@@ -102,6 +104,26 @@ def test_every_file_of_a_report_is_that_of_a_base_dir_of_its_own(alone, shared, 
     assert {"report.html", "figures/fig2_base_models.pdf"} < expected.keys()
     assert found.keys() == expected.keys()
     assert [file for file in expected if found[file] != expected[file]] == []
+
+
+def test_another_study_of_the_same_name_is_refused_before_it_overwrites_the_first(base_dir):
+    study_file = write_study(base_dir, num_items=8, text=FIRST)
+    produce_tables.main(produce_tables.Args(study_file))
+    before = results(base_dir, "first")
+    other = base_dir / "other.yaml"
+    other.write_text(FIRST.replace("[0, 20, 60]", "[0, 20]"))
+    for refused in (lambda: produce_tables.main(produce_tables.Args(other)), lambda: plan(load_study(other), other)):
+        with pytest.raises(UserError, match=r"has the results of .*simulated\.yaml, another study of the name first"):
+            refused()
+    assert results(base_dir, "first") == before
+    # The same study in another file, a changed file, and a file that replaces the other are no other studies.
+    other.write_text(FIRST)
+    produce_tables.main(produce_tables.Args(other))
+    other.write_text(FIRST.replace("[0, 20, 60]", "[0, 20]"))
+    produce_tables.main(produce_tables.Args(other))
+    other.unlink()
+    produce_tables.main(produce_tables.Args(study_file))
+    assert results(base_dir, "first") == before
 
 
 def test_a_damaged_file_of_another_study_does_not_stop_a_study(base_dir):

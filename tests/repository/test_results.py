@@ -53,10 +53,13 @@ def test_released_results_are_not_written_by_an_analysis_script(choose):
 
 @pytest.fixture
 def clone(tmp_path):
-    """A repository with two released files, and the complete results of a study `mine`."""
+    """A repository with two released files and one that git does not track, and the complete results of `mine`."""
     shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
     for name in ("missing.csv", "figures/gone.png"):
         write(tmp_path / "results" / "analysis" / name, "old")
+    for command in (["init", "-q"], ["add", "results/analysis"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, env=without_git_variables())
+    write(tmp_path / "results" / "analysis" / "notes.txt", "the user's own")
     mine = tmp_path / "results" / "mine"
     tables = ("all_perf_table", "official_eval_table", "paired_differences", "change_summary", "group_summary")
     names = [f"{name}.csv" for name in (*tables, "missing", "findings")]
@@ -73,8 +76,13 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def without_git_variables() -> dict[str, str]:
+    """In a hook of git, they name the repository of the hook."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def release(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "base_dir"}
+    environment = {name: value for name, value in without_git_variables().items() if name != "base_dir"}
     command = ["bash", str(clone / "scripts" / "release_results.sh"), *arguments]
     return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
 
@@ -88,7 +96,7 @@ def test_a_release_has_tables_findings_and_figures_and_no_older_file(clone):
     assert done.returncode == 0, done.stderr
     mine = files(clone / "results" / "mine")
     kept = {name: text for name, text in mine.items() if not name.endswith(("meta.json", ".html", ".ipynb"))}
-    assert files(clone / "results" / "analysis") == kept
+    assert files(clone / "results" / "analysis") == kept | {"notes.txt": "the user's own"}
     assert len(kept) == 11
     changes = done.stdout.splitlines()[:-1]
     assert {"removed: figures/gone.png", "changed: missing.csv", "new:     figures/fig2.png"} < set(changes)
@@ -107,11 +115,21 @@ def test_a_release_has_tables_findings_and_figures_and_no_older_file(clone):
         ),
         ("mine", lambda folder: (folder / "figures" / "meta.json").unlink(), "figures is missing or unfinished"),
         ("mine", lambda folder: os.utime(folder / "paired_differences.csv"), "findings.json is older than the tables"),
+        ("mine", lambda folder: write(folder.parent / "analysis/findings.csv", "own"), "is not tracked by git"),
         ("other", lambda folder: None, "no folder"),
         ("../mine", lambda folder: None, "expected the name of one study"),
         ("analysis", lambda folder: None, "expected the name of a study"),
     ],
-    ids=["missing measurements", "no findings", "no figures", "old findings", "no study", "a path", "itself"],
+    ids=[
+        "missing measurements",
+        "no findings",
+        "no figures",
+        "old findings",
+        "a file of the user's",
+        "no study",
+        "a path",
+        "itself",
+    ],
 )
 def test_an_incomplete_study_is_not_released(clone, name, change, message):
     change(clone / "results" / "mine")
