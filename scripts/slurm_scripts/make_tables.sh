@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make tables, findings, figures and the report page.  sbatch make_tables.sh, or bash make_tables.sh.
-#   study         study file: the models to expect             (default: all models found)
+#   study         study file: exactly its grid, into results/{its name}  (default: all measurements, into results/all)
 #   base_dir      folder of output/ and results/               (default: the repository)
 # Further arguments go to report.py.
 #SBATCH --job-name=make_tables

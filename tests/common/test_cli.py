@@ -1,12 +1,15 @@
-"""Exit of scripts: a user error is one line on stderr and exit code 2, any other error a traceback."""
+"""Exit of scripts: a user error is one line on stderr and exit code 2, any other error a traceback. Their --help."""
 
 import errno
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 
 from open_instruct.common.cli import run
 from open_instruct.common.json_files import write_json
@@ -60,3 +63,32 @@ def test_progress_bars_of_libraries_stay_out_of_logs():
     environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+@dataclass(frozen=True)
+class Documented:
+    folder: Path | None = None
+    """Where to look (default: here)."""
+    names: tuple[str, ...] = ()
+    """What to look for (default: everything)."""
+    model: Annotated[str | None, tyro.conf.arg(aliases=["--model-path"])] = None
+    """Its model."""
+    limit: int = 3
+    """The most."""
+
+
+def test_help_keeps_line_breaks_and_shows_no_default_twice(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--help"])
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__doc__", "Find.\n\nReads    a\nWrites   into b:\n         c\nThen d.\n"
+    )
+    with pytest.raises(SystemExit):
+        run(print, Documented)
+    printed = capsys.readouterr().out
+    lines = [line.rstrip() for line in printed.splitlines()]
+    wanted = ["Find.", "Reads    a", "Writes   into b:", "         c", "Then d."]
+    assert [line for line in lines if line in wanted] == wanted
+    assert "None)" not in printed
+    assert "(default: )" not in printed
+    assert "(default: 3)" in printed
+    assert "--model-path" in printed
