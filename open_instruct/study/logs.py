@@ -67,7 +67,13 @@ def finished_lines(text: str) -> list[str]:
 
 
 def own_errors(lines: list[str]) -> list[str]:
-    return [line for line in lines if line.startswith("error: ")]
+    """The messages `error: …` of this project's scripts; of a list, its first line too."""
+    following = [*lines[1:], ""]
+    return [
+        f"{line} {after.strip()}" if line.endswith(":") else line
+        for line, after in zip(lines, following, strict=True)
+        if line.startswith("error: ")
+    ]
 
 
 def shortened(line: str) -> str:

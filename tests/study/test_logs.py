@@ -38,6 +38,7 @@ subprocess.CalledProcessError: Command '['python', 'finetune.py']' returned non-
     [
         ("loading\nerror: no such file; run --dry_run\n" + WARNINGS + BAR, "error: no such file; run --dry_run"),
         ("error: an earlier one\nerror: the last one\n" + LAUNCHER, "error: the last one"),
+        ("error: not formatted:\n  rte: no such file\n" + WARNINGS, "error: not formatted: rte: no such file"),
         (TRACEBACK + WARNINGS + BAR, OUT_OF_MEMORY),
         (CHAINED, OUT_OF_MEMORY),
         (TRACEBACK + LAUNCHER, OUT_OF_MEMORY),
