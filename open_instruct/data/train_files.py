@@ -15,6 +15,7 @@ from open_instruct.data.formatting import (
     declaration_hash,
     for_settings,
     input_files,
+    require_other_file,
     require_reachable,
 )
 from open_instruct.data.prompts import render
@@ -41,7 +42,9 @@ def format_train_set(
         texts = TextHashes()
         for eval_set in options.datasets.in_domain_of(train_set):
             texts |= evaluated.get(eval_set.name) or read_texts(eval_set, options)
-        rows = train_sample.sample_rows(train_set, settings.seed, options.place, any_count=settings.any_row_count)
+        rows, num_available = train_sample.sample_rows(
+            train_set, settings.seed, options.place, any_count=settings.any_row_count
+        )
         with atomic_write(artifact.path) as file:
             for row_id, row in rows:
                 record = render(train_set, row, row_id=row_id, protocol=settings.protocol)
@@ -49,8 +52,10 @@ def format_train_set(
                     file.write(to_line(record))
             tally.check(drop_empty=settings.drop_empty, one_label=settings.allow_unlabelled, overlap=overlap)
         sidecar |= tally.facts() | {"sources": [describe(split) for split in located]}
+        sidecar["sampled_from"] = num_available
         sidecar["dropped_also_in_evaluation"] = tally.num_overlapping if overlap == "drop" else 0
-    print(f"{artifact.path}: {tally}{' and dropped' if overlap == 'drop' and tally.num_overlapping else ''}")
+    dropped = " and dropped" if overlap == "drop" and tally.num_overlapping else ""
+    print(f"{artifact.path}: {tally}{dropped}; sampled {len(rows):,} of {num_available:,}")
 
 
 def train_artifact(train_set: TrainSet, located: list[LocatedSplit], options: FormatOptions) -> Artifact:
@@ -70,6 +75,7 @@ def train_artifact(train_set: TrainSet, located: list[LocatedSplit], options: Fo
         "data_settings": settings.suffix,
     }
     path = paths.train_file(train_set.name, settings.suffix)
+    require_other_file(path, train_set.name, [*located, *own])
     return Artifact(path, arguments, input_files([*located, *own]), identity)
 
 

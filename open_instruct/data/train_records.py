@@ -1,6 +1,6 @@
 """Read and check the records of a train or validation file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ def read_train_records(path: Path) -> list[dict[str, Any]]:
 
     Raises UserError with file:line at the first that is neither.
     """
-    records = []
-    for number, record in enumerate(read_jsonl(path, required=("id",)), start=1):
+    return list(checked_records(path, required=("id",)))
+
+
+def checked_records(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The records of a train or evaluation file one by one.  Raises UserError as `read_train_records` does."""
+    for number, record in enumerate(read_jsonl(path, required), start=1):
         check_record(record, place=f"{path}:{number}")
-        records.append(record)
-    return records
+        yield record
 
 
 def check_record(record: Mapping[str, Any], *, place: str) -> None:

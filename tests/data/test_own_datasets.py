@@ -65,6 +65,29 @@ def records(path: Path) -> list[dict[str, Any]]:
     return list(read_jsonl(path))
 
 
+def test_the_numbers_of_rows_that_are_left_for_exemplars_or_not_sampled_are_told(folder, capsys):
+    format_own(declare(folder), evaluation=())
+    assert "44 rows; sampled 44 of 60" in capsys.readouterr().out
+    assert read_sidecar(paths.train_file("tickets"))["sampled_from"] == 60
+
+
+def test_raw_rows_are_not_replaced_by_formatted_ones(folder):
+    raw = paths.train_file("tickets")
+    write_lines(raw, [ticket("train", i) for i in range(9)])
+    content = raw.read_bytes()
+    for options in ({}, {"overwrite": True}):
+        with pytest.raises(UserError, match="the formatted rows of tickets would replace the raw ones; move the raw"):
+            format_own(declare(folder, train=str(raw)), evaluation=(), **options)
+    assert raw.read_bytes() == content
+
+
+def test_brackets_in_the_names_of_folders_and_files_are_no_patterns(folder):
+    odd = folder / "data [v2]"
+    write_lines(odd / "test[1].jsonl", [ticket("test", i) for i in range(4)])
+    format_own(declare(odd, "train", test="test[1].jsonl"), train=())
+    assert len(records(paths.evaluation_file("tickets"))) == 4
+
+
 def test_json_lines_become_train_and_evaluation_files_with_their_exemplars(folder):
     format_own(declare(folder, cluster="user"))
     train, test = records(paths.train_file("tickets")), records(paths.evaluation_file("tickets"))
@@ -238,6 +261,7 @@ def test_datasets_of_base_dir_and_of_a_study_file_are_known_together(folder):
         ({"train": [], "test": []}, r"tickets: expected train or test"),
         ({"hub": "tickets"}, r"tickets\.hub: expected owner/name"),
         ({"hub": "me/tickets", "train": ["a", "b"]}, r"tickets\.train: expected one pattern"),
+        ({"hub": "me/tickets", "train": "data/train-*"}, r"tickets\.train: expected a pattern that ends in \.parquet"),
         ({"revision": "v1"}, r"tickets\.revision: is that of a dataset on the Hub"),
         ({"messages": "turns"}, r"tickets\.prompt: has no effect on messages"),
     ],
