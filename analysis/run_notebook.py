@@ -15,6 +15,7 @@ from analysis.tables.frames import table_files
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 from open_instruct.common.paths import REPOSITORY
 
@@ -32,8 +33,12 @@ class Args:
 
 def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder)
-    output = folder / NOTEBOOK.name
-    read = (FILES["groups"], "findings.csv")
+    output, read = folder / NOTEBOOK.name, (FILES["performance"], FILES["groups"], "findings.csv")
+    if absent := [name for name in read if not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder}: no {', '.join(absent)}; make them with `python analysis/report.py`, or choose other results with "
+            "--study or --folder"
+        )
     inputs = {"notebook": NOTEBOOK} | table_files(folder) | {name: folder / name for name in read}
     with Artifact(output, arguments={}, inputs=inputs).making(), atomic_write(output) as file:
         file.write(executed(folder))

@@ -3,7 +3,7 @@
 import pytest
 from simulated_study import write_study, write_with_sidecar
 
-from analysis import findings, produce_tables
+from analysis import findings, plotting, produce_tables, run_notebook
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study.loading import load_study
@@ -104,6 +104,16 @@ def test_every_file_of_a_report_is_that_of_a_base_dir_of_its_own(alone, shared, 
     assert {"report.html", "figures/fig2_base_models.pdf"} < expected.keys()
     assert found.keys() == expected.keys()
     assert [file for file in expected if found[file] != expected[file]] == []
+
+
+@pytest.mark.parametrize("script", [findings, plotting, run_notebook])
+def test_a_folder_without_results_is_refused_and_not_made(base_dir, script):
+    for folder, where in ((None, "results/all"), (base_dir / "nowhere", "nowhere")):
+        with pytest.raises(UserError, match=rf"{where}: no all_perf_table\.csv.*--study or --folder"):
+            script.main(script.Args(folder=folder))
+        assert not (base_dir / where).exists()
+    with pytest.raises(UserError, match="--study and --folder exclude each other"):
+        script.main(script.Args(study=base_dir / "study.yaml", folder=base_dir))
 
 
 def test_another_study_of_the_same_name_is_refused_before_it_overwrites_the_first(base_dir):
