@@ -14,6 +14,7 @@ from toy_study import TOY
 from open_instruct.common.errors import UserError
 from open_instruct.study.executors import slurm_client
 from open_instruct.study.executors.slurm import Submitter, require_plain_paths
+from open_instruct.study.executors.submissions import prepare
 from open_instruct.study.job import Job
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
@@ -106,3 +107,9 @@ def test_a_study_is_not_submitted_from_inside_a_job_array(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     with pytest.raises(UserError, match="submit a study from a login node"):
         require_plain_paths()
+
+
+def test_the_study_of_a_submission_is_not_one_whose_name_begins_alike(study_and_jobs):
+    (_, jobs) = study_and_jobs
+    names = ("toy", "toy-2", "toy-predict")
+    assert [prepare(name, "predict", {0: jobs[0]}, {}).study_name for name in names] == list(names)
