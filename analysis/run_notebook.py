@@ -36,8 +36,8 @@ def main(args: Args) -> None:
     output, read = folder / NOTEBOOK.name, (FILES["performance"], FILES["groups"], "findings.csv")
     if absent := [name for name in read if not (folder / name).is_file()]:
         raise UserError(
-            f"{folder}: no {', '.join(absent)}; make them with `python analysis/report.py`, or choose other results with "
-            "--study or --folder"
+            f"{folder}: no {', '.join(absent)}; make them with `python analysis/report.py`, or choose other results "
+            "with --study or --folder"
         )
     inputs = {"notebook": NOTEBOOK} | table_files(folder) | {name: folder / name for name in read}
     with Artifact(output, arguments={}, inputs=inputs).making(), atomic_write(output) as file:
