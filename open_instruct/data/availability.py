@@ -101,18 +101,28 @@ def shot_problems(
 
 
 def too_few_exemplars(eval_set: EvalSet, source: LocatedSplit, few: int, options: FormatOptions) -> list[str]:
-    """Whether a small file of the user's own leaves fewer rows for exemplars than are requested."""
-    if source.store != "own":
+    """Whether the exemplars that were made, or a small file that they will be drawn from, are fewer than requested."""
+    made = paths.exemplar_file(paths.evaluation_file(eval_set.name, suffix=options.settings.suffix))
+    meta = find_sidecar(made) if made.exists() else None
+    if meta is not None:
+        found, where = meta.get("rows", few), f"{made} has {meta.get('rows')}"
+    elif source.store == "own" or options.settings.any_row_count:
+        found, size = num_candidates(source, options)
+        where = f"of the {size} rows of {source.name} {found} can be exemplars"
+    else:
         return []
+    return [] if found >= few else [f"{few} exemplars requested, {where}; expected shots: {found} or fewer"]
+
+
+def num_candidates(source: LocatedSplit, options: FormatOptions) -> tuple[int, int]:
+    """Rows of a split that can be exemplars, and its size, or as much of it as matters."""
     train_sets = options.datasets.train_sets.values()
     sampled = max((train_set.sample for train_set in train_sets if source.split in train_set.splits), default=0)
     # More rows than these do not change the number of candidates.
     size = sum(1 for _ in islice(read_all(source), sampled + 2 * NUM_CANDIDATES))
-    first_items = options.settings.rules.exemplars == "first_items"
-    found = size if first_items else len(exemplar_indices(source.split, size, options.settings.seed, train_sets))
-    if found >= few:
-        return []
-    return [f"{few} exemplars requested, of the {size} rows of {source.name} {found} can be exemplars"]
+    if options.settings.rules.exemplars == "first_items":
+        return size, size
+    return len(exemplar_indices(source.split, size, options.settings.seed, train_sets)), size
 
 
 def split_problem(split: Split, options: FormatOptions) -> LocatedSplit | str:

@@ -86,6 +86,16 @@ def test_what_cannot_be_evaluated_is_named_with_what_was_expected(name, requeste
     assert others == []
 
 
+def test_exemplars_that_were_made_are_counted(tmp_path):
+    rows = [{"body": f"test {i % 2}", "topic": "late"} for i in range(6)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    format_generalization.main(Args(None, ("small",)))
+    # All three candidates are equal to rows that are evaluated.
+    (problem,) = problems_of("small", shots=(1,))
+    assert problem.startswith("small: 1 exemplars requested, ")
+    assert problem.endswith("small.exemplars.jsonl has 0; expected shots: 0 or fewer")
+
+
 def test_train_files_that_are_missing_are_named():
     given = options()
     assert train_problems(given.datasets.train_set("tickets"), given) == []

@@ -4,11 +4,7 @@ import gzip
 import json
 
 import pytest
-from toy_predictions import write_predictions
 
-from eval import eval_pred
-from eval.metrics.prediction_files import identify_predictions, read_predictions
-from eval.prediction.prediction_spec import identify_evaluation, sample_items
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
@@ -109,70 +105,3 @@ def test_folders_and_evaluation_files_are_no_train_files(tmp_path):
         write_jsonl(paths.evaluation_file("rte"), [PAIR])
     with pytest.raises(UserError, match="an evaluation file; a model that is trained on it cannot be evaluated on rte"):
         require_train_file(paths.evaluation_file("rte"))
-
-
-def test_train_and_prediction_files_are_not_predicted(tmp_path):
-    for name, identity in (("train", {"train_set": "rte"}), ("prediction", {"model_id": "a", "eval_set": "rte"})):
-        path = tmp_path / f"{name}.jsonl"
-        with Artifact(path, {}, identity=identity).making():
-            write_jsonl(path, [PAIR])
-        with pytest.raises(UserError, match=rf"{name}\.jsonl is a {name} file; expected one of .*evaluation"):
-            identify_evaluation(path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"prompt": 5}, "prompt: expected text"),
-        ({"completion": None}, "completion: expected text"),
-        ({"completion": ["a"]}, "completion: expected text"),
-        ({"completion": " "}, "an empty completion"),
-        ({"id": "0"}, "id '0'; expected text or a number, each once"),
-        ({"id": ["a"]}, r"id \['a'\]; expected text"),
-    ],
-    ids=str,
-)
-def test_malformed_evaluation_records_are_refused_by_file_and_line(tmp_path, changes, message):
-    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"id": "1"} | changes) + "\n")
-    with pytest.raises(UserError, match=rf"a\.jsonl:2: {message}"):
-        sample_items(tmp_path / "a.jsonl", None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"id": ["a"]}, r"found id \['a'\]"),
-        ({"scores": None}, "found scores None"),
-        ({"scores": [-1, -2]}, r"found scores \[-1, -2\]"),
-        ({"scores": {"yes": "a", "no": -1}}, "found scores"),
-        ({"finished": "yes"}, "found finished 'yes'; expected true or false"),
-        ({"gold_logprob": "-3"}, "found gold_logprob '-3'"),
-        ({"gold_logprob": True}, "found gold_logprob True"),
-        ({"output": 3}, r"output: expected text, found '3' \(int\)"),
-        ({"completion": " \ud83d"}, "completion: text that is not valid Unicode"),
-    ],
-    ids=str,
-)
-def test_malformed_predictions_are_refused_by_file_and_line(tmp_path, changes, message):
-    record = {"dataset": "rte", "output": "no", "scores": {"yes": -2, "no": -1}, **PAIR, "completion": " no"}
-    (tmp_path / "a.jsonl").write_text(json.dumps(record | changes) + "\n")
-    with pytest.raises(UserError, match=rf"a\.jsonl:1: {message}"):
-        read_predictions(tmp_path / "a.jsonl", "labels")
-
-
-@pytest.mark.parametrize("dataset", [None, ["sciq"], 3], ids=str)
-@pytest.mark.parametrize("identify", [identify_predictions, identify_evaluation])
-def test_a_dataset_that_is_no_name_is_refused(tmp_path, identify, dataset):
-    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR | {"dataset": dataset}) + "\n")
-    with pytest.raises(UserError, match=r"a\.jsonl:1: dataset: expected text, found"):
-        identify(tmp_path / "a.jsonl")
-
-
-def test_clusters_and_a_declared_metric_are_in_the_metrics_file(predictions):
-    records = [PAIR | {"id": str(i), "output": ("sat", "ran")[i], "cluster": f"user {i}"} for i in range(2)]
-    path = write_predictions(predictions / "a.jsonl", records, kind="generation", eval_set="own", metric="exact_match")
-    eval_pred.main(eval_pred.Args((path,)))
-    metrics = eval_pred.load_metrics(paths.metrics_file(path))
-    assert (metrics.primary, metrics.metrics["exact_match"].mean) == ("exact_match", 0.5)
-    assert metrics.items["exact_match"] == [1, 0]
-    assert metrics.items["cluster"] == ["user 0", "user 1"]
