@@ -1,7 +1,7 @@
 """Test the study's claims: for each an effect, an interval, a corrected p-value, a verdict and one sentence.
 
 Reads    the tables of results/{study} (made by produce_tables.py).
-Writes   findings.json and findings.csv beside them.
+Writes   findings.json, findings.csv and, for a paper, findings.tex beside them.
 
     python analysis/findings.py --study scripts/studies/tiny.yaml
 """

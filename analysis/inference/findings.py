@@ -26,12 +26,14 @@ from analysis.inference.overtraining import over_training
 from analysis.inference.weight_claims import distance_and_gain, noise_sensitivity
 from analysis.tables.columns import METRIC_LABELS
 from analysis.tables.frames import Tables
+from analysis.tables.latex import to_latex
 from eval.metrics.significance import holm
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.json_files import atomic_write, write_json
 
 LEVEL = 0.05
 NOT_TESTABLE = "not testable"
+LATEX_COLUMNS = ("claim", "effect", "ci_low", "ci_high", "p_holm", "verdict")
 VERDICTS = ("supported", "contradicted", "undecided", NOT_TESTABLE)
 FAMILIES = {
     "pre-training": "Does bits per byte on held-out text fall from each checkpoint to the next?",
@@ -120,12 +122,15 @@ def format_p(p_value: float | None) -> str:
 
 
 def write_findings(findings: list[Finding], folder: Path, inputs: Mapping[str, Path]) -> None:
-    """Write findings.json and findings.csv."""
+    """Write findings.json, findings.csv, and the claims with their verdicts as LaTeX to findings.tex."""
     rows = [asdict(finding) for finding in findings]
+    frame = pd.DataFrame(rows, columns=list(Finding.__dataclass_fields__))
     with Artifact(folder / "findings.json", arguments={"level": LEVEL}, inputs=inputs).making():
         write_json(folder / "findings.json", {"level": LEVEL, "families": FAMILIES, "findings": rows})
     table = Artifact(folder / "findings.csv", arguments={"level": LEVEL}, inputs=inputs)
     with table.making(), atomic_write(table.path) as file:
-        pd.DataFrame(rows, columns=list(Finding.__dataclass_fields__)).to_csv(file, index=False)
+        frame.to_csv(file, index=False)
+    with Artifact(folder / "findings.tex", arguments={"level": LEVEL}, inputs=inputs).making():
+        to_latex(frame.filter(LATEX_COLUMNS), folder / "findings.tex")
     for finding in findings:
         print(f"[{finding.family}] {finding.sentence}")

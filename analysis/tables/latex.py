@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.tables.columns import FILES, METRIC_LABELS
 from analysis.tables.frames import Tables, groups, is_empty, number, order_checkpoints
 from open_instruct.common.artifacts import Artifact
+from open_instruct.common.json_files import atomic_write
 
 LONGEST_TABULAR, LONGEST_LINE = 40, 70
 """Rows, and characters of a cell."""
@@ -79,7 +80,8 @@ def to_latex(frame: pd.DataFrame, path: Path) -> None:
     else:
         lines = ["% \\usepackage{booktabs,longtable}", f"\\begin{{longtable}}{{{alignment}}}", "\\toprule", head]
         lines += ["\\midrule", "\\endhead", "\\bottomrule", "\\endfoot", *body, "\\end{longtable}"]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write("\n".join(lines) + "\n")
 
 
 def alignment_of(column: Iterable[Any]) -> str:

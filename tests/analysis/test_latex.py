@@ -1,5 +1,6 @@
 r"""Tables for LaTeX: escaped, a column for each checkpoint, the same bytes for the same rows."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from simulated_study import STUDY, write_study
 
-from analysis import produce_tables
+from analysis import findings, produce_tables
 from analysis.tables.frames import read_tables, select
 from analysis.tables.latex import LONGEST_TABULAR, latex_cell, to_latex
 from open_instruct.common import paths
@@ -55,6 +56,16 @@ def test_every_table_of_a_paper_is_there_with_its_rows(study_file):
     assert len(rows_of("change_summary.tex")) == 1 + len(tables.changes)
 
 
+def test_findings_have_a_row_for_each_claim_with_its_verdict(study_file):
+    findings.main(findings.Args(study_file))
+    folder = paths.results_dir("simulated")
+    found = json.loads((folder / "findings.json").read_text())["findings"]
+    head, *rows = rows_of("../findings.tex")
+    assert (head[0], head[-1]) == ("claim", "verdict")
+    assert [(row[0], row[-1]) for row in rows] == [(latex_cell(f["claim"]), f["verdict"]) for f in found]
+    assert read_sidecar(folder / "findings.tex")["inputs"]
+
+
 def test_the_same_measurements_give_the_same_bytes(study_file):
     folder = paths.results_dir("simulated") / "tables"
     first = {path.name: path.read_bytes() for path in folder.glob("*.tex")}
@@ -84,8 +95,9 @@ def test_a_long_table_breaks_over_pages_and_repeats_its_head(tmp_path, num_rows)
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_every_table_compiles(study_file, tmp_path):
-    folder = paths.results_dir("simulated") / "tables"
-    body = "\n".join(f"\\input{{{path}}}" for path in sorted(folder.glob("*.tex")))
+    findings.main(findings.Args(study_file))
+    folder = paths.results_dir("simulated")
+    body = "\n".join(f"\\input{{{path}}}" for path in sorted(folder.rglob("*.tex")))
     document = f"\\documentclass{{article}}\\usepackage{{booktabs,longtable}}\\begin{{document}}{body}\\end{{document}}"
     (tmp_path / "all.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]

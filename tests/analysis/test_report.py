@@ -76,6 +76,7 @@ def test_every_output_has_a_sidecar(folder):
         "missing.csv",
         "findings.json",
         "findings.csv",
+        "findings.tex",
         "figures",
         "tables",
         "report.html",
