@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.metrics.aggregation import aggregate, item_values
-from eval.metrics.bootstrap import NUM_RESAMPLES, Method
 from eval.metrics.comparable import counterpart, is_suite_file, load_comparables
 from eval.metrics.metrics_file import Metrics, load_metrics
 from eval.metrics.prediction_files import FIX, identify_predictions, read_predictions
@@ -29,22 +28,17 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, write_json
-from open_instruct.common.paths import metrics_file
+from open_instruct.common.naming import suffix
+from open_instruct.study.settings import ScoreOptions
 from open_instruct.tasks.declarations import PRIMARY_METRICS
 
 IDENTIFYING = ("model_id", "eval_set", "format", "shots")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(ScoreOptions):
     input_files: tuple[Path, ...] = ()
     """Prediction files, or with --against suite files (default: $output_file_name, else all predictions)."""
-    num_resamples: int = NUM_RESAMPLES
-    """Bootstrap resamples for each interval."""
-    seed: int = 0
-    """Seed of the resamples."""
-    method: Method = "percentile"
-    """Interval: percentile, or bca (corrected for bias and skewness; macro F1 stays percentile)."""
     output_csv: Path | None = None
     """Also write the scores of all input files as CSV, a row for each file and metric."""
     against: tuple[Path, ...] = ()
@@ -62,7 +56,7 @@ def main(args: Args) -> None:
     predictions = [path for path in files if not is_suite_file(path)]
     scored = [path for path in predictions if score_file(path, args)]
     # Of a whole folder only new files are shown: a second run then reads no file at all.
-    print_table([load_metrics(metrics_file(path)) for path in (predictions if args.input_files else scored)])
+    print_table([load_metrics(metrics_of(path, args)) for path in (predictions if args.input_files else scored)])
     print(f"{len(scored)} scored, {len(predictions) - len(scored)} unchanged")
     if args.output_csv:
         write_scores(predictions, args.output_csv, args)
@@ -109,7 +103,7 @@ def score_file(path: Path, args: Args) -> bool:
     """Write the metrics file of one prediction file, unless it is up to date.  -> whether it was written"""
     arguments = recorded_arguments(args)
     inputs = {"predictions": path}
-    if Artifact(metrics_file(path), arguments, inputs).is_done(overwrite=args.overwrite):
+    if Artifact(metrics_of(path, args), arguments, inputs).is_done(overwrite=args.overwrite):
         return False
     identity = identify_predictions(path)
     kind = identity["kind"]
@@ -119,9 +113,13 @@ def score_file(path: Path, args: Args) -> bool:
     metrics = Metrics(identity, primary, aggregate(records, values, kind, **bootstrap(args)), values)
     if primary not in metrics.metrics:
         raise UserError(f"{path}: its metric is {primary}, but the records have no gold_logprob; {FIX}")
-    with Artifact(metrics_file(path), arguments, inputs, identity).making():
-        write_json(metrics_file(path), metrics.to_json())
+    with Artifact(metrics_of(path, args), arguments, inputs, identity).making():
+        write_json(metrics_of(path, args), metrics.to_json())
     return True
+
+
+def metrics_of(prediction: Path, args: Args) -> Path:
+    return paths.metrics_file(prediction, suffix(args))
 
 
 def bootstrap(args: Args) -> dict[str, Any]:
@@ -154,7 +152,7 @@ def print_table(results: Sequence[Metrics]) -> None:
 def write_scores(files: Sequence[Path], output: Path, args: Args) -> None:
     rows = []
     for path in files:
-        found = load_metrics(metrics_file(path))
+        found = load_metrics(metrics_of(path, args))
         about = {"file": str(path)} | {name: found.identity.get(name) for name in IDENTIFYING}
         rows += [about | {"metric": metric} | interval.to_json() for metric, interval in found.metrics.items()]
     with Artifact(output, {"files": list(map(str, files)), **recorded_arguments(args)}).making():
@@ -169,9 +167,9 @@ def compare(files: Sequence[Path], args: Args) -> None:
     for path in args.against:
         if not is_suite_file(path):
             score_file(path, args)
-    others = [other for path in args.against for other in load_comparables(path)]
+    others = [other for path in args.against for other in load_comparables(path, suffix(args))]
     rows, found = [], {str(path): {} for path in files}
-    for one in [one for path in files for one in load_comparables(path)]:
+    for one in [one for path in files for one in load_comparables(path, suffix(args))]:
         other = counterpart(one, others)
         differences = paired_comparison.paired_differences(
             one.items, other.items, names=(one.path, other.path), **bootstrap(args)

@@ -26,6 +26,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
+from open_instruct.study.variants import identify
 
 # torch takes seconds to import, and is not needed where every output is done.
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def check_arguments(args: Args) -> None:
 
 def artifact_of(folder: Path, input_file: Path, args: Args) -> Artifact:
     evaluation = identify_evaluation(input_file)
-    identity = model_loading.identify(folder) | evaluation
+    identity = identify(folder) | evaluation
     path = paths.perturbation_file(evaluation["eval_set"], evaluation["format"], identity["model_id"])
     arguments = {"sizes": list(args.sizes), "num_draws": args.num_draws, "limit": args.limit, "seed": args.seed}
     return Artifact(path, arguments, {"model": folder, "evaluation": input_file}, identity)

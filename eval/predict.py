@@ -11,20 +11,18 @@ Writes  output/predictions/{eval_set}[_{format}]_{model_id}[_{n}shots].jsonl: ea
 Files that are done are skipped; an interrupted file is resumed from `{output}.partial`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eval.prediction import model_loading
 from eval.prediction.prediction_spec import (
-    DEFAULT_CONSTRAINTS,
-    Constraint,
     GenerationSettings,
     PredictionSpec,
     identify_evaluation,
     label_texts,
-    needs_generation,
     read_exemplars,
     require_distinct_outputs,
     sample_items,
@@ -34,50 +32,33 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
+from open_instruct.common.naming import suffix as suffix_of
+from open_instruct.study.settings import PredictionOptions, evaluation_suffix
+from open_instruct.study.variants import identify
 from open_instruct.tasks import PROTOCOLS
 
 
 @dataclass(frozen=True)
-class Args:
-    model_name_or_path: Path
-    """Folder of the model, in transformers format."""
+class Args(PredictionOptions):
+    model_name_or_path: str
+    """Folder of the model in transformers format, or its name on the Hub: owner/repository[/folder]."""
     input_files: tuple[Path, ...]
     """Evaluation files, as format_generalization.py writes them."""
+    model_revision: str | None = None
+    """Branch, tag or commit of a model of the Hub."""
+    model_name: str | None = None
+    """Id of a model of your own (default: derived from its folder)."""
     tokenizer_name_or_path: Path | None = None
     """Folder of the tokenizer (default: the model's folder)."""
     output_file: Path | None = None
     """Prediction file, for a single input file (default: in output/predictions/, named by evaluation set and model)."""
     num_shots: int = 0
     """Exemplars before each item."""
-    batch_size: int | None = None
-    """Items per batch (default: as many as fit into a budget of tokens)."""
-    max_new_tokens: int = 60
-    """Maximum length of a generation, in tokens."""
-    do_sample: bool = False
-    """Sample instead of greedy decoding."""
-    temperature: float = 1.0
-    """Sampling temperature."""
-    top_p: float = 1.0
-    """Sample from the fewest most likely tokens whose probabilities add up to this."""
-    seed: int = 42
-    """Sampling seed."""
-    use_chat_format: bool = False
-    """Format each item as a user's turn, for models that were fine-tuned on chats."""
-    load_in_float16: bool = False
-    """Load the weights in float16 instead of float32."""
-    limit: tuple[int, ...] = ()
+    limit: tuple[int | Literal["all"], ...] = ()
     """Evaluate only this many items, the same for every model: one number for all input files, or one for each
     (default: all items)."""
-    truncate_left: bool = False
-    """Truncate prompts that are too long for the model on the left, and count them (default: refuse them)."""
-    stop_at_newline: bool = False
-    """End a generation at its first line break."""
-    constraint_type: Constraint | None = None
-    """How a label is predicted: by the log-likelihood of the whole label (label), by its most likely sub-token
-    (next_word), by greedy decoding constrained to labels (constraint), or by free generation (none)
-    (default: label; next_word in the paper's protocol)."""
-    use_vllm: bool = False
-    """Generate with vLLM, on a GPU; log-likelihoods are computed by transformers in any case."""
+    batch_size: int | None = None
+    """Items per batch (default: as many as fit into a budget of tokens)."""
     overwrite: bool = False
     """Make predictions again that are done, or that were made with other arguments."""
 
@@ -89,16 +70,24 @@ def main(args: Args) -> None:
 def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
     """Predict every input file; return the prediction files in the same order."""
     check_arguments(args)
-    model_loading.check_folder(args.model_name_or_path)
-    model_identity = model_loading.identify(args.model_name_or_path)
-    limits = args.limit if len(args.limit) > 1 else (args.limit or (None,)) * len(args.input_files)
-    specs = [make_spec(*each, args, model_identity, only_kind) for each in zip(args.input_files, limits, strict=True)]
+    folder = model_loading.find_folder(str(args.model_name_or_path), args.model_revision)
+    specs = make_specs(args, folder, only_kind)
     outputs = [spec.artifact.path for spec in specs]
     require_distinct_outputs(outputs)
     unfinished = [spec for spec in specs if not is_done(spec.artifact, overwrite=args.overwrite)]
     if unfinished:
-        predict(unfinished, args)
+        predict(unfinished, args, folder)
     return outputs
+
+
+def make_specs(args: Args, folder: Path, only_kind: str | None = None) -> list[PredictionSpec]:
+    """One for each input file.  folder: of the model."""
+    identity = identify(
+        folder, name=str(args.model_name_or_path), revision=args.model_revision, model_id=args.model_name
+    )
+    given = args.limit if len(args.limit) > 1 else (args.limit or ("all",)) * len(args.input_files)
+    limits = [None if limit == "all" else limit for limit in given]
+    return [make_spec(*e, args, folder, identity, only_kind) for e in zip(args.input_files, limits, strict=True)]
 
 
 def check_arguments(args: Args) -> None:
@@ -107,7 +96,8 @@ def check_arguments(args: Args) -> None:
     if args.output_file and len(args.input_files) != 1:
         problems.append(f"--output_file needs exactly one input file, found {len(args.input_files)}")
     minima = {"num_shots": 0, "max_new_tokens": 1, "batch_size": 1, "limit": 1}
-    values = {name: getattr(args, name) for name in minima} | {"limit": min(args.limit, default=None)}
+    lowest = min((limit for limit in args.limit if limit != "all"), default=None)
+    values = {name: getattr(args, name) for name in minima} | {"limit": lowest}
     problems += [
         f"--{name} is {value}; expected at least {minima[name]}"
         for name, value in values.items()
@@ -115,7 +105,7 @@ def check_arguments(args: Args) -> None:
     ]
     if not args.do_sample and (args.temperature, args.top_p) != (1.0, 1.0):
         problems.append("--temperature and --top_p have no effect without --do_sample; add it or leave them out")
-    if args.temperature <= 0 or not 0 < args.top_p <= 1:
+    if not 0 < args.temperature < math.inf or not 0 < args.top_p <= 1:
         problems.append("expected --temperature above 0 and --top_p above 0 and at most 1")
     if len(args.limit) not in (0, 1, len(args.input_files)):
         problems.append(
@@ -126,7 +116,12 @@ def check_arguments(args: Args) -> None:
 
 
 def make_spec(
-    input_file: Path, limit: int | None, args: Args, model_identity: Mapping[str, Any], only_kind: str | None
+    input_file: Path,
+    limit: int | None,
+    args: Args,
+    folder: Path,
+    model_identity: Mapping[str, Any],
+    only_kind: str | None,
 ) -> PredictionSpec:
     """Raises UserError where the file does not exist, or these arguments do not apply to it."""
     evaluation = identify_evaluation(input_file)
@@ -135,7 +130,7 @@ def make_spec(
         raise UserError(f"{input_file}: {eval_set} is of kind {kind}, expected {only_kind}; use eval/predict.py")
     if kind == "text" and (args.num_shots or args.use_chat_format):
         raise UserError(f"{input_file}: {eval_set} is plain text; it takes no --num_shots and no --use_chat_format")
-    inputs = {"model": args.model_name_or_path, "evaluation": input_file}
+    inputs = {"model": folder, "evaluation": input_file}
     if args.tokenizer_name_or_path:
         inputs["tokenizer"] = args.tokenizer_name_or_path
     if args.num_shots:
@@ -145,20 +140,20 @@ def make_spec(
                 f"{inputs['exemplars']}: no such file; --num_shots needs exemplars, and {eval_set} has none"
             )
     protocol = PROTOCOLS[evaluation["protocol"] or "corrected"]
-    default_constraint = DEFAULT_CONSTRAINTS[protocol.label_scores]
-    constraint = args.constraint_type or default_constraint
-    arguments = recorded_arguments(args, generates=needs_generation(kind, constraint)) | {"limit": limit}
-    if protocol.name != "corrected":
-        arguments["protocol"] = protocol.name
-    if kind == "labels" and constraint != default_constraint:
-        arguments["constraint_type"] = constraint
+    options = args.relevant(kind, protocol)
+    arguments = asdict(options) | {"num_shots": args.num_shots, "limit": limit, "protocol": protocol.name}
+    suffix = evaluation_suffix(options, num_shots=args.num_shots, limit=limit)
+    data_settings = evaluation.get("data_settings", "")
     output = args.output_file or paths.prediction_file(
-        eval_set, evaluation["format"], model_identity["model_id"], args.num_shots
+        eval_set, evaluation["format"], model_identity["model_id"], data_settings + suffix
     )
     labels, parse_order = label_texts(input_file, eval_set) if kind == "labels" else ((), ())
     settings = GenerationSettings(
         args.max_new_tokens, args.stop_at_newline, args.do_sample, args.temperature, args.top_p, args.seed
     )
+    # What differs from the default beside shots and items has one column in tables.
+    conditions = (data_settings + suffix_of(options)).lstrip("_").replace("_", " ") or None
+    identity = {**model_identity, **evaluation, "shots": args.num_shots, "limit": limit, "conditions": conditions}
     return PredictionSpec(
         input_file=input_file,
         kind=kind,
@@ -169,20 +164,10 @@ def make_spec(
         truncate_left=args.truncate_left,
         labels=labels,
         parse_order=parse_order,
-        constraint=constraint,
-        generation=settings if needs_generation(kind, constraint) else None,
-        artifact=Artifact(output, arguments, inputs, {**model_identity, **evaluation, "shots": args.num_shots}),
+        constraint=options.constraint(protocol),
+        generation=settings if options.generates(kind, protocol) else None,
+        artifact=Artifact(output, arguments, inputs, identity),
     )
-
-
-def recorded_arguments(args: Args, *, generates: bool) -> dict[str, Any]:
-    """The arguments that affect the predictions of an evaluation file."""
-    names = ["num_shots", "use_chat_format", "load_in_float16", "truncate_left"]
-    if generates:
-        names += ["max_new_tokens", "stop_at_newline", "do_sample"]
-        names += ["temperature", "top_p", "seed"] if args.do_sample else []
-        names += ["use_vllm"] if args.use_vllm else []
-    return {name: getattr(args, name) for name in names}
 
 
 def is_done(artifact: Artifact, *, overwrite: bool) -> bool:
@@ -192,7 +177,7 @@ def is_done(artifact: Artifact, *, overwrite: bool) -> bool:
     return done
 
 
-def predict(specs: Sequence[PredictionSpec], args: Args) -> None:
+def predict(specs: Sequence[PredictionSpec], args: Args, folder: Path) -> None:
     for spec in specs:
         require_own_partial(spec.artifact)
     items = [sample_items(spec.input_file, spec.limit) for spec in specs]
@@ -201,8 +186,8 @@ def predict(specs: Sequence[PredictionSpec], args: Args) -> None:
     from eval.prediction.runner import CHUNK_ITEMS, Runner
 
     runner = Runner.load(
-        args.model_name_or_path,
-        args.tokenizer_name_or_path or args.model_name_or_path,
+        folder,
+        args.tokenizer_name_or_path or folder,
         float16=args.load_in_float16,
         use_vllm=args.use_vllm and any(spec.generation for spec in specs),
     )

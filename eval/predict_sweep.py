@@ -39,7 +39,7 @@ def main(args: Args) -> None:
         for num_shots in args.num_shots:
             predictions += predict.predict_files(
                 predict.Args(
-                    model,
+                    str(model),
                     args.input_files,
                     num_shots=num_shots,
                     limit=args.limit,

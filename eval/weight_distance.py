@@ -21,6 +21,7 @@ from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
+from open_instruct.study.variants import identify
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ def main(args: Args) -> None:
         model_loading.check_folder(folder)
         model_loading.check_folder(base)
     for folder, base in pairs:
-        identity = model_loading.identify(folder)
+        identity = identify(folder)
         path = paths.weight_distance_file(identity["model_id"])
         artifact = Artifact(path, {}, {"model": folder, "base": base}, identity)
         if artifact.is_done(overwrite=args.overwrite):
@@ -53,7 +54,7 @@ def main(args: Args) -> None:
             continue
         with artifact.making():
             layers = distances(folder, base)
-            write_json(path, {"identity": identity, "base": model_loading.identify(base), "layers": layers})
+            write_json(path, {"identity": identity, "base": identify(base), "layers": layers})
         print(f"{path}: moved by {layers[-1]['distance'] / layers[-1]['base_norm']:.3%} of the norm", flush=True)
 
 

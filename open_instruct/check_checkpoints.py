@@ -8,24 +8,21 @@ Writes  output/checks/{model_id}.json, one per checkpoint; output/checks/{family
 Ends with exit code 2 where two checkpoints share weights. Everything else is flagged: a reason to look, not an error.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from open_instruct.checkpoints.families import MAIN, Checkpoint, family_named, step_order
+from open_instruct.checkpoints.families import Checkpoint, family_named
 from open_instruct.checkpoints.trajectory import Flag, find_shared_tensors, group_norms, norm_outliers, rising_losses
 from open_instruct.checkpoints.trajectory_plot import plot_trajectory
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
 from open_instruct.study.variants import Variant
-
-FOLDER_NAME = re.compile(rf"checkpoint-\d+|{MAIN}")
 
 
 @dataclass(frozen=True)
@@ -62,20 +59,18 @@ def main(args: Args) -> None:
 
 def find_checkpoints(args: Args) -> list[Checkpoint]:
     """By step, `main` last.  Raises UserError where there is none, or a requested one is missing."""
-    family_named(args.family)
-    folder = paths.converted_checkpoint(args.family, MAIN).parent
-    finished = [p for p in folder.glob("*") if FOLDER_NAME.fullmatch(p.name) and sidecar_path(p).is_file()]
-    found = [Checkpoint(args.family, read_sidecar(path)["identity"]["step"]) for path in finished]
+    found = family_named(args.family).checkpoints_on_disk()
     if missing := sorted(set(args.steps) - {one.step for one in found}):
-        raise UserError(f"{folder} has no finished checkpoint of step {', '.join(map(str, missing))}")
+        raise UserError(f"{args.family} has no finished checkpoint of step {', '.join(map(str, missing))}")
     chosen = [one for one in found if not args.steps or one.step in args.steps]
     if not chosen:
+        folder = Checkpoint(args.family, None).model_folder.parent
         raise UserError(f"{folder} has no finished checkpoint; download or convert some first")
-    return sorted(chosen, key=lambda one: step_order(one.step))
+    return chosen
 
 
 def measure_once(args: Args, checkpoint: Checkpoint) -> dict[str, Any]:
-    folder = paths.converted_checkpoint(checkpoint.family, checkpoint.name)
+    folder = checkpoint.model_folder
     artifact = Artifact(
         paths.base_dir() / "output" / "checks" / f"{checkpoint.model_id}.json",
         arguments={"num_documents": args.num_documents, "max_length": args.max_length},

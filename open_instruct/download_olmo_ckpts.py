@@ -188,7 +188,7 @@ def make_tokenizer(family: Family) -> None:
 
     assert family.tokenizer is not None
     arguments = dataclasses.asdict(family.tokenizer)
-    artifact = Artifact(paths.tokenizer_dir(family.name), arguments, identity={"family": family.name})
+    artifact = Artifact(Checkpoint(family.name, None).tokenizer_folder, arguments, identity={"family": family.name})
     if not artifact.is_done():
         with artifact.making_folder() as (folder, _):
             write_tokenizer(family.tokenizer, folder)

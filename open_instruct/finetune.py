@@ -19,7 +19,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, describe_files, read_sidecar, sidecar_path
 from open_instruct.common.cli import run
@@ -27,6 +26,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
 from open_instruct.common.model_loading import model_folder
 from open_instruct.data.train_records import require_train_file
+from open_instruct.study.own_models import base_of, derived_name
 from open_instruct.study.variants import Variant
 from open_instruct.training.arguments import Args, resolve, training_arguments
 
@@ -39,13 +39,8 @@ def main(args: Args) -> None:
     require_files(args)
     inputs = input_paths(args)
     variant = variant_of(args, inputs["model"])
-    output = output_dir(args, variant)
-    artifact = Artifact(
-        output,
-        arguments=training_arguments(args),
-        inputs=inputs,
-        identity=variant.identity() if variant else {"model_id": paths.safe_name(output.name)},
-    )
+    output = args.output_dir or variant.folder
+    artifact = Artifact(output, training_arguments(args), inputs, variant.identity())
     if artifact.is_done(overwrite=args.overwrite):
         print(f"done already: {artifact.path}")
     else:
@@ -83,27 +78,22 @@ def input_paths(args: Args) -> dict[str, Path]:
     return paths_by_role
 
 
-def variant_of(args: Args, base: Path) -> Variant | None:
-    """Identity of the output; None where model or train file were not made by this project."""
-    if not sidecar_path(base).is_file() or not sidecar_path(args.train_file).is_file():
-        return None
-    model, data = read_sidecar(base)["identity"], read_sidecar(args.train_file)["identity"]
-    if model.get("train_set") is not None:
-        return None
-    checkpoint = Checkpoint(model["family"], model["step"])
-    adapter = "lora" if args.use_lora else "full"
-    return Variant(checkpoint, data["train_set"], args.num_train_epochs, args.learning_rate, args.seed, adapter)
+def variant_of(args: Args, base: Path) -> Variant:
+    """Identity of the output, from the base model, the train file and the recipe."""
+    model = base_of(base, name=args.model_name_or_path, revision=args.model_revision, model_id=args.model_name)
+    name, data_settings = train_set_of(args.train_file)
+    return Variant(model, name, args.num_train_epochs, args.learning_rate, args.recipe(data_settings))
 
 
-def output_dir(args: Args, variant: Variant | None) -> Path:
-    if args.output_dir is not None:
-        return args.output_dir
-    if variant is None:
-        raise UserError(
-            "the model is no checkpoint of this project, or the train file has no sidecar, so the output has no name; "
-            "give --output_dir"
-        )
-    return variant.folder
+def train_set_of(train_file: Path) -> tuple[str, str]:
+    """Name of the train set and of its settings: as recorded, or of a file of one's own a name that no other has."""
+    if not sidecar_path(train_file).is_file():
+        return derived_name(train_file.with_suffix("")), ""
+    identity = read_sidecar(train_file)["identity"]
+    if "train_set" not in identity:
+        kind = identity.get("kind", "another")
+        raise UserError(f"{train_file} is a file of kind {kind}, no train file; see $data_dir for train files")
+    return identity["train_set"], identity.get("data_settings", "")
 
 
 def run_commands(args: Args, artifact: Artifact) -> None:

@@ -20,8 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from open_instruct.checkpoints.families import Checkpoint, family_named
-from open_instruct.common import paths
+from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_named
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
@@ -29,6 +28,7 @@ from open_instruct.common.json_files import atomic_write
 from open_instruct.common.progress_line import ProgressLine, training_details
 from open_instruct.data.encode import eos_id
 from open_instruct.data.tiny_corpus import train_documents
+from open_instruct.study.settings import PretrainingOptions
 from open_instruct.study.variants import Variant
 
 SEQUENCE_LENGTH = 256
@@ -40,18 +40,9 @@ TOKENIZER_DOCUMENTS = 8_000
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(PretrainingOptions):
     steps: tuple[int, ...] = (0, 20, 60, 200, 600)
     """Optimiser steps after which a checkpoint is saved; 0 is the random initialisation."""
-    d_model: int = 128
-    num_layers: int = 2
-    num_heads: int = 4
-    vocab_size: int = 4_096
-    lr: float = 3e-3
-    """Peak learning rate: linear warm-up, then constant, so that no checkpoint benefits from a decay phase."""
-    warmup_steps: int = 20
-    weight_decay: float = 0.1
-    seed: int = 42
     overwrite: bool = False
     """Replace checkpoints that were made with other arguments."""
 
@@ -59,18 +50,18 @@ class Args:
 def main(args: Args) -> None:
     if list(args.steps) != sorted(set(args.steps)) or min(args.steps, default=-1) < 0:
         raise UserError(f"steps: expected ascending numbers from 0, each once, found {list(args.steps)}")
-    arguments = {k: v for k, v in asdict(args).items() if k not in ("steps", "overwrite")}
-    artifacts = {step: checkpoint_artifact(step, arguments) for step in args.steps}
-    tokenizer_artifact = Artifact(
-        paths.tokenizer_dir("tiny"), arguments={"vocab_size": args.vocab_size}, identity={"family": "tiny"}
-    )
-    done = [a.is_done(overwrite=args.overwrite) for a in (tokenizer_artifact, *artifacts.values())]
-    if all(done):
+    artifacts = {step: checkpoint_artifact(args, step) for step in args.steps}
+    tokenizer_folder = Checkpoint(EMBEDDED, None, args.run).tokenizer_folder
+    tokenizer_artifact = Artifact(tokenizer_folder, {"vocab_size": args.vocab_size}, identity={"family": EMBEDDED})
+    has_tokenizer = tokenizer_artifact.is_done(overwrite=args.overwrite)
+    # Finished checkpoints stay as they are: another study may be reading them.
+    artifacts = {step: a for step, a in artifacts.items() if not a.is_done(overwrite=args.overwrite)}
+    if has_tokenizer and not artifacts:
         return
 
     batch_size = tokens_per_step() // SEQUENCE_LENGTH
     documents = read_documents(num_tokens=max(args.steps) * tokens_per_step())
-    if not done[0]:
+    if not has_tokenizer:
         with tokenizer_artifact.making_folder() as (folder, _):
             train_tokenizer(documents[:TOKENIZER_DOCUMENTS], args.vocab_size, folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_artifact.path)
@@ -83,15 +74,13 @@ def main(args: Args) -> None:
     train(args, artifacts, torch.from_numpy(rows[:needed]).split(batch_size), eos_id(tokenizer))
 
 
-def checkpoint_artifact(step: int, arguments: dict) -> Artifact:
-    checkpoint = Checkpoint("tiny", step)
-    return Artifact(
-        paths.native_checkpoint("tiny", checkpoint.name), arguments=arguments, identity=Variant(checkpoint).identity()
-    )
+def checkpoint_artifact(args: Args, step: int) -> Artifact:
+    checkpoint = Checkpoint(EMBEDDED, step, args.run)
+    return Artifact(checkpoint.folder, asdict(args.relevant()), identity=Variant(checkpoint).identity())
 
 
 def tokens_per_step() -> int:
-    num_tokens = family_named("tiny").tokens_per_step
+    num_tokens = family_named(EMBEDDED).tokens_per_step
     assert num_tokens is not None, "families.yaml gives tokens_per_step of tiny"
     return num_tokens
 

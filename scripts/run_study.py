@@ -47,6 +47,8 @@ MOST_LISTED = 1_000
 class Args:
     study: Annotated[Path, tyro.conf.Positional]
     """The study file."""
+    set: tuple[str, ...] = ()
+    """Values in place of the study file's, e.g. --set train_sets.xsum.rows=600 seed=1."""
     executor: Literal["local", "slurm"] = "local"
     """Run the jobs on this machine, or submit them to Slurm and return."""
     dry_run: bool = False
@@ -77,10 +79,10 @@ def main(args: Args) -> None:
     # A large plan is a million objects, none of them garbage: looking for it takes a third of the time.
     gc.set_threshold(1_000_000)
     check_args(args)
-    study = load_study(args.study)
+    study = load_study(args.study, args.set)
     for task in study.suite.tasks if study.suite else ():
         task_named(task)
-    jobs = plan(study, args.study)
+    jobs = plan(study)
     selected = select(jobs, args.only)
     if args.dry_run:
         print_plan(selected)

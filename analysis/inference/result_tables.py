@@ -11,6 +11,7 @@ from analysis.inference.contrasts import Contrast, compare_all
 from analysis.inference.paired import evaluate_paired
 from analysis.inference.unpaired import evaluate_unpaired, levels_of
 from analysis.tables.columns import ALL_CHECKPOINTS, DIFFERENCE_COLUMNS, FILES, MISSING_COLUMNS, OPTIONAL, TIDY_TABLE
+from analysis.tables.curve_names import labels_of_runs
 from analysis.tables.frames import (
     Tables,
     as_table,
@@ -81,8 +82,12 @@ def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
     suites = table_of(row for row in gathered.rows if row["kind"] == "suite")
     missing = as_table(gathered.missing, MISSING_COLUMNS)
     compared = stacked(performance, primary_only(suites))
-    steps_by_family = study.steps_by_family() if study else {}
-    expected = {family: [step_name(step) for step in steps] for family, steps in steps_by_family.items()}
+    configs = study.family_configs() if study else {}
+    expected = {
+        label: [step_name(step) for step in config.steps]
+        for family, config in configs.items()
+        for label in labels_of_runs(family, config.runs)
+    }
     differences = compare_all(compared, evaluate, found_checkpoints(compared) | expected)
     return Tables(performance, suites, as_table(sorted(differences, key=row_order), DIFFERENCE_COLUMNS), missing)
 

@@ -97,10 +97,10 @@ def setup_section(tables: Tables, study: Study | None) -> list[str]:
     }
     if study:
         recipes = [
-            f"{name} ({r.epochs} epochs, lr {joined(f'{lr:g}' for lr in r.lr)}, batch {r.batch_size})"
+            f"{name} ({joined(r.epochs)} epochs, lr {joined(f'{lr:g}' for lr in r.lr)}, batch {joined(r.batch_size)})"
             for name, r in study.train_sets.items()
         ]
-        families, shots = joined(study.steps_by_family()), joined(study.shots)
+        families, shots = joined(study.family_configs()), joined(study.num_shots())
         facts = {"Study": f"{study.name}, family {families}, seed {study.seed}, {shots} shots"} | facts
         facts["Fine-tuned on"] = ", ".join(recipes)
     rows = [

@@ -18,7 +18,8 @@ OPTIONAL = ("noise", "distances")
 """Tables that few studies measure: without rows there is no file."""
 
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
-IDENTITY = ("family", "step", "tokens", "train_set", "format", "shots", "lr", "epochs", "seed")
+IDENTITY = ("family", "run", "step", "tokens", "train_set", "format", "shots", "limit", "conditions")
+IDENTITY += ("lr", "epochs", "rows", "batch_size", "seed", "settings")
 PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", "protocol")
 PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint", "group")
 PERFORMANCE_COLUMNS += ("source",)
@@ -38,7 +39,7 @@ MEAN_CHANGES = (
 )
 SUMMARY_COLUMNS = ("series", "eval dataset", "metric", "checkpoints", *MEAN_CHANGES)
 GROUP_COLUMNS = ("family", "group", "checkpoint", "tasks", *MEAN_CHANGES, "missing")
-WHOLE_NUMBERS = ("step", "tokens", "shots", "epochs", "seed", "n")
+WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", "difference", "p_value", "lr")
 REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
 

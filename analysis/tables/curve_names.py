@@ -12,16 +12,19 @@ from typing import Any
 from open_instruct.checkpoints.families import step_name
 
 USUAL_SHARE = 0.9
-CONDITIONS = ("shots", "protocol")
-RECIPE = ("lr", "epochs", "seed", "adapter", "conversion")
+CONDITIONS = {"shots": "{} shots", "protocol": "{} protocol", "limit": "{} items", "conditions": "{}"}
+"""Column -> part of a setting's name."""
+RECIPE = ("lr", "epochs", "rows", "batch_size", "seed", "adapter", "settings", "conversion")
 Usual = Mapping[tuple[Hashable, ...], Any]
 NONE_IS_USUAL = object()
 
 
 def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add `series`, `setting` and `checkpoint` to rows with the identity of a model and of its evaluation."""
+    rows = label_runs(rows)
     several_families = len({row["family"] for row in rows}) > 1
-    conditions = usual_values(rows, CONDITIONS, by=("kind",))
+    conditions = usual_values(rows, ("shots", "protocol"), by=("kind",))
+    conditions |= usual_values(rows, ("limit", "conditions"), by=("eval_set",))
     recipes = usual_values(rows, RECIPE, by=("family", "train_set"))
     named = []
     for row in rows:
@@ -29,13 +32,33 @@ def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         prefix = [row["family"]] if several_families else []
         # A folder without sidecar belongs to no curve: it is a series of its own, named by its model id.
         series = " ".join([*prefix, row["train_set"] or "base", *details]) if row["family"] else row["model_id"]
-        varied = [f"{row[key]} {key}" for key in CONDITIONS if differs(row, key, conditions, ("kind",))]
+        varied = [
+            part.format("all" if row.get(key) is None else row[key])
+            for key, part in CONDITIONS.items()
+            if differs(row, key, conditions, ("kind",) if key in ("shots", "protocol") else ("eval_set",))
+        ]
         setting = " ".join([row["eval_set"], *varied])
         named.append({**row, "series": series, "setting": setting, "checkpoint": step_name(row["step"])})
     return named
 
 
-def usual_values(rows: Sequence[Mapping[str, Any]], keys: tuple[str, ...], *, by: tuple[str, ...]) -> Usual:
+def label_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose family names the pre-training run too, where there are several: each run is a family of curves."""
+    runs: dict[str, set[str | None]] = {}
+    for row in rows:
+        runs.setdefault(row["family"], set()).add(row.get("run"))
+    several = {family for family, found in runs.items() if len(found) > 1}
+    return [row | {"family": f"{row['family']} {row['run']}"} if row["family"] in several else row for row in rows]
+
+
+def labels_of_runs(family: str, runs: Sequence[str]) -> list[str]:
+    """The same labels, of a family and its runs."""
+    return [f"{family} {run}" for run in runs] if len(runs) > 1 else [family]
+
+
+def usual_values(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], *, by: tuple[str, ...]
+) -> dict[tuple[Hashable, ...], Any]:
     """(values of `by`, key) -> the usual value of the key, or NONE_IS_USUAL."""
     counts: dict[tuple[Hashable, ...], Counter[Any]] = {}
     for row in rows:

@@ -73,6 +73,7 @@ def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]
                 value = metrics[metric]
                 row = model_fields(measurement) | {name: identity[name] for name in EVALUATION_FIELDS}
                 row |= {"shots": identity.get("shots") or 0, "metric": metric}
+                row |= {name: identity.get(name) for name in ("limit", "conditions")}
                 row |= {"eval dataset": paths.formatted_name(identity["eval_set"], identity["format"])}
                 row |= {"Performance": value["mean"], "std": value["standard_error"], "n": value["n"]}
                 rows.append(row | {"ci_low": value["ci_low"], "ci_high": value["ci_high"]})
@@ -87,7 +88,9 @@ def suite_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
             found, n = result["metrics"]["rc_metrics"], result["num_instances"]
             task = {"eval_set": result["task"], "eval dataset": result["task"], "format": "default", "n": n}
             task |= {"kind": "suite", "role": "other", "protocol": None}
-            task |= {"shots": result.get("task_options", {}).get("num_shots") or 0}
+            options = result.get("task_options", {})
+            task |= {"shots": options.get("num_shots") or 0, "limit": options.get("limit")}
+            task |= {"conditions": measurement.identity.get("conditions")}
             for metric in SUITE_METRICS:
                 if metric in found:
                     score = {"metric": metric, "Performance": found[metric], **binomial(found[metric], n)}

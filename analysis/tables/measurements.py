@@ -184,14 +184,13 @@ def parse_floats(blob: bytes) -> npt.NDArray[np.float64]:
 def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path, tuple[str, str]]]:
     """Metrics files and suite files of the whole grid -> model id and name of the evaluation set."""
     predictions, suites = {}, {}
-    evaluations = [(*evaluation, shots) for shots in study.shots for evaluation in study.evaluations(shots)]
+    evaluations = [(*one, num_shots) for num_shots in study.num_shots() for one in study.evaluations(num_shots)]
     for variant in study.variants():
-        for eval_set, task_format, shots in evaluations:
-            path = paths.metrics_file(paths.prediction_file(eval_set, task_format, variant.model_id, shots))
+        for eval_set, task_format, num_shots in evaluations:
+            path = study.metrics_file(study.prediction_file(eval_set, task_format, num_shots, variant))
             predictions[path] = (variant.model_id, paths.formatted_name(eval_set, task_format))
-        if study.suite and study.suite.includes(variant):
-            for task in study.suite.tasks:
-                suites[paths.suite_file(task, variant.model_id)] = (variant.model_id, task)
+        for task, path in study.suite_files(variant).items():
+            suites[path] = (variant.model_id, task)
     return predictions, suites
 
 

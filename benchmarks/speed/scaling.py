@@ -153,7 +153,7 @@ def plan_study(folder: Path, num_checkpoints: int) -> None:
     study_file = scaling_inputs.write_study(folder, num_checkpoints)
     command = script(REPOSITORY / "scripts" / "run_study.py", study_file)
     measure("--dry_run, no outputs", [*command, "--dry_run"])
-    jobs = plan(load_study(study_file), study_file)
+    jobs = plan(load_study(study_file))
     num_predictions = sum(len(job.outputs) for job in jobs if job.stage == "predict")
     print(f"{len(jobs)} jobs, {num_predictions} predictions", flush=True)
     scaling_inputs.write_outputs(jobs)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from scipy import special
 
 from open_instruct.common.errors import UserError
+from open_instruct.study.settings import ScoreOptions
 
-NUM_RESAMPLES = 3_000
+NUM_RESAMPLES = ScoreOptions().num_resamples
 QUANTILES = (1 - 0.95) / 2, (1 + 0.95) / 2
 """Bounds of a 95% interval."""
 CHUNK_ELEMENTS = 1 << 18

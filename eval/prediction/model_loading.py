@@ -1,17 +1,28 @@
-"""A model folder in transformers format: check it, identify its model, load it."""
+"""A model folder in transformers format: find it, check it, load it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import check_vocabulary, load_model, load_tokenizer
-from open_instruct.study.variants import IDENTITY_FIELDS
+from open_instruct.common.model_loading import check_vocabulary, load_model, load_tokenizer, model_folder
 
 # torch takes seconds to import, and only loading needs it.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+def find_folder(name: str, revision: str | None = None) -> Path:
+    """The model's folder, downloaded where `name` is one of the Hub.
+
+    Raises UserError where there is no model in transformers format.
+    """
+    if not Path(name).is_dir():
+        looks_like_path = Path(name).is_absolute() or name.startswith((".", "output/")) or name.count("/") not in (1, 2)
+        if looks_like_path:
+            raise UserError(f"{name}: no such folder; expected a model in transformers format, or a name on the Hub")
+    folder = model_folder(name, revision)
+    check_folder(folder)
+    return folder
 
 
 def check_folder(folder: Path) -> None:
@@ -33,16 +44,6 @@ def check_folder(folder: Path) -> None:
             f"{folder} has only an adapter; merge it into its base model: `python open_instruct/merge_lora.py`"
         )
     raise UserError(f"{folder}: no config.json; expected a folder made by save_pretrained")
-
-
-def identify(folder: Path) -> dict[str, Any]:
-    """Identity from the folder's sidecar; without one the folder's name is the model id, and the rest None."""
-    if not sidecar_path(folder).is_file():
-        return dict.fromkeys(IDENTITY_FIELDS) | {"model_id": paths.safe_name(folder.resolve().name)}
-    identity = read_sidecar(folder)["identity"]
-    if "model_id" not in identity:
-        raise UserError(f"{sidecar_path(folder)} has no model_id; it is not the sidecar of a model")
-    return dict.fromkeys(IDENTITY_FIELDS) | identity
 
 
 def load(folder: Path, tokenizer_folder: Path, *, float16: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:

@@ -7,19 +7,16 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.data.registry import read_datasets
+from open_instruct.study.settings import Constraint
 from open_instruct.tasks.declarations import Protocol
 
-Constraint = Literal["none", "next_word", "constraint", "label"]
-"""How a label is predicted (label_scoring.py)."""
-DEFAULT_CONSTRAINTS: dict[str, Constraint] = {"whole_label": "label", "sub_tokens": "next_word"}
-"""`Protocol.label_scores` -> how a label is predicted under that protocol."""
 LIMIT_SEED = 42
 """Seed of the shuffle before --limit: fixed, so that every model gets the same items."""
 
@@ -56,10 +53,6 @@ class PredictionSpec:
     generation: GenerationSettings | None
     """None: only log-likelihoods are computed."""
     artifact: Artifact
-
-
-def needs_generation(kind: str, constraint: Constraint) -> bool:
-    return kind == "generation" or (kind == "labels" and constraint == "none")
 
 
 def identify_evaluation(input_file: Path) -> dict[str, Any]:

@@ -52,8 +52,7 @@ def refuse_duplicates_on_disk(checkpoints: Sequence[Checkpoint]) -> None:
 
 def weights_of(checkpoint: Checkpoint) -> Iterator[tuple[Path, str]]:
     """Every file of weights of a checkpoint, native and converted, with a hash of its content."""
-    for folder_of in (paths.native_checkpoint, paths.converted_checkpoint):
-        folder = folder_of(checkpoint.family, checkpoint.name)
+    for folder in dict.fromkeys((checkpoint.folder, checkpoint.model_folder)):
         recorded = read_json(sidecar_path(folder)).get("files", {}) if sidecar_path(folder).is_file() else {}
         for path in sorted(folder.glob("*")):
             # Other names are the optimiser's state.

@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,6 +20,10 @@ from open_instruct.common.yaml_schema import parse_values
 
 BUILT_IN = Path(__file__).with_name("families.yaml")
 PLACEHOLDERS = {"step": r"(?P<step>\d+)", "tokens": r"(?P<tokens>\d+)", "run": r"(?P<run>[A-Za-z0-9_.-]+)"}
+EMBEDDED = "tiny"
+"""The family that pretrain_tiny.py makes."""
+CONVERTED = "_tf_ckpts"
+"""End of the name of the folder of a family's checkpoints in transformers format."""
 MAIN = "main"
 """Name of the released final weights, on command lines and in names; their step is None in code and JSON files."""
 
@@ -43,6 +48,7 @@ class Family:
     """`olmo` (OLMo's own format, to be converted) or `hf` (transformers)."""
     hub: str | None = None
     revision: str = MAIN
+    path: str | None = None
     urls: str | None = None
     runs: dict[str, str] = field(default_factory=dict)
     main_step: int | None = None
@@ -74,6 +80,44 @@ class Family:
         """Whether `url` is the folder of a native checkpoint of this family, on any host."""
         pattern = pattern_regex(urlsplit(self.urls or "").path.rstrip("/"))
         return self.urls is not None and re.fullmatch(pattern, urlsplit(url).path.rstrip("/")) is not None
+
+    def folder(self, step: int | None, run: str | None) -> Path | None:
+        """The user's own folder of a checkpoint; None for a family without `path`.
+
+        Raises UserError where the pattern and the checkpoint do not fit.
+        """
+        if self.path is None:
+            return None
+        given = {"step": step, "run": run}
+        needed = set(re.findall(r"{(.*?)}", self.path))
+        if unfit := [name for name, value in given.items() if (name in needed) != (value is not None)]:
+            found = f"step {step_name(step)}, run {run}"
+            raise UserError(f"family {self.name}: path is {self.path}, which does not fit {found}: see {unfit[0]}")
+        return Path(self.path.format(step=step, run=run))
+
+    def checkpoint_in(self, folder: Path) -> "Checkpoint | None":
+        """The checkpoint whose model, in transformers format, is in `folder`; None where it is none of this family."""
+        own = self.path if self.checkpoint_format == "hf" else None
+        if own is None:
+            run = folder.parent.name.removeprefix(self.name).removesuffix(CONVERTED).removeprefix("_")
+            match = re.fullmatch(rf"{MAIN}|checkpoint-(?P<step>\d+)", folder.name)
+        else:
+            run = None
+            match = re.fullmatch(pattern_regex(str(Path(own).resolve())), str(folder))
+        if match is None:
+            return None
+        groups = match.groupdict()
+        step = int(groups["step"]) if groups.get("step") else None
+        found = Checkpoint(self.name, step, groups.get("run", run) or None)
+        return found if found.model_folder.resolve() == folder else None
+
+    def checkpoints_on_disk(self) -> "list[Checkpoint]":
+        """Those that are there in transformers format."""
+        own = self.path if self.checkpoint_format == "hf" else None
+        pattern = own or str(paths.base_dir() / "output" / f"{self.name}*{CONVERTED}" / "*")
+        folders = [Path(name).resolve() for name in glob(re.sub(r"{\w+}", "*", pattern))]
+        found = [self.checkpoint_in(folder) for folder in folders if (folder / "config.json").is_file()]
+        return sorted((one for one in found if one), key=lambda one: (one.run or "", step_order(one.step)))
 
 
 def pattern_regex(pattern: str) -> str:
@@ -136,7 +180,13 @@ def parse_family(name: Any, values: Any, problems: list[str]) -> Any:
     for key in ("tokens_per_step", "tokens_at_start", "main_step"):
         if isinstance(values.get(key), int) and values[key] < 0:
             problems.append(f"{name}: {key} is {values[key]}, expected 0 or more")
-    for key in ("revision", "urls"):
+    if "path" in values and ("hub" in values or "urls" in values):
+        problems.append(f"{name}: path is a folder of yours; leave out hub and urls")
+    if "path" in values and not Path(str(values["path"])).is_absolute():
+        problems.append(f"{name}: path is {values['path']}, expected an absolute path")
+    if "tokens" in re.findall(r"{(.*?)}", str(values.get("path", ""))):
+        problems.append(f"{name}: path takes {{step}} and {{run}}, not {{tokens}}")
+    for key in ("revision", "urls", "path"):
         pattern = str(values.get(key, ""))
         placeholders = re.findall(r"{(.*?)}", pattern)
         if unknown := [one for one in placeholders if one not in PLACEHOLDERS]:
@@ -163,6 +213,13 @@ class Checkpoint:
     family: str
     step: int | None
     """Number of optimiser steps; None for the released final weights, `main`."""
+    run: str | None = None
+    """Name of the pre-training run, of a family that has several."""
+
+    @property
+    def stem(self) -> str:
+        """Family and run, as folder names have them."""
+        return self.family if self.run is None else f"{self.family}_{self.run}"
 
     @property
     def name(self) -> str:
@@ -170,13 +227,14 @@ class Checkpoint:
         return MAIN if self.step is None else f"checkpoint-{self.step}"
 
     @property
-    def short_name(self) -> str:
-        """Part of fine-tuned ids: `ckpt592000` or `main`."""
-        return MAIN if self.step is None else f"ckpt{self.step}"
+    def tuned_prefix(self) -> str:
+        """First part of the ids of the models that are fine-tuned from it: `olmo1b_hf_ckpt592000`."""
+        return f"{self.stem}_hf_{MAIN if self.step is None else f'ckpt{self.step}'}"
 
     @property
     def model_id(self) -> str:
-        return family_named(self.family).prefix + self.name
+        prefix = family_named(self.family).prefix
+        return paths.safe_name(f"{prefix}{'' if self.run is None else f'{self.run}_'}{self.name}")
 
     @property
     def num_tokens(self) -> int | None:
@@ -185,7 +243,22 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """Folder of the downloaded checkpoint, in the format in which its family is published."""
+        """Folder of the checkpoint as its family has it: the user's own, or where a download puts it."""
+        family = family_named(self.family)
+        if (own := family.folder(self.step, self.run)) is not None:
+            return own
+        if family.checkpoint_format == "olmo":
+            return paths.native_checkpoint(self.stem, self.name)
+        return paths.converted_checkpoint(self.stem, self.name)
+
+    @property
+    def model_folder(self) -> Path:
+        """Folder in transformers format: that of the family, or the converted one."""
         if family_named(self.family).checkpoint_format == "olmo":
-            return paths.native_checkpoint(self.family, self.name)
-        return paths.converted_checkpoint(self.family, self.name)
+            return paths.converted_checkpoint(self.stem, self.name)
+        return self.folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Folder of the tokenizer that a conversion takes."""
+        return paths.tokenizer_dir(self.stem if self.family == EMBEDDED else self.family)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.naming import shortened
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASED_RESULTS = REPOSITORY / "results" / "analysis"
@@ -108,15 +109,15 @@ def encoded_file(key: str) -> Path:
     return base_dir() / "output" / "encoded" / f"{safe_name(key)}.arrow"
 
 
-def prediction_file(eval_set: str, task_format: str, model_id: str, num_shots: int = 0) -> Path:
-    shots = f"_{num_shots}shots" if num_shots else ""
-    name = f"{formatted_name(eval_set, task_format)}_{safe_name(model_id)}{shots}.jsonl"
-    return base_dir() / f"output/predictions/{name}"
+def prediction_file(eval_set: str, task_format: str, model_id: str, suffix: str = "") -> Path:
+    """`suffix`: how the model is evaluated, where it is not by default: `_4shots_limit100`."""
+    name = shortened(f"{formatted_name(eval_set, task_format)}_{safe_name(model_id)}{suffix}")
+    return base_dir() / f"output/predictions/{safe_name(name)}.jsonl"
 
 
-def metrics_file(prediction: Path) -> Path:
+def metrics_file(prediction: Path, suffix: str = "") -> Path:
     """Scores of a prediction file, in the same folder."""
-    return prediction.with_name(f"{prediction.name.removesuffix('.jsonl')}.metrics.json")
+    return prediction.with_name(f"{prediction.name.removesuffix('.jsonl')}{suffix}.metrics.json")
 
 
 def perturbation_file(eval_set: str, task_format: str, model_id: str) -> Path:
@@ -131,11 +132,10 @@ def weight_distance_file(model_id: str) -> Path:
     return base_dir() / "output" / "weight_distances" / f"{safe_name(model_id)}.json"
 
 
-def suite_file(task: str, model_id: str, *, num_shots: int = 0, is_chat: bool = False) -> Path:
+def suite_file(task: str, model_id: str, suffix: str = "") -> Path:
     """Metrics file of one ranked-classification task (`run_lm_eval`)."""
-    shots, chat = f"_{num_shots}shots" if num_shots else "", "_chat" if is_chat else ""
-    name = f"{task.replace(':', '_')}_{safe_name(model_id)}{shots}{chat}.json"
-    return base_dir() / "eval_results" / "eval_pipeline" / name
+    name = shortened(f"{task.replace(':', '_')}_{safe_name(model_id)}{suffix}")
+    return base_dir() / "eval_results" / "eval_pipeline" / f"{safe_name(name)}.json"
 
 
 def results_dir(name: str) -> Path:

@@ -16,8 +16,11 @@ import yaml
 
 from open_instruct.common.errors import UserError, nearest
 
+NO_KEY = {"is_key": False}
+"""Metadata of a dataclass field that is no key of the file."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)  # hashable, as parts of a union must be
 class Aliases:
     """Metadata of an `Annotated` hint: strings that stand for other values, as `main` does for None."""
 
@@ -81,7 +84,7 @@ class Validator:
         children = {} if is_null(node) and key else self.parse_mapping(node, key)
         if children is None:
             return None
-        fields = {f.name: f for f in dataclasses.fields(schema)}
+        fields = {f.name: f for f in dataclasses.fields(schema) if f.metadata.get("is_key", True)}
         hints = typing.get_type_hints(schema, include_extras=True)
         for child, name in ((join(key, name), name) for name in children if name not in fields):
             self.errors.append((self.lines[child], f"unknown key {child} ({nearest(name, fields)})"))

@@ -13,9 +13,9 @@ SUFFIX_AT_END = re.compile(r"_(paper|papersplits|overlap-[a-z]+|dropempty|unlabe
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    protocol: Literal["corrected", "paper"] = "corrected"
-    """How data are prepared: correctly, or as in the paper (docs/data.md)."""
+class DataOptions:
+    """Those of a study's section `format`."""
+
     paper_splits: bool = False
     """Evaluate on the paper's splits with the corrected protocol too (rte, tweetqa: train; sciq: test)."""
     overlap: Literal["by_protocol", "drop", "keep", "refuse"] = "by_protocol"
@@ -27,6 +27,12 @@ class DataSettings:
     """Format sets whose labels are hidden or all the same, as in the paper; accuracy on them measures nothing."""
     any_row_count: bool = False
     """Format sources with another number of rows than declared, such as a part of a dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(DataOptions):
+    protocol: Literal["corrected", "paper"] = "corrected"
+    """How data are prepared: correctly, or as in the paper (docs/data.md)."""
     seed: int = DEFAULT_SEED
     """Seed of the train sample and of the exemplars."""
 

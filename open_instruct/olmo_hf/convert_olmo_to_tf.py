@@ -38,6 +38,8 @@ class Args:
     """Family of the checkpoint (open_instruct/checkpoints/families.yaml)."""
     step: int | Literal["main"] = MAIN
     """Pre-training step of the checkpoint; `main` (or -1): the released final weights."""
+    run: str | None = None
+    """Pre-training run of the checkpoint, of a family that has several."""
     input_dir: Path | None = None
     """Folder of the checkpoint in OLMo's own format (default: output/{family}_ckpts/checkpoint-{step})."""
     output_dir: Path | None = None
@@ -58,9 +60,9 @@ class Args:
 
 def main(args: Args) -> None:
     checkpoint = checkpoint_of(args)
-    input_dir = args.input_dir or paths.native_checkpoint(args.family, checkpoint.name)
-    output_dir = args.output_dir or paths.converted_checkpoint(args.family, checkpoint.name)
-    tokenizer_name = args.tokenizer_name_or_path or str(paths.tokenizer_dir(args.family))
+    input_dir = args.input_dir or checkpoint.folder
+    output_dir = args.output_dir or checkpoint.model_folder
+    tokenizer_name = args.tokenizer_name_or_path or str(checkpoint.tokenizer_folder)
     native = find_native(input_dir)
     check_step(input_dir, checkpoint)
     artifact = plan_artifact(args, checkpoint, input_dir, native, output_dir, tokenizer_name)
@@ -96,13 +98,13 @@ def checkpoint_of(args: Args) -> Checkpoint:
     """Raises UserError for an unknown family, and for an invalid step."""
     if args.step != MAIN and args.step < -1:
         raise UserError(f"step is {args.step}, expected a pre-training step, or `main`")
-    return Checkpoint(family_named(args.family).name, None if args.step in (MAIN, -1) else args.step)
+    return Checkpoint(family_named(args.family).name, None if args.step in (MAIN, -1) else args.step, args.run)
 
 
 def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
     """Raises UserError where the checkpoint's own sidecar names another family or step."""
     identity = read_sidecar(input_dir).get("identity", {}) if has_sidecar(input_dir) else {}
-    for field, given in (("family", checkpoint.family), ("step", checkpoint.step)):
+    for field, given in (("family", checkpoint.family), ("step", checkpoint.step), ("run", checkpoint.run)):
         if field in identity and identity[field] != given:
             right, wrong = (MAIN if value is None else value for value in (identity[field], given))
             raise UserError(f"{input_dir} is of {field} {right}, not {wrong}; add --{field} {right}")

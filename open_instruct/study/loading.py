@@ -4,26 +4,35 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.families import MAIN, family_named, step_name, step_order
+from open_instruct.checkpoints.families import EMBEDDED, MAIN, family_named, step_name, step_order
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
-from open_instruct.common.yaml_schema import Validator, join, read_yaml
-from open_instruct.study.config import STAGES, Resources, Study
-from open_instruct.tasks import FORMATS, PROTOCOLS, eval_set_named, train_set_named
+from open_instruct.common.yaml_schema import Validator, compose, join
+from open_instruct.data.availability import eval_problems, train_problems
+from open_instruct.data.formatting import FormatOptions
+from open_instruct.data.registry import read_datasets
+from open_instruct.study.config import STAGES, RecipeConfig, Resources, Study
+from open_instruct.study.overrides import override, pop, share_options
 
 MINIMA = {
-    **dict.fromkeys(("seed", "seeds", "shots", "gpus"), 0),
+    **dict.fromkeys(("seed", "seeds", "shots", "num_shots", "gpus", "num_validation_rows", "random_subsample_seed"), 0),
+    **dict.fromkeys(("weight_decay", "warmup_ratio", "lora_dropout", "warmup_steps"), 0),
     **dict.fromkeys(("epochs", "batch_size", "rows", "limit", "max_new_tokens", "cpus", "memory_gb", "throttle"), 1),
+    **dict.fromkeys(("max_train_steps", "max_seq_length", "lora_rank", "lora_alpha", "early_stopping_patience"), 1),
+    **dict.fromkeys(("per_device_train_batch_size", "max_tokens_per_batch", "preprocessing_num_workers"), 1),
+    **dict.fromkeys(("logging_steps", "num_resamples", "model_max_length"), 1),
+    **dict.fromkeys(("d_model", "num_layers", "num_heads", "vocab_size"), 1),
     **dict.fromkeys(("flop_per_second", "tokens_per_row", "num_parameters"), 1),
 }
 """By key, wherever it is in a study file."""
-POSITIVE = ("lr",)
-DISTINCT = ("lr", "seeds", "formats", "shots", "tasks")
-NOT_EMPTY = ("lr", "formats", "shots", "tasks")
+POSITIVE = ("lr", "max_grad_norm", "temperature", "top_p")
+AT_MOST_ONE = ("warmup_ratio", "lora_dropout", "top_p")
+DISTINCT = ("lr", "epochs", "rows", "batch_size", "adapter", "seeds", "runs", "formats", "shots", "tasks")
+NOT_EMPTY = ("rows", "batch_size", "adapter", "formats", "shots", "tasks")
 SLURM_TIME = re.compile(r"\d+|(\d+-)?\d{1,2}(:\d{2}){0,2}")
 SLURM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
 SBATCH_OPTION = re.compile(r"--[a-z][a-z-]*(=[A-Za-z0-9_.,:/@%+=\[\]&|*()-]+)?")
@@ -31,21 +40,58 @@ PLANNED_OPTIONS = ("array", "dependency", "job-name", "output", "error", "wrap",
 """Options of sbatch that the plan sets."""
 
 
-def load_study(path: Path) -> Study:
-    """Read and check a study file.  Raises UserError with every problem, a line each."""
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file.  overrides: `key=value`, in place of its own.
+
+    Raises UserError with every problem, a line each.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such study; scripts/studies/ has some")
-    study, validator = read_yaml(path, Study)
+    datasets, root, validator = read_datasets(path), compose(path), Validator(path)
+    has_datasets = pop(root, "datasets") is not None
+    override(root, overrides)
+    share_options(root)
+    study = validator.parse_dataclass(Study, root, "")
     if isinstance(study, Study):
+        study = dataclasses.replace(study, file=path, overrides=tuple(overrides))
+        study = dataclasses.replace(study, datasets=datasets, has_datasets=has_datasets)
         check_values(study, "", validator)
         check_names(study, validator)
         check_models(study, validator)
         for stage, resources in study.resources.items():
             check_resources(f"resources.{stage}", resources, validator)
-        if not validator.errors:
-            check_model_ids(study, validator)
+    validator.raise_errors()
+    study = with_registered_recipes(study, validator)
+    check_data(study, validator)
+    check_model_ids(study, validator)
     validator.raise_errors()
     return study
+
+
+def with_registered_recipes(study: Study, validator: Validator) -> Study:
+    """Fill in epochs and learning rates that recipes leave to the registry."""
+    filled: dict[str, RecipeConfig] = {}
+    for name, recipe in study.train_sets.items():
+        registered = study.datasets.train_set(name)
+        epochs = recipe.epochs or ((registered.epochs,) if registered.epochs else ())
+        lr = recipe.lr or ((registered.lr,) if registered.lr else ())
+        missing = [key for key, values in (("epochs", epochs), ("lr", lr)) if not values]
+        if missing:
+            validator.error(f"train_sets.{name}", f"expected {' and '.join(missing)}: {name} has no registered recipe")
+        filled[name] = dataclasses.replace(recipe, epochs=epochs, lr=lr)
+    return dataclasses.replace(study, train_sets=filled)
+
+
+def check_data(study: Study, validator: Validator) -> None:
+    """Formats that a set lacks, exemplars that no source at hand has: whatever formatting would refuse."""
+    options = FormatOptions(study.data_settings, study.datasets, study.source_options)
+    for name in study.train_sets:
+        for problem in train_problems(study.datasets.train_set(name), options):
+            validator.error(f"train_sets.{name}", problem)
+    for name, config in study.evaluation.items():
+        eval_set = study.datasets.eval_set(name)
+        for problem in eval_problems(eval_set, config.formats, study.shots_of(name), options):
+            validator.error(f"evaluation.{name}", problem)
 
 
 def check_values(config: Any, key: str, validator: Validator) -> None:
@@ -71,6 +117,8 @@ def check_value(name: str, values: tuple[Any, ...], key: str, validator: Validat
             validator.error(key, f"expected a number at least {MINIMA[name]}, found {value}")
         if name in POSITIVE and not 0 < value < math.inf:
             validator.error(key, f"expected a number above 0, found {value}")
+        if name in AT_MOST_ONE and value > 1:
+            validator.error(key, f"expected at most 1, found {value}")
     if name in DISTINCT and len(set(values)) < len(values):
         validator.error(key, f"expected each once, found {list(values)}")
     if name in NOT_EMPTY and not values:
@@ -82,12 +130,13 @@ def check_names(study: Study, validator: Validator) -> None:
     if study.name in paths.NOT_STUDIES:
         validator.error("name", f"results/{study.name} belongs to no study; expected another name")
     for name in study.train_sets:
-        check(validator, f"train_sets.{name}", train_set_named, name)
-    for name, config in study.evaluation.items():
-        check(validator, f"evaluation.{name}", eval_set_named, name)
-        for task_format in config.formats:
-            check_known(validator, f"evaluation.{name}.formats", "format", task_format, FORMATS)
-    check_known(validator, "protocol", "protocol", study.protocol, PROTOCOLS)
+        check(validator, f"train_sets.{name}", study.datasets.train_set, name)
+    for name in study.evaluation:
+        check(validator, f"evaluation.{name}", study.datasets.eval_set, name)
+    for run in (*study.runs, *(run for config in study.family_configs().values() for run in config.runs)):
+        check(validator, "runs", paths.safe_name, run)
+    if study.accelerate_config and not (paths.REPOSITORY / study.accelerate_config).is_file():
+        validator.error("accelerate_config", f"{study.accelerate_config}: no such file; see scripts/accelerate/")
     for stage in study.resources:
         check_known(validator, f"resources.{stage}", "stage", stage, STAGES)
     for name in study.suite.train_sets if study.suite else ():
@@ -112,15 +161,20 @@ def check_known(validator: Validator, key: str, kind: str, name: str, known: Col
 def check_models(study: Study, validator: Validator) -> None:
     if bool(study.family) == bool(study.families):
         validator.error("families" if study.families else "", "expected either family and steps, or families")
-    for family, steps in study.steps_by_family().items():
+    for family, config in study.family_configs().items():
+        steps = config.steps
         place = ("family", "steps") if family == study.family else (f"families.{family}",) * 2
         check(validator, place[0], family_named, family)
         ordered = sorted(set(steps), key=step_order)
         if list(steps) != ordered or not steps or any(step is not None and step < 0 for step in steps):
             found = ", ".join(map(step_name, steps))
             validator.error(place[1], f"expected ascending numbers, each once, {MAIN} last; found {found}")
-    if ("tiny" in study.steps_by_family()) != (study.pretrain is not None):
-        validator.error("pretrain", "belongs to family tiny, and only to it")
+        if family == EMBEDDED and (config.runs or None in steps):
+            validator.error(place[1], f"{EMBEDDED} has no runs and no {MAIN}; `pretrain` sets its seed")
+        if not validator.errors:
+            check(validator, place[1], lambda _: [one.folder for one in study.checkpoints()], family)
+    if study.pretrain and EMBEDDED not in study.family_configs():
+        validator.error("pretrain", f"is for family {EMBEDDED} only, which this study has not")
 
 
 def check_resources(key: str, resources: Resources, validator: Validator) -> None:

@@ -1,10 +1,8 @@
 """From a study to a graph of jobs: the command lines, inputs and outputs. Runs nothing."""
 
 from collections import Counter
-from pathlib import Path
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
-from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study import stages
 from open_instruct.study.config import Study
@@ -12,7 +10,7 @@ from open_instruct.study.job import Job
 from open_instruct.study.own_results import require_own_results
 
 
-def plan(study: Study, study_file: Path) -> list[Job]:
+def plan(study: Study) -> list[Job]:
     """All jobs of a study, each after those whose outputs it reads.
 
     Raises UserError where an input neither exists nor is another job's output, where two jobs write the same output,
@@ -20,28 +18,27 @@ def plan(study: Study, study_file: Path) -> list[Job]:
     """
     require_own_results(study, study_file)
     refuse_duplicates_on_disk(study.checkpoints())
-    jobs = all_jobs(study, study_file)
+    jobs = all_jobs(study)
     require_inputs(jobs)
     require_distinct_outputs(jobs)
     return jobs
 
 
-def all_jobs(study: Study, study_file: Path) -> list[Job]:
+def all_jobs(study: Study) -> list[Job]:
     jobs = [*stages.pretraining(study), *stages.downloads(study), *stages.formatting(study)]
     for checkpoint in study.checkpoints():
         jobs += stages.conversion(checkpoint)
     variants = list(study.variants())
     for variant in variants:
         if variant.train_set is not None:
-            train_file = paths.train_file(variant.train_set, study.data_settings.suffix)
-            jobs.append(stages.fine_tuning(variant, study.train_sets[variant.train_set], train_file))
-    evaluations = [stages.NShotEvaluation(study, num_shots) for num_shots in study.shots]
+            jobs.append(stages.fine_tuning(study, variant, study.train_sets[variant.train_set]))
+    evaluations = [stages.NShotEvaluation(study, num_shots) for num_shots in study.num_shots()]
     for variant in variants:
         for evaluation in evaluations:
             jobs += evaluation.jobs(variant)
         jobs += stages.suite(study, variant)
     measurements = [path for job in jobs if job.stage in ("score", "suite") for path in job.outputs]
-    return [*jobs, *stages.analysis(study, study_file, measurements)]
+    return [*jobs, *stages.analysis(study, measurements)]
 
 
 def require_inputs(jobs: list[Job]) -> None:

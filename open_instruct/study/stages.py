@@ -1,48 +1,64 @@
 """The jobs of each stage of a study, in the order of the pipeline."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from open_instruct.checkpoints.families import Checkpoint, family_named, step_name
+from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_named, step_name
 from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
-from open_instruct.study.config import Recipe, Study
+from open_instruct.data.settings import DataOptions
+from open_instruct.study.config import RecipeConfig, Study
 from open_instruct.study.job import Job
+from open_instruct.study.settings import (
+    ExecutionOptions,
+    PredictionOptions,
+    PretrainingOptions,
+    ScoreOptions,
+    SuiteOptions,
+    TrainingOptions,
+    changed,
+)
 from open_instruct.study.variants import Variant
-from open_instruct.tasks import eval_set_named
+
+
+def flags(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """A command line's options; a truth value is a switch, of a tuple each value follows the name."""
+    found: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            found += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return tuple(found)
 
 
 def pretraining(study: Study) -> Iterator[Job]:
-    if study.pretrain is None:
+    checkpoints = [checkpoint for checkpoint in study.checkpoints() if checkpoint.family == EMBEDDED]
+    if not checkpoints:
         return
-    checkpoints = [checkpoint for checkpoint in study.checkpoints() if checkpoint.family == "tiny"]
-    steps = ("--steps", *(str(checkpoint.step) for checkpoint in checkpoints))
-    model = flags(dataclasses.asdict(study.pretrain))
+    arguments = ("--steps", *(str(checkpoint.step) for checkpoint in checkpoints))
+    arguments += flags(changed(study.pretrain or PretrainingOptions(), PretrainingOptions))
     yield Job(
         "pretrain",
-        study.name,
-        ("open_instruct/pretrain_tiny.py", *steps, *model),
-        outputs=(paths.tokenizer_dir("tiny"), *(checkpoint.folder for checkpoint in checkpoints)),
+        checkpoints[0].stem,
+        ("open_instruct/pretrain_tiny.py", *arguments),
+        outputs=(checkpoints[0].tokenizer_folder, *(checkpoint.folder for checkpoint in checkpoints)),
         script="pretrain_tiny.sh",
-        arguments=(*steps, *model),
+        arguments=arguments,
         whole_machine=True,
     )
 
 
-def flags(values: dict) -> tuple[str, ...]:
-    return tuple(part for name, value in values.items() for part in (f"--{name}", str(value)))
-
-
 def downloads(study: Study) -> Iterator[Job]:
     """One job a family: before the first byte it checks that all checkpoints exist and fit on the disk."""
-    for name, steps in study.steps_by_family().items():
+    for name, config in study.family_configs().items():
         family = family_named(name)
-        checkpoints = [c for step in steps if not is_from_user((c := Checkpoint(name, step)).folder)]
+        checkpoints = [c for step in config.steps if not is_from_user((c := Checkpoint(name, step)).folder)]
         if not (family.hub or family.urls) or not checkpoints:
             continue
         listed = ",".join(step_name(checkpoint.step) for checkpoint in checkpoints)
-        tokenizer = (paths.tokenizer_dir(name),) if family.checkpoint_format == "olmo" else ()
+        tokenizer = (checkpoints[0].tokenizer_folder,) if family.checkpoint_format == "olmo" else ()
         yield Job(
             "download",
             name,
@@ -63,23 +79,29 @@ def formatting(study: Study) -> Iterator[Job]:
     named = tuple(part for option, names in sets.items() if names for part in (option, *names))
     if not named:
         return
+    settings = study.data_settings
     arguments = () if study.protocol == "corrected" else ("--protocol", study.protocol)
-    arguments += () if study.source is None else ("--source", study.source)
+    arguments += () if study.source == "auto" else ("--source", study.source)
+    folders = {"local_dir": study.local_dir, "llmbar_dir": study.llmbar_dir}
+    arguments += flags(changed(study.format, DataOptions)) + flags({k: v for k, v in folders.items() if v})
     arguments += ("--seed", str(study.seed))
-    suffix = study.data_settings.suffix
-    train_files = [paths.train_file(name, suffix) for name in study.train_sets]
+    arguments += ("--datasets_file", str(from_repository(study.file))) if study.has_datasets else ()
     evaluation_files = [
-        paths.evaluation_file(name, task_format, suffix)
+        paths.evaluation_file(name, task_format, settings.suffix)
         for name, config in study.evaluation.items()
         for task_format in config.formats
     ]
-    few_shot = {one for shots in study.shots if shots for one in study.evaluations(shots)}
-    exemplar_files = sorted(paths.exemplar_file(paths.evaluation_file(*one, suffix)) for one in few_shot)
+    few_shot = {one for shots in study.num_shots() if shots for one in study.evaluations(shots)}
+    exemplar_files = sorted(paths.exemplar_file(paths.evaluation_file(*one, settings.suffix)) for one in few_shot)
     yield Job(
         "format",
         study.name,
         ("open_instruct/format_generalization.py", *named, *arguments),
-        outputs=(*train_files, *evaluation_files, *exemplar_files),
+        outputs=(
+            *(paths.train_file(name, settings.suffix) for name in study.train_sets),
+            *evaluation_files,
+            *exemplar_files,
+        ),
         script="format_data.sh",
         variables={"train_sets": " ".join(study.train_sets), "eval_sets": " ".join(study.evaluation)},
         arguments=arguments,
@@ -90,19 +112,23 @@ def conversion(checkpoint: Checkpoint) -> Iterator[Job]:
     if family_named(checkpoint.family).checkpoint_format != "olmo":
         return
     step, model = step_name(checkpoint.step), Variant(checkpoint)
+    run = () if checkpoint.run is None else ("--run", checkpoint.run)
+    command = ("open_instruct/olmo_hf/convert_olmo_to_tf.py", "--family", checkpoint.family, "--step", step, *run)
     yield Job(
         "convert",
         model.model_id,
-        ("open_instruct/olmo_hf/convert_olmo_to_tf.py", "--family", checkpoint.family, "--step", step),
-        inputs=(checkpoint.folder, paths.tokenizer_dir(checkpoint.family)),
+        command,
+        inputs=(checkpoint.folder, checkpoint.tokenizer_folder),
         outputs=(model.folder,),
         script="convert_ckpts.sh",
-        variables={"family": checkpoint.family, "steps": step},
+        variables={"family": checkpoint.family, "steps": step, "tokenizer": str(checkpoint.tokenizer_folder)},
+        arguments=run,
     )
 
 
-def fine_tuning(variant: Variant, recipe: Recipe, train_file: Path) -> Job:
-    checkpoint, base = variant.checkpoint, Variant(variant.checkpoint).folder
+def fine_tuning(study: Study, variant: Variant, config: RecipeConfig) -> Job:
+    checkpoint, train_set, recipe = variant.checkpoint, variant.train_set or "", variant.recipe
+    base, train_file = Variant(checkpoint).folder, paths.train_file(train_set, recipe.data_settings)
     lr, epochs, batch_size = str(variant.lr), str(variant.epochs), str(recipe.batch_size)
     settings = {
         "model_name_or_path": base,
@@ -112,13 +138,20 @@ def fine_tuning(variant: Variant, recipe: Recipe, train_file: Path) -> Job:
         "total_batch_size": batch_size,
         "mixed_precision": recipe.mixed_precision,
     }
-    arguments = ("--max_train_rows", str(recipe.rows)) if recipe.rows else ()
-    arguments += ("--use_lora",) if recipe.adapter == "lora" else ()
-    arguments += ("--seed", str(variant.seed))
+    options = {"seed": recipe.seed}
+    options |= {"max_train_rows": recipe.rows} if recipe.rows else {}
+    options |= {"use_lora": True} if recipe.adapter == "lora" else {}
+    options |= changed(recipe.options, TrainingOptions) | changed(config, ExecutionOptions)
+    options |= {"with_tracking": True, "report_to": study.tracking} if study.tracking else {}
+    arguments = flags(options)
+    launch, variables = (), {}
+    if study.accelerate_config:
+        launch = ("-m", "accelerate.commands.launch", "--config_file", study.accelerate_config)
+        variables = {"accelerate_config": study.accelerate_config}
     return Job(
         "finetune",
         variant.model_id,
-        ("open_instruct/finetune.py", *flags(settings), *arguments),
+        (*launch, "open_instruct/finetune.py", *flags(settings), *arguments),
         inputs=(base, train_file),
         outputs=(variant.folder,),
         script="fine_tune_olmo.sh",
@@ -131,6 +164,7 @@ def fine_tuning(variant: Variant, recipe: Recipe, train_file: Path) -> Job:
             "epoch": epochs,
             "TOTAL_BATCH_SIZE": batch_size,
             "mixed_precision": recipe.mixed_precision,
+            **variables,
         },
         arguments=arguments,
     )
@@ -140,21 +174,22 @@ class NShotEvaluation:
     """What the evaluations of all models with one number of exemplars before each item have in common."""
 
     def __init__(self, study: Study, num_shots: int) -> None:
-        self.num_shots = num_shots
-        self.suffix = f"_{num_shots}shots" if len(study.shots) > 1 else ""
+        self.study, self.num_shots = study, num_shots
+        self.suffix = f"_{num_shots}shots" if len(study.num_shots()) > 1 else ""
         self.sets = study.evaluations(num_shots)
         files = [paths.evaluation_file(*one, study.data_settings.suffix) for one in self.sets]
-        limits = [str(study.evaluation[name].limit or eval_set_named(name).num_rows) for name, _ in self.sets]
+        limits = [str(study.evaluation[name].limit or "all") for name, _ in self.sets]
         self.inputs = (*files, *(paths.exemplar_file(file) for file in files if num_shots))
         self.files = ("--input_files", *map(str, files))
-        self.settings = ("--max_new_tokens", str(study.max_new_tokens), "--limit", *limits)
+        self.settings = (*flags(changed(study.predict, PredictionOptions)), "--limit", *limits)
+        self.scoring = flags(changed(study.score, ScoreOptions))
 
     def jobs(self, variant: Variant) -> Iterator[Job]:
         """Prediction and scoring of one model."""
         if not self.sets:
             return
         name, folder, num_shots = variant.model_id + self.suffix, variant.folder, str(self.num_shots)
-        predictions = tuple(paths.prediction_file(*one, variant.model_id, self.num_shots) for one in self.sets)
+        predictions = tuple(self.study.prediction_file(*one, self.num_shots, variant) for one in self.sets)
         model = ("--model_name_or_path", str(folder))
         yield Job(
             "predict",
@@ -166,13 +201,13 @@ class NShotEvaluation:
             variables={"model_path": str(folder), "num_shots": num_shots},
             arguments=(*self.files, *self.settings),
         )
-        arguments = ("--input_files", *map(str, predictions))
+        arguments = ("--input_files", *map(str, predictions), *self.scoring)
         yield Job(
             "score",
             name,
             ("eval/eval_pred.py", *arguments),
             inputs=predictions,
-            outputs=tuple(paths.metrics_file(path) for path in predictions),
+            outputs=tuple(self.study.metrics_file(path) for path in predictions),
             script="score_pred.sh",
             arguments=arguments,
         )
@@ -180,25 +215,25 @@ class NShotEvaluation:
 
 def suite(study: Study, variant: Variant) -> Iterator[Job]:
     """Ranked classification with one model."""
-    if study.suite is None or not study.suite.includes(variant):
+    files = study.suite_files(variant)
+    if study.suite is None or not files:
         return
-    tasks, folder = study.suite.tasks, variant.folder
-    limit = ("--limit", str(study.suite.limit)) if study.suite.limit else ()
+    folder, options = variant.folder, flags(changed(study.suite, SuiteOptions))
     yield Job(
         "suite",
         variant.model_id,
-        ("-m", "olmo_eval.run_lm_eval", "--model-path", str(folder), "--task", *tasks, *limit),
+        ("-m", "olmo_eval.run_lm_eval", "--model-path", str(folder), "--task", *files, *options),
         inputs=(folder,),
-        outputs=tuple(paths.suite_file(task, variant.model_id) for task in tasks),
+        outputs=tuple(files.values()),
         script="evaluate_it_model.sh",
-        variables={"model_path": str(folder), "tasks": " ".join(tasks)},
-        arguments=limit,
+        variables={"model_path": str(folder), "tasks": " ".join(files)},
+        arguments=options,
     )
 
 
-def analysis(study: Study, study_file: Path, measurements: Sequence[Path]) -> Iterator[Job]:
+def analysis(study: Study, measurements: Sequence[Path]) -> Iterator[Job]:
     """Report and notebook, from the scores and suite results of all models."""
-    results, study_argument = paths.results_dir(study.name), str(from_repository(study_file))
+    results, study_argument = paths.results_dir(study.name), str(from_repository(study.file))
     tables = tuple(results / name for name in ("all_perf_table.csv", "official_eval_table.csv"))
     yield Job(
         "report",

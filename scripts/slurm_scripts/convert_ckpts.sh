@@ -21,5 +21,5 @@ export base_dir
 cd "$repository"
 for step in $steps; do
   python open_instruct/olmo_hf/convert_olmo_to_tf.py \
-    --family "$family" --step "$step" --tokenizer_name_or_path "$tokenizer" --dtype "$dtype"
+    --family "$family" --step "$step" --tokenizer_name_or_path "$tokenizer" --dtype "$dtype" "$@"
 done

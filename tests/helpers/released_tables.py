@@ -107,18 +107,16 @@ def write_own_like(folder: Path, *, shifted: dict[str, float]) -> int:
         if not is_usual or row["metric"] not in ("rouge_l", "accuracy", "acc"):
             continue
         variant = Variant(Checkpoint("olmo1b", row["step"]), row["train_set"], row["epochs"], row["lr"])
-        is_suite = row["kind"] == "suite"
+        is_suite, shots = row["kind"] == "suite", f"_{row['shots']}shots" if row["shots"] else ""
         error = np.sqrt(row["Performance"] * (1 - row["Performance"]) / 1000) if is_suite else max(row["std"], 1e-4)
         score = float(np.clip(row["Performance"] + rng.normal(0, error) + shifted.get(row["eval_set"], 0.0), 0, 1))
         if is_suite:
-            path = paths.suite_file(row["eval_set"], variant.model_id, num_shots=row["shots"])
+            path = paths.suite_file(row["eval_set"], variant.model_id, shots)
             identity = variant.identity() | {"task": row["eval_set"]}
             result = {"task": row["eval_set"], "num_instances": 1000, "task_options": {"num_shots": row["shots"]}}
             content = {"metrics": [result | {"metrics": {"rc_metrics": {"acc": score}}}]}
         else:
-            path = paths.metrics_file(
-                paths.prediction_file(row["eval_set"], row["format"], variant.model_id, row["shots"])
-            )
+            path = paths.metrics_file(paths.prediction_file(row["eval_set"], row["format"], variant.model_id, shots))
             evaluation = {key: row[key] for key in ("eval_set", "format", "kind", "role", "shots")}
             identity = variant.identity() | evaluation | {"protocol": "corrected"}
             mean = {"mean": score, "standard_error": error, "ci_low": score - 2 * error, "ci_high": score + 2 * error}

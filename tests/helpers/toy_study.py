@@ -14,7 +14,7 @@ TOY = {
         "rte": {"limit": 6},
         "heldout_text": {"limit": 6},
     },
-    "max_new_tokens": 4,
+    "predict": {"max_new_tokens": 4},
     "suite": {"tasks": ["openbookqa"], "limit": 6, "train_sets": ["socialiqa"]},
 }
 SMALL = TOY | {"steps": [4], "evaluation": {"rte": {"limit": 6}, "heldout_text": {"limit": 6}}}

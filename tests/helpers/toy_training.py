@@ -3,20 +3,22 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from toy_models import toy_olmo
 from transformers import AutoModelForCausalLM
 
+from open_instruct import finetune
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.study.config import Checkpoint
 from open_instruct.study.variants import Variant
-from open_instruct.training.arguments import Args
+from open_instruct.training.arguments import Args, resolve
 
 ROWS = [("The cat sat", " on the mat"), ("The dog", " sat on the cat, and the dog sat"), ("yes or", " no")] * 4
-FOLDER_NAME = "tiny_hf_ckpt7_socialiqa_2epoch_1e-3"
+FOLDER_NAME = "tiny_hf_ckpt7_socialiqa_2epoch_1e-3_bs4_fp32"
 
 
 def toy_training(rows: list[tuple[str, str]] = ROWS, **config) -> Args:
@@ -28,6 +30,11 @@ def toy_training(rows: list[tuple[str, str]] = ROWS, **config) -> Args:
     with train.making():
         write_jsonl(train.path, ({"id": str(i), "prompt": p, "completion": c} for i, (p, c) in enumerate(rows)))
     return Args(str(base.folder), train.path, learning_rate=1e-3, num_train_epochs=2, total_batch_size=4)
+
+
+def output_of(args: Args) -> Path:
+    """Folder of the run's model."""
+    return finetune.variant_of(resolve(args, num_processes=1), Path(args.model_name_or_path)).folder
 
 
 def weights(folder) -> dict[str, torch.Tensor]:

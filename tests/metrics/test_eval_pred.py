@@ -88,13 +88,13 @@ def test_unchanged_files_are_skipped_without_reading_and_changed_ones_scored_aga
     assert load_metrics(metrics_file(first)).metrics["accuracy"].n == 3
 
 
-def test_other_arguments_are_refused_without_overwrite(predictions):
+def test_other_arguments_make_another_file(predictions):
     path = write_predictions(predictions / "a.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     main(Args())
-    with pytest.raises(UserError, match="num_resamples was 3000, now 100; add --overwrite"):
-        main(Args(num_resamples=100))
-    main(Args(num_resamples=100, overwrite=True))
-    assert json.loads(sidecar_path(metrics_file(path)).read_text())["arguments"]["num_resamples"] == 100
+    main(Args(num_resamples=100))
+    for suffix, num_resamples in (("", 3000), ("_resamples100", 100)):
+        sidecar = json.loads(sidecar_path(metrics_file(path, suffix)).read_text())
+        assert sidecar["arguments"]["num_resamples"] == num_resamples
 
 
 def test_output_file_name_selects_one_file_of_the_folder(predictions, monkeypatch, capsys):

@@ -64,15 +64,16 @@ def test_a_mirror_whose_content_changed_is_evaluated_again(tmp_path, capsys):
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     toy_olmo(tmp_path / "toy")
-    args = Args(model_path=tmp_path / "toy", task=("copa",), limit=4, source="local", local_dir=tmp_path / "mirror")
+    mirror = {"source": "local", "local_dir": tmp_path / "mirror"}
+    args = Args(model_path=tmp_path / "toy", model="toy", task=("copa",), limit=4, **mirror)
     main(args)
-    [entry] = read_json(tmp_path / "eval_results" / "eval_pipeline" / "copa_toy.json")["metrics"]
+    [entry] = read_json(tmp_path / "eval_results" / "eval_pipeline" / "copa_toy_limit4.json")["metrics"]
     assert (entry["task_options"]["source"], entry["num_instances"]) == ("local", 4)
     file.write_text("".join(json.dumps(dict(row, label=1 - row["label"])) + "\n" for row in rows))
     capsys.readouterr()
     main(args)
     assert "to do" in capsys.readouterr().out
-    [flipped] = read_json(tmp_path / "eval_results" / "eval_pipeline" / "copa_toy.json")["metrics"]
+    [flipped] = read_json(tmp_path / "eval_results" / "eval_pipeline" / "copa_toy_limit4.json")["metrics"]
     assert flipped["items"]["acc"] == [1 - value for value in entry["items"]["acc"]]
 
 

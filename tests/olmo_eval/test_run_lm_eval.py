@@ -9,7 +9,6 @@ import pytest
 from toy_models import toy_olmo
 
 from eval.metrics.comparable import load_comparables
-from eval.prediction.model_loading import identify
 from olmo_eval import run_lm_eval
 from olmo_eval.instances import load_instances
 from olmo_eval.run_lm_eval import Args, main
@@ -18,6 +17,7 @@ from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, read_jsonl, write_json
+from open_instruct.study.variants import identify
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +39,24 @@ def suite_metrics(base, name):
 
 
 def test_metrics_files_have_the_expected_keys_and_are_skipped_or_overwritten(base, folder, capsys):
-    args = Args(model_path=folder, task=("openbookqa", "winogrande"), limit=3)
+    args = Args(model_path=folder, model="toy", task=("openbookqa", "winogrande"), limit=3)
     main(args)
-    entry = suite_metrics(base, "openbookqa_toy.json")
+    entry = suite_metrics(base, "openbookqa_toy_limit3.json")
     assert set(entry) == {
         *("task", "task_options", "metrics", "num_instances", "processing_time"),
         *("model", "model_path", "model_kwargs", "items"),
     }
     assert (entry["num_instances"], entry["model"], entry["task_options"]["limit"]) == (3, "toy", 3)
     assert entry["task_options"]["unconditioned_prompt"] == "Answer:"
-    assert "acc_uncond" not in suite_metrics(base, "winogrande_toy.json")["metrics"]["rc_metrics"]
-    sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "openbookqa_toy.json")
-    assert sidecar["identity"] == identify(folder) | {"task": "openbookqa"}
+    assert "acc_uncond" not in suite_metrics(base, "winogrande_toy_limit3.json")["metrics"]["rc_metrics"]
+    sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "openbookqa_toy_limit3.json")
+    assert sidecar["identity"] == identify(folder, model_id="toy") | {"task": "openbookqa", "conditions": None}
 
     capsys.readouterr()
     main(args)
     assert capsys.readouterr().out.count("done already") == 2
-    with pytest.raises(UserError, match=r"openbookqa\.limit was 3, now 2; add --overwrite"):
-        main(dataclasses.replace(args, limit=2))
-    main(dataclasses.replace(args, limit=2, overwrite=True))
-    assert suite_metrics(base, "openbookqa_toy.json")["num_instances"] == 2
+    main(dataclasses.replace(args, limit=2))
+    assert suite_metrics(base, "openbookqa_toy_limit2.json")["num_instances"] == 2
 
 
 def test_metrics_file_and_full_output_agree(base, folder):
@@ -89,9 +87,10 @@ def test_metrics_file_and_full_output_agree(base, folder):
 
 
 def test_full_output_never_replaces_metrics_of_other_arguments(base, folder):
-    main(Args(model_path=folder, task=("copa",), limit=2))
-    with pytest.raises(UserError, match="made with other arguments"):
-        main(Args(model_path=folder, task=("copa",), limit=3, full_output_file=base / "full.jsonl"))
+    args = Args(model_path=folder, task=("copa",), limit=2, metrics_file=base / "metrics.json")
+    main(args)
+    with pytest.raises(UserError, match=r"copa\.limit was 2, now 3; add --overwrite"):
+        main(dataclasses.replace(args, limit=3, full_output_file=base / "full.jsonl"))
 
 
 def without_times(line):
@@ -146,11 +145,11 @@ def test_an_interrupted_run_with_other_arguments_is_not_continued(base, folder, 
 
 
 def test_shots_and_chat_format_are_part_of_the_file_name(base, folder):
-    args = Args(model_path=folder, task=("copa",), limit=2)
+    args = Args(model_path=folder, model="toy", task=("copa",))
     for changes in ({}, {"num_shots": 1}, {"use_chat_format": True}, {"num_shots": 1, "use_chat_format": True}):
-        main(dataclasses.replace(args, **changes))
-    names = ("copa_toy.json", "copa_toy_1shots.json", "copa_toy_chat.json", "copa_toy_1shots_chat.json")
-    found = [suite_metrics(base, name) for name in names]
+        main(dataclasses.replace(args, limit=2, **changes))
+    names = ("copa_toy", "copa_toy_1shots", "copa_toy_chat", "copa_toy_1shots_chat")
+    found = [suite_metrics(base, f"{name}_limit2.json") for name in names]
     options = [(entry["task_options"]["num_shots"], entry["task_options"]["use_chat_format"]) for entry in found]
     assert options == [(0, False), (1, False), (0, True), (1, True)]
     masses = {entry["metrics"]["rc_metrics"]["avg_total_probability_mass"] for entry in found}
@@ -158,14 +157,14 @@ def test_shots_and_chat_format_are_part_of_the_file_name(base, folder):
 
 
 def test_chat_format_applies_to_the_unconditioned_prompt(base, folder):
-    main(Args(model_path=folder, task=("piqa",), limit=2, use_chat_format=True))
-    prompt = suite_metrics(base, "piqa_toy_chat.json")["task_options"]["unconditioned_prompt"]
+    main(Args(model_path=folder, model="toy", task=("piqa",), limit=2, use_chat_format=True))
+    prompt = suite_metrics(base, "piqa_toy_chat_limit2.json")["task_options"]["unconditioned_prompt"]
     assert prompt == "<|user|>\nAnswer:\n<|assistant|>\n"
 
 
 def test_item_values_average_to_the_metrics(base, folder):
-    main(Args(model_path=folder, task=("social_iqa",), limit=9))
-    entry = suite_metrics(base, "social_iqa_toy.json")
+    main(Args(model_path=folder, model="toy", task=("social_iqa",), limit=9))
+    entry = suite_metrics(base, "social_iqa_toy_limit9.json")
     items, metrics = entry["items"], entry["metrics"]["rc_metrics"]
     assert len(set(items["id"])) == 9
     for name in ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond"):
@@ -184,17 +183,17 @@ def test_the_model_id_comes_from_the_sidecar(base, tmp_path):
     sidecar = {"identity": {"model_id": "tiny_main", "step": 5}, "arguments": {}, "inputs": {}, "files": {}}
     write_json(path / "meta.json", sidecar)
     main(Args(model_path=path, task=("copa",), limit=2))
-    sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "copa_tiny_main.json")
+    sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "copa_tiny_main_limit2.json")
     assert (sidecar["identity"]["step"], sidecar["identity"]["train_set"]) == (5, None)
 
 
 def test_options_of_task_file_flags_and_config_file_in_this_order_of_precedence(base, folder):
     tasks, config = base / "tasks.jsonl", base / "config.yaml"
     tasks.write_text('{"name": "copa", "limit": 3}\n{"name": "rte"}\n')
-    config.write_text(f"model-path: {folder}\ntask_file: {tasks}\nlimit: 5\noverwrite: false\n")
+    config.write_text(f"model-path: {folder}\nmodel: toy\ntask_file: {tasks}\nlimit: 5\noverwrite: false\n")
     main(Args(config_file=config, limit=2))
-    assert suite_metrics(base, "copa_toy.json")["num_instances"] == 3
-    assert suite_metrics(base, "rte_toy.json")["num_instances"] == 2
+    assert suite_metrics(base, "copa_toy_limit3.json")["num_instances"] == 3
+    assert suite_metrics(base, "rte_toy_limit2.json")["num_instances"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Predictions of a toy model for each kind of evaluation file; skipping, resumption, truncation and sampling."""
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from toy_evaluation import RTE, SCIQ, TEXT, as_records, load_toy, log_prob, read_records, run_predict, write_evaluation
 
+from eval import predict
 from eval.prediction import label_scoring, requests, runner
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
@@ -80,7 +82,7 @@ def test_text_is_scored_after_eos(home):
 def test_prediction_file_is_named_by_identities_not_by_the_input_file(home):
     write_evaluation(home / "anything.jsonl", SCIQ, task_format="instruct")
     path = run_predict(home, "anything")
-    assert path == home / "output" / "predictions" / "sciq_instruct_toy_ckpt7.jsonl"
+    assert path == home / "output" / "predictions" / "sciq_instruct_toy_ckpt7_new5.jsonl"
     identity = read_sidecar(path)["identity"]
     assert {name: identity[name] for name in ("model_id", "step", "lr", "eval_set", "format", "kind", "shots")} == {
         "model_id": "toy_ckpt7",
@@ -97,7 +99,8 @@ def test_without_sidecars_the_folder_name_and_the_registry_identify_the_predicti
     (home / "model" / "meta.json").unlink()
     (home / "rte.jsonl.meta.json").unlink()
     path = run_predict(home, "rte")
-    assert path.name == "rte_model.jsonl"
+    # The name of a folder alone is not unique.
+    assert re.fullmatch(r"rte_model-[0-9a-f]{8}\.jsonl", path.name)
     assert read_sidecar(path)["identity"]["kind"] == "labels"
 
 
@@ -130,10 +133,23 @@ for name in ("predict", "predict_classification", "predict_sweep", "eval_pred", 
 
 def test_other_arguments_are_refused_only_where_they_affect_the_content(home):
     run_predict(home, "rte", "sciq")
-    run_predict(home, "rte", max_new_tokens=7)  # nothing is generated for labels
-    with pytest.raises(UserError, match="max_new_tokens was 5, now 7; add --overwrite"):
-        run_predict(home, "sciq", max_new_tokens=7)
-    assert read_sidecar(run_predict(home, "sciq", max_new_tokens=7, overwrite=True))["arguments"]["max_new_tokens"] == 7
+    output = home / "output" / "other.jsonl"
+    for name in ("rte", "sciq"):
+        predict.main(predict.Args(home / "model", (home / f"{name}.jsonl",), output_file=output, overwrite=True))
+        again = predict.Args(home / "model", (home / f"{name}.jsonl",), output_file=output, max_new_tokens=7)
+        if name == "rte":
+            predict.main(again)  # nothing is generated for labels
+        else:
+            with pytest.raises(UserError, match="max_new_tokens was 60, now 7; add --overwrite"):
+                predict.main(again)
+
+
+def test_files_of_other_settings_have_other_names(home):
+    paths = {run_predict(home, "sciq", **options) for options in ({}, {"max_new_tokens": 7}, {"limit": (2,)})}
+    paths |= {run_predict(home, "sciq", do_sample=True, seed=seed) for seed in (1, 42)}
+    assert {path.name.removeprefix("sciq_toy_ckpt7") for path in paths} == {
+        *("_new5.jsonl", "_new7.jsonl", "_limit2_new5.jsonl", "_new5_sampled_seed1.jsonl", "_new5_sampled.jsonl")
+    }
 
 
 @pytest.mark.parametrize("name", ["sciq", "rte"])
@@ -188,7 +204,10 @@ def test_partial_file_of_other_arguments_is_not_resumed(home):
 def test_limit_can_differ_by_file(home):
     run_predict(home, "rte", "heldout_text", limit=(2, 4))
     folder = home / "output" / "predictions"
-    counts = {name: len(read_records(folder / f"{name}_toy_ckpt7.jsonl")) for name in ("rte", "heldout_text")}
+    counts = {
+        name: len(read_records(folder / f"{name}_toy_ckpt7_limit{n}.jsonl"))
+        for name, n in (("rte", 2), ("heldout_text", 4))
+    }
     assert counts == {"rte": 2, "heldout_text": 4}
 
 

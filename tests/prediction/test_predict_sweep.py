@@ -16,7 +16,7 @@ def test_every_model_is_evaluated_with_every_number_of_exemplars(home, capsys):
     predict_sweep.main(args)
     table = capsys.readouterr().out.splitlines()
     begin = next(number for number, line in enumerate(table) if line.startswith("model "))
-    rows = [line.split()[:4] for line in table[begin + 1 : begin + 5]]
+    rows = [line.split("-")[0].split()[:1] + line.split()[1:4] for line in table[begin + 1 : begin + 5]]
     assert rows == [[model, "rte", shots, "4"] for model in ("toy_ckpt7", "other") for shots in ("0", "1")]
     predict_sweep.main(args)
     assert "0 scored, 4 unchanged" in capsys.readouterr().out

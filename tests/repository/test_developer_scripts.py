@@ -9,8 +9,8 @@ import pytest
 
 from open_instruct.common.paths import REPOSITORY
 
-PROGRAM = '#!/bin/sh\n{ printf %s "${0##*/}"; for part; do printf " [%s]" "$part"; done; echo; } >> "$LOG"\n'
-"""Records its name and arguments in $LOG."""
+PROGRAM = '#!/bin/sh\nline=${0##*/}; for part; do line="$line [$part]"; done; echo "$line" >> "$LOG"\n'
+"""Records its name and arguments in $LOG, by one write: two programs run at once."""
 
 
 @pytest.fixture

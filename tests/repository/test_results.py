@@ -25,7 +25,7 @@ def ignored(names: list[str]) -> set[str]:
 
 def test_git_ignores_every_output_of_the_quickstart(monkeypatch):
     monkeypatch.setenv("base_dir", str(REPOSITORY))
-    outputs = [str(path) for job in all_jobs(load_study(TINY), TINY) for path in job.outputs]
+    outputs = [str(path) for job in all_jobs(load_study(TINY)) for path in job.outputs]
     assert len(outputs) > 100
     assert set(outputs) - ignored(outputs) == set()
 

@@ -81,7 +81,7 @@ def test_a_hostile_base_dir_reaches_every_script_unchanged(name, tmp_path, monke
     monkeypatch.setenv("base_dir", str(tmp_path / name))
     (tmp_path / name).mkdir()
     file = paths.REPOSITORY / "scripts" / "studies" / "tiny.yaml"
-    for job in {job.stage: job for job in plan(load_study(file), file)}.values():
+    for job in {job.stage: job for job in plan(load_study(file))}.values():
         _, options = split(run_script(job, recorders))
         _, planned = split(job.command)
         assert {flag: options.get(flag) for flag in planned} == planned, job.stage

@@ -58,7 +58,7 @@ def study_and_jobs(base_dir):
     study_file = base_dir / "toy.yaml"
     study_file.write_text(yaml.safe_dump(TOY | {"steps": [0, 2, 4]}))
     study = load_study(study_file)
-    return study, plan(study, study_file)
+    return study, plan(study)
 
 
 def with_dependents(jobs: Sequence[Job], ids: set[str]) -> set[str]:

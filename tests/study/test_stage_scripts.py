@@ -20,7 +20,7 @@ def test_stage_scripts_run_the_planned_commands(recorders, base_dir, monkeypatch
     base_with_space = base_dir / "a folder"
     base_with_space.mkdir()
     monkeypatch.setenv("base_dir", str(base_with_space))
-    for job in {job.stage: job for job in plan(load_study(TINY), TINY)}.values():
+    for job in {job.stage: job for job in plan(load_study(TINY))}.values():
         program, options = split(run_script(job, recorders))
         planned_program, planned_options = split(job.command)
         assert program == planned_program
@@ -29,7 +29,7 @@ def test_stage_scripts_run_the_planned_commands(recorders, base_dir, monkeypatch
 
 
 def test_the_embedded_study_uses_every_stage_script_but_download():
-    planned = {job.script for job in plan(load_study(TINY), TINY)}
+    planned = {job.script for job in plan(load_study(TINY))}
     assert planned | {"download_ckpts.sh"} == {path.name for path in SCRIPTS.glob("*.sh")}
 
 

@@ -24,7 +24,7 @@ from open_instruct.study.plan import plan
 def jobs(tmp_path):
     file = tmp_path / "toy.yaml"
     file.write_text(yaml.safe_dump(TOY))
-    return plan(load_study(file), file)
+    return plan(load_study(file))
 
 
 def job_of(jobs: list[Job], stage: str) -> Job:

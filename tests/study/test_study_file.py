@@ -14,6 +14,8 @@ TINY = {
     "train_sets": {"socialiqa": {"epochs": 1, "lr": "1e-3"}},
     "evaluation": {"socialiqa": {"formats": ["default", "instruct"]}, "rte": None},
 }
+RUN = "d32-heads2-vocab300-lr1e-3"
+"""What differs from the defaults of the embedded model."""
 
 
 def write(tmp_path, **changes):
@@ -28,10 +30,10 @@ def test_omitted_keys_have_their_defaults(tmp_path):
     assert study.evaluation["rte"].formats == ("default",)
     # 2 checkpoints, each as it is and fine-tuned on one train set.
     assert [v.model_id for v in study.variants()] == [
-        "tiny_checkpoint-0",
-        "tiny_hf_ckpt0_socialiqa_1epoch_1e-3",
-        "tiny_checkpoint-10",
-        "tiny_hf_ckpt10_socialiqa_1epoch_1e-3",
+        f"tiny_{RUN}_checkpoint-0",
+        f"tiny_{RUN}_hf_ckpt0_socialiqa_1epoch_1e-3",
+        f"tiny_{RUN}_checkpoint-10",
+        f"tiny_{RUN}_hf_ckpt10_socialiqa_1epoch_1e-3",
     ]
 
 
@@ -49,11 +51,11 @@ def test_omitted_keys_have_their_defaults(tmp_path):
             r"formats: unknown format instuct \(did you mean instruct",
         ),
         ({"family": "olmo2b"}, r"unknown family olmo2b \(did you mean olmo"),
-        ({"protocol": "papers"}, r"unknown protocol papers"),
+        ({"protocol": "papers"}, r"protocol: expected one of corrected, paper, found 'papers'"),
         ({"steps": [10, 0]}, r"ascending numbers"),
         ({"steps": ["ten"]}, r"steps\[0\]: expected int, found 'ten'"),
-        ({"train_sets": {"socialiqa": {"epochs": 1}}}, r"train_sets\.socialiqa: missing key lr"),
-        ({"family": "olmo1b"}, r"pretrain: belongs to family tiny"),
+        ({"train_sets": {"qa_chat": {"epochs": 1}}}, r"qa_chat: expected lr: qa_chat has no registered recipe"),
+        ({"family": "olmo1b"}, r"pretrain: is for family tiny only"),
         ({"name": "a b"}, r"the name 'a b' would become a file name"),
         ({"suite": {"tasks": ["arc_easy"], "train_sets": ["tulu"]}}, r"tulu is not among the train_sets of this study"),
     ],
@@ -64,8 +66,8 @@ def test_a_problem_in_a_study_file_is_named(tmp_path, changes, message):
 
 
 def test_all_problems_are_reported_together(tmp_path):
-    with pytest.raises(UserError, match=r"(?s)unknown protocol none.*unknown train set nothing"):
-        load_study(write(tmp_path, train_sets={"nothing": {"epochs": 1, "lr": 1.0}}, protocol="none"))
+    with pytest.raises(UserError, match=r"(?s)unknown family none.*unknown train set nothing"):
+        load_study(write(tmp_path, train_sets={"nothing": {"epochs": 1, "lr": 1.0}}, family="none"))
 
 
 GRID = """\
@@ -98,7 +100,7 @@ def test_a_grid_has_every_family_learning_rate_and_seed(tmp_path):
     assert len(ids) == len(set(ids)) == 3 * (1 + 6 + 1)
     assert ids[:3] == ["checkpoint-1000", *(f"olmo1b_hf_ckpt1000_socialiqa_1epoch_1e-6{s}" for s in ("_seed1", ""))]
     assert "main" in ids
-    assert "olmo1b_hf_main_qa_chat_1epoch_1e-5" in ids
+    assert "olmo1b_hf_main_qa_chat_1epoch_1e-5_fp32" in ids
     assert study.shots == (0, 4)
 
 

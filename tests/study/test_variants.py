@@ -3,7 +3,9 @@
 import pytest
 
 from open_instruct.checkpoints.families import Checkpoint
-from open_instruct.study.variants import IDENTITY_FIELDS, Variant, short_float
+from open_instruct.common.naming import LONGEST_NAME, short_float
+from open_instruct.study.settings import TrainingOptions
+from open_instruct.study.variants import IDENTITY_FIELDS, Recipe, Variant
 
 
 def test_model_ids_are_those_of_the_paper():
@@ -14,14 +16,43 @@ def test_model_ids_are_those_of_the_paper():
     assert Variant(final).model_id == "main"
 
 
+OTHER_RECIPES = [
+    Recipe(seed=1),
+    Recipe(adapter="lora"),
+    Recipe(adapter="lora", options=TrainingOptions(lora_rank=8)),
+    Recipe(rows=600),
+    Recipe(batch_size=16),
+    Recipe(mixed_precision="no"),
+    Recipe(data_settings="_paper"),
+    *(Recipe(options=options) for options in [TrainingOptions(warmup_ratio=0.1), TrainingOptions(max_seq_length=512)]),
+]
+
+
+def test_a_setting_without_effect_is_no_part_of_the_name():
+    checkpoint, options = Checkpoint("olmo1b", 1000), TrainingOptions(lora_rank=8)
+    assert Variant(checkpoint, "xsum", 3, 2e-6, Recipe(options=options)) != Variant(checkpoint, "xsum", 3, 2e-6)
+    name = Variant(checkpoint, "xsum", 3, 2e-6, Recipe(options=options)).model_id
+    assert name == Variant(checkpoint, "xsum", 3, 2e-6).model_id
+
+
+def test_long_names_are_shortened_and_stay_different():
+    options = [TrainingOptions(max_train_steps=n, num_validation_rows=12345, max_seq_length=12345) for n in (1, 2)]
+    names = {
+        Variant(Checkpoint("olmo1b", 1, "r" * 120), "x" * 30, 3, 2e-6, Recipe(options=o)).model_id for o in options
+    }
+    assert len(names) == 2
+    assert {len(name) for name in names} == {LONGEST_NAME}
+
+
 def test_different_variants_have_different_model_ids():
     checkpoint = Checkpoint("olmo1b", 1000)
     variants = [
         Variant(checkpoint, "xsum", 3, 2e-6),
         Variant(checkpoint, "xsum", 3, 2.5e-6),
-        Variant(checkpoint, "xsum", 3, 2e-6, seed=1),
-        Variant(checkpoint, "xsum", 3, 2e-6, adapter="lora"),
+        *(Variant(checkpoint, "xsum", 3, 2e-6, recipe) for recipe in OTHER_RECIPES),
         Variant(Checkpoint("tiny", 1000), "xsum", 3, 2e-6),
+        Variant(Checkpoint("olmo1b", 1000, "b"), "xsum", 3, 2e-6),
+        Variant(Checkpoint("olmo1b", 1000, "b")),
         Variant(Checkpoint("tiny", 1000)),
         Variant(checkpoint),
     ]

@@ -29,5 +29,5 @@ def test_prompt_templates_end_without_white_space_and_use_declared_fields(task):
 def test_the_papers_study_uses_the_declared_recipes():
     recipes = load_study(REPOSITORY / "scripts" / "studies" / "paper.yaml").train_sets
     assert {name: (r.epochs, r.lr) for name, r in recipes.items()} == {
-        name: (t.epochs, (t.lr,)) for name, t in TRAIN_SETS.items() if t.lr is not None
+        name: ((t.epochs,), (t.lr,)) for name, t in TRAIN_SETS.items() if t.lr is not None
     }

@@ -1,6 +1,8 @@
 """Fine-tuning from the command's arguments to the finished model."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from toy_training import FOLDER_NAME, largest_difference, launched, toy_training, weights
+from toy_training import FOLDER_NAME, largest_difference, launched, output_of, toy_training, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from open_instruct import finetune
@@ -141,8 +143,9 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_targets(args):
 
 
 def test_rows_held_back_for_validation_are_logged_and_not_trained_on(args):
-    finetune.main(replace(args, num_validation_rows=4))
-    folder = paths.fine_tuned_model(FOLDER_NAME)
+    args = replace(args, num_validation_rows=4)
+    finetune.main(args)
+    folder = output_of(args)
     assert read_sidecar(folder)["rows"] == 8
     # Before training and after each of the two epochs of 8 rows, 4 a step.
     assert [line["step"] for line in read_log(folder) if "validation_loss" in line] == [0, 2, 4]
@@ -167,8 +170,9 @@ def test_early_stopping_keeps_the_weights_with_the_lowest_validation_loss(args, 
 
 
 def test_the_schedule_ends_at_max_train_steps(args):
-    finetune.main(replace(args, max_train_steps=4, warmup_ratio=0.0, logging_steps=2))
-    log = read_log(paths.fine_tuned_model(FOLDER_NAME))
+    args = replace(args, max_train_steps=4, warmup_ratio=0.0, logging_steps=2)
+    finetune.main(args)
+    log = read_log(output_of(args))
     # Linear from 1e-3 to 0 in four steps; a line has the rate of its last step.
     assert [(line["step"], line["lr"]) for line in log] == [(2, pytest.approx(7.5e-4)), (4, pytest.approx(2.5e-4))]
 
@@ -191,10 +195,19 @@ def test_invalid_arguments_are_refused(args, changes, message):
         finetune.main(replace(args, **changes))
 
 
-def test_a_model_without_sidecar_needs_an_output_dir(args):
-    (paths.converted_checkpoint("tiny", "checkpoint-7") / "meta.json").unlink()
-    with pytest.raises(UserError, match="so the output has no name; give --output_dir"):
-        finetune.main(args)
+def test_a_model_and_a_train_file_of_ones_own_give_the_output_a_name_that_no_other_has(args, tmp_path):
+    outputs = set()
+    for run in ("runA", "runB"):
+        model, train_file = tmp_path / run / "checkpoint-1000", tmp_path / run / "train.jsonl"
+        shutil.copytree(args.model_name_or_path, model, ignore=shutil.ignore_patterns("meta.json"))
+        shutil.copy(args.train_file, train_file)
+        own = replace(args, model_name_or_path=str(model), train_file=train_file, max_train_steps=1)
+        finetune.main(own)
+        outputs.add(output_of(own).name)
+        assert sorted(path.name for path in model.parent.iterdir()) == ["checkpoint-1000", "train.jsonl"]
+    pattern = r"checkpoint-1000-[0-9a-f]{8}_train-[0-9a-f]{8}_2epoch_1e-3_bs4_fp32_steps1"
+    assert len(outputs) == 2
+    assert all(re.fullmatch(pattern, name) for name in outputs)
 
 
 def test_a_folder_in_olmos_own_format_names_the_converter(args, tmp_path):

@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import PeftModel
-from toy_training import FOLDER_NAME, largest_difference, toy_training, weights
+from toy_training import largest_difference, output_of, toy_training, weights
 from transformers import AutoModelForCausalLM
 
 from open_instruct import finetune, merge_lora
-from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.training.memory import num_adapter_weights
@@ -50,7 +49,7 @@ def test_a_merged_adapter_has_the_logits_of_the_adapted_model(args, tmp_path):
     assert read_sidecar(tmp_path / "merged")["identity"] == read_sidecar(tmp_path / "adapter")["identity"]
     # By default finetune.py merges the adapter itself.
     finetune.main(args)
-    merged = paths.fine_tuned_model(f"{FOLDER_NAME.replace('1e-3', '1e-2')}_lora")
+    merged = output_of(args)
     assert largest_difference(weights(merged), weights(tmp_path / "merged")) == 0
 
 

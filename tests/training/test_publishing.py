@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from loopback_publishing import PublishingHub
-from toy_training import FOLDER_NAME, largest_difference, toy_training, weights
+from toy_training import largest_difference, output_of, toy_training, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from open_instruct import finetune
-from open_instruct.common import paths
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.training.arguments import Args
@@ -33,7 +32,7 @@ def hub(tmp_path, monkeypatch):
 
 def test_a_published_model_loads_by_its_name(args, hub, capsys):
     finetune.main(replace(args, push_to_hub=REPO))
-    folder = paths.fine_tuned_model(FOLDER_NAME)
+    folder = output_of(args)
     commit = hub.repositories["model", REPO].commit("main")
     assert f"published {hub.url}/{REPO}/commit/{commit.id}" in capsys.readouterr().out
     assert set(commit.files) == {path.name for path in folder.iterdir()} >= {"README.md", "meta.json", "config.json"}
@@ -59,8 +58,9 @@ def test_a_model_of_the_hub_is_trained_at_the_requested_revision(args, hub, tmp_
 
 
 def test_the_model_card_agrees_with_the_sidecar(args):
-    finetune.main(replace(args, num_validation_rows=4))
-    folder = paths.fine_tuned_model(FOLDER_NAME)
+    args = replace(args, num_validation_rows=4)
+    finetune.main(args)
+    folder = output_of(args)
     card, meta = ModelCard.load(folder / "README.md"), read_sidecar(folder)
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
     assert card.text.startswith(f"# {meta['identity']['model_id']}\n")
@@ -98,14 +98,14 @@ def test_publishing_without_login_or_valid_name_is_refused_before_training(
     monkeypatch.setattr("open_instruct.training.publishing.get_token", lambda: token)
     with pytest.raises(UserError, match=message):
         finetune.main(replace(args, push_to_hub=repository))
-    assert not paths.fine_tuned_model(FOLDER_NAME).exists()
+    assert not output_of(args).exists()
 
 
 def test_a_model_that_the_hub_refused_is_published_by_the_next_start(args, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(UserError, match=f"the Hub refused {REPO}: .* start again to publish it"):
         finetune.main(replace(args, push_to_hub=REPO))
-    assert AutoModelForCausalLM.from_pretrained(paths.fine_tuned_model(FOLDER_NAME)) is not None
+    assert AutoModelForCausalLM.from_pretrained(output_of(args)) is not None
     monkeypatch.setenv("HF_TOKEN", hub.TOKEN)
     finetune.main(replace(args, push_to_hub=REPO))
     assert ("model", REPO) in hub.repositories

@@ -1,0 +1,73 @@
+"""Changes of a study file's nodes before they are parsed: `--set key=value`, and options shared by all recipes."""
+
+from collections.abc import Sequence
+
+import yaml
+
+from open_instruct.common.errors import UserError
+
+SHARED, RECIPES = "finetune", "train_sets"
+MAP, TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:str"
+
+
+def override(root: yaml.Node, assignments: Sequence[str]) -> None:
+    """Replace values: `train_sets.xsum.rows=[600, 6000]`.  Raises UserError for what is not key=value."""
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {assignment}: expected key=value, e.g. --set train_sets.xsum.rows=600")
+        try:
+            value = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: {text} is not YAML") from error
+        assign(root, key, value or yaml.ScalarNode("tag:yaml.org,2002:null", ""))
+
+
+def assign(node: yaml.Node, key: str, value: yaml.Node) -> None:
+    """Set `key`, a path from `node`, adding the mappings on the way."""
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"--set {key}: it is inside of a value, not of a mapping")
+    for position, (name, child) in enumerate(node.value):
+        if name.value == key:
+            node.value[position] = (name, value)
+            return
+        # Names may have dots (pythia-1.4b): those that are there come first.
+        if key.startswith(f"{name.value}.") and isinstance(child, yaml.MappingNode):
+            assign(child, key.removeprefix(f"{name.value}."), value)
+            return
+    first, _, rest = key.partition(".")
+    child = value
+    if rest:
+        child = yaml.MappingNode(MAP, [], node.start_mark)
+        assign(child, rest, value)
+    node.value.append((yaml.ScalarNode(TEXT, first, node.start_mark), child))
+
+
+def share_options(root: yaml.Node) -> None:
+    """Give every recipe the options of the section `finetune` that it does not set itself, and remove the section."""
+    shared, recipes = pop(root, SHARED), child_of(root, RECIPES)
+    if shared is None or not isinstance(recipes, yaml.MappingNode):
+        return
+    if not isinstance(shared, yaml.MappingNode):
+        raise UserError(f"line {shared.start_mark.line + 1}: {SHARED}: expected a mapping of options of fine-tuning")
+    for position, (name, recipe) in enumerate(recipes.value):
+        if not isinstance(recipe, yaml.MappingNode):
+            if recipe.value:
+                continue
+            recipe = yaml.MappingNode(MAP, [], recipe.start_mark)
+            recipes.value[position] = (name, recipe)
+        own = {key.value for key, _ in recipe.value}
+        recipe.value.extend(pair for pair in shared.value if pair[0].value not in own)
+
+
+def child_of(node: yaml.Node, key: str) -> yaml.Node | None:
+    children = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((child for name, child in children if name.value == key), None)
+
+
+def pop(node: yaml.Node, key: str) -> yaml.Node | None:
+    """Remove a section, and return it."""
+    found = child_of(node, key)
+    if isinstance(node, yaml.MappingNode):
+        node.value[:] = [(name, child) for name, child in node.value if name.value != key]
+    return found

@@ -1,0 +1,187 @@
+"""Settings of the stages: each class is the base of a stage's command line and of a section of a study file.
+
+A setting that affects a result declares its part of the output's name (common/naming.py).
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from open_instruct.common.naming import named, suffix
+from open_instruct.tasks.declarations import Protocol
+
+DEFAULT_SEED = 42
+Constraint = Literal["none", "next_word", "constraint", "label"]
+"""How a label is predicted (eval/prediction/label_scoring.py)."""
+DEFAULT_CONSTRAINTS: dict[str, Constraint] = {"whole_label": "label", "sub_tokens": "next_word"}
+"""`Protocol.label_scores` -> how a label is predicted under that protocol."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Settings of fine-tuning that affect the weights, beside those that make a grid."""
+
+    max_train_steps: int | None = named(None, "steps{}")
+    """Number of optimiser steps; overrides the number of epochs (the schedule ends there too)."""
+    max_seq_length: int = named(2048, "len{}")
+    """Longest example in tokens; a longer one loses the beginning of its prompt, never its completion."""
+    lr_scheduler_type: Literal["linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"] = (
+        named("linear", "{}")
+    )
+    warmup_ratio: float = named(0.03, "warmup{}")
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: float = named(0.0, "decay{}")
+    """Of matrices; biases and norms have none."""
+    max_grad_norm: float = named(1.0, "clip{}")
+    """Gradients of a larger norm are scaled down to it."""
+    lora_rank: int = named(64, "rank{}")
+    lora_alpha: int = named(16, "alpha{}")
+    lora_dropout: float = named(0.1, "dropout{}")
+    early_stopping_patience: int | None = named(None, "patience{}")
+    """Stop after this many epochs without a lower validation loss, and keep the weights with the lowest."""
+    num_validation_rows: int = named(0, "val{}")
+    """Hold back this many rows from the end of the train file, and log their loss before training and each epoch."""
+
+    def relevant(self, *, is_lora: bool) -> "TrainingOptions":
+        """Only these settings, those of an adapter at their defaults where there is none."""
+        values = {field.name: getattr(self, field.name) for field in fields(TrainingOptions)}
+        adapter = () if is_lora else ("lora_rank", "lora_alpha", "lora_dropout")
+        return TrainingOptions(**{name: value for name, value in values.items() if name not in adapter})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions:
+    """Settings of fine-tuning that affect memory, speed and logs, and no weights."""
+
+    per_device_train_batch_size: int | None = None
+    """Most examples in one forward pass of a process (None: limited by max_tokens_per_batch)."""
+    max_tokens_per_batch: int = 16_384
+    """Most tokens, including padding, in one forward pass of a process."""
+    packing: bool = False
+    """Concatenate examples instead of padding them; each attends to itself only."""
+    preprocessing_num_workers: int = 1
+    """Processes that tokenise."""
+    gradient_checkpointing: bool = False
+    """Recompute activations instead of storing them: less memory, a third more computation."""
+    checkpointing_steps: str = "epoch"
+    """When to save a state to resume from: `epoch`, a number of steps, or `never`. Signals save one in any case."""
+    logging_steps: int = 1
+    """Number of steps in one line of the log; its loss is their mean."""
+    check_memory: bool = True
+    """Refuse to start where the memory estimate exceeds the free memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """Settings of a prediction, beside the number of exemplars and of items."""
+
+    max_new_tokens: int = named(60, "new{}")
+    """Maximum length of a generation, in tokens."""
+    stop_at_newline: bool = named(False, "line")
+    """End a generation at its first line break."""
+    do_sample: bool = named(False, "sampled")
+    """Sample instead of greedy decoding."""
+    temperature: float = named(1.0, "temperature{}")
+    """Sampling temperature."""
+    top_p: float = named(1.0, "top{}")
+    """Sample from the fewest most likely tokens whose probabilities add up to this."""
+    seed: int = named(42, "seed{}")
+    """Sampling seed."""
+    use_vllm: bool = named(False, "vllm")
+    """Generate with vLLM, on a GPU; log-likelihoods are computed by transformers in any case."""
+    use_chat_format: bool = named(False, "chat")
+    """Format each item as a user's turn, for models that were fine-tuned on chats."""
+    load_in_float16: bool = named(False, "fp16")
+    """Load the weights in float16 instead of float32."""
+    truncate_left: bool = named(False, "truncated")
+    """Truncate prompts that are too long for the model on the left, and count them (default: refuse them)."""
+    constraint_type: Constraint | None = named(None, "{}")
+    """How a label is predicted: by the log-likelihood of the whole label (label), by its most likely sub-token
+    (next_word), by greedy decoding constrained to labels (constraint), or by free generation (none)
+    (default: label; next_word in the paper's protocol)."""
+
+    def constraint(self, protocol: Protocol) -> Constraint:
+        return self.constraint_type or DEFAULT_CONSTRAINTS[protocol.label_scores]
+
+    def generates(self, kind: str, protocol: Protocol) -> bool:
+        return kind == "generation" or (kind == "labels" and self.constraint(protocol) == "none")
+
+    def relevant(self, kind: str, protocol: Protocol) -> "PredictionOptions":
+        """Only these settings, those without effect on an evaluation set of this kind at their defaults."""
+        reset: dict[str, Any] = {field.name: field.default for field in fields(PredictionOptions)}
+        values = {name: getattr(self, name) for name in reset}
+        without_effect = [] if self.do_sample else ["temperature", "top_p", "seed"]
+        if not self.generates(kind, protocol):
+            without_effect += ["max_new_tokens", "stop_at_newline", "do_sample", *SAMPLING, "use_vllm"]
+        if kind != "labels" or self.constraint(protocol) == DEFAULT_CONSTRAINTS[protocol.label_scores]:
+            without_effect.append("constraint_type")
+        return PredictionOptions(**values | {name: reset[name] for name in without_effect})
+
+
+SAMPLING = ("temperature", "top_p", "seed")
+
+
+def evaluation_suffix(options: PredictionOptions, *, num_shots: int, limit: int | None) -> str:
+    """Part of a prediction's name: `_4shots_limit100_new40`.  options: the relevant ones."""
+    shots = f"_{num_shots}shots" if num_shots else ""
+    return shots + (f"_limit{limit}" if limit else "") + suffix(options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """Settings of ranked classification."""
+
+    num_shots: int = named(0, "{}shots")
+    """Number of exemplars before every instance."""
+    use_chat_format: bool = named(False, "chat")
+    """Format each instance as a user turn, for models that were fine-tuned on chats."""
+    limit: int | None = named(None, "limit{}")
+    """Evaluate a random sample of this many rows (default: all)."""
+    random_subsample_seed: int = named(1234, "sample{}")
+    """Seed of that sample."""
+    split: str = named("validation", "{}")
+    """Split that is evaluated."""
+    fewshot_seed: int | None = named(None, "exemplars{}")
+    """Seed of exemplars that are the same for every instance (default: drawn by the instance's position)."""
+    model_max_length: int | None = named(None, "len{}")
+    """Longest input in tokens (default: the minimum of the tokenizer's, the model's, and 2048)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """Settings of the intervals."""
+
+    num_resamples: int = named(3_000, "resamples{}")
+    """Bootstrap resamples for each interval."""
+    seed: int = named(0, "seed{}")
+    """Seed of the resamples."""
+    method: Literal["percentile", "bca"] = named("percentile", "{}")
+    """Interval: percentile, or bca (corrected for bias and skewness; macro F1 stays percentile)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingOptions:
+    """Settings of the embedded model; 2,048 tokens a step."""
+
+    d_model: int = named(128, "d{}")
+    num_layers: int = named(2, "layers{}")
+    num_heads: int = named(4, "heads{}")
+    vocab_size: int = named(4_096, "vocab{}")
+    lr: float = named(3e-3, "lr{}")
+    """Peak learning rate: linear warm-up, then constant, so that no checkpoint benefits from a decay phase."""
+    warmup_steps: int = named(20, "warmup{}")
+    weight_decay: float = named(0.1, "decay{}")
+    seed: int = named(DEFAULT_SEED, "seed{}")
+    """Of the initial weights."""
+
+    @property
+    def run(self) -> str | None:
+        """The pre-training run's name: what differs from the defaults, None where nothing does."""
+        return suffix(self.relevant()).lstrip("_").replace("_", "-") or None
+
+    def relevant(self) -> "PretrainingOptions":
+        return PretrainingOptions(**{field.name: getattr(self, field.name) for field in fields(PretrainingOptions)})
+
+
+def changed(options: Any, base: type) -> dict[str, Any]:
+    """The values of the fields of `base` that differ from their defaults."""
+    return {f.name: getattr(options, f.name) for f in fields(base) if getattr(options, f.name) != f.default}
