@@ -152,9 +152,9 @@ class Study:
     resources: dict[str, Resources] = field(default_factory=dict)
     """By stage."""
     costs: Costs = Costs()
-    file: Path = field(default=Path(), metadata=NO_KEY)
+    file: Path = field(default=Path(), compare=False, metadata=NO_KEY)
     """The study file …"""
-    overrides: tuple[str, ...] = field(default=(), metadata=NO_KEY)
+    overrides: tuple[str, ...] = field(default=(), compare=False, metadata=NO_KEY)
     """… and values in place of its own, as `key=value`."""
     datasets: Datasets = field(default_factory=read_datasets, metadata=NO_KEY)
     """Train and evaluation sets by name, those of this study and of $base_dir/datasets.yaml included …"""

@@ -12,8 +12,6 @@ from open_instruct.checkpoints.families import EMBEDDED, MAIN, family_named, ste
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.yaml_schema import Validator, compose, join
-from open_instruct.data.availability import eval_problems, train_problems
-from open_instruct.data.formatting import FormatOptions
 from open_instruct.data.registry import read_datasets
 from open_instruct.study.config import STAGES, RecipeConfig, Resources, Study
 from open_instruct.study.overrides import override, pop, share_options
@@ -62,7 +60,6 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
             check_resources(f"resources.{stage}", resources, validator)
     validator.raise_errors()
     study = with_registered_recipes(study, validator)
-    check_data(study, validator)
     check_model_ids(study, validator)
     validator.raise_errors()
     return study
@@ -80,18 +77,6 @@ def with_registered_recipes(study: Study, validator: Validator) -> Study:
             validator.error(f"train_sets.{name}", f"expected {' and '.join(missing)}: {name} has no registered recipe")
         filled[name] = dataclasses.replace(recipe, epochs=epochs, lr=lr)
     return dataclasses.replace(study, train_sets=filled)
-
-
-def check_data(study: Study, validator: Validator) -> None:
-    """Formats that a set lacks, exemplars that no source at hand has: whatever formatting would refuse."""
-    options = FormatOptions(study.data_settings, study.datasets, study.source_options)
-    for name in study.train_sets:
-        for problem in train_problems(study.datasets.train_set(name), options):
-            validator.error(f"train_sets.{name}", problem)
-    for name, config in study.evaluation.items():
-        eval_set = study.datasets.eval_set(name)
-        for problem in eval_problems(eval_set, config.formats, study.shots_of(name), options):
-            validator.error(f"evaluation.{name}", problem)
 
 
 def check_values(config: Any, key: str, validator: Validator) -> None:
@@ -131,8 +116,11 @@ def check_names(study: Study, validator: Validator) -> None:
         validator.error("name", f"results/{study.name} belongs to no study; expected another name")
     for name in study.train_sets:
         check(validator, f"train_sets.{name}", study.datasets.train_set, name)
-    for name in study.evaluation:
+    for name, config in study.evaluation.items():
         check(validator, f"evaluation.{name}", study.datasets.eval_set, name)
+        known = study.datasets.eval_sets[name].template.prompts if name in study.datasets.eval_sets else config.formats
+        for task_format in config.formats:
+            check_known(validator, f"evaluation.{name}.formats", "format", task_format, known)
     for run in (*study.runs, *(run for config in study.family_configs().values() for run in config.runs)):
         check(validator, "runs", paths.safe_name, run)
     if study.accelerate_config and not (paths.REPOSITORY / study.accelerate_config).is_file():

@@ -3,7 +3,10 @@
 from collections import Counter
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
+from open_instruct.common import paths
 from open_instruct.common.errors import UserError
+from open_instruct.data.availability import eval_problems, train_problems
+from open_instruct.data.formatting import FormatOptions
 from open_instruct.study import stages
 from open_instruct.study.config import Study
 from open_instruct.study.job import Job
@@ -14,11 +17,13 @@ def plan(study: Study) -> list[Job]:
     """All jobs of a study, each after those whose outputs it reads.
 
     Raises UserError where an input neither exists nor is another job's output, where two jobs write the same output,
-    where two checkpoints have the same weights, and where the results of this name are another study's.
+    where two checkpoints have the same weights, where data cannot be had, and where the results of this name are
+    another study's.
     """
-    require_own_results(study, study_file)
+    require_own_results(study, study.file)
     refuse_duplicates_on_disk(study.checkpoints())
     jobs = all_jobs(study)
+    require_data(study, jobs)
     require_inputs(jobs)
     require_distinct_outputs(jobs)
     return jobs
@@ -39,6 +44,23 @@ def all_jobs(study: Study) -> list[Job]:
         jobs += stages.suite(study, variant)
     measurements = [path for job in jobs if job.stage in ("score", "suite") for path in job.outputs]
     return [*jobs, *stages.analysis(study, measurements)]
+
+
+def require_data(study: Study, jobs: list[Job]) -> None:
+    """Raises UserError with every reason why a set that is not formatted yet cannot be."""
+    options = FormatOptions(study.data_settings, study.datasets, study.source_options)
+    missing = {path for job in jobs if job.stage == "format" for path in job.outputs if not path.exists()}
+    problems = []
+    for name in study.train_sets:
+        if paths.train_file(name, options.settings.suffix) in missing:
+            problems += train_problems(study.datasets.train_set(name), options)
+    for name, config in study.evaluation.items():
+        files = {paths.evaluation_file(name, one, options.settings.suffix) for one in config.formats}
+        files |= {paths.exemplar_file(file) for file in files}
+        if files & missing:
+            problems += eval_problems(study.datasets.eval_set(name), config.formats, study.shots_of(name), options)
+    if problems:
+        raise UserError("\n  ".join(["this data cannot be made:", *problems]))
 
 
 def require_inputs(jobs: list[Job]) -> None:

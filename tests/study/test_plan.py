@@ -54,10 +54,11 @@ def test_jobs_of_two_studies_have_the_same_id_where_the_work_is_the_same(tmp_pat
 
 
 def test_plain_text_is_evaluated_once_without_exemplars(tmp_path):
-    jobs = jobs_of(tmp_path, shots=[0, 2])
+    sets = {name: config for name, config in TOY["evaluation"].items() if name != "rte"}
+    jobs = jobs_of(tmp_path, shots=[0, 2], evaluation=sets)
     evaluated = {job.name: {path.name for path in job.inputs[1:]} for job in jobs if job.stage == "predict"}
     assert "heldout_text.jsonl" in evaluated[f"{BASE}_0shots"]
-    few_shot = {"socialiqa.jsonl", "socialiqa_instruct.jsonl", "rte.jsonl"}
+    few_shot = {"socialiqa.jsonl", "socialiqa_instruct.jsonl"}
     exemplars = {name.replace(".jsonl", ".exemplars.jsonl") for name in few_shot}
     assert evaluated[f"{BASE}_2shots"] == few_shot | exemplars
     (formatting,) = [job for job in jobs if job.stage == "format"]
