@@ -172,7 +172,7 @@ def test_item_values_average_to_the_metrics(base, folder):
     assert sum(items["gold_bytes"]) == metrics["gold_bytes"]
     assert sum(items["gold_bits"]) / sum(items["gold_bytes"]) == pytest.approx(metrics["bits_per_byte"])
     # As eval_pred.py --against reads it.
-    (comparable,) = load_comparables(base / "eval_results" / "eval_pipeline" / "social_iqa_toy.json")
+    (comparable,) = load_comparables(base / "eval_results" / "eval_pipeline" / "social_iqa_toy_limit9.json")
     assert (comparable.model_id, comparable.evaluated_on, comparable.items) == ("toy", "social_iqa", items)
     assert comparable.setting["limit"] == 9
 
