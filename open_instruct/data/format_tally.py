@@ -70,6 +70,11 @@ class Tally:
                 f"{self.num_overlapping} train rows are also in the evaluation set ({len(exact)} exactly): "
                 f"{shortened([*exact, *normalised])}; --overlap drop leaves them out"
             )
+        if not self.rows and self.num_overlapping:
+            raise UserError(
+                f"each of the {self.num_overlapping} train rows is also in the evaluation set; train on other rows, or "
+                "--overlap keep keeps them"
+            )
         if not self.rows:
             raise UserError("no rows; is it the right split?")
         if self.task.labels and len(self.labels) < 2 and not one_label:

@@ -221,6 +221,11 @@ def test_train_rows_that_are_also_evaluated_are_left_out_and_a_changed_test_file
     assert read_sidecar(paths.train_file("tickets"))["rows"] == 8
 
 
+def test_a_train_set_of_nothing_but_evaluated_rows_is_refused(folder):
+    with pytest.raises(UserError, match="each of the 40 train rows is also in the evaluation set; train on other rows"):
+        format_own(declare(folder, train="tickets/test.jsonl", exemplars="none"))
+
+
 def test_datasets_of_base_dir_and_of_a_study_file_are_known_together(folder):
     (folder / "datasets.yaml").write_text(yaml.safe_dump({"tickets": TICKETS}))
     study = folder / "study.yaml"
