@@ -14,6 +14,7 @@ import yaml
 
 from open_instruct.common.artifacts import Artifact, content_hash, sidecar_path
 from open_instruct.common.json_files import write_json, write_jsonl
+from open_instruct.common.sidecars import FIELDS
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 from open_instruct.tasks import EVAL_SETS
@@ -108,6 +109,7 @@ def write_study(folder: Path, num_checkpoints: int) -> Path:
 
 def write_outputs(jobs: Sequence[Job]) -> None:
     """Write the outputs and sidecars of all jobs, tiny, and record most jobs as done."""
+    sidecar = json.dumps({field: {} for field in sorted(FIELDS)})
     for job in jobs:
         for path in job.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,7 @@ def write_outputs(jobs: Sequence[Job]) -> None:
             else:
                 path.mkdir()
                 (path / "model.safetensors").write_text(str(path))
-            sidecar_path(path).write_text('{"files": {}}\n')
+            sidecar_path(path).write_text(sidecar)
     cache = JobCache()
     cache.folder.mkdir(parents=True)
     for number, job in enumerate(jobs):
