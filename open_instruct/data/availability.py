@@ -14,7 +14,7 @@ from open_instruct.common.sidecars import find_sidecar
 from open_instruct.data.evaluation_files import exemplar_source, item_artifact
 from open_instruct.data.formatting import FormatOptions, for_settings
 from open_instruct.data.prompts import Task, render
-from open_instruct.data.sampling import NUM_CANDIDATES, NUM_EXEMPLARS, exemplar_indices
+from open_instruct.data.sampling import NUM_CANDIDATES, NUM_EXEMPLARS, exemplar_indices, num_trained
 from open_instruct.data.sources import LocatedSplit, locate, read_all, read_some
 from open_instruct.data.train_files import train_artifact
 from open_instruct.tasks.declarations import EvalSet, Split, TrainSet
@@ -55,6 +55,53 @@ def eval_problems(
     else:
         problems.append(located)
     return [f"{eval_set.name}: {problem}" for problem in problems]
+
+
+def formatted_problems(task: Task, options: FormatOptions, num_shots: Collection[int] = ()) -> list[str]:
+    """Why formatted files that exist are not those of this declaration, or have too few exemplars.
+
+    Files whose rows are no longer at hand are taken as they are.
+    """
+    problems = []
+    try:
+        if isinstance(task, TrainSet):
+            artifacts = [train_artifact(task, [locate(split, options.place) for split in task.splits], options)]
+        else:
+            problems += made_exemplar_problems(task, max(num_shots, default=0), options) or []
+            eval_set = for_settings(task, options.settings)
+            located = locate(eval_set.split, options.place)
+            artifacts = [item_artifact(eval_set, f, located, options.settings) for f in eval_set.template.prompts]
+        problems += clashes(artifacts, options)
+    except UserError:
+        pass
+    return [f"{task.name}: {problem}" for problem in problems]
+
+
+def row_count_problems(train_set: TrainSet, num_rows: int, options: FormatOptions) -> list[str]:
+    """Whether the train file has fewer rows than are trained on, those held back for validation included.
+
+    Before it is formatted, its largest possible number of rows counts: some may be left out, as evaluated ones are.
+    """
+    path = paths.train_file(train_set.name, options.settings.suffix)
+    meta = find_sidecar(path) if path.exists() else None
+    if meta is not None:
+        found = meta.get("rows", num_rows)
+    else:
+        found = sum(num_trained(train_set, size_of(split, train_set.sample, options)) for split in train_set.splits)
+    if found >= num_rows:
+        return []
+    return [f"{train_set.name}: {num_rows} rows to train and validate on requested, {path} has at most {found}"]
+
+
+def size_of(split: Split, sampled: int, options: FormatOptions) -> int:
+    """Number of rows of a split; of a file on this disk at most as many as affect a sample, for it has to be read."""
+    most = sampled + 2 * NUM_CANDIDATES
+    located = split_problem(split, options)
+    if isinstance(located, str) or located.store == "hub":
+        return split.num_rows or most
+    if split.num_rows is not None and not options.settings.any_row_count:
+        return split.num_rows
+    return sum(1 for _ in islice(read_all(located), most))
 
 
 def clashes(artifacts: Iterable[Artifact], options: FormatOptions) -> list[str]:
@@ -102,24 +149,33 @@ def shot_problems(
 
 def too_few_exemplars(eval_set: EvalSet, source: LocatedSplit, few: int, options: FormatOptions) -> list[str]:
     """Whether the exemplars that were made, or a small file that they will be drawn from, are fewer than requested."""
-    made = paths.exemplar_file(paths.evaluation_file(eval_set.name, suffix=options.settings.suffix))
-    meta = find_sidecar(made) if made.exists() else None
-    if meta is not None:
-        found, where = meta.get("rows", few), f"{made} has {meta.get('rows')}"
-    elif source.store == "own" or options.settings.any_row_count:
-        found, size = num_candidates(source, options)
-        where = f"of the {size} rows of {source.name} {found} can be exemplars"
-    else:
+    made = made_exemplar_problems(eval_set, few, options)
+    if made is not None:
+        return made
+    if source.store != "own" and not options.settings.any_row_count:
         return []
+    found, size = num_candidates(source, options)
+    where = f"of the {size} rows of {source.name} {found} can be exemplars"
     return [] if found >= few else [f"{few} exemplars requested, {where}; expected shots: {found} or fewer"]
+
+
+def made_exemplar_problems(eval_set: EvalSet, few: int, options: FormatOptions) -> list[str] | None:
+    """Whether there are fewer exemplars than requested; None where they were not made yet."""
+    path = paths.exemplar_file(paths.evaluation_file(eval_set.name, suffix=options.settings.suffix))
+    meta = find_sidecar(path) if path.exists() else None
+    if meta is None:
+        return None
+    found = meta.get("rows", few)
+    if found >= few:
+        return []
+    return [f"{few} exemplars requested, {path} has {found}; expected shots: {found} or fewer"]
 
 
 def num_candidates(source: LocatedSplit, options: FormatOptions) -> tuple[int, int]:
     """Rows of a split that can be exemplars, and its size, or as much of it as matters."""
     train_sets = options.datasets.train_sets.values()
     sampled = max((train_set.sample for train_set in train_sets if source.split in train_set.splits), default=0)
-    # More rows than these do not change the number of candidates.
-    size = sum(1 for _ in islice(read_all(source), sampled + 2 * NUM_CANDIDATES))
+    size = size_of(source.split, sampled, options)
     if options.settings.rules.exemplars == "first_items":
         return size, size
     return len(exemplar_indices(source.split, size, options.settings.seed, train_sets)), size

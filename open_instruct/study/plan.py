@@ -5,7 +5,12 @@ from collections import Counter
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
-from open_instruct.data.availability import eval_problems, train_problems
+from open_instruct.data.availability import (
+    eval_problems,
+    formatted_problems,
+    row_count_problems,
+    train_problems,
+)
 from open_instruct.data.formatting import FormatOptions
 from open_instruct.study import stages
 from open_instruct.study.config import Study
@@ -47,18 +52,24 @@ def all_jobs(study: Study) -> list[Job]:
 
 
 def require_data(study: Study, jobs: list[Job]) -> None:
-    """Raises UserError with every reason why a set that is not formatted yet cannot be."""
+    """Raises UserError with every reason why a set cannot be formatted, or was formatted as another one."""
     options = FormatOptions(study.data_settings, study.datasets, study.source_options)
     missing = {path for job in jobs if job.stage == "format" for path in job.outputs if not path.exists()}
     problems = []
-    for name in study.train_sets:
-        if paths.train_file(name, options.settings.suffix) in missing:
-            problems += train_problems(study.datasets.train_set(name), options)
+    for name, recipe in study.train_sets.items():
+        train_set = study.datasets.train_set(name)
+        is_missing = paths.train_file(name, options.settings.suffix) in missing
+        problems += train_problems(train_set, options) if is_missing else formatted_problems(train_set, options)
+        num_rows = max(rows or 1 for rows in recipe.rows) + recipe.num_validation_rows
+        problems += row_count_problems(train_set, num_rows, options)
     for name, config in study.evaluation.items():
+        eval_set = study.datasets.eval_set(name)
         files = {paths.evaluation_file(name, one, options.settings.suffix) for one in config.formats}
         files |= {paths.exemplar_file(file) for file in files}
         if files & missing:
-            problems += eval_problems(study.datasets.eval_set(name), config.formats, study.shots_of(name), options)
+            problems += eval_problems(eval_set, config.formats, study.shots_of(name), options)
+        else:
+            problems += formatted_problems(eval_set, options, study.shots_of(name))
     if problems:
         raise UserError("\n  ".join(["this data cannot be made:", *problems]))
 

@@ -9,7 +9,7 @@ import yaml
 
 from open_instruct import format_generalization
 from open_instruct.common import paths
-from open_instruct.data.availability import eval_problems, train_problems
+from open_instruct.data.availability import eval_problems, formatted_problems, row_count_problems, train_problems
 from open_instruct.data.formatting import FormatOptions
 from open_instruct.data.registry import read_datasets
 from open_instruct.data.settings import DataSettings
@@ -91,9 +91,12 @@ def test_exemplars_that_were_made_are_counted(tmp_path):
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     format_generalization.main(Args(None, ("small",)))
     # All three candidates are equal to rows that are evaluated.
-    (problem,) = problems_of("small", shots=(1,))
-    assert problem.startswith("small: 1 exemplars requested, ")
-    assert problem.endswith("small.exemplars.jsonl has 0; expected shots: 0 or fewer")
+    given = options()
+    small = given.datasets.eval_set("small")
+    for (problem,) in (problems_of("small", shots=(1,)), formatted_problems(small, given, (0, 1))):
+        assert problem.startswith("small: 1 exemplars requested, ")
+        assert problem.endswith("small.exemplars.jsonl has 0; expected shots: 0 or fewer")
+    assert formatted_problems(small, given) == []
 
 
 def test_train_files_that_are_missing_are_named():
@@ -110,12 +113,32 @@ def test_files_of_another_declaration_and_foreign_files_are_named(tmp_path):
     assert train_problems(given.datasets.train_set("tickets"), given) == problems_of("tickets") == []
     (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"tickets": OWN["tickets"] | {"prompt": "Now {body}:"}}))
     given = options()
-    for (problem,) in (train_problems(given.datasets.train_set("tickets"), given), problems_of("tickets")):
+    train_set, eval_set = given.datasets.train_set("tickets"), given.datasets.eval_set("tickets")
+    for (problem,) in (
+        train_problems(train_set, given),
+        problems_of("tickets"),
+        formatted_problems(train_set, given),
+        formatted_problems(eval_set, given),
+    ):
         assert re.search(r"tickets: .*tickets\.jsonl was made with other arguments: .*declaration was .*", problem)
     assert problems_of("tickets", seed=7) == []
     paths.evaluation_file("tickets", suffix="_seed7").write_text("mine")
     (problem,) = problems_of("tickets", seed=7)
     assert "tickets_seed7.jsonl" in problem
+
+
+@pytest.mark.parametrize("is_formatted", [False, True])
+def test_more_rows_than_a_train_file_can_have_are_named(is_formatted):
+    given = options()
+    if is_formatted:
+        format_generalization.main(Args(("tickets",)))
+    # Sixteen of the sixty rows are left for exemplars.
+    tickets = given.datasets.train_set("tickets")
+    assert row_count_problems(tickets, 44, given) == []
+    (problem,) = row_count_problems(tickets, 45, given)
+    assert re.search(r"tickets: 45 rows to train and validate on requested, .*tickets\.jsonl has at most 44", problem)
+    assert row_count_problems(given.datasets.train_set("socialiqa"), 6_000, given) == []
+    assert len(row_count_problems(given.datasets.train_set("socialiqa"), 6_001, given)) == 1
 
 
 def test_the_table_of_tasks_shows_where_each_is(capsys):
