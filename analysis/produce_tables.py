@@ -30,12 +30,14 @@ from open_instruct.common.cli import run
 class Args:
     study: Path | None = None
     """Take the models and evaluations of this study, and list what is missing (default: all finished ones)."""
+    set: tuple[str, ...] = ()
+    """Values in place of the study file's, as of run_study.py."""
     released: Path | None = None
     """Folder of the authors' released tables, to be read in place of your own measurements."""
 
 
 def main(args: Args) -> None:
-    produce_tables(args.study, args.released)
+    produce_tables(args.study, args.released, args.set)
 
 
 if __name__ == "__main__":

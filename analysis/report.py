@@ -29,6 +29,8 @@ from open_instruct.study.loading import load_study
 class Args:
     study: Path | None = None
     """Take the models and evaluations of this study, and list what is missing (default: all finished ones)."""
+    set: tuple[str, ...] = ()
+    """Values in place of the study file's, as of run_study.py."""
     released: Path | None = None
     """Folder of the authors' released tables, to be read in place of your own measurements."""
     scale: Literal["index", "linear", "log"] = "index"
@@ -38,7 +40,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    folder = produce_tables(args.study, args.released)
+    folder = produce_tables(args.study, args.released, args.set)
     # Read back, since the files have twelve digits: run alone, findings.py and plotting.py see the same numbers.
     tables, inputs = read_tables(folder), table_files(folder)
     findings = find(tables)
@@ -52,7 +54,7 @@ def main(args: Args) -> None:
     page_inputs = {name: folder / name for name in names} | ({"paper": paper} if paper else {})
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     with Artifact(folder / "report.html", arguments=arguments, inputs=page_inputs).making():
-        page = build_page(tables, findings, grids, load_study(args.study) if args.study else None, paper)
+        page = build_page(tables, findings, grids, load_study(args.study, args.set) if args.study else None, paper)
         with atomic_write(folder / "report.html") as file:
             file.write(page)
     print(f"wrote {folder / 'report.html'}")

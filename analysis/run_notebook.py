@@ -27,12 +27,14 @@ SECONDS_PER_CELL = 600
 class Args:
     study: Path | None = None
     """Use the tables of this study, in results/{its name} (default: results/all, of all finished measurements)."""
+    set: tuple[str, ...] = ()
+    """Values in place of the study file's, as of run_study.py."""
     folder: Path | None = None
     """Use the tables of this folder, e.g. results/released."""
 
 
 def main(args: Args) -> None:
-    folder = existing_results(args.study, args.folder)
+    folder = existing_results(args.study, args.folder, args.set)
     output, read = folder / NOTEBOOK.name, (FILES["performance"], FILES["groups"], "findings.csv")
     if absent := [name for name in read if not (folder / name).is_file()]:
         raise UserError(

@@ -99,11 +99,18 @@ def require_files(files: Sequence[Path]) -> None:
         raise UserError(f"no such file: {', '.join(missing)}; make it with `{maker}`")
 
 
+def artifacts(args: Args) -> list[Artifact]:
+    """What this command line writes, for the plan of a study."""
+    return [artifact_of(path, args) for path in args.input_files]
+
+
+def artifact_of(prediction: Path, args: Args, identity: Mapping[str, Any] | None = None) -> Artifact:
+    return Artifact(metrics_of(prediction, args), recorded_arguments(args), {"predictions": prediction}, identity or {})
+
+
 def score_file(path: Path, args: Args) -> bool:
     """Write the metrics file of one prediction file, unless it is up to date.  -> whether it was written"""
-    arguments = recorded_arguments(args)
-    inputs = {"predictions": path}
-    if Artifact(metrics_of(path, args), arguments, inputs).is_done(overwrite=args.overwrite):
+    if artifact_of(path, args).is_done(overwrite=args.overwrite):
         return False
     identity = identify_predictions(path)
     kind = identity["kind"]
@@ -113,7 +120,7 @@ def score_file(path: Path, args: Args) -> bool:
     metrics = Metrics(identity, primary, aggregate(records, values, kind, **bootstrap(args)), values)
     if primary not in metrics.metrics:
         raise UserError(f"{path}: its metric is {primary}, but the records have no gold_logprob; {FIX}")
-    with Artifact(metrics_of(path, args), arguments, inputs, identity).making():
+    with artifact_of(path, args, identity).making():
         write_json(metrics_of(path, args), metrics.to_json())
     return True
 

@@ -80,6 +80,12 @@ def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
     return outputs
 
 
+def artifacts(args: Args) -> list[Artifact]:
+    """What this command line writes, for the plan of a study."""
+    folder = model_loading.find_folder(str(args.model_name_or_path), args.model_revision)
+    return [spec.artifact for spec in make_specs(args, folder)]
+
+
 def make_specs(args: Args, folder: Path, only_kind: str | None = None) -> list[PredictionSpec]:
     """One for each input file.  folder: of the model."""
     identity = identify(

@@ -37,10 +37,7 @@ def main(args: Args) -> None:
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     args = resolve(args, num_processes=num_processes)
     require_files(args)
-    inputs = input_paths(args)
-    variant = variant_of(args, inputs["model"])
-    output = args.output_dir or variant.folder
-    artifact = Artifact(output, training_arguments(args), inputs, variant.identity())
+    artifact = artifact_of(args)
     if artifact.is_done(overwrite=args.overwrite):
         print(f"done already: {artifact.path}")
     else:
@@ -50,6 +47,21 @@ def main(args: Args) -> None:
     if num_processes == 1 or os.environ["RANK"] == "0":
         run_commands(args, artifact)
         publish_model(args, artifact)
+
+
+def check_arguments(args: Args) -> None:
+    resolve(args, num_processes=1)
+
+
+def artifacts(args: Args) -> list[Artifact]:
+    """What this command line writes, for the plan of a study."""
+    return [artifact_of(resolve(args, num_processes=1))]
+
+
+def artifact_of(args: Args) -> Artifact:
+    inputs = input_paths(args)
+    variant = variant_of(args, inputs["model"])
+    return Artifact(args.output_dir or variant.folder, training_arguments(args), inputs, variant.identity())
 
 
 def require_files(args: Args) -> None:

@@ -51,9 +51,8 @@ def main(args: Args) -> None:
     if list(args.steps) != sorted(set(args.steps)) or min(args.steps, default=-1) < 0:
         raise UserError(f"steps: expected ascending numbers from 0, each once, found {list(args.steps)}")
     artifacts = {step: checkpoint_artifact(args, step) for step in args.steps}
-    tokenizer_folder = Checkpoint(EMBEDDED, None, args.run).tokenizer_folder
-    tokenizer_artifact = Artifact(tokenizer_folder, {"vocab_size": args.vocab_size}, identity={"family": EMBEDDED})
-    has_tokenizer = tokenizer_artifact.is_done(overwrite=args.overwrite)
+    of_tokenizer = tokenizer_artifact(args)
+    has_tokenizer = of_tokenizer.is_done(overwrite=args.overwrite)
     # Finished checkpoints stay as they are: another study may be reading them.
     artifacts = {step: a for step, a in artifacts.items() if not a.is_done(overwrite=args.overwrite)}
     if has_tokenizer and not artifacts:
@@ -62,9 +61,9 @@ def main(args: Args) -> None:
     batch_size = tokens_per_step() // SEQUENCE_LENGTH
     documents = read_documents(num_tokens=max(args.steps) * tokens_per_step())
     if not has_tokenizer:
-        with tokenizer_artifact.making_folder() as (folder, _):
+        with of_tokenizer.making_folder() as (folder, _):
             train_tokenizer(documents[:TOKENIZER_DOCUMENTS], args.vocab_size, folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_artifact.path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(of_tokenizer.path)
     rows = pack(tokenizer, documents)
     needed = max(args.steps) * batch_size
     if len(rows) < needed:
@@ -72,6 +71,16 @@ def main(args: Args) -> None:
             f"the corpus has {len(rows)} rows of {SEQUENCE_LENGTH} tokens, {needed} are needed; train for fewer --steps"
         )
     train(args, artifacts, torch.from_numpy(rows[:needed]).split(batch_size), eos_id(tokenizer))
+
+
+def artifacts(args: Args) -> list[Artifact]:
+    """What this command line writes, for the plan of a study."""
+    return [tokenizer_artifact(args), *(checkpoint_artifact(args, step) for step in args.steps)]
+
+
+def tokenizer_artifact(args: Args) -> Artifact:
+    folder = Checkpoint(EMBEDDED, None, args.run).tokenizer_folder
+    return Artifact(folder, {"vocab_size": args.vocab_size}, identity={"family": EMBEDDED})
 
 
 def checkpoint_artifact(args: Args, step: int) -> Artifact:

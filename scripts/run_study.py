@@ -24,11 +24,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from olmo_eval.tasks import task_named
 from open_instruct.common import paths
 from open_instruct.common.cli import run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError, nearest
-from open_instruct.common.progress_line import duration
 from open_instruct.study import integrity, status, status_page
 from open_instruct.study.config import Study
 from open_instruct.study.costs import CostModel, critical_path, measured_seconds
@@ -38,6 +36,7 @@ from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
+from open_instruct.study.stage_scripts import require_runnable
 
 MOST_LISTED = 1_000
 """Jobs that --dry_run lists; of a larger plan it lists the first of each stage."""
@@ -52,7 +51,9 @@ class Args:
     executor: Literal["local", "slurm"] = "local"
     """Run the jobs on this machine, or submit them to Slurm and return."""
     dry_run: bool = False
-    """Print the plan, which of its jobs are done, and the estimated cost of the rest; run nothing."""
+    """Print the plan by stage, how many of its jobs are left, and their estimated cost; run nothing."""
+    verbose: bool = False
+    """With --dry_run: print the command of every job, and what it waits for and writes."""
     status: bool = False
     """Print the progress of the study, and write it as a page; run nothing."""
     watch: bool = False
@@ -80,13 +81,12 @@ def main(args: Args) -> None:
     gc.set_threshold(1_000_000)
     check_args(args)
     study = load_study(args.study, args.set)
-    for task in study.suite.tasks if study.suite else ():
-        task_named(task)
     jobs = plan(study)
     selected = select(jobs, args.only)
+    if not (args.status or args.watch or args.verify or args.cancel or args.overwrite):
+        require_runnable(selected, JobCache())
     if args.dry_run:
-        print_plan(selected)
-        print_costs(study, selected, args.keep_weights)
+        print_plan(study, selected, args)
     elif args.status or args.watch:
         show_status(args, study, selected)
     elif args.verify:
@@ -122,7 +122,24 @@ def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
     return [job for job in jobs if not stages or job.stage in stages]
 
 
-def print_plan(jobs: Sequence[Job]) -> None:
+def print_plan(study: Study, jobs: Sequence[Job], args: Args) -> None:
+    """The models and evaluations, the cost of the jobs that are left by stage, and with --verbose every command."""
+    variants = list(study.variants())
+    num_tuned = sum(variant.train_set is not None for variant in variants)
+    evaluations = [one for num_shots in study.num_shots() for one in study.evaluations(num_shots)]
+    print(
+        f"study {study.name}: {len(variants) - num_tuned} base models, {num_tuned} fine-tuned ones; each is evaluated"
+    )
+    print(f"on {len(evaluations)} combinations of evaluation set, format and number of exemplars")
+    print(f"results: {paths.results_dir(study.name)}")
+    print_costs(study, jobs, args.keep_weights)
+    if args.verbose:
+        print_commands(jobs)
+    else:
+        print("see every command: add --verbose")
+
+
+def print_commands(jobs: Sequence[Job]) -> None:
     before, cache = dependencies(jobs), JobCache()
     firsts = list({job.stage: job for job in reversed(jobs)}.values())[::-1]
     shown = jobs if len(jobs) <= MOST_LISTED else firsts
@@ -134,7 +151,6 @@ def print_plan(jobs: Sequence[Job]) -> None:
         print(f"    writes: {', '.join(paths.relative(path) for path in job.outputs)}")
     if len(shown) < len(jobs):
         print(f"… and {len(jobs) - len(shown)} more like these")
-    print(f"{len(jobs)} jobs: " + ", ".join(f"{n} {stage}" for stage, n in Counter(j.stage for j in jobs).items()))
 
 
 def print_costs(study: Study, jobs: Sequence[Job], keep_weights: str) -> None:
@@ -143,17 +159,20 @@ def print_costs(study: Study, jobs: Sequence[Job], keep_weights: str) -> None:
     measured = measured_seconds(jobs, cache)
     left = [job for job in jobs if not cache.is_done(job)]
     costs = {job.id: model.of(job, measured) for job in left}
-    print(f"\n{'left to do':<12}{'jobs':>7}{'hours':>10}{'GPU-hours':>11}{'disk, GB':>10}  seconds a job")
-    for stage in dict.fromkeys(job.stage for job in left):
+    print(f"\n{'stage':<12}{'jobs':>7}{'left':>7}{'hours':>10}{'GPU-hours':>11}{'disk, GB':>10}  seconds a job")
+    for stage, num_jobs in Counter(job.stage for job in jobs).items():
         found = [costs[job.id] for job in left if job.stage == stage]
         hours = sum(cost.seconds for cost in found) / 3600
         gpu_hours = sum(cost.seconds * cost.num_gpus for cost in found) / 3600
         disk, source = sum(cost.num_bytes for cost in found) / 1e9, "measured" if stage in measured else "estimated"
-        seconds = f"{hours * 3600 / len(found):.0f}, {source}"
-        print(f"{stage:<12}{len(found):>7}{hours:>10.2f}{gpu_hours:>11.2f}{disk:>10.2f}  {seconds}")
+        seconds = f"{hours * 3600 / len(found):.0f}, {source}" if found else ""
+        print(
+            f"{stage:<12}{num_jobs:>7}{len(found):>7}{hours:>10.2f}{gpu_hours:>11.2f}{disk:>10.2f}  {seconds}".rstrip()
+        )
     total = sum(cost.seconds * cost.num_gpus for cost in costs.values()) / 3600
     disk, free = sum(cost.num_bytes for cost in costs.values()) / 1e9, shutil.disk_usage(paths.base_dir()).free / 1e9
-    print(f"total: {total:.2f} GPU-hours; disk {disk:.2f} GB with --keep_weights {keep_weights}, {free:.2f} GB free")
+    print(f"total: {len(left)} of {len(jobs)} jobs left, {total:.2f} GPU-hours; disk {disk:.2f} GB with --keep_weights")
+    print(f"{keep_weights}, {free:.2f} GB free")
     if disk > free:
         print("the study does not fit on the disk; free some of it, or set base_dir to a larger one")
     chain = critical_path(left, costs)

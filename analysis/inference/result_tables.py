@@ -34,15 +34,15 @@ from open_instruct.study.loading import load_study
 from open_instruct.study.own_results import require_own_results
 
 
-def produce_tables(study_file: Path | None, released: Path | None) -> Path:
+def produce_tables(study_file: Path | None, released: Path | None, overrides: Sequence[str] = ()) -> Path:
     """Write the tables of a study, of all finished measurements, or of the authors' released tables.  -> their folder
 
     Raises UserError where both a study and released tables are given, and where the results are another study's.
     """
-    folder = new_results(study_file, released)
-    study = load_study(study_file) if study_file else None
-    if study and study_file:
-        require_own_results(study, study_file)
+    folder = new_results(study_file, released, overrides)
+    study = load_study(study_file, overrides) if study_file else None
+    if study:
+        require_own_results(study)
     gathered = gather_released(released) if released else gather_measurements(study)
     tables = build_tables(gathered, study)
     tables = replace(

@@ -1,5 +1,6 @@
 """Folder of the results that a script makes or reads: a study's, of all measurements, of the authors' tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from open_instruct.common import paths
@@ -7,17 +8,17 @@ from open_instruct.common.errors import UserError
 from open_instruct.study.loading import load_study
 
 
-def new_results(study: Path | None, released: Path | None) -> Path:
+def new_results(study: Path | None, released: Path | None, overrides: Sequence[str] = ()) -> Path:
     """Folder for the tables of a study, of the authors' released tables, or of all finished measurements.
 
     Raises UserError where both are given.
     """
     if study and released:
         raise UserError("--study and --released exclude each other: released tables belong to no study file; drop one")
-    return paths.results_dir("released" if released else load_study(study).name if study else "all")
+    return paths.results_dir("released" if released else load_study(study, overrides).name if study else "all")
 
 
-def existing_results(study: Path | None, folder: Path | None) -> Path:
+def existing_results(study: Path | None, folder: Path | None, overrides: Sequence[str] = ()) -> Path:
     """Folder with the tables of a study, the given one, or that of all finished measurements; results go there too.
 
     Raises UserError where both are given, and for the tables that this repository releases.
@@ -29,4 +30,4 @@ def existing_results(study: Path | None, folder: Path | None) -> Path:
             f"{folder} has the released tables and figures, and only scripts/release_results.sh writes there; "
             "copy its tables to a folder of your own and name that with --folder"
         )
-    return folder or new_results(study, None)
+    return folder or new_results(study, None, overrides)

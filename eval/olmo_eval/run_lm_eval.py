@@ -123,6 +123,15 @@ def main(args: Args) -> None:
         evaluate_all(args, prepare_model(args), pending, full)
 
 
+def check_arguments(args: Args) -> None:
+    task_runs(args.task, args.task_file, defaults=vars(args))
+
+
+def artifacts(args: Args) -> list[Artifact]:
+    """What this command line writes, for the plan of a study."""
+    return [file.artifact for file in metrics_files(args, task_runs(args.task, args.task_file, defaults=vars(args)))]
+
+
 def model_folder(args: Args) -> Path:
     """Raises UserError if no model is given, or it is not in transformers format."""
     if args.model_path is None:

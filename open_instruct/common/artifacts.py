@@ -74,6 +74,14 @@ class Artifact:
         self.require_replaceable()
         return False
 
+    def require_no_clash(self) -> None:
+        """Raises UserError where another output or a file of the user's is in the place of this one."""
+        meta = find_sidecar(self.path) if self.path.exists() else None
+        if meta is not None:
+            self.require_same_arguments(meta)
+            self.require_same_files(meta, self.input_hashes())
+        self.require_replaceable()
+
     def require_same_arguments(self, meta: Mapping[str, Any]) -> None:
         found, expected = meta["arguments"], json.loads(json.dumps(dict(self.arguments)))
         differing = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]

@@ -110,6 +110,14 @@ def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
             raise UserError(f"{input_dir} is of {field} {right}, not {wrong}; add --{field} {right}")
 
 
+def artifacts(args: Args) -> list[Artifact]:
+    """What this command line writes, for the plan of a study."""
+    checkpoint = checkpoint_of(args)
+    source, tokenizer = args.input_dir or checkpoint.folder, checkpoint.tokenizer_folder
+    output, name = args.output_dir or checkpoint.model_folder, args.tokenizer_name_or_path or str(tokenizer)
+    return [plan_artifact(args, checkpoint, source, find_native(source), output, name)]
+
+
 def plan_artifact(
     args: Args, checkpoint: Checkpoint, input_dir: Path, native: NativeFiles, output_dir: Path, tokenizer_name: str
 ) -> Artifact:

@@ -11,7 +11,7 @@ from open_instruct.study.loading import load_study
 MADE_FIRST = "all_perf_table.csv"
 
 
-def require_own_results(study: Study, study_file: Path) -> None:
+def require_own_results(study: Study) -> None:
     """Raises UserError where the results of this name are of another study file, which is still there.
 
     A study file that was moved or changed keeps its results, and so do equal ones.
@@ -19,7 +19,7 @@ def require_own_results(study: Study, study_file: Path) -> None:
     folder = paths.results_dir(study.name)
     sidecar = find_sidecar(folder / MADE_FIRST)
     recorded = sidecar["arguments"].get("study") if sidecar else None
-    if recorded is None or Path(recorded).resolve() == study_file.resolve():
+    if recorded is None or Path(recorded).resolve() == study.file.resolve():
         return
     try:
         other = load_study(Path(recorded))
@@ -27,6 +27,6 @@ def require_own_results(study: Study, study_file: Path) -> None:
         return
     if other.name == study.name and other != study:
         raise UserError(
-            f"{folder} has the results of {recorded}, another study of the name {study.name}; give {study_file} a name "
+            f"{folder} has the results of {recorded}, another study of the name {study.name}; give {study.file} a name "
             "of its own (`name:`), or move that folder away"
         )

@@ -25,7 +25,7 @@ def plan(study: Study) -> list[Job]:
     where two checkpoints have the same weights, where data cannot be had, and where the results of this name are
     another study's.
     """
-    require_own_results(study, study.file)
+    require_own_results(study)
     refuse_duplicates_on_disk(study.checkpoints())
     jobs = all_jobs(study)
     require_data(study, jobs)

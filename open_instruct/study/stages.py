@@ -234,26 +234,29 @@ def suite(study: Study, variant: Variant) -> Iterator[Job]:
 def analysis(study: Study, measurements: Sequence[Path]) -> Iterator[Job]:
     """Report and notebook, from the scores and suite results of all models."""
     results, study_argument = paths.results_dir(study.name), str(from_repository(study.file))
+    overrides = ("--set", *study.overrides) if study.overrides else ()
     tables = tuple(results / name for name in ("all_perf_table.csv", "official_eval_table.csv"))
     yield Job(
         "report",
         study.name,
-        ("analysis/report.py", "--study", study_argument),
+        ("analysis/report.py", "--study", study_argument, *overrides),
         inputs=tuple(measurements),
         outputs=(*tables, results / "report.html", results / "figures"),
         script="make_tables.sh",
         variables={"study": study_argument},
+        arguments=overrides,
         can_overwrite=False,
     )
     notebook = paths.REPOSITORY / "analysis" / "gen_paper_figs.ipynb"
     yield Job(
         "notebook",
         study.name,
-        ("analysis/run_notebook.py", "--study", study_argument),
+        ("analysis/run_notebook.py", "--study", study_argument, *overrides),
         inputs=(*tables, notebook),
         outputs=(results / notebook.name,),
         script="run_notebook.sh",
         variables={"study": study_argument},
+        arguments=overrides,
         can_overwrite=False,
     )
 

@@ -39,7 +39,7 @@ set -euo pipefail
 : "${epoch:=3}"
 : "${mixed_precision:=bf16}"
 : "${NUM_GPUS:=${SLURM_GPUS_ON_NODE:-1}}"
-case $ckpt in main | -1) folder=main short=main ;; *) folder=checkpoint-$ckpt short=ckpt$ckpt ;; esac
+case $ckpt in main | -1) folder=main ;; *) folder=checkpoint-$ckpt ;; esac
 : "${model_name:=$base_dir/output/${family}_tf_ckpts/$folder}"
 train_file=$data_dir/$data_file_name.jsonl
 num_nodes=${SLURM_NNODES:-1}
@@ -47,12 +47,6 @@ num_processes=$((num_nodes * NUM_GPUS))
 : "${accelerate_config:=scripts/accelerate/$( ((num_processes > 1)) && echo ddp || echo one).yaml}"
 export base_dir data_dir
 cd "$repository"
-
-# Models and train files of this project have an identity in their sidecars, which names the output.
-named=()
-if [[ ! -f $model_name/meta.json || ! -f $train_file.meta.json ]]; then
-  named=(--output_dir "$base_dir/output/${family}_hf_${short}_${data_file_name}_${epoch}epoch_${lr}")
-fi
 
 launch=(accelerate launch)
 options=(--config_file "$accelerate_config" --mixed_precision "$mixed_precision" --dynamo_backend no
@@ -83,7 +77,6 @@ trap 'is_at_time_limit=yes; touch "$stop_file"' USR1
   --total_batch_size "${TOTAL_BATCH_SIZE:-8}" \
   --mixed_precision "$mixed_precision" \
   --stop_file "$stop_file" \
-  "${named[@]}" \
   "$@" &
 training=$!
 while :; do
