@@ -13,7 +13,6 @@ Writes  the outputs of the stages; output/jobs/ (the job cache, and the study's 
 import gc
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections import Counter
@@ -29,17 +28,15 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError, nearest
 from open_instruct.study import integrity, status, status_page
 from open_instruct.study.config import Study
-from open_instruct.study.costs import CostModel, critical_path, measured_seconds
+from open_instruct.study.costs import CostModel
 from open_instruct.study.executors import local, slurm
 from open_instruct.study.executors.submissions import all_submissions
-from open_instruct.study.job import Job, dependencies
+from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
+from open_instruct.study.plan_text import print_plan
 from open_instruct.study.stage_scripts import require_runnable
-
-MOST_LISTED = 1_000
-"""Jobs that --dry_run lists; of a larger plan it lists the first of each stage."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def main(args: Args) -> None:
     if not (args.status or args.watch or args.verify or args.cancel or args.overwrite):
         require_runnable(selected, JobCache())
     if args.dry_run:
-        print_plan(study, selected, args)
+        print_plan(study, selected, keep_weights=args.keep_weights, verbose=args.verbose)
     elif args.status or args.watch:
         show_status(args, study, selected)
     elif args.verify:
@@ -120,64 +117,6 @@ def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
     if unknown := [stage for stage in stages if stage not in known]:
         raise UserError(f"--only {', '.join(unknown)}: no such stage in this study ({nearest(unknown[0], known)})")
     return [job for job in jobs if not stages or job.stage in stages]
-
-
-def print_plan(study: Study, jobs: Sequence[Job], args: Args) -> None:
-    """The models and evaluations, the cost of the jobs that are left by stage, and with --verbose every command."""
-    variants = list(study.variants())
-    num_tuned = sum(variant.train_set is not None for variant in variants)
-    evaluations = [one for num_shots in study.num_shots() for one in study.evaluations(num_shots)]
-    print(
-        f"study {study.name}: {len(variants) - num_tuned} base models, {num_tuned} fine-tuned ones; each is evaluated"
-    )
-    print(f"on {len(evaluations)} combinations of evaluation set, format and number of exemplars")
-    print(f"results: {paths.results_dir(study.name)}")
-    print_costs(study, jobs, args.keep_weights)
-    if args.verbose:
-        print_commands(jobs)
-    else:
-        print("see every command: add --verbose")
-
-
-def print_commands(jobs: Sequence[Job]) -> None:
-    before, cache = dependencies(jobs), JobCache()
-    firsts = list({job.stage: job for job in reversed(jobs)}.values())[::-1]
-    shown = jobs if len(jobs) <= MOST_LISTED else firsts
-    for job in shown:
-        after = sorted(one.key for one in before[job.id].values())
-        print(f"{job.key}{'  (done)' if cache.is_done(job) else ''}")
-        print(f"    python {shlex.join(job.command)}")
-        print(f"    after:  {', '.join(after) or '-'}")
-        print(f"    writes: {', '.join(paths.relative(path) for path in job.outputs)}")
-    if len(shown) < len(jobs):
-        print(f"… and {len(jobs) - len(shown)} more like these")
-
-
-def print_costs(study: Study, jobs: Sequence[Job], keep_weights: str) -> None:
-    """The cost of the jobs that are left, by stage; hours on one device each."""
-    cache, model = JobCache(), CostModel(study, keep_weights=keep_weights)
-    measured = measured_seconds(jobs, cache)
-    left = [job for job in jobs if not cache.is_done(job)]
-    costs = {job.id: model.of(job, measured) for job in left}
-    print(f"\n{'stage':<12}{'jobs':>7}{'left':>7}{'hours':>10}{'GPU-hours':>11}{'disk, GB':>10}  seconds a job")
-    for stage, num_jobs in Counter(job.stage for job in jobs).items():
-        found = [costs[job.id] for job in left if job.stage == stage]
-        hours = sum(cost.seconds for cost in found) / 3600
-        gpu_hours = sum(cost.seconds * cost.num_gpus for cost in found) / 3600
-        disk, source = sum(cost.num_bytes for cost in found) / 1e9, "measured" if stage in measured else "estimated"
-        seconds = f"{hours * 3600 / len(found):.0f}, {source}" if found else ""
-        print(
-            f"{stage:<12}{num_jobs:>7}{len(found):>7}{hours:>10.2f}{gpu_hours:>11.2f}{disk:>10.2f}  {seconds}".rstrip()
-        )
-    total = sum(cost.seconds * cost.num_gpus for cost in costs.values()) / 3600
-    disk, free = sum(cost.num_bytes for cost in costs.values()) / 1e9, shutil.disk_usage(paths.base_dir()).free / 1e9
-    print(f"total: {len(left)} of {len(jobs)} jobs left, {total:.2f} GPU-hours; disk {disk:.2f} GB with --keep_weights")
-    print(f"{keep_weights}, {free:.2f} GB free")
-    if disk > free:
-        print("the study does not fit on the disk; free some of it, or set base_dir to a larger one")
-    chain = critical_path(left, costs)
-    seconds = sum(costs[job.id].seconds for job in chain)
-    print(f"critical path: {duration(seconds)}: {' -> '.join(job.key for job in chain) or 'nothing is left'}")
 
 
 def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:

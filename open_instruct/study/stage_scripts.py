@@ -18,7 +18,7 @@ from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 
 LAUNCHER = "accelerate.commands.launch"
-CONFIGURED = ("finetune", "predict", "score", "suite")
+CONFIGURED = ("finetune", "predict", "suite")
 """Stages whose options a study sets, and whose scripts are imported without torch."""
 MOST_SHOWN = 5
 

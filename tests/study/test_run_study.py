@@ -69,7 +69,10 @@ def test_a_study_killed_by_sigkill_resumes_to_the_same_tables(study_file, base_d
 
 
 def test_a_dry_run_writes_nothing(study_file, base_dir):
-    assert "20 jobs: 1 pretrain, 1 format" in run(study_file, "--dry-run")
+    output = run(study_file, "--dry-run")
+    assert "total: 20 of 20 jobs left" in output
+    assert "eval/predict.py" not in output
+    assert "python eval/predict.py --model_name_or_path" in run(study_file, "--dry-run", "--verbose")
     assert not (base_dir / "output").exists()
 
 
