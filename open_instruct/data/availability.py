@@ -5,14 +5,16 @@ wrong name of one of its files, is found when it is formatted.
 """
 
 from collections.abc import Collection, Iterable
+from fnmatch import fnmatch
 from itertools import islice
+from pathlib import Path
 
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.sidecars import find_sidecar
 from open_instruct.data.evaluation_files import exemplar_source, item_artifact
-from open_instruct.data.formatting import FormatOptions, for_settings
+from open_instruct.data.formatting import FormatOptions, for_settings, require_same_declaration
 from open_instruct.data.prompts import Task, render
 from open_instruct.data.sampling import NUM_CANDIDATES, NUM_EXEMPLARS, exemplar_indices, num_trained
 from open_instruct.data.sources import LocatedSplit, locate, read_all, read_some
@@ -57,24 +59,40 @@ def eval_problems(
     return [f"{eval_set.name}: {problem}" for problem in problems]
 
 
-def formatted_problems(task: Task, options: FormatOptions, num_shots: Collection[int] = ()) -> list[str]:
-    """Why formatted files that exist are not those of this declaration, or have too few exemplars.
+def formatted_train_problems(train_set: TrainSet, options: FormatOptions) -> list[str]:
+    """Why a train file that exists is not that of this declaration.
 
-    Files whose rows are no longer at hand are taken as they are.
+    One whose raw rows are no longer at hand is taken as it is.
     """
-    problems = []
     try:
-        if isinstance(task, TrainSet):
-            artifacts = [train_artifact(task, [locate(split, options.place) for split in task.splits], options)]
-        else:
-            problems += made_exemplar_problems(task, max(num_shots, default=0), options) or []
-            eval_set = for_settings(task, options.settings)
-            located = locate(eval_set.split, options.place)
-            artifacts = [item_artifact(eval_set, f, located, options.settings) for f in eval_set.template.prompts]
+        located = [locate(split, options.place) for split in train_set.splits]
+        problems = clashes([train_artifact(train_set, located, options)], options)
+    except UserError as error:
+        compared = (eval_set.split for eval_set in options.datasets.in_domain_of(train_set))
+        path = paths.train_file(train_set.name, options.settings.suffix)
+        problems = [] if was_made_from(path, [*train_set.splits, *compared]) else [str(error)]
+    return [f"{train_set.name}: {problem}" for problem in problems]
+
+
+def formatted_eval_problems(declared: EvalSet, num_shots: Collection[int], options: FormatOptions) -> list[str]:
+    """Why evaluation files that exist are not those of this declaration, or have too few exemplars."""
+    eval_set, settings = for_settings(declared, options.settings), options.settings
+    problems = made_exemplar_problems(eval_set, max(num_shots, default=0), options) or []
+    try:
+        located = locate(eval_set.split, options.place)
+        artifacts = [item_artifact(eval_set, name, located, settings) for name in eval_set.template.prompts]
         problems += clashes(artifacts, options)
-    except UserError:
-        pass
-    return [f"{task.name}: {problem}" for problem in problems]
+    except UserError as error:
+        path = paths.evaluation_file(eval_set.name, suffix=settings.suffix)
+        problems += [] if was_made_from(path, [eval_set.split]) else [str(error)]
+    return [f"{eval_set.name}: {problem}" for problem in problems]
+
+
+def was_made_from(path: Path, splits: Iterable[Split]) -> bool:
+    """Whether each raw file of the user's own that a formatted file was made from is one that is declared now."""
+    patterns = [pattern for split in splits for pattern in split.own_files]
+    before = (find_sidecar(path) or {}).get("input_paths", {}).values() if path.exists() else ()
+    return not patterns or all(any(fnmatch(str(paths.absolute(name)), p) for p in patterns) for name in before)
 
 
 def row_count_problems(train_set: TrainSet, num_rows: int, options: FormatOptions) -> list[str]:
@@ -112,6 +130,7 @@ def clashes(artifacts: Iterable[Artifact], options: FormatOptions) -> list[str]:
             if meta is None:
                 artifact.require_replaceable()
                 continue
+            require_same_declaration(artifact, meta)
             artifact.require_same_arguments(meta)
             before = meta.get("input_paths", {})
             if any(before.get(role) != paths.relative(path) for role, path in artifact.inputs.items()):

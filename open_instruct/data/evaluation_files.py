@@ -17,6 +17,7 @@ from open_instruct.data.formatting import (
     content_arguments,
     for_settings,
     input_files,
+    is_done,
     require_other_file,
     require_reachable,
 )
@@ -46,7 +47,7 @@ def format_eval_set(
     source = exemplar_source(eval_set, located, options)
     items = {f: item_artifact(eval_set, f, located, settings) for f in eval_set.template.prompts}
     shots = {f: exemplar_artifact(item, [located, source]) for f, item in items.items()} if source else {}
-    if all(artifact.is_done(overwrite=options.overwrite) for artifact in (*items.values(), *shots.values())):
+    if all(is_done(artifact, options) for artifact in (*items.values(), *shots.values())):
         print(f"{items['default'].path} is done, in every format; skipped")
         return False
     require_reachable([located], hub_is_reachable=hub_is_reachable)

@@ -1,13 +1,14 @@
 """What train and evaluation files have in common: options, and everything that affects their content."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from open_instruct.common.artifacts import digest
+from open_instruct.common.artifacts import Artifact, digest
 from open_instruct.common.errors import UserError
 from open_instruct.common.hub_errors import HubUnreachableError
+from open_instruct.common.sidecars import find_sidecar
 from open_instruct.data.registry import Datasets
 from open_instruct.data.settings import DataSettings
 from open_instruct.data.sources import LocatedSplit, SourceOptions
@@ -63,6 +64,27 @@ def require_other_file(path: Path, name: str, read: Sequence[LocatedSplit]) -> N
             f"{path}: the formatted rows of {name} would replace the raw ones; move the raw file to another folder, "
             "or give the dataset another name"
         )
+
+
+def require_same_declaration(artifact: Artifact, meta: Mapping[str, Any]) -> None:
+    """Raises UserError where the file that is there was made from another declaration of the same name.
+
+    Artifact.is_done() would refuse it too, by the hashes of both.
+    """
+    found, expected = meta["arguments"], artifact.arguments
+    compared = found.get("compared_with") == expected.get("compared_with")
+    if found.get("declaration") != expected["declaration"] or not compared:
+        whose = "another declaration of its name" if compared else "other declarations of it and its evaluation sets"
+        cure = "give one of the two another name, or make it again with --overwrite"
+        raise UserError(f"{artifact.path} was made from {whose}; {cure}")
+
+
+def is_done(artifact: Artifact, options: FormatOptions) -> bool:
+    """Artifact.is_done(), which names another declaration first."""
+    meta = None if options.overwrite or not artifact.path.exists() else find_sidecar(artifact.path)
+    if meta is not None:
+        require_same_declaration(artifact, meta)
+    return artifact.is_done(overwrite=options.overwrite)
 
 
 def require_reachable(read: Sequence[LocatedSplit], *, hub_is_reachable: bool) -> None:

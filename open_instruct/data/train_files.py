@@ -15,6 +15,7 @@ from open_instruct.data.formatting import (
     declaration_hash,
     for_settings,
     input_files,
+    is_done,
     require_other_file,
     require_reachable,
 )
@@ -33,7 +34,7 @@ def format_train_set(
     settings = options.settings
     located = [locate(split, options.place) for split in train_set.splits]
     artifact = train_artifact(train_set, located, options)
-    if artifact.is_done(overwrite=options.overwrite):
+    if is_done(artifact, options):
         print(f"{artifact.path} is done; skipped")
         return
     require_reachable(located, hub_is_reachable=hub_is_reachable)

@@ -7,7 +7,8 @@ from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.data.availability import (
     eval_problems,
-    formatted_problems,
+    formatted_eval_problems,
+    formatted_train_problems,
     row_count_problems,
     train_problems,
 )
@@ -59,7 +60,7 @@ def require_data(study: Study, jobs: list[Job]) -> None:
     for name, recipe in study.train_sets.items():
         train_set = study.datasets.train_set(name)
         is_missing = paths.train_file(name, options.settings.suffix) in missing
-        problems += train_problems(train_set, options) if is_missing else formatted_problems(train_set, options)
+        problems += train_problems(train_set, options) if is_missing else formatted_train_problems(train_set, options)
         num_rows = max(rows or 1 for rows in recipe.rows) + recipe.num_validation_rows
         problems += row_count_problems(train_set, num_rows, options)
     for name, config in study.evaluation.items():
@@ -69,7 +70,7 @@ def require_data(study: Study, jobs: list[Job]) -> None:
         if files & missing:
             problems += eval_problems(eval_set, config.formats, study.shots_of(name), options)
         else:
-            problems += formatted_problems(eval_set, options, study.shots_of(name))
+            problems += formatted_eval_problems(eval_set, study.shots_of(name), options)
     if problems:
         raise UserError("\n  ".join(["this data cannot be made:", *problems]))
 

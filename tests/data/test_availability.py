@@ -9,7 +9,13 @@ import yaml
 
 from open_instruct import format_generalization
 from open_instruct.common import paths
-from open_instruct.data.availability import eval_problems, formatted_problems, row_count_problems, train_problems
+from open_instruct.data.availability import (
+    eval_problems,
+    formatted_eval_problems,
+    formatted_train_problems,
+    row_count_problems,
+    train_problems,
+)
 from open_instruct.data.formatting import FormatOptions
 from open_instruct.data.registry import read_datasets
 from open_instruct.data.settings import DataSettings
@@ -93,10 +99,10 @@ def test_exemplars_that_were_made_are_counted(tmp_path):
     # All three candidates are equal to rows that are evaluated.
     given = options()
     small = given.datasets.eval_set("small")
-    for (problem,) in (problems_of("small", shots=(1,)), formatted_problems(small, given, (0, 1))):
+    for (problem,) in (problems_of("small", shots=(1,)), formatted_eval_problems(small, (0, 1), given)):
         assert problem.startswith("small: 1 exemplars requested, ")
         assert problem.endswith("small.exemplars.jsonl has 0; expected shots: 0 or fewer")
-    assert formatted_problems(small, given) == []
+    assert formatted_eval_problems(small, (0,), given) == []
 
 
 def test_train_files_that_are_missing_are_named():
@@ -117,14 +123,25 @@ def test_files_of_another_declaration_and_foreign_files_are_named(tmp_path):
     for (problem,) in (
         train_problems(train_set, given),
         problems_of("tickets"),
-        formatted_problems(train_set, given),
-        formatted_problems(eval_set, given),
+        formatted_train_problems(train_set, given),
+        formatted_eval_problems(eval_set, (0,), given),
     ):
-        assert re.search(r"tickets: .*tickets\.jsonl was made with other arguments: .*declaration was .*", problem)
+        assert re.search(r"tickets: .*tickets\.jsonl was made from .*; give one of the two another name, or", problem)
     assert problems_of("tickets", seed=7) == []
     paths.evaluation_file("tickets", suffix="_seed7").write_text("mine")
     (problem,) = problems_of("tickets", seed=7)
     assert "tickets_seed7.jsonl" in problem
+
+
+def test_formatted_files_whose_raw_files_are_gone_are_taken_but_not_those_of_other_raw_files(tmp_path):
+    format_generalization.main(Args(("tickets",), ("tickets",)))
+    (tmp_path / "train.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    given = options()
+    assert formatted_train_problems(given.datasets.train_set("tickets"), given) == []
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"tickets": OWN["tickets"] | {"train": "trian.jsonl"}}))
+    given = options()
+    (problem,) = formatted_train_problems(given.datasets.train_set("tickets"), given)
+    assert "trian.jsonl: no such file" in problem
 
 
 @pytest.mark.parametrize("is_formatted", [False, True])
