@@ -11,7 +11,6 @@ Writes  output/predictions/{eval_set}[_{format}]_{model_id}[_{n}shots].jsonl: ea
 Files that are done are skipped; an interrupted file is resumed from `{output}.partial`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,18 +100,8 @@ def check_arguments(args: Args) -> None:
     problems = []
     if args.output_file and len(args.input_files) != 1:
         problems.append(f"--output_file needs exactly one input file, found {len(args.input_files)}")
-    minima = {"num_shots": 0, "max_new_tokens": 1, "batch_size": 1, "limit": 1}
-    lowest = min((limit for limit in args.limit if limit != "all"), default=None)
-    values = {name: getattr(args, name) for name in minima} | {"limit": lowest}
-    problems += [
-        f"--{name} is {value}; expected at least {minima[name]}"
-        for name, value in values.items()
-        if value is not None and value < minima[name]
-    ]
     if not args.do_sample and (args.temperature, args.top_p) != (1.0, 1.0):
         problems.append("--temperature and --top_p have no effect without --do_sample; add it or leave them out")
-    if not 0 < args.temperature < math.inf or not 0 < args.top_p <= 1:
-        problems.append("expected --temperature above 0 and --top_p above 0 and at most 1")
     if len(args.limit) not in (0, 1, len(args.input_files)):
         problems.append(
             f"--limit takes one number or {len(args.input_files)}, one for each file; found {len(args.limit)}"

@@ -3,7 +3,7 @@
 Reads and writes the files of eval/predict.py and eval/eval_pred.py; files that are done are skipped.
 
     python eval/predict_sweep.py --num_shots 0 4 \
-        --models output/tiny_tf_ckpts/checkpoint-60 output/tiny_tf_ckpts/checkpoint-600 \
+        --model_name_or_path output/tiny_tf_ckpts/checkpoint-60 output/tiny_tf_ckpts/checkpoint-600 \
         --input_files data/evaluation/socialiqa.jsonl data/evaluation/rte.jsonl
 """
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import eval_pred, predict
-from open_instruct.common.cli import run
+from open_instruct.common.cli import option, run
 
 
 @dataclass(frozen=True)
 class Args:
-    models: tuple[Path, ...]
-    """Folders of models in transformers format."""
     input_files: tuple[Path, ...]
     """Evaluation files, as format_generalization.py writes them."""
+    model_name_or_path: tuple[Path, ...] = option("models")
+    """Folders of models in transformers format."""
     num_shots: tuple[int, ...] = (0,)
     """Numbers of exemplars before each item; every model is evaluated with each."""
     limit: tuple[int, ...] = ()
@@ -35,7 +35,7 @@ class Args:
 
 def main(args: Args) -> None:
     predictions: list[Path] = []
-    for model in args.models:
+    for model in args.model_name_or_path:
         for num_shots in args.num_shots:
             predictions += predict.predict_files(
                 predict.Args(

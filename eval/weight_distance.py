@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from eval.prediction import model_loading
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar
-from open_instruct.common.cli import run
+from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
 from open_instruct.study.variants import identify
@@ -34,14 +34,14 @@ LAYER = re.compile(r"(.*?\.\d+)\.|(.+)\.\w+")
 class Args:
     model_name_or_path: tuple[Path, ...]
     """Folders of fine-tuned models, in transformers format (adapters merged)."""
-    base_model: Path | None = None
+    base_model_name_or_path: Path | None = option("base_model", default=None)
     """Base model of all of them (default: for each, the one that its sidecar names)."""
     overwrite: bool = False
     """Measure models again that are done."""
 
 
 def main(args: Args) -> None:
-    pairs = [(folder, args.base_model or base_of(folder)) for folder in args.model_name_or_path]
+    pairs = [(folder, args.base_model_name_or_path or base_of(folder)) for folder in args.model_name_or_path]
     for folder, base in pairs:
         model_loading.check_folder(folder)
         model_loading.check_folder(base)
@@ -64,9 +64,11 @@ def base_of(folder: Path) -> Path:
     meta = read_sidecar(folder)
     named = meta.get("input_paths", {}).get("model")
     if named is None or "model" not in meta.get("inputs", {}) or not (base := paths.absolute(named)).is_dir():
-        raise UserError(f"{folder}: its sidecar names no existing base model; give it with --base_model")
+        raise UserError(f"{folder}: its sidecar names no existing base model; give it with --base_model_name_or_path")
     if content_hash(base) != meta["inputs"]["model"]:
-        raise UserError(f"{base} has changed since {folder} was made from it; give the original with --base_model")
+        raise UserError(
+            f"{base} has changed since {folder} was made from it; give the original with --base_model_name_or_path"
+        )
     return base
 
 

@@ -19,7 +19,7 @@ from open_instruct.checkpoints.trajectory import Flag, find_shared_tensors, grou
 from open_instruct.checkpoints.trajectory_plot import plot_trajectory
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
-from open_instruct.common.cli import run
+from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
 from open_instruct.study.variants import Variant
@@ -33,7 +33,7 @@ class Args:
     """Only these steps (default: all in output/{family}_tf_ckpts)."""
     num_documents: int = 40
     """Number of held-out documents for the loss; 0: check the weights only."""
-    max_length: int = 256
+    max_seq_length: int = option("max_length", default=256)
     """Longest part of a document, in tokens."""
     overwrite: bool = False
     """Replace measurements made with other arguments."""
@@ -73,7 +73,7 @@ def measure_once(args: Args, checkpoint: Checkpoint) -> dict[str, Any]:
     folder = checkpoint.model_folder
     artifact = Artifact(
         paths.base_dir() / "output" / "checks" / f"{checkpoint.model_id}.json",
-        arguments={"num_documents": args.num_documents, "max_length": args.max_length},
+        arguments={"num_documents": args.num_documents, "max_seq_length": args.max_seq_length},
         inputs={"model": folder},
         identity=Variant(checkpoint).identity(),
     )
@@ -81,7 +81,7 @@ def measure_once(args: Args, checkpoint: Checkpoint) -> dict[str, Any]:
         from open_instruct.checkpoints.measurement import measure  # torch and transformers take seconds to import
 
         with artifact.making():
-            write_json(artifact.path, measure(folder, args.num_documents, args.max_length))
+            write_json(artifact.path, measure(folder, args.num_documents, args.max_seq_length))
     return read_json(artifact.path)
 
 

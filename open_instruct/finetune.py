@@ -83,8 +83,9 @@ def input_paths(args: Args) -> dict[str, Path]:
     paths_by_role = {"train_file": args.train_file, "model": model_folder(args.model_name_or_path, args.model_revision)}
     if args.config_name is not None:
         paths_by_role["config"] = model_folder(args.config_name, files=("*.json",))
-    if args.tokenizer_name is not None:
-        paths_by_role["tokenizer"] = model_folder(args.tokenizer_name, files=("*.json", "*.txt", "*.model", "*.jinja"))
+    if args.tokenizer_name_or_path is not None:
+        files = ("*.json", "*.txt", "*.model", "*.jinja")
+        paths_by_role["tokenizer"] = model_folder(args.tokenizer_name_or_path, files=files)
     if args.validation_file is not None:
         paths_by_role["validation_file"] = args.validation_file
     return paths_by_role

@@ -143,7 +143,7 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
-        lr=args.lr,
+        lr=args.learning_rate,
         betas=(0.9, 0.95),
         weight_decay=args.weight_decay,
         fused=True,
@@ -158,7 +158,7 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
         if step == len(batches):
             break
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, (step + 1) / args.warmup_steps)
+            group["lr"] = args.learning_rate * min(1.0, (step + 1) / args.warmup_steps)
         ids = batches[step]  # (batch, seq)
         logits = model(ids).logits[:, :-1]  # (batch, seq - 1, vocabulary)
         loss = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())

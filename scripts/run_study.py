@@ -105,8 +105,6 @@ def check_args(args: Args) -> None:
         problems.append("--cancel is for --executor slurm; end a local run with Ctrl-C; it continues when run again")
     if args.overwrite and args.executor == "slurm":
         problems.append("--overwrite is for the local executor; on Slurm, remove the outputs to be replaced")
-    if args.num_parallel < 1:
-        problems.append(f"--num_parallel is {args.num_parallel}, expected at least 1")
     if problems:
         raise UserError("; ".join(problems))
 

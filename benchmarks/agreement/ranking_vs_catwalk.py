@@ -119,8 +119,8 @@ def save_for_both(folder: Path) -> Path:
 
 def evaluate(args: Args, tasks: tuple[str, ...], model: Path, folder: Path) -> list[dict[str, Any]]:
     evaluation = run_lm_eval.Args(
-        model_path=model,
-        task=tasks,
+        model_name_or_path=str(model),
+        tasks=tasks,
         limit=args.limit,
         num_shots=args.num_shots,
         fewshot_seed=args.fewshot_seed,

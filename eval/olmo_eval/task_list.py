@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import tyro
 import yaml
 
 from olmo_eval.tasks import DEFAULT_TASKS, task_named
+from open_instruct.common import cli, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.yaml_schema import parse_values
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Args = TypeVar("Args", bound="DataclassInstance")
-MINIMUM = {"limit": 1, "num_shots": 0, "num_recorded_inputs": 0}
-
-SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name != "model_max_length")
+SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name != "max_seq_length")
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,9 @@ class TaskRun:
     num_recorded_inputs: int
     use_chat_format: bool
 
-    def options(self, model_max_length: int | None) -> SuiteOptions:
+    def options(self, max_seq_length: int | None) -> SuiteOptions:
         values = {name: getattr(self, name) for name in SUITE_OPTIONS}
-        return SuiteOptions(**values, model_max_length=model_max_length)
+        return SuiteOptions(**values, max_seq_length=max_seq_length)
 
     def metric_options(self) -> dict[str, Any]:
         """The options that affect the metrics."""
@@ -63,17 +61,18 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
     if not isinstance(values, dict):
         raise UserError(f"{config_file}: expected a mapping of flags to values, found {type(values).__name__}")
     defaults = asdict(type(args)())
+    names = {alias: f.name for f in fields(args) for alias in (f.name, *f.metadata.get("aliases", ()))}
     flags: list[str] = []
     for key, value in values.items():
         name = str(key).replace("-", "_")
-        if name not in defaults:
-            raise UserError(f"{config_file}: unknown flag {key} ({nearest(name, defaults)})")
+        if name not in names:
+            raise UserError(f"{config_file}: unknown flag {key} ({nearest(name, names)})")
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
             flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     from_command_line = {name: value for name, value in asdict(args).items() if value != defaults[name]}
-    return replace(tyro.cli(type(args), args=flags), **from_command_line)
+    return replace(cli.parse(type(args), flags), **from_command_line)
 
 
 def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping[str, Any]) -> list[TaskRun]:
@@ -103,7 +102,4 @@ def problems_of(run: TaskRun) -> Iterator[str]:
         task_named(run.name)
     except UserError as error:
         yield str(error)
-    for name, minimum in MINIMUM.items():
-        value = getattr(run, name)
-        if value is not None and value < minimum:
-            yield f"{run.name}: {name} is {value}; expected {minimum} or more"
+    yield from (f"{run.name}: {problem}" for problem in ranges.problems(run))

@@ -1,23 +1,32 @@
-"""Entry point of every script: arguments by tyro, a user error as one line on stderr with exit code 2."""
+"""Entry point of every script: arguments by tyro, a user error as one line on stderr with exit code 2.
+
+An option has one name in all scripts; the names of the paper's code and of OLMo-Eval are its aliases.
+"""
 
 import dataclasses
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
 from open_instruct.common.errors import USER_ERROR, UserError
+from open_instruct.common.ranges import require_in_range
 
 Args = TypeVar("Args")
 CURES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "set base_dir and data_dir to folders you may write in"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then run the same command again"),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR), "a file stands where a folder should, or the other way round"),
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "a link refers to itself; remove it",
 }
 """Error number of the operating system that is a user error -> how to fix it."""
+NO_DISK = ("/proc", "/sys")
+"""Folders in which nobody can make a file; their errors call it missing."""
 
 
 def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
@@ -25,16 +34,50 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' progress bars would fill a log
     try:
-        description = with_line_breaks(sys.modules["__main__"].__doc__ or "")
-        main(tyro.cli(without_empty_defaults(args_type), description=description))
+        main(parse(args_type))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except OSError as error:
-        if error.errno not in CURES:
+        cure = CURES.get(error.errno or 0)
+        if str(error.filename).startswith(NO_DISK):
+            cure = "nothing can be written there; give a folder on a disk"
+        if cure is None:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; {CURES[error.errno]}", file=sys.stderr)
+        print(f"error: {error.filename or 'a file'}: {error.strerror}; {cure}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def parse(args_type: type[Args], arguments: Sequence[str] | None = None) -> Args:
+    """The options of a command line (default: this process's).
+
+    Raises UserError for empty values and numbers out of range; SystemExit where tyro refuses it.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if empty := list(empty_values(arguments)):
+        raise UserError(f"{', '.join(empty)}: an empty value; give one, or leave the option out")
+    description = with_line_breaks(sys.modules["__main__"].__doc__ or "")
+    described = with_aliases_and_hints(args_type)
+    args = tyro.cli(described, args=arguments, description=description, use_underscores=True)
+    require_in_range(args)
+    return args
+
+
+def empty_values(arguments: Sequence[str]) -> Iterator[str]:
+    """The options with an empty value, such as that of a variable of the shell that is not set."""
+    option = "the command line"
+    for argument in arguments:
+        if argument.startswith("--"):
+            option, equals, value = argument.partition("=")
+            if equals and not value:
+                yield option
+        elif not argument.strip():
+            yield option
+
+
+def option(*aliases: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field of a script's arguments that has other names, too."""
+    return dataclasses.field(default=default, metadata={"aliases": aliases})
 
 
 def with_line_breaks(text: str) -> str:
@@ -48,11 +91,14 @@ def with_line_breaks(text: str) -> str:
     return "\n".join(lines)
 
 
-def without_empty_defaults(args_type: type[Args]) -> type[Args]:
-    """Without the hint `(default: None)` in --help: what happens then is in an option's own words."""
+@cache
+def with_aliases_and_hints(args_type: type[Any]) -> type[Any]:
+    """Takes the aliases of each field, and shows in --help no `(default: None)`: an option's own words say it."""
     hints: dict[str, Any] = get_type_hints(args_type, include_extras=True)
-    for field in dataclasses.fields(args_type):  # pyright: ignore[reportArgumentType]
-        if field.default is None or field.default == ():
-            annotated = Annotated[hints[field.name], tyro.conf.arg(help_behavior_hint="")]
+    for field in dataclasses.fields(args_type):
+        aliases = [f"--{alias}" for alias in field.metadata.get("aliases", ())]
+        hint = "" if field.default is None or field.default == () else None
+        if aliases or hint is not None:
+            annotated = Annotated[hints[field.name], tyro.conf.arg(aliases=aliases or None, help_behavior_hint=hint)]
             args_type.__annotations__[field.name] = annotated
     return args_type

@@ -12,13 +12,14 @@ LONGEST_NAME = 180
 HASH_CHARACTERS = 10
 
 
-def named(default: Any, part: str, *, usual: Any = dataclasses.MISSING) -> Any:
+def named(default: Any, part: str, *, usual: Any = dataclasses.MISSING, aliases: tuple[str, ...] = ()) -> Any:
     """A field with a default whose other values are a part of the name.
 
-    part: format of the part, in which `{}` is the value; usual: value without a part, where it is not the default.
+    part: format of the part, in which `{}` is the value; usual: value without a part, where it is not the default;
+    aliases: other names of the option and of the key.
     """
     usual = default if usual is dataclasses.MISSING else usual
-    return dataclasses.field(default=default, metadata={"part": part, "usual": usual})
+    return dataclasses.field(default=default, metadata={"part": part, "usual": usual, "aliases": aliases})
 
 
 def suffix(settings: Any) -> str:

@@ -86,6 +86,13 @@ class Validator:
             return None
         fields = {f.name: f for f in dataclasses.fields(schema) if f.metadata.get("is_key", True)}
         hints = typing.get_type_hints(schema, include_extras=True)
+        for name, spec in fields.items():
+            for alias in spec.metadata.get("aliases", ()):
+                if alias in children:
+                    self.lines.setdefault(join(key, name), self.lines[join(key, alias)])
+                    if name in children:
+                        self.error(join(key, alias), f"is {name}, which is given, too; keep one")
+                    children[name] = children.pop(alias)
         for child, name in ((join(key, name), name) for name in children if name not in fields):
             self.errors.append((self.lines[child], f"unknown key {child} ({nearest(name, fields)})"))
         values = {}

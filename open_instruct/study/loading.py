@@ -1,7 +1,6 @@
 """Read a study file and check it: all problems are reported together, each with its line."""
 
 import dataclasses
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -9,26 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from open_instruct.checkpoints.families import EMBEDDED, MAIN, family_named, step_name, step_order
-from open_instruct.common import paths
+from open_instruct.common import paths, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.yaml_schema import Validator, compose, join
 from open_instruct.data.registry import read_datasets
 from open_instruct.study.config import STAGES, RecipeConfig, Resources, Study
 from open_instruct.study.overrides import override, pop, share_options
 
-MINIMA = {
-    **dict.fromkeys(("seed", "seeds", "shots", "num_shots", "gpus", "num_validation_rows", "random_subsample_seed"), 0),
-    **dict.fromkeys(("weight_decay", "warmup_ratio", "lora_dropout", "warmup_steps"), 0),
-    **dict.fromkeys(("epochs", "batch_size", "rows", "limit", "max_new_tokens", "cpus", "memory_gb", "throttle"), 1),
-    **dict.fromkeys(("max_train_steps", "max_seq_length", "lora_rank", "lora_alpha", "early_stopping_patience"), 1),
-    **dict.fromkeys(("per_device_train_batch_size", "max_tokens_per_batch", "preprocessing_num_workers"), 1),
-    **dict.fromkeys(("logging_steps", "num_resamples", "model_max_length"), 1),
-    **dict.fromkeys(("d_model", "num_layers", "num_heads", "vocab_size"), 1),
-    **dict.fromkeys(("flop_per_second", "tokens_per_row", "num_parameters"), 1),
-}
-"""By key, wherever it is in a study file."""
-POSITIVE = ("lr", "max_grad_norm", "temperature", "top_p")
-AT_MOST_ONE = ("warmup_ratio", "lora_dropout", "top_p")
 DISTINCT = ("lr", "epochs", "rows", "batch_size", "adapter", "seeds", "runs", "formats", "shots", "tasks")
 NOT_EMPTY = ("rows", "batch_size", "adapter", "formats", "shots", "tasks")
 SLURM_TIME = re.compile(r"\d+|(\d+-)?\d{1,2}(:\d{2}){0,2}")
@@ -94,16 +80,8 @@ def check_values(config: Any, key: str, validator: Validator) -> None:
 
 
 def check_value(name: str, values: tuple[Any, ...], key: str, validator: Validator) -> None:
-    for value in values:
-        if value is None:  # the key was left out
-            continue
-        # Neither bound admits NaN.
-        if name in MINIMA and not MINIMA[name] <= value < math.inf:
-            validator.error(key, f"expected a number at least {MINIMA[name]}, found {value}")
-        if name in POSITIVE and not 0 < value < math.inf:
-            validator.error(key, f"expected a number above 0, found {value}")
-        if name in AT_MOST_ONE and value > 1:
-            validator.error(key, f"expected at most 1, found {value}")
+    if found := ranges.problem(name, values):
+        validator.error(key, found)
     if name in DISTINCT and len(set(values)) < len(values):
         validator.error(key, f"expected each once, found {list(values)}")
     if name in NOT_EMPTY and not values:

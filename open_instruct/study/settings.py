@@ -142,7 +142,7 @@ class SuiteOptions:
     """Split that is evaluated."""
     fewshot_seed: int | None = named(None, "exemplars{}")
     """Seed of exemplars that are the same for every instance (default: drawn by the instance's position)."""
-    model_max_length: int | None = named(None, "len{}")
+    max_seq_length: int | None = named(None, "len{}", aliases=("model_max_length",))
     """Longest input in tokens (default: the minimum of the tokenizer's, the model's, and 2048)."""
 
 
@@ -166,7 +166,7 @@ class PretrainingOptions:
     num_layers: int = named(2, "layers{}")
     num_heads: int = named(4, "heads{}")
     vocab_size: int = named(4_096, "vocab{}")
-    lr: float = named(3e-3, "lr{}")
+    learning_rate: float = named(3e-3, "lr{}", aliases=("lr",))
     """Peak learning rate: linear warm-up, then constant, so that no checkpoint benefits from a decay phase."""
     warmup_steps: int = named(20, "warmup{}")
     weight_decay: float = named(0.1, "decay{}")

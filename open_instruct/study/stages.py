@@ -222,7 +222,7 @@ def suite(study: Study, variant: Variant) -> Iterator[Job]:
     yield Job(
         "suite",
         variant.model_id,
-        ("-m", "olmo_eval.run_lm_eval", "--model-path", str(folder), "--task", *files, *options),
+        ("-m", "olmo_eval.run_lm_eval", "--model_name_or_path", str(folder), "--tasks", *files, *options),
         inputs=(folder,),
         outputs=tuple(files.values()),
         script="evaluate_it_model.sh",

@@ -1,10 +1,10 @@
 """Arguments of a fine-tuning run, which of them affect the trained weights, and their validation."""
 
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from open_instruct.common.cli import option
 from open_instruct.common.errors import UserError
 from open_instruct.study.settings import DEFAULT_SEED, ExecutionOptions, TrainingOptions
 from open_instruct.study.variants import Recipe
@@ -35,7 +35,7 @@ class Args(TrainingOptions, ExecutionOptions):
     """Together with per_device_train_batch_size, another way to set total_batch_size."""
     config_name: str | None = None
     """Folder or Hub name of another config.json (None: the model's)."""
-    tokenizer_name: str | None = None
+    tokenizer_name_or_path: str | None = option("tokenizer_name", default=None)
     """Folder or Hub name of another tokenizer (None: the model's)."""
     model_revision: str | None = None
     """Branch, tag or commit of a model of the Hub."""
@@ -88,23 +88,6 @@ RECORDED += ("keep_weights", "seed")
 """The arguments that affect the weights, beside TrainingOptions."""
 
 
-COUNTS = (
-    "num_train_epochs",
-    "max_train_rows",
-    "max_train_steps",
-    "early_stopping_patience",
-    "total_batch_size",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_tokens_per_batch",
-    "max_seq_length",
-    "logging_steps",
-    "lora_rank",
-    "lora_alpha",
-    "preprocessing_num_workers",
-)
-
-
 def training_arguments(args: Args) -> dict:
     """The arguments that affect the output, as the sidecar records them."""
     recorded = {name: getattr(args, name) for name in RECORDED} | asdict(args.relevant(is_lora=args.use_lora))
@@ -141,20 +124,6 @@ def resolve(args: Args, *, num_processes: int) -> Args:
         problems.append(
             f"checkpointing_steps is {args.checkpointing_steps!r}; expected epoch, never or a number of steps"
         )
-    if not 0 <= args.warmup_ratio <= 1:
-        problems.append(f"warmup_ratio is {args.warmup_ratio}; expected a share from 0 to 1")
-    for name, lowest in (("learning_rate", 0.0), ("max_grad_norm", 0.0)):
-        # NaN is in no range.
-        if not lowest < getattr(args, name) < math.inf:
-            problems.append(f"{name} is {getattr(args, name)}; expected a number above {lowest:g}")
-    if not 0 <= args.weight_decay < math.inf:
-        problems.append(f"weight_decay is {args.weight_decay}; expected a number at least 0")
-    if not 0 <= args.lora_dropout < 1:
-        problems.append(f"lora_dropout is {args.lora_dropout}; expected a share from 0 to below 1")
-    for name in COUNTS:
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            problems.append(f"{name} is {value}; expected at least 1")
     if problems:
         raise UserError("; ".join(problems))
     return replace(args, total_batch_size=total or DEFAULT_BATCH_SIZE)

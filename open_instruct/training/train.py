@@ -55,7 +55,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     is_main, base = accelerator.is_main_process, artifact.inputs["model"]
     require_own_working_folder(state_folder(artifact.path))
     config = AutoConfig.from_pretrained(artifact.inputs.get("config", base))
-    tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name")
+    tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name_or_path")
     eos_id(tokenizer)  # raises UserError where the tokenizer names none
     examples, validation, num_cut = load_train_and_validation(
         tokenizer,

@@ -20,7 +20,7 @@ read -ra task_names <<< "${tasks:-}"
 
 cd "$repository"
 python -m olmo_eval.run_lm_eval \
-  --model-path "$model_path" \
-  ${tasks:+--task "${task_names[@]}"} \
+  --model_name_or_path "$model_path" \
+  ${tasks:+--tasks "${task_names[@]}"} \
   ${limit:+--limit "$limit"} \
   "$@"

@@ -65,7 +65,7 @@ def run(**options) -> dict:
 
 def test_regular_checkpoints_are_not_flagged(family, base_dir, capsys, monkeypatch):
     monkeypatch.setattr(measurement, "heldout_documents", lambda: SENTENCES)
-    found = run(num_documents=2, max_length=32)
+    found = run(num_documents=2, max_seq_length=32)
     # The loss of random weights may rise.
     assert {flag["what"] for flag in found["flags"]} <= {"held-out loss"}
     assert found["shared_weights"] == []

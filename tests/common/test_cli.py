@@ -6,12 +6,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-import tyro
 
-from open_instruct.common.cli import run
+from open_instruct.common.cli import option, run
 from open_instruct.common.json_files import write_json
 
 
@@ -57,7 +55,7 @@ def test_other_os_errors_keep_their_traceback(monkeypatch):
 
 
 def test_progress_bars_of_libraries_stay_out_of_logs():
-    code = "from open_instruct.common.cli import run; from dataclasses import dataclass\n"
+    code = "from open_instruct.common.cli import option, run; from dataclasses import dataclass\n"
     code += "def main(_): from tqdm import tqdm; print(sum(tqdm([1, 2])))\n"
     code += "run(main, dataclass(type('Args', (), {})))"
     environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
@@ -71,7 +69,7 @@ class Documented:
     """Where to look (default: here)."""
     names: tuple[str, ...] = ()
     """What to look for (default: everything)."""
-    model: Annotated[str | None, tyro.conf.arg(aliases=["--model-path"])] = None
+    model: str | None = option("model_path", default=None)
     """Its model."""
     limit: int = 3
     """The most."""
@@ -91,4 +89,4 @@ def test_help_keeps_line_breaks_and_shows_no_default_twice(monkeypatch, capsys):
     assert "None)" not in printed
     assert "(default: )" not in printed
     assert "(default: 3)" in printed
-    assert "--model-path" in printed
+    assert "--model_path" in printed

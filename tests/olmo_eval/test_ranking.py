@@ -103,7 +103,7 @@ def test_longest_input_is_the_smallest_known_limit(folder):
     model, tokenizer = OlmoForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert longest_input(model, tokenizer, None) == 128
     assert longest_input(model, tokenizer, 7) == 7
-    with pytest.raises(UserError, match="--model-max-length is 129; expected 1 to 128"):
+    with pytest.raises(UserError, match="--max_seq_length is 129; expected 1 to 128"):
         longest_input(model, tokenizer, 129)
 
 

@@ -39,7 +39,7 @@ def suite_metrics(base, name):
 
 
 def test_metrics_files_have_the_expected_keys_and_are_skipped_or_overwritten(base, folder, capsys):
-    args = Args(model_path=folder, model="toy", task=("openbookqa", "winogrande"), limit=3)
+    args = Args(model_name_or_path=folder, model_name="toy", tasks=("openbookqa", "winogrande"), limit=3)
     main(args)
     entry = suite_metrics(base, "openbookqa_toy_limit3.json")
     assert set(entry) == {
@@ -63,8 +63,8 @@ def test_metrics_file_and_full_output_agree(base, folder):
     metrics_file, full_file = base / "metrics.json", base / "full.jsonl"
     main(
         Args(
-            model_path=folder,
-            task=("piqa", "copa"),
+            model_name_or_path=folder,
+            tasks=("piqa", "copa"),
             limit=2,
             metrics_file=metrics_file,
             full_output_file=full_file,
@@ -87,7 +87,7 @@ def test_metrics_file_and_full_output_agree(base, folder):
 
 
 def test_full_output_never_replaces_metrics_of_other_arguments(base, folder):
-    args = Args(model_path=folder, task=("copa",), limit=2, metrics_file=base / "metrics.json")
+    args = Args(model_name_or_path=folder, tasks=("copa",), limit=2, metrics_file=base / "metrics.json")
     main(args)
     with pytest.raises(UserError, match=r"copa\.limit was 2, now 3; add --overwrite"):
         main(dataclasses.replace(args, limit=3, full_output_file=base / "full.jsonl"))
@@ -99,7 +99,7 @@ def without_times(line):
 
 @pytest.mark.parametrize("with_full", [True, False])
 def test_an_interrupted_run_continues_at_the_task_where_it_stopped(base, folder, monkeypatch, capsys, with_full):
-    args = Args(model_path=folder, task=("copa", "rte", "sst2"), limit=3, metrics_file=base / "metrics.json")
+    args = Args(model_name_or_path=folder, tasks=("copa", "rte", "sst2"), limit=3, metrics_file=base / "metrics.json")
     if with_full:
         args = dataclasses.replace(args, full_output_file=base / "full.jsonl")
     main(args)
@@ -128,7 +128,7 @@ def test_an_interrupted_run_continues_at_the_task_where_it_stopped(base, folder,
 
 
 def test_an_interrupted_run_with_other_arguments_is_not_continued(base, folder, monkeypatch):
-    args = Args(model_path=folder, task=("copa", "rte"), limit=3, metrics_file=base / "metrics.json")
+    args = Args(model_name_or_path=folder, tasks=("copa", "rte"), limit=3, metrics_file=base / "metrics.json")
     evaluate = run_lm_eval.evaluate
 
     def interrupted(args, model, task_run, **options):
@@ -145,7 +145,7 @@ def test_an_interrupted_run_with_other_arguments_is_not_continued(base, folder, 
 
 
 def test_shots_and_chat_format_are_part_of_the_file_name(base, folder):
-    args = Args(model_path=folder, model="toy", task=("copa",))
+    args = Args(model_name_or_path=folder, model_name="toy", tasks=("copa",))
     for changes in ({}, {"num_shots": 1}, {"use_chat_format": True}, {"num_shots": 1, "use_chat_format": True}):
         main(dataclasses.replace(args, limit=2, **changes))
     names = ("copa_toy", "copa_toy_1shots", "copa_toy_chat", "copa_toy_1shots_chat")
@@ -157,13 +157,13 @@ def test_shots_and_chat_format_are_part_of_the_file_name(base, folder):
 
 
 def test_chat_format_applies_to_the_unconditioned_prompt(base, folder):
-    main(Args(model_path=folder, model="toy", task=("piqa",), limit=2, use_chat_format=True))
+    main(Args(model_name_or_path=folder, model_name="toy", tasks=("piqa",), limit=2, use_chat_format=True))
     prompt = suite_metrics(base, "piqa_toy_chat_limit2.json")["task_options"]["unconditioned_prompt"]
     assert prompt == "<|user|>\nAnswer:\n<|assistant|>\n"
 
 
 def test_item_values_average_to_the_metrics(base, folder):
-    main(Args(model_path=folder, model="toy", task=("social_iqa",), limit=9))
+    main(Args(model_name_or_path=folder, model_name="toy", tasks=("social_iqa",), limit=9))
     entry = suite_metrics(base, "social_iqa_toy_limit9.json")
     items, metrics = entry["items"], entry["metrics"]["rc_metrics"]
     assert len(set(items["id"])) == 9
@@ -182,7 +182,7 @@ def test_the_model_id_comes_from_the_sidecar(base, tmp_path):
     toy_olmo(path)
     sidecar = {"identity": {"model_id": "tiny_main", "step": 5}, "arguments": {}, "inputs": {}, "files": {}}
     write_json(path / "meta.json", sidecar)
-    main(Args(model_path=path, task=("copa",), limit=2))
+    main(Args(model_name_or_path=path, tasks=("copa",), limit=2))
     sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "copa_tiny_main_limit2.json")
     assert (sidecar["identity"]["step"], sidecar["identity"]["train_set"]) == (5, None)
 
@@ -211,10 +211,10 @@ def test_every_problem_of_the_task_file_is_listed(base, folder):
     lines = [{"name": "coppa"}, {"name": "rte", "limit": 0}, {"name": "sst2", "shots": 1}, {"name": "rte"}]
     tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(UserError) as caught:
-        main(Args(model_path=folder, task_file=tasks))
+        main(Args(model_name_or_path=folder, task_file=tasks))
     for part in (
         "unknown task coppa (did you mean copa",
-        "rte: limit is 0",
+        "rte: limit: expected a number at least 1, found 0",
         "unknown key sst2.shots",
         "rte is named twice",
     ):
@@ -222,17 +222,17 @@ def test_every_problem_of_the_task_file_is_listed(base, folder):
 
 
 def test_folders_without_a_transformers_model_are_refused(base, tmp_path):
-    with pytest.raises(UserError, match="no model; name its folder with --model-path"):
+    with pytest.raises(UserError, match=r"no model; name its folder, .*--model_name_or_path"):
         main(Args())
     with pytest.raises(UserError, match="no such folder"):
-        main(Args(model_path=tmp_path / "none"))
+        main(Args(model_name_or_path=tmp_path / "none"))
     native = tmp_path / "native"
     native.mkdir()
     with pytest.raises(UserError, match=r"no config\.json"):
-        main(Args(model_path=native))
+        main(Args(model_name_or_path=native))
     (native / "model.pt").touch()
     with pytest.raises(UserError, match=r"convert_olmo_to_tf\.py"):
-        main(Args(model_path=native))
+        main(Args(model_name_or_path=native))
 
 
 def test_missing_weights_are_refused(base, tmp_path):
@@ -241,13 +241,13 @@ def test_missing_weights_are_refused(base, tmp_path):
     weights = {name: tensor for name, tensor in model.state_dict().items() if "layers.1" not in name}
     model.save_pretrained(path, state_dict=weights)
     with pytest.raises(UserError, match="weights are not those of its config"):
-        main(Args(model_path=path, task=("copa",)))
+        main(Args(model_name_or_path=path, tasks=("copa",)))
 
 
 def test_defaults_equal_the_reference():
-    expected = {"split": "validation", "batch_size": 32, "max_batch_tokens": 20480, "num_shots": 0, "limit": None}
+    expected = {"split": "validation", "batch_size": 32, "max_tokens_per_batch": 20480, "num_shots": 0, "limit": None}
     expected |= {"random_subsample_seed": 1234, "num_recorded_inputs": 0, "fewshot_seed": None}
-    expected |= {"model_max_length": None, "model_class": "hf"}
+    expected |= {"max_seq_length": None, "model_class": "hf"}
     assert {name: getattr(Args(), name) for name in expected} == expected
 
 
@@ -281,8 +281,8 @@ def test_every_flag_of_the_reference_is_accepted_together(base, folder, monkeypa
 
 def test_batch_size_does_not_change_results(base, folder):
     found = []
-    for name, changes in {"one": {"max_batch_tokens": 60}, "many": {"batch_size": 1}}.items():
-        args = Args(model_path=folder, task=("social_iqa",), limit=6, full_output_file=base / f"{name}.jsonl")
+    for name, changes in {"one": {"max_tokens_per_batch": 60}, "many": {"batch_size": 1}}.items():
+        args = Args(model_name_or_path=folder, tasks=("social_iqa",), limit=6, full_output_file=base / f"{name}.jsonl")
         main(dataclasses.replace(args, overwrite=True, **changes))
         [line] = read_jsonl(base / f"{name}.jsonl")
         outputs = [output for one in line["instance_predictions"] for output in one["prediction"]["model_output"]]

@@ -12,7 +12,7 @@ from open_instruct.common.json_files import write_jsonl
 def test_every_model_is_evaluated_with_every_number_of_exemplars(home, capsys):
     toy_olmo(home / "other", seed=1, max_position_embeddings=256)
     write_jsonl(home / "rte.exemplars.jsonl", [{**as_records(RTE)[0], "id": "shot", "prompt": "One:"}])
-    args = predict_sweep.Args((home / "model", home / "other"), (home / "rte.jsonl",), num_shots=(0, 1), limit=(4,))
+    args = predict_sweep.Args((home / "rte.jsonl",), (home / "model", home / "other"), num_shots=(0, 1), limit=(4,))
     predict_sweep.main(args)
     table = capsys.readouterr().out.splitlines()
     begin = next(number for number, line in enumerate(table) if line.startswith("model "))
@@ -24,4 +24,4 @@ def test_every_model_is_evaluated_with_every_number_of_exemplars(home, capsys):
 
 def test_num_shots_without_exemplars_is_refused(home):
     with pytest.raises(UserError, match="needs exemplars"):
-        predict_sweep.main(predict_sweep.Args((home / "model",), (home / "rte.jsonl",), num_shots=(0, 4)))
+        predict_sweep.main(predict_sweep.Args((home / "rte.jsonl",), (home / "model",), num_shots=(0, 4)))

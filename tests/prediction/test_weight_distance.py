@@ -63,7 +63,7 @@ def test_changed_base_model_is_refused(home):
 
 
 def test_model_without_a_base_model_is_refused(home):
-    with pytest.raises(UserError, match="names no existing base model; give it with --base_model"):
+    with pytest.raises(UserError, match="names no existing base model; give it with --base_model_name_or_path"):
         main(Args((home / "model",)))
 
 

@@ -6,8 +6,8 @@ import shlex
 import sys
 
 import pytest
-import tyro
 
+from open_instruct.common.cli import parse
 from open_instruct.common.paths import REPOSITORY
 
 TABLE = (REPOSITORY / "benchmarks" / "README.md").read_text()
@@ -27,4 +27,4 @@ def test_commands_of_the_readme_parse(script, arguments, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look up their module
     spec.loader.exec_module(module)
-    tyro.cli(module.Args, args=shlex.split(arguments))
+    parse(module.Args, shlex.split(arguments))

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-import tyro
 
+from open_instruct.common.cli import parse
 from open_instruct.common.paths import RELEASED_RESULTS, REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -34,7 +34,7 @@ def test_commands_in_the_docs_have_valid_options(script, arguments, monkeypatch)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look up their module
     spec.loader.exec_module(module)
-    tyro.cli(module.Args, args=shlex.split(arguments.replace("…", "")))
+    parse(module.Args, shlex.split(arguments.replace("…", "")))
 
 
 def test_most_pages_have_commands():

@@ -184,7 +184,7 @@ def test_the_schedule_ends_at_max_train_steps(args):
         ({"max_train_rows": 13}, "12 rows, 0 of them held back for validation; expected at least 13"),
         ({"model_name_or_path": "no/such/model"}, "neither a model folder nor"),
         ({"total_batch_size": 8, "gradient_accumulation_steps": 3}, "total_batch_size is 8, but .* = 3; give one"),
-        ({"keep_weights": "lora", "warmup_ratio": 3.0}, "none is trained; add --use_lora; warmup_ratio is 3.0"),
+        ({"keep_weights": "lora", "early_stopping_patience": 1}, r"patience needs .*none is trained; add --use_lora"),
         ({"keep_weights": "none"}, "would leave nothing; name the evaluations to run by --then"),
         ({"early_stopping_patience": 1}, "needs validation_file or num_validation_rows"),
         ({"checkpointing_steps": "often"}, "expected epoch, never or a number of steps"),
