@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, describe_files, read_sidecar, sidecar_path
+from open_instruct.common.artifacts import Artifact, describe_files, has_sidecar, read_sidecar, sidecar_path
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
@@ -100,7 +100,7 @@ def variant_of(args: Args, base: Path) -> Variant:
 
 def train_set_of(train_file: Path) -> tuple[str, str]:
     """Name of the train set and of its settings: as recorded, or of a file of one's own a name that no other has."""
-    if not sidecar_path(train_file).is_file():
+    if not has_sidecar(train_file):
         return derived_name(train_file.with_suffix("")), ""
     identity = read_sidecar(train_file)["identity"]
     if "train_set" not in identity:

@@ -25,7 +25,7 @@ from typing import Annotated
 import tyro
 
 from open_instruct.common import locks, paths
-from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.artifacts import has_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.study import attempts, integrity
@@ -78,13 +78,13 @@ def require_inputs(job: Job) -> None:
     missing = [paths.relative(path) for path in job.inputs if not path.exists()]
     # Checkpoints in OLMo's own format may come from the user, without a sidecar.
     folders = [path for path in job.inputs if path.is_dir() and job.stage != "convert"]
-    unfinished = [paths.relative(path) for path in folders if not sidecar_path(path).is_file()]
+    unfinished = [paths.relative(path) for path in folders if not has_sidecar(path)]
     if missing or unfinished:
         raise UserError(
             f"{job.key}: missing inputs: {', '.join(missing + [f'{p} (unfinished)' for p in unfinished])}; "
             "see which stage makes it with --dry_run, then --retry_failed"
         )
-    changed = [path for path in job.inputs if sidecar_path(path).is_file() and not integrity.is_intact(path)]
+    changed = [path for path in job.inputs if path.exists() and not integrity.is_intact(path)]
     if changed:
         raise UserError(
             f"{job.key}: inputs changed since they were written: {', '.join(map(paths.relative, changed))}; "

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.common.artifacts import has_sidecar, read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.data.registry import read_datasets
@@ -23,7 +23,7 @@ def identify_predictions(path: Path) -> dict[str, Any]:
 
     Raises UserError for an empty file, an unknown dataset and an unknown kind.
     """
-    identity = read_sidecar(path)["identity"] if sidecar_path(path).is_file() else {}
+    identity = read_sidecar(path)["identity"] if has_sidecar(path) else {}
     if "kind" not in identity:
         first = next(read_jsonl(path, texts=("dataset",)), None)
         if first is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, read_sidecar, sidecar_path
+from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.data.registry import read_datasets
@@ -64,7 +64,7 @@ def identify_evaluation(input_file: Path) -> dict[str, Any]:
         raise UserError(f"{input_file}: no such file; make it with open_instruct/format_generalization.py")
     if input_file.name.endswith(".exemplars.jsonl"):
         raise UserError(f"{input_file} contains exemplars, which are not evaluated; leave it out of --input_files")
-    if sidecar_path(input_file).is_file():
+    if has_sidecar(input_file):
         identity = read_sidecar(input_file)["identity"]
         others = {"model_id": "a prediction file", "train_set": "a train file"}
         if found := [what for name, what in others.items() if name in identity] or "eval_set" not in identity:
@@ -83,7 +83,7 @@ def label_texts(input_file: Path, eval_set: str) -> tuple[tuple[str, ...], tuple
 
     From its sidecar; without one, from the declaration.  Raises UserError where the set is not declared.
     """
-    facts = read_sidecar(input_file) if sidecar_path(input_file).is_file() else {}
+    facts = read_sidecar(input_file) if has_sidecar(input_file) else {}
     if facts.get("label_words"):
         return tuple(facts["label_words"]), tuple(facts.get("parse_order") or facts["label_words"])
     known = read_datasets().eval_set(eval_set)

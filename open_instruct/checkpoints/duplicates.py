@@ -6,7 +6,7 @@ from pathlib import Path
 
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
-from open_instruct.common.artifacts import describe_files, digest, sidecar_path
+from open_instruct.common.artifacts import describe_files, digest, has_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 
@@ -53,7 +53,7 @@ def refuse_duplicates_on_disk(checkpoints: Sequence[Checkpoint]) -> None:
 def weights_of(checkpoint: Checkpoint) -> Iterator[tuple[Path, str]]:
     """Every file of weights of a checkpoint, native and converted, with a hash of its content."""
     for folder in dict.fromkeys((checkpoint.folder, checkpoint.model_folder)):
-        recorded = read_json(sidecar_path(folder)).get("files", {}) if sidecar_path(folder).is_file() else {}
+        recorded = read_json(sidecar_path(folder)).get("files", {}) if has_sidecar(folder) else {}
         for path in sorted(folder.glob("*")):
             # Other names are the optimiser's state.
             if path.suffix in WEIGHTS and path.name.startswith(("model", "pytorch_model")):

@@ -18,7 +18,7 @@ from open_instruct.common import ownership, paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import describe_files, digest, digest_of_files, sha256
 from open_instruct.common.json_files import remove_temporaries, write_json
-from open_instruct.common.locks import LockHeldError, hold
+from open_instruct.common.locks import LockHeldError, hold, lock_beside
 from open_instruct.common.markers import is_marker, marker_beside, marker_inside, note_version, write_marker
 from open_instruct.common.provenance import provenance
 from open_instruct.common.sidecars import (
@@ -45,6 +45,12 @@ __all__ = [
 ]
 
 
+def has_files(artifact: Path, recorded: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether all these files are as they were written; others, which a user put into a folder, do not matter."""
+    found = describe_files(artifact, recorded)
+    return all(found.get(name, {}).get("sha256") == entry["sha256"] for name, entry in recorded.items())
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One output of one stage, and everything that affects its content."""
@@ -69,7 +75,7 @@ class Artifact:
             self.require_same_arguments(meta)
             inputs = self.input_hashes()
             self.require_same_files(meta, inputs)
-            if meta["inputs"] == inputs and content_hash(self.path) == digest_of_files(meta["files"]):
+            if meta["inputs"] == inputs and has_files(self.path, meta["files"]):
                 return True
         self.require_replaceable()
         return False
@@ -210,7 +216,7 @@ class Artifact:
         except OSError as error:
             raise UserError(f"{target.parent} cannot be made: {error.strerror}; give another output") from error
         try:
-            with hold(target.with_name(f".{target.name}.lock"), wait=False):
+            with hold(lock_beside(target), wait=False):
                 self.require_replaceable()  # another process may have made something meanwhile
                 yield time.monotonic()
         except LockHeldError as error:

@@ -16,7 +16,7 @@ from typing import IO
 
 from open_instruct.common.errors import UserError
 
-CONTENT = re.compile(r"(process \d+ on \S*\n)?")
+CONTENT = re.compile(rb"(process \d+ on \S*\n)?")
 """Of a lock file; empty until its process wrote its name."""
 
 
@@ -65,15 +65,25 @@ def open_lock(lock: Path) -> IO[str]:
         if not lock.exists():
             raise
         file = lock.open()  # left behind by another user's process; a lock on it needs no right to write
-    file.seek(0)
     try:
-        is_lock = CONTENT.fullmatch(file.read(400)) is not None
-    except UnicodeDecodeError:
-        is_lock = False
-    if not is_lock:
+        require_own_lock(lock)
+    except UserError:
         file.close()
-        raise UserError(f"{lock} is no lock file of this project, which needs the place; move it away")
+        raise
     return file
+
+
+def require_own_lock(lock: Path) -> None:
+    """Raises UserError where a file of a user's stands in the place of a lock file."""
+    if lock.is_file() and os.access(lock, os.R_OK):
+        with lock.open("rb") as file:
+            if CONTENT.fullmatch(file.read(400)) is None:
+                raise UserError(f"{lock} is no lock file of this project, which needs the place; move it away")
+
+
+def lock_beside(output: Path) -> Path:
+    """Lock file of one who writes `output`."""
+    return output.with_name(f".{output.name}.lock")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import NO_CONTENT
 from open_instruct.common.json_files import read_json
+from open_instruct.common.locks import lock_beside, require_own_lock
 from open_instruct.common.markers import (
     is_marker,
     is_noted,
@@ -108,6 +109,7 @@ def remove_own_file(file: Path) -> None:
 
 def require_own_leftovers(target: Path) -> None:
     """Raises UserError where something stands in the place of a marker or an old version, and is none."""
+    require_own_lock(lock_beside(target))
     if not is_marker(marker_beside(target)):
         require_own_working_folder(marker_beside(target))
     require_own_working_folder(replaced_version(target))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.common.artifacts import has_sidecar, read_sidecar
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
 from open_instruct.data.decontamination import TextHashes, normalise, text_hash
@@ -66,7 +66,7 @@ class SharedRows:
 
 def inspect_file(path: Path, tokenizer: "Tokenizer", *, num_samples: int) -> FileReport:
     """Read a file once, batch by batch.  Raises UserError with file:line for a malformed record."""
-    identity = read_sidecar(path)["identity"] if sidecar_path(path).is_file() else {}
+    identity = read_sidecar(path)["identity"] if has_sidecar(path) else {}
     report = FileReport(path, identity)
     if not identity:
         report.problems.append("no sidecar: unfinished, or not made by this project; format it again")

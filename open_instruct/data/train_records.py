@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.common.artifacts import has_sidecar, read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl, require_text
 
@@ -18,7 +18,7 @@ def require_train_file(path: Path) -> None:
             f"{path}: no such train file; make it with "
             f"`python open_instruct/format_generalization.py --train_sets {path.stem}`"
         )
-    identity = read_sidecar(path).get("identity", {}) if sidecar_path(path).is_file() else {}
+    identity = read_sidecar(path).get("identity", {}) if has_sidecar(path) else {}
     if "eval_set" in identity:
         raise UserError(
             f"{path}: an evaluation file; a model that is trained on it cannot be evaluated on {identity['eval_set']}"

@@ -5,9 +5,16 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from open_instruct.common.artifacts import content_hash, describe_files, digest_of_files, read_sidecar, sidecar_path
+from open_instruct.common.artifacts import (
+    content_hash,
+    describe_files,
+    digest_of_files,
+    has_sidecar,
+    read_sidecar,
+    sidecar_path,
+)
 from open_instruct.common.errors import UserError
-from open_instruct.common.ownership import mark_as_damaged
+from open_instruct.common.ownership import is_json_object, mark_as_damaged
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 
@@ -49,7 +56,10 @@ def problems_of(artifact: Path) -> str:
 
 
 def is_intact(artifact: Path) -> bool:
-    """Whether an artifact matches its sidecar. Bytes are read only where size or time differ."""
+    """Whether an artifact matches its sidecar, where it has one. Bytes are read only where size or time differ."""
+    path = sidecar_path(artifact)
+    if not path.is_file() or (not has_sidecar(artifact) and is_json_object(path)):
+        return True  # a user's own, perhaps with a file of that name
     try:
         recorded = read_sidecar(artifact)["files"]
         return content_hash(artifact) == digest_of_files(recorded)

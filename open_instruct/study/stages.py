@@ -6,7 +6,7 @@ from typing import Any
 
 from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_named, step_name
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.artifacts import has_sidecar
 from open_instruct.data.settings import DataOptions
 from open_instruct.study.config import RecipeConfig, Study
 from open_instruct.study.job import Job
@@ -71,7 +71,7 @@ def downloads(study: Study) -> Iterator[Job]:
 
 def is_from_user(folder: Path) -> bool:
     """Whether a user put the checkpoint there: one that this project downloaded has a sidecar."""
-    return folder.is_dir() and any(folder.iterdir()) and not sidecar_path(folder).is_file()
+    return folder.is_dir() and any(folder.iterdir()) and not has_sidecar(folder)
 
 
 def formatting(study: Study) -> Iterator[Job]:
