@@ -35,6 +35,18 @@ class Command:
         return self.again or replace(self.args, overwrite=True)
 
 
+def outputs_of(
+    main: Callable[[Any], None], args: Any, folder: Path, working: tuple[str, ...] = ()
+) -> tuple[Output, ...]:
+    """The files that a command writes to `folder`, under names that carry its settings."""
+    main(args)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and has_sidecar(path)]
+    assert len(files) > 1, files
+    for path in files:
+        remove(path)
+    return tuple(Output(path, working=working) for path in files)
+
+
 def finetuning(base: Path) -> Command:
     args = toy_training()
     args = replace(args, output_dir=base / "output" / "tuned", max_train_steps=2, checkpointing_steps="1")
@@ -54,7 +66,9 @@ def conversion(base: Path) -> Command:
     toy_native_olmo(base / "native")
     toy_tokenizer(base / "tokenizer")
     output = base / "converted"
-    args = convert_olmo_to_tf.Args("tiny", 300, base / "native", output, str(base / "tokenizer"))
+    args = convert_olmo_to_tf.Args(
+        "tiny", 300, input_dir=base / "native", output_dir=output, tokenizer_name_or_path=str(base / "tokenizer")
+    )
     return Command(convert_olmo_to_tf.main, args, (Output(output, is_folder=True),))
 
 
@@ -63,12 +77,7 @@ def formatting(base: Path) -> Command:
     args = format_generalization.Args(
         ("paws",), ("paws", "rte"), source="local", local_dir=base / "mirror", any_row_count=True
     )
-    format_generalization.main(args)  # for the names, which carry the settings
-    files = [path for path in sorted(paths.data_dir().rglob("*.jsonl")) if has_sidecar(path)]
-    assert len(files) > 4, files
-    for path in files:
-        remove(path)
-    return Command(format_generalization.main, args, tuple(map(Output, files)))
+    return Command(format_generalization.main, args, outputs_of(format_generalization.main, args, paths.data_dir()))
 
 
 def pretraining(base: Path) -> Command:
@@ -86,15 +95,15 @@ def model_and_evaluation(base: Path) -> None:
 
 def prediction(base: Path) -> Command:
     model_and_evaluation(base)
-    args = predict.Args(base / "model", (base / "rte.jsonl", base / "sciq.jsonl"), max_new_tokens=2)
-    files = [paths.prediction_file(name, "default", "toy_ckpt7") for name in ("rte", "sciq")]
-    return Command(predict.main, args, tuple(Output(file, working=("{}.partial",)) for file in files))
+    args = predict.Args(str(base / "model"), (base / "rte.jsonl", base / "sciq.jsonl"), max_new_tokens=2)
+    outputs = outputs_of(predict.main, args, base / "output" / "predictions", working=("{}.partial",))
+    return Command(predict.main, args, outputs)
 
 
 def classification(base: Path) -> Command:
     model_and_evaluation(base)
     output = base / "predicted" / "rte.jsonl"
-    args = predict.Args(base / "model", (base / "rte.jsonl",), output_file=output)
+    args = predict.Args(str(base / "model"), (base / "rte.jsonl",), output_file=output)
     return Command(predict_classification.main, args, (Output(output, working=("{}.partial",)),))
 
 
@@ -116,16 +125,19 @@ def comparison(base: Path) -> Command:
 
 def suite(base: Path) -> Command:
     model_and_evaluation(base)
-    args = run_lm_eval.Args(model_path=base / "model", task=("copa", "openbookqa"), limit=2)
-    files = [paths.suite_file(name, "toy_ckpt7") for name in ("copa", "openbookqa")]
-    return Command(run_lm_eval.main, args, tuple(map(Output, files)))
+    args = run_lm_eval.Args(model_path=str(base / "model"), task=("copa", "openbookqa"), limit=2)
+    return Command(run_lm_eval.main, args, outputs_of(run_lm_eval.main, args, base / "eval_results"))
 
 
 def suite_in_one_file(base: Path) -> Command:
     model_and_evaluation(base)
     metrics, full = base / "suite" / "metrics.json", base / "suite" / "full.jsonl"
     args = run_lm_eval.Args(
-        model_path=base / "model", task=("copa", "openbookqa"), limit=2, metrics_file=metrics, full_output_file=full
+        model_path=str(base / "model"),
+        task=("copa", "openbookqa"),
+        limit=2,
+        metrics_file=metrics,
+        full_output_file=full,
     )
     return Command(run_lm_eval.main, args, (Output(metrics), Output(full, working=("{}.partial",))))
 

@@ -79,7 +79,7 @@ def commands(base: Path):
         (finetune.main, replace(train, output_dir=tuned)),
         (finetune.main, replace(train, output_dir=adapter, use_lora=True, keep_weights="lora")),
         (merge_lora.main, merge_lora.Args(str(adapter), base / "output" / "merged")),
-        (predict.main, predict.Args(tuned, (base / "rte.jsonl",))),
+        (predict.main, predict.Args(str(tuned), (base / "rte.jsonl",))),
     )
 
 
