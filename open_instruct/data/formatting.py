@@ -12,7 +12,7 @@ from open_instruct.common.sidecars import find_sidecar
 from open_instruct.data.registry import Datasets
 from open_instruct.data.settings import DataSettings
 from open_instruct.data.sources import LocatedSplit, SourceOptions
-from open_instruct.tasks.declarations import EvalSet, TrainSet
+from open_instruct.tasks.declarations import EvalSet, Template, TrainSet
 
 CHANGING_OPTIONS = ("allow_unlabelled", "any_row_count", "drop_empty")
 
@@ -49,6 +49,24 @@ def declaration_hash(task: TrainSet | EvalSet) -> str:
         return {name: value for name, value in entries if name != "own_files" and value not in (None, {}, (), "")}
 
     return digest(asdict(task, dict_factory=declared))[:16]
+
+
+def trained_part(train_set: TrainSet) -> TrainSet:
+    """The train set with what affects its train file only: neither its other formats nor its recipe."""
+    template = default_format(train_set.template) if train_set.template else None
+    return replace(train_set, template=template, lr=None, epochs=None)
+
+
+def compared_part(eval_set: EvalSet) -> EvalSet:
+    """The evaluation set with what affects the text of its rows in the default format only."""
+    template = default_format(eval_set.template)
+    unrelated: dict[str, Any] = {"exemplars": None, "parse_order": (), "primary_metric": None, "cluster": None}
+    return replace(eval_set, template=template, role="other", **unrelated)
+
+
+def default_format(template: Template) -> Template:
+    of_paper = {name: text for name, text in template.paper_prompts.items() if name == "default"}
+    return Template({"default": template.prompts["default"]}, template.completion, of_paper)
 
 
 def input_files(read: Sequence[LocatedSplit]) -> dict[str, Path]:

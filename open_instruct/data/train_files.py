@@ -11,6 +11,7 @@ from open_instruct.data.decontamination import TextHashes
 from open_instruct.data.format_tally import Tally
 from open_instruct.data.formatting import (
     FormatOptions,
+    compared_part,
     content_arguments,
     declaration_hash,
     for_settings,
@@ -18,6 +19,7 @@ from open_instruct.data.formatting import (
     is_done,
     require_other_file,
     require_reachable,
+    trained_part,
 )
 from open_instruct.data.prompts import render
 from open_instruct.data.sources import LocatedSplit, describe, locate, read_all
@@ -64,10 +66,10 @@ def train_artifact(train_set: TrainSet, located: list[LocatedSplit], options: Fo
     settings = options.settings
     compared = [for_settings(eval_set, settings) for eval_set in options.datasets.in_domain_of(train_set)]
     own = [locate(eval_set.split, options.place) for eval_set in compared if eval_set.split.own_files]
-    arguments = content_arguments(train_set, settings) | {
+    arguments = content_arguments(trained_part(train_set), settings) | {
         "sample": train_set.sample,
         "overlap": settings.overlap_rule,
-        "compared_with": {eval_set.name: declaration_hash(eval_set) for eval_set in compared},
+        "compared_with": {eval_set.name: declaration_hash(compared_part(eval_set)) for eval_set in compared},
     }
     identity = {
         "train_set": train_set.name,

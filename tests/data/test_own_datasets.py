@@ -221,6 +221,16 @@ def test_train_rows_that_are_also_evaluated_are_left_out_and_a_changed_test_file
     assert read_sidecar(paths.train_file("tickets"))["rows"] == 8
 
 
+def test_another_format_metric_or_recipe_leaves_the_train_file_as_it_is(folder, capsys):
+    format_own(declare(folder), evaluation=())
+    prompts = {"default": TICKETS["prompt"], "instruct": "{text}?"}
+    more = {"prompts": prompts, "metric": "bits_per_byte", "cluster": "user", "lr": 1e-5, "epochs": 2}
+    format_own(declare(folder, "prompt", **more), evaluation=())
+    assert "tickets.jsonl is done; skipped" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was made from other declarations of it and its evaluation sets; give one"):
+        format_own(declare(folder, labels={0: "billing", 1: "way"}, exemplars="none"), evaluation=())
+
+
 def test_a_train_set_of_nothing_but_evaluated_rows_is_refused(folder):
     with pytest.raises(UserError, match="each of the 40 train rows is also in the evaluation set; train on other rows"):
         format_own(declare(folder, train="tickets/test.jsonl", exemplars="none"))
