@@ -38,13 +38,15 @@ class Command:
 def outputs_of(
     main: Callable[[Any], None], args: Any, folder: Path, working: tuple[str, ...] = ()
 ) -> tuple[Output, ...]:
-    """The files that a command writes to `folder`, under names that carry its settings."""
+    """The outputs of a command in `folder`, under names that carry its settings."""
+    before = set(folder.rglob("*"))
     main(args)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and has_sidecar(path)]
-    assert len(files) > 1, files
-    for path in files:
-        remove(path)
-    return tuple(Output(path, working=working) for path in files)
+    made = [path for path in sorted(folder.rglob("*")) if path not in before and has_sidecar(path)]
+    outputs = tuple(Output(path, path.is_dir(), working) for path in made)
+    assert len(outputs) > 1, outputs
+    for output in outputs:
+        remove(output.path)
+    return outputs
 
 
 def finetuning(base: Path) -> Command:
@@ -82,8 +84,7 @@ def formatting(base: Path) -> Command:
 
 def pretraining(base: Path) -> Command:
     args = pretrain_tiny.Args(steps=(0,), d_model=16, num_layers=1, num_heads=2, vocab_size=300)
-    folders = (paths.tokenizer_dir("tiny"), paths.native_checkpoint("tiny", "checkpoint-0"))
-    return Command(pretrain_tiny.main, args, tuple(Output(folder, is_folder=True) for folder in folders))
+    return Command(pretrain_tiny.main, args, outputs_of(pretrain_tiny.main, args, base / "output"))
 
 
 def model_and_evaluation(base: Path) -> None:
@@ -112,7 +113,7 @@ def scoring(base: Path) -> Command:
     command.main(command.args)
     files = tuple(output.path for output in command.outputs)
     args = eval_pred.Args(input_files=files, num_resamples=10)
-    return Command(eval_pred.main, args, tuple(Output(paths.metrics_file(file)) for file in files))
+    return Command(eval_pred.main, args, outputs_of(eval_pred.main, args, base / "output" / "predictions"))
 
 
 def comparison(base: Path) -> Command:
