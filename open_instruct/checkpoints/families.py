@@ -90,9 +90,11 @@ class Family:
             return None
         given = {"step": step, "run": run}
         needed = set(re.findall(r"{(.*?)}", self.path))
-        if unfit := [name for name, value in given.items() if (name in needed) != (value is not None)]:
-            found = f"step {step_name(step)}, run {run}"
-            raise UserError(f"family {self.name}: path is {self.path}, which does not fit {found}: see {unfit[0]}")
+        for name, value in given.items():
+            if name in needed and value is None:
+                raise UserError(f"family {self.name}: its path has {{{name}}}, and no {name} is given: {self.path}")
+            if name not in needed and value is not None:
+                raise UserError(f"family {self.name}: its path has no {{{name}}} for {name} {value}: {self.path}")
         return Path(self.path.format(step=step, run=run))
 
     def checkpoint_in(self, folder: Path) -> "Checkpoint | None":

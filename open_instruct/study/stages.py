@@ -52,10 +52,12 @@ def pretraining(study: Study) -> Iterator[Job]:
 
 def downloads(study: Study) -> Iterator[Job]:
     """One job a family: before the first byte it checks that all checkpoints exist and fit on the disk."""
-    for name, config in study.family_configs().items():
+    for name in study.family_configs():
         family = family_named(name)
-        checkpoints = [c for step in config.steps if not is_from_user((c := Checkpoint(name, step)).folder)]
-        if not (family.hub or family.urls) or not checkpoints:
+        if not (family.hub or family.urls):
+            continue
+        checkpoints = [c for c in study.checkpoints() if c.family == name and not is_from_user(c.folder)]
+        if not checkpoints:
             continue
         listed = ",".join(step_name(checkpoint.step) for checkpoint in checkpoints)
         tokenizer = (checkpoints[0].tokenizer_folder,) if family.checkpoint_format == "olmo" else ()
