@@ -55,5 +55,7 @@ def own_model(folder: Path, architecture: str, *, seed: int = 0) -> None:
     tokenizer = own_tokenizer(architecture, 420 + 10 * list(MODELS).index(architecture))
     torch.manual_seed(seed)
     ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    model_class(config_class(**SIZES | settings | ids | {"pad_token_id": tokenizer.pad_token_id})).save_pretrained(folder)
+    model_class(config_class(**SIZES | settings | ids | {"pad_token_id": tokenizer.pad_token_id})).save_pretrained(
+        folder
+    )
     tokenizer.save_pretrained(folder)
