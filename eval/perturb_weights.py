@@ -26,6 +26,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
+from open_instruct.common.model_loading import require_model
 from open_instruct.study.variants import identify
 
 # torch takes seconds to import, and is not needed where every output is done.
@@ -74,7 +75,7 @@ def check_arguments(args: Args) -> None:
     if problems:
         raise UserError("; ".join(problems))
     for folder in args.model_name_or_path:
-        model_loading.check_folder(folder)
+        require_model(folder)
 
 
 def artifact_of(folder: Path, input_file: Path, args: Args) -> Artifact:

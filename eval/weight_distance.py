@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.prediction import model_loading
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
+from open_instruct.common.model_loading import COPY_AGAIN, refused, require_model
 from open_instruct.study.variants import identify
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Args:
 def main(args: Args) -> None:
     pairs = [(folder, args.base_model_name_or_path or base_of(folder)) for folder in args.model_name_or_path]
     for folder, base in pairs:
-        model_loading.check_folder(folder)
-        model_loading.check_folder(base)
+        require_model(folder)
+        require_model(base)
     for folder, base in pairs:
         identity = identify(folder)
         path = paths.weight_distance_file(identity["model_id"])
@@ -60,7 +60,7 @@ def main(args: Args) -> None:
 
 def base_of(folder: Path) -> Path:
     """The base model that the sidecar names.  Raises UserError where it names none, or that model has changed."""
-    model_loading.check_folder(folder)
+    require_model(folder)
     meta = read_sidecar(folder)
     named = meta.get("input_paths", {}).get("model")
     if named is None or "model" not in meta.get("inputs", {}) or not (base := paths.absolute(named)).is_dir():
@@ -99,7 +99,11 @@ def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "
         unmatched = ", ".join(sorted(files.keys() ^ base_files.keys())[:3])
         raise UserError(f"{folder} and {base} have different tensors: only one of them has {unmatched}")
     for name in sorted(files, key=model_order):
-        with safe_open(files[name], "pt") as tuned, safe_open(base_files[name], "pt") as before:
+        with (
+            refused(folder, f"{name} of {base.name} or of this model", COPY_AGAIN),
+            safe_open(files[name], "pt") as tuned,
+            safe_open(base_files[name], "pt") as before,
+        ):
             both = tuned.get_tensor(name), before.get_tensor(name)
         if both[0].shape != both[1].shape:
             shapes = " and ".join(str(tuple(tensor.shape)) for tensor in both)
@@ -117,7 +121,7 @@ def tensor_files(folder: Path) -> Mapping[str, Path]:
     single = folder / "model.safetensors"
     if not single.is_file():
         raise UserError(f"{folder}: no model.safetensors; save the model again with save_pretrained")
-    with safe_open(single, "pt") as file:
+    with refused(folder, single.name, COPY_AGAIN), safe_open(single, "pt") as file:
         return dict.fromkeys(file.keys(), single)
 
 

@@ -24,7 +24,7 @@ from open_instruct.common.artifacts import Artifact, describe_files, has_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
-from open_instruct.common.model_loading import model_folder
+from open_instruct.common.model_loading import model_folder, require_model, require_tokenizer
 from open_instruct.data.train_records import require_train_file
 from open_instruct.study.own_models import base_of, derived_name
 from open_instruct.study.variants import Variant
@@ -86,6 +86,9 @@ def input_paths(args: Args) -> dict[str, Path]:
     if args.tokenizer_name_or_path is not None:
         files = ("*.json", "*.txt", "*.model", "*.jinja")
         paths_by_role["tokenizer"] = model_folder(args.tokenizer_name_or_path, files=files)
+    require_model(paths_by_role["model"])
+    require_model(paths_by_role.get("config", paths_by_role["model"]))
+    require_tokenizer(paths_by_role.get("tokenizer", paths_by_role["model"]), option="--tokenizer_name_or_path")
     if args.validation_file is not None:
         paths_by_role["validation_file"] = args.validation_file
     return paths_by_role

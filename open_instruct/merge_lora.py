@@ -15,7 +15,7 @@ from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
-from open_instruct.common.model_loading import load_tokenizer, model_folder
+from open_instruct.common.model_loading import load_tokenizer, model_folder, require_model
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ def main(args: Args) -> None:
     adapter = model_folder(args.lora_model_name_or_path)
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter}: no adapter_config.json; expected an adapter, made by finetune.py --use_lora")
-    base_name = args.base_model_name_or_path or read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
+    base_name = args.base_model_name_or_path or recorded_base(adapter)
     base = model_folder(base_name)
+    require_model(base)
     artifact = Artifact(
         args.output_dir,
         arguments={"merged": True},
@@ -53,6 +54,14 @@ def main(args: Args) -> None:
         merge_adapter(base, adapter).save_pretrained(folder)
         save_tokenizer_and_generation_config(tokenizer, folder)
     print(f"wrote {artifact.path}")
+
+
+def recorded_base(adapter: Path) -> str:
+    """Raises UserError where adapter_config.json names no model."""
+    config = read_json(adapter / "adapter_config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("base_model_name_or_path"), str):
+        raise UserError(f"{adapter}/adapter_config.json names no model; give it by --base_model_name_or_path")
+    return config["base_model_name_or_path"]
 
 
 def identity(args: Args, adapter: Path) -> dict:

@@ -123,12 +123,12 @@ def main(args: Args) -> None:
 
 
 def check_arguments(args: Args) -> None:
-    task_runs(args.task, args.task_file, defaults=vars(args))
+    task_runs(args.tasks, args.task_file, defaults=vars(args))
 
 
 def artifacts(args: Args) -> list[Artifact]:
     """What this command line writes, for the plan of a study."""
-    return [file.artifact for file in metrics_files(args, task_runs(args.task, args.task_file, defaults=vars(args)))]
+    return [file.artifact for file in metrics_files(args, task_runs(args.tasks, args.task_file, defaults=vars(args)))]
 
 
 def model_folder(args: Args) -> Path:

@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import check_vocabulary, load_model, load_tokenizer, model_folder
+from open_instruct.common.model_loading import (
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    require_model,
+)
 
 # torch takes seconds to import, and only loading needs it.
 if TYPE_CHECKING:
@@ -21,35 +27,14 @@ def find_folder(name: str, revision: str | None = None) -> Path:
         if looks_like_path:
             raise UserError(f"{name}: no such folder; expected a model in transformers format, or a name on the Hub")
     folder = model_folder(name, revision)
-    check_folder(folder)
+    require_model(folder)
     return folder
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UserError, with the fix, where `folder` has no model in transformers format."""
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; expected a model in transformers format. Download a model from the Hub with "
-            "`hf download NAME --local-dir output/NAME`"
-        )
-    if (folder / "config.json").is_file():
-        return
-    if (folder / "model.pt").is_file():
-        raise UserError(
-            f"{folder} is in OLMo's own format (config.yaml + model.pt), expected transformers format; "
-            "convert it with `python open_instruct/olmo_hf/convert_olmo_to_tf.py`"
-        )
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder} has only an adapter; merge it into its base model: `python open_instruct/merge_lora.py`"
-        )
-    raise UserError(f"{folder}: no config.json; expected a folder made by save_pretrained")
 
 
 def load(folder: Path, tokenizer_folder: Path, *, float16: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
     """Load the model, onto a GPU where there is one, and its tokenizer.
 
-    Raises UserError where the weights do not match the config, or the tokenizer has more tokens than the model.
+    Raises UserError where the weights do not match the config, or the tokenizer is not the model's.
     """
     import torch
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_loading import COPY_AGAIN, load_model, load_tokenizer, refused
 from open_instruct.data.encode import encode_prompts
 from open_instruct.data.tiny_corpus import heldout_documents
 
@@ -23,7 +23,7 @@ def measure_tensors(folder: Path) -> dict[str, dict[str, Any]]:
     """Measurements by tensor name.  Raises UserError where `folder` has no safetensors, or a weight is not finite."""
     tensors: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with refused(folder, path.name, COPY_AGAIN), safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
                 norm = torch.linalg.vector_norm(tensor.float()).item()
@@ -44,9 +44,9 @@ def measure_text(folder: Path, num_documents: int, max_length: int) -> list[floa
     """Bits per byte of the first `max_length` tokens of each document; the first token is context."""
     if num_documents == 0:
         return []
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map=device).eval()
+    model = load_model(folder, device_map=device).eval()
     losses = []
     for ids in encode_prompts(tokenizer, heldout_documents()[:num_documents]):
         tokens = torch.tensor([ids[:max_length]], device=device)

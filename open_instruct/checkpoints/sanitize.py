@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoTokenizer
 
 from open_instruct.checkpoints.torch_file import load_torch
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
-from open_instruct.common.model_loading import load_model
+from open_instruct.common.model_loading import load_config, load_model, load_tokenizer
 
 BUFFERS = re.compile(r"(attention\.(masked_)?bias|rotary_emb\.inv_freq)$")
 """Constants that older versions of transformers saved beside the weights."""
@@ -27,12 +26,7 @@ def sanitize(folder: Path) -> dict[str, Any]:
 
     Raises UserError where the folder is no causal model that transformers supports.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder}: transformers cannot load its config or tokenizer ({reason})") from error
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     for path in pickles:
         convert_pickle(path)

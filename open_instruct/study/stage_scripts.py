@@ -10,9 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import tyro
-
 from open_instruct.common import ownership
+from open_instruct.common.cli import parse
 from open_instruct.common.errors import UserError
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
@@ -74,6 +73,6 @@ def arguments_of(job: Job, script: ModuleType) -> Any:
     """The job's command line, parsed as its script parses it.  Raises UserError where the script refuses it."""
     position = next(number for number, part in enumerate(job.command) if is_script(part))
     try:
-        return tyro.cli(script.Args, args=list(job.command[position + 1 :]))
+        return parse(script.Args, job.command[position + 1 :])
     except SystemExit as error:
         raise UserError(f"its command line is refused: {' '.join(job.command)}") from error

@@ -40,7 +40,9 @@ def merge_adapter(base: Path, adapter: Path) -> Any:
 
     try:
         return PeftModel.from_pretrained(load_model(base), str(adapter)).merge_and_unload()
-    except (RuntimeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # peft and safetensors raise whatever a damaged file leads to
         raise UserError(f"the adapter {adapter} does not fit the model {base}: {first_line(error)}") from error
 
 

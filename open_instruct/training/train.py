@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from transformers import AutoConfig
 
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, provenance
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.common.json_files import write_jsonl
-from open_instruct.common.model_loading import load_tokenizer
+from open_instruct.common.model_loading import load_config, load_tokenizer
 from open_instruct.common.ownership import require_own_working_folder
 from open_instruct.data.encode import eos_id
 from open_instruct.training import memory
@@ -54,7 +53,7 @@ def train(args: Args, artifact: Artifact) -> None:
 def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> None:
     is_main, base = accelerator.is_main_process, artifact.inputs["model"]
     require_own_working_folder(state_folder(artifact.path))
-    config = AutoConfig.from_pretrained(artifact.inputs.get("config", base))
+    config = load_config(artifact.inputs.get("config", base))
     tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name_or_path")
     eos_id(tokenizer)  # raises UserError where the tokenizer names none
     examples, validation, num_cut = load_train_and_validation(
