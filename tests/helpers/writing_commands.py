@@ -34,6 +34,10 @@ class Command:
     def overwriting(self) -> Any:
         return self.again or replace(self.args, overwrite=True)
 
+    @property
+    def all_args(self) -> tuple[Any, ...]:
+        return (self.args,) if self.again is self.args else (self.args, self.overwriting)
+
 
 def outputs_of(
     main: Callable[[Any], None], args: Any, folder: Path, working: tuple[str, ...] = ()
@@ -126,7 +130,7 @@ def comparison(base: Path) -> Command:
 
 def suite(base: Path) -> Command:
     model_and_evaluation(base)
-    args = run_lm_eval.Args(model_path=str(base / "model"), task=("copa", "openbookqa"), limit=2)
+    args = run_lm_eval.Args(model_name_or_path=str(base / "model"), tasks=("copa", "openbookqa"), limit=2)
     return Command(run_lm_eval.main, args, outputs_of(run_lm_eval.main, args, base / "eval_results"))
 
 
@@ -134,8 +138,8 @@ def suite_in_one_file(base: Path) -> Command:
     model_and_evaluation(base)
     metrics, full = base / "suite" / "metrics.json", base / "suite" / "full.jsonl"
     args = run_lm_eval.Args(
-        model_path=str(base / "model"),
-        task=("copa", "openbookqa"),
+        model_name_or_path=str(base / "model"),
+        tasks=("copa", "openbookqa"),
         limit=2,
         metrics_file=metrics,
         full_output_file=full,
@@ -145,7 +149,7 @@ def suite_in_one_file(base: Path) -> Command:
 
 def checkpoint_checks(base: Path) -> Command:
     toy_training()
-    args = check_checkpoints.Args("tiny", num_documents=1, max_length=8)
+    args = check_checkpoints.Args("tiny", num_documents=1, max_seq_length=8)
     folder = base / "output" / "checks"
     files = (folder / "tiny_checkpoint-7.json", folder / "tiny.json", folder / "tiny.png")
     return Command(check_checkpoints.main, args, tuple(map(Output, files)))
@@ -182,8 +186,7 @@ def tables(base: Path) -> Command:
 def page(base: Path) -> Command:
     args = report.Args(study=write_study(base, num_items=4))
     folder = paths.results_dir("simulated")
-    files = (Output(folder / name) for name in ("findings.json", "findings.csv", "report.html"))
-    return Command(report.main, args, (*files, Output(folder / "figures", is_folder=True)), again=args)
+    return Command(report.main, args, (Output(folder / "report.html"),), again=args)
 
 
 def paper_comparison(base: Path) -> Command:
