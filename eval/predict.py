@@ -123,8 +123,8 @@ def make_spec(
     eval_set, kind = evaluation["eval_set"], evaluation["kind"]
     if only_kind not in (None, kind):
         raise UserError(f"{input_file}: {eval_set} is of kind {kind}, expected {only_kind}; use eval/predict.py")
-    if kind == "text" and (args.num_shots or args.use_chat_format):
-        raise UserError(f"{input_file}: {eval_set} is plain text; it takes no --num_shots and no --use_chat_format")
+    if kind == "text" and args.num_shots:
+        raise UserError(f"{input_file}: {eval_set} is plain text; it takes no --num_shots")
     inputs = {"model": folder, "evaluation": input_file}
     if args.tokenizer_name_or_path:
         inputs["tokenizer"] = args.tokenizer_name_or_path
@@ -155,7 +155,7 @@ def make_spec(
         protocol=protocol,
         limit=limit,
         num_shots=args.num_shots,
-        use_chat_format=args.use_chat_format,
+        use_chat_format=options.use_chat_format,
         truncate_left=args.truncate_left,
         labels=labels,
         parse_order=parse_order,

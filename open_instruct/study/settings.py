@@ -89,7 +89,7 @@ class PredictionOptions:
     use_vllm: bool = named(False, "vllm")
     """Generate with vLLM, on a GPU; log-likelihoods are computed by transformers in any case."""
     use_chat_format: bool = named(False, "chat")
-    """Format each item as a user's turn, for models that were fine-tuned on chats."""
+    """Format each item as a user's turn, for models that were fine-tuned on chats; plain text stays as it is."""
     load_in_float16: bool = named(False, "fp16")
     """Load the weights in float16 instead of float32."""
     truncate_left: bool = named(False, "truncated")
@@ -112,6 +112,8 @@ class PredictionOptions:
         without_effect = [] if self.do_sample else ["temperature", "top_p", "seed"]
         if not self.generates(kind, protocol):
             without_effect += ["max_new_tokens", "stop_at_newline", "do_sample", *SAMPLING, "use_vllm"]
+        if kind == "text":
+            without_effect.append("use_chat_format")
         if kind != "labels" or self.constraint(protocol) == DEFAULT_CONSTRAINTS[protocol.label_scores]:
             without_effect.append("constraint_type")
         return PredictionOptions(**values | {name: reset[name] for name in without_effect})

@@ -71,7 +71,6 @@ def test_missing_weights_are_refused(home):
         (("rte", "rte"), {}, "same output"),
         (("rte",), {"limit": (1, 2)}, "--limit takes one number or 1, one for each file; found 2"),
         (("sciq",), {"temperature": 0.5}, "without --do_sample"),
-        (("heldout_text",), {"use_chat_format": True}, "plain text"),
         (("nowhere",), {}, "no such file"),
     ],
 )

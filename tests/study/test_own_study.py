@@ -50,7 +50,7 @@ def run(command: str, study_file: Path, *options: str, **environment: str) -> st
     done = subprocess.run(
         [sys.executable, *words, *options],
         cwd=REPOSITORY,
-        env=os.environ | {"base_dir": str(study_file.parent)} | environment,
+        env=os.environ | environment | {"base_dir": str(study_file.parent)},
         capture_output=True,
         text=True,
     )
