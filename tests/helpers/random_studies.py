@@ -71,12 +71,17 @@ def random_study(seed: int) -> dict[str, Any]:
     def some(options: dict[str, list[Any]], most: int) -> dict[str, Any]:
         return {name: rng.choice(options[name]) for name in rng.sample(sorted(options), rng.randint(0, most))}
 
+    def formats_of(eval_set: str) -> tuple[str, ...]:
+        """Mostly those that the set has, for else few plans would be accepted."""
+        known = ("default",) * 2 if eval_set == "heldout_text" else FORMATS[:2] if eval_set == "own" else FORMATS
+        return FORMATS if rng.random() < 0.1 else known
+
     recipes = {
         name: {"rows": 8, "epochs": 1, "lr": 1e-3, "mixed_precision": "no", **some(RECIPE_OPTIONS, 3)}
         for name in rng.sample(TRAIN_SETS, rng.randint(0, 2))
     }
     evaluation = {
-        name: {"limit": rng.choice((2, 3)), "formats": rng.sample(FORMATS, rng.choice((1, 1, 2)))}
+        name: {"limit": rng.choice((2, 3)), "formats": sorted(set(rng.sample(formats_of(name), rng.choice((1, 1, 2)))))}
         for name in rng.sample(EVAL_SETS, rng.randint(1, 3))
     }
     suite = {"tasks": ["openbookqa"], "limit": 2, "num_shots": rng.choice((0, 1)), "train_sets": list(recipes)}

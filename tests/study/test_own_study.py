@@ -115,7 +115,8 @@ def test_the_study_on_slurm_has_the_same_tables(finished, models, tmp_path, slur
     study_file = start(tmp_path / "on slurm", models)
     slurm_environment = slurm.environment | {"OMP_NUM_THREADS": "1"}
     run(COMMANDS[1], study_file, "--executor", "slurm", **slurm_environment)
-    run(COMMANDS[2], study_file, "--executor", "slurm", "--watch", "--interval_seconds", "2", **slurm_environment)
+    watch = ("--watch", "--interval_seconds", "2")
+    run(COMMANDS[1], study_file, "--executor", "slurm", *watch, **slurm_environment)
     for table in TABLES:
         assert (study_file.parent / "results" / "tickets" / table).read_bytes() == (
             finished / "results" / "tickets" / table

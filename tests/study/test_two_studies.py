@@ -1,4 +1,4 @@
-"""Two studies of one family that differ in rows, limits, seeds and shots, in one base_dir: neither changes the other."""
+"""Two studies of one family, of other rows, limits, seeds and shots, in one base_dir: neither changes the other."""
 
 import os
 import shutil
