@@ -11,6 +11,7 @@ Writes  output/predictions/{eval_set}[_{format}]_{model_id}[_{n}shots].jsonl: ea
 Files that are done are skipped; an interrupted file is resumed from `{output}.partial`.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,6 +103,8 @@ def check_arguments(args: Args) -> None:
         problems.append(f"--output_file needs exactly one input file, found {len(args.input_files)}")
     if not args.do_sample and (args.temperature, args.top_p) != (1.0, 1.0):
         problems.append("--temperature and --top_p have no effect without --do_sample; add it or leave them out")
+    if args.use_vllm and importlib.util.find_spec("vllm") is None:
+        problems.append("--use_vllm: not installed; `pip install vllm` where there is a GPU, or leave out --use_vllm")
     if len(args.limit) not in (0, 1, len(args.input_files)):
         problems.append(
             f"--limit takes one number or {len(args.input_files)}, one for each file; found {len(args.limit)}"

@@ -25,6 +25,7 @@ from open_instruct.checkpoints.download import (
 )
 from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
 from open_instruct.checkpoints.families import MAIN, Checkpoint, Family, family_named, step_name
+from open_instruct.checkpoints.family_table import family_table
 from open_instruct.checkpoints.http_probe import RetryPolicy, open_client
 from open_instruct.checkpoints.hub_store import describe_snapshot, list_hub
 from open_instruct.checkpoints.listing import (
@@ -49,6 +50,8 @@ class Args:
     """Family of the checkpoints (open_instruct/checkpoints/families.yaml)."""
     list: bool = False
     """Print the available checkpoints, and download nothing."""
+    list_families: bool = False
+    """Print a table of all families, your own included, and download nothing."""
     ckpt_csv: Path | None = None
     """List of native checkpoints in the OLMo repository's format: Step,Checkpoint Directory."""
     from_hub: bool = False
@@ -76,6 +79,9 @@ class Args:
 
 
 def main(args: Args) -> None:
+    if args.list_families:
+        print(family_table())
+        return
     family = family_named(args.family)
     check_args(args, family)
     available = list_available(args, family)

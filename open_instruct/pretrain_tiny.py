@@ -47,9 +47,12 @@ class Args(PretrainingOptions):
     """Replace checkpoints that were made with other arguments."""
 
 
+SMALLEST_VOCABULARY = 258
+"""The bytes, EOS and padding."""
+
+
 def main(args: Args) -> None:
-    if list(args.steps) != sorted(set(args.steps)) or min(args.steps, default=-1) < 0:
-        raise UserError(f"steps: expected ascending numbers from 0, each once, found {list(args.steps)}")
+    check_arguments(args)
     artifacts = {step: checkpoint_artifact(args, step) for step in args.steps}
     of_tokenizer = tokenizer_artifact(args)
     has_tokenizer = of_tokenizer.is_done(overwrite=args.overwrite)
@@ -71,6 +74,19 @@ def main(args: Args) -> None:
             f"the corpus has {len(rows)} rows of {SEQUENCE_LENGTH} tokens, {needed} are needed; train for fewer --steps"
         )
     train(args, artifacts, torch.from_numpy(rows[:needed]).split(batch_size), eos_id(tokenizer))
+
+
+def check_arguments(args: Args) -> None:
+    """Raises UserError with every problem."""
+    problems = []
+    if list(args.steps) != sorted(set(args.steps)) or min(args.steps, default=-1) < 0:
+        problems.append(f"steps: expected ascending numbers from 0, each once, found {list(args.steps)}")
+    if args.d_model % (2 * args.num_heads):
+        problems.append(f"d_model is {args.d_model}; expected an even multiple of num_heads, {args.num_heads}")
+    if args.vocab_size < SMALLEST_VOCABULARY:
+        problems.append(f"vocab_size is {args.vocab_size}; expected at least {SMALLEST_VOCABULARY}, the bytes and EOS")
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def artifacts(args: Args) -> list[Artifact]:

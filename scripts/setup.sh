@@ -5,8 +5,11 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 requirements=${1:-requirements.txt}
-: "${PYTHON:=python3.11}"
-command -v "$PYTHON" >/dev/null || PYTHON=python3
+if [ -n "${PYTHON:-}" ] && ! command -v "$PYTHON" >/dev/null; then
+  echo "error: PYTHON is $PYTHON, which is no program; set PYTHON=/path/to/python3.11, or leave it out" >&2
+  exit 2
+fi
+: "${PYTHON:=$(command -v python3.11 || echo python3)}"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
   echo "error: $("$PYTHON" --version) found, Python 3.11 expected; set PYTHON=/path/to/python3.11" >&2
   exit 2

@@ -10,23 +10,15 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from eval.engine.generation import Generated
-from open_instruct.common.errors import UserError
 
 GPU_MEMORY_UTILIZATION = 0.6
 """Fraction of the GPU's memory for vLLM; the rest is for the model that computes log-likelihoods."""
 
 
 def load_generator(folder: Path, tokenizer: Path, model: PreTrainedModel) -> Callable[..., list[Generated]]:
-    """`generate` of vLLM with the weights of `folder`, in the precision of `model`.
+    """`generate` of vLLM with the weights of `folder`, in the precision of `model`."""
+    from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
 
-    Raises UserError where vLLM is not installed.
-    """
-    try:
-        from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(
-            "vLLM is not installed; `pip install vllm` where there is a GPU, or leave out --use_vllm"
-        ) from error
     engine = LLM(
         model=str(folder),
         tokenizer=str(tokenizer),

@@ -21,7 +21,7 @@ from eval.prediction.model_loading import find_folder, load
 from eval.prediction.resumable_jsonl import ResumableJsonl, require_own_partial
 from olmo_eval.instances import load_instances
 from olmo_eval.rows import input_files
-from olmo_eval.task_list import TaskRun, task_runs, with_config_file
+from olmo_eval.task_list import TaskRun, task_runs, task_table, with_config_file
 from olmo_eval.tasks import task_named
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
@@ -72,6 +72,8 @@ class Args(SuiteOptions):
     """One file for the metrics of all tasks (default: one file a task, named by task and model)."""
     gsheet: str | None = None
     """Not supported; accepted so that command lines of the reference pipeline run."""
+    list_tasks: bool = False
+    """Print the names of all tasks, with the rows and the metric of each, and evaluate nothing."""
     overwrite: bool = False
     """Run tasks again whose metrics exist, made with these or other arguments."""
 
@@ -102,6 +104,9 @@ class Model:
 
 
 def main(args: Args) -> None:
+    if args.list_tasks:
+        print(task_table())
+        return
     args = with_config_file(args, args.config_file)
     runs = task_runs(args.tasks, args.task_file, defaults=vars(args))
     files = metrics_files(args, runs)

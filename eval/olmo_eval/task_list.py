@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from olmo_eval.tasks import DEFAULT_TASKS, task_named
+from olmo_eval.tasks import DEFAULT_TASKS, TASKS, request_folders, task_named
 from open_instruct.common import cli, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_jsonl
+from open_instruct.common.text_table import aligned
 from open_instruct.common.yaml_schema import parse_values
 from open_instruct.study.settings import SuiteOptions
 
@@ -56,7 +57,7 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
         raise UserError(f"{config_file}: no such config file")
     try:
         values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{config_file}: neither YAML nor JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{config_file}: expected a mapping of flags to values, found {type(values).__name__}")
@@ -103,3 +104,11 @@ def problems_of(run: TaskRun) -> Iterator[str]:
     except UserError as error:
         yield str(error)
     yield from (f"{run.name}: {problem}" for problem in ranges.problems(run))
+
+
+def task_table() -> str:
+    """All tasks, a line each; the default tasks first."""
+    names = dict.fromkeys([*DEFAULT_TASKS, *TASKS, *request_folders()])
+    tasks = [task_named(name) for name in names]
+    columns = ("task", "validation rows", "metric")
+    return aligned([columns, *((task.name, f"{task.rows.num_rows:,}", f"acc_{task.primary}") for task in tasks)])

@@ -59,8 +59,18 @@ def parse(args_type: type[Args], arguments: Sequence[str] | None = None) -> Args
     description = with_line_breaks(sys.modules["__main__"].__doc__ or "")
     described = with_aliases_and_hints(args_type)
     args = tyro.cli(described, args=arguments, description=description, use_underscores=True)
+    require_values(args, arguments)
     require_in_range(args)
     return args
+
+
+def require_values(args: Any, arguments: Sequence[str]) -> None:
+    """Raises UserError for a list of values that is given, or required, without any."""
+    given = {argument.partition("=")[0].lstrip("-").replace("-", "_") for argument in arguments}
+    for field in dataclasses.fields(args):
+        names, value = {field.name, *field.metadata.get("aliases", ())}, getattr(args, field.name)
+        if value == () and (field.default is dataclasses.MISSING or names & given):
+            raise UserError(f"--{field.name} without a value; expected at least one")
 
 
 def empty_values(arguments: Sequence[str]) -> Iterator[str]:

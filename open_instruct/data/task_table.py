@@ -1,6 +1,7 @@
 """A table of all datasets: what they are, and which source at hand has them."""
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.text_table import aligned
 from open_instruct.data.evaluation_files import exemplar_source
 from open_instruct.data.formatting import FormatOptions, for_settings
 from open_instruct.data.sources import locate
@@ -46,8 +47,3 @@ def store_of(split: Split, options: FormatOptions) -> str:
 
 def number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
-
-
-def aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

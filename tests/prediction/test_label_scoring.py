@@ -1,6 +1,7 @@
 """The four ways to predict a label, each against its definition; free generation with vLLM."""
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -134,6 +135,7 @@ def test_vllm_gets_the_same_prompts_and_settings(home, monkeypatch):
             return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(generated), finish_reason=reason)])
 
     module: Any = ModuleType("vllm")
+    module.__spec__ = ModuleSpec("vllm", None)
     module.LLM = LLM
     module.SamplingParams = module.TokensPrompt = SimpleNamespace
     monkeypatch.setitem(sys.modules, "vllm", module)
@@ -145,8 +147,8 @@ def test_vllm_gets_the_same_prompts_and_settings(home, monkeypatch):
     assert read_sidecar(path)["arguments"]["use_vllm"] is True
 
 
-def test_use_vllm_without_vllm_is_refused_only_where_text_is_generated(home, monkeypatch):
+@pytest.mark.parametrize("eval_set", ["sciq", "rte"])
+def test_use_vllm_without_vllm_is_refused_wherever_it_is_given(home, monkeypatch, eval_set):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match="vLLM is not installed"):
-        run_predict(home, "sciq", use_vllm=True)
-    assert len(read_records(run_predict(home, "rte", use_vllm=True))) == 6
+    with pytest.raises(UserError, match="--use_vllm: not installed"):
+        run_predict(home, eval_set, use_vllm=True)

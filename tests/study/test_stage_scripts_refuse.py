@@ -72,10 +72,10 @@ def test_an_output_of_another_model_is_named(jobs_of):
                 write_jsonl(path, [{"dataset": path.stem, "id": "0", "prompt": "a", "completion": " entailment"}])
         else:
             path.mkdir()
-            (path / "config.json").write_text("{}")
+            (path / "config.json").write_text('{"model_type": "olmo"}')
     model = predict.outputs[0].parent / "elsewhere"
     model.mkdir(parents=True)
-    (model / "config.json").write_text('{"another": 1}')
+    (model / "config.json").write_text('{"model_type": "olmo", "another": 1}')
     (artifact,) = [one for one in script_artifacts(predict) if one.path == predict.outputs[0]]
     other = Artifact(artifact.path, artifact.arguments, {**artifact.inputs, "model": model}, artifact.identity)
     with other.making():
