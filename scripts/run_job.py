@@ -28,6 +28,7 @@ from open_instruct.common import locks, paths
 from open_instruct.common.artifacts import has_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
+from open_instruct.common.markers import marker_beside, marker_inside
 from open_instruct.study import attempts, integrity
 from open_instruct.study.executors import slurm_client
 from open_instruct.study.executors.submissions import Submission, read_job
@@ -76,15 +77,15 @@ def main(args: Args) -> None:
 def require_inputs(job: Job) -> None:
     """Raises UserError where an input is missing, unfinished or damaged: Slurm ignores dependencies on old jobs."""
     missing = [paths.relative(path) for path in job.inputs if not path.exists()]
-    # Checkpoints in OLMo's own format may come from the user, without a sidecar.
-    folders = [path for path in job.inputs if path.is_dir() and job.stage != "convert"]
-    unfinished = [paths.relative(path) for path in folders if not has_sidecar(path)]
+    # Models and files of the user's own have no sidecar.
+    own = [path for path in job.inputs if path.exists() and not has_sidecar(path)]
+    unfinished = [paths.relative(p) for p in own if marker_beside(p).exists() or marker_inside(p).exists()]
     if missing or unfinished:
         raise UserError(
             f"{job.key}: missing inputs: {', '.join(missing + [f'{p} (unfinished)' for p in unfinished])}; "
             "see which stage makes it with --dry_run, then --retry_failed"
         )
-    changed = [path for path in job.inputs if path.exists() and not integrity.is_intact(path)]
+    changed = [path for path in job.inputs if path not in own and not integrity.is_intact(path)]
     if changed:
         raise UserError(
             f"{job.key}: inputs changed since they were written: {', '.join(map(paths.relative, changed))}; "
