@@ -3,8 +3,8 @@
 Reads   an adapter folder (finetune.py --use_lora --keep_weights lora) and the model it was trained on.
 Writes  {output_dir}/: weights, tokenizer, generation settings, meta.json (the adapter's identity).
 
-    python open_instruct/merge_lora.py --lora_model_name_or_path output/tiny_hf_ckpt600_socialiqa_2epoch_1e-3_lora \\
-        --output_dir output/tiny_hf_ckpt600_socialiqa_2epoch_1e-3_lora_merged
+    python open_instruct/merge_lora.py --output_dir output/tiny_hf_ckpt600_socialiqa_2epoch_1e-3_lora_fp32_merged \\
+        --lora_model_name_or_path output/tiny_hf_ckpt600_socialiqa_2epoch_1e-3_lora_fp32_adapter
 """
 
 from dataclasses import dataclass

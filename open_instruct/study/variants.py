@@ -28,6 +28,8 @@ class Recipe:
     batch_size: int = named(8, "bs{}")
     """Examples per optimiser step."""
     mixed_precision: str = "bf16"
+    is_adapter: bool = False
+    """The adapter alone is kept: the same model, in a folder of another name."""
     options: TrainingOptions = field(default_factory=TrainingOptions)
     seed: int = DEFAULT_SEED
 
@@ -62,7 +64,9 @@ class Variant:
     @property
     def folder(self) -> Path:
         """Folder of the model, in transformers format."""
-        return self.checkpoint.model_folder if self.train_set is None else paths.fine_tuned_model(self.model_id)
+        if self.train_set is None:
+            return self.checkpoint.model_folder
+        return paths.fine_tuned_model(self.model_id + ("_adapter" if self.recipe.is_adapter else ""))
 
     def identity(self) -> dict[str, Any]:
         """IDENTITY_FIELDS and their values, as sidecars and tables have them."""

@@ -77,6 +77,7 @@ class Args(TrainingOptions, ExecutionOptions):
             rows=self.max_train_rows,
             batch_size=self.total_batch_size or DEFAULT_BATCH_SIZE,
             mixed_precision=self.mixed_precision,
+            is_adapter=self.keep_weights == "lora",
             options=self.relevant(is_lora=self.use_lora),
             seed=self.seed,
         )
