@@ -23,8 +23,9 @@ class Args:
     lora_model_name_or_path: str
     """Folder or Hub name of the adapter."""
     output_dir: Path
+    """Folder of the merged model."""
     base_model_name_or_path: str | None = None
-    """Folder or Hub name of the model (None: the one in adapter_config.json)."""
+    """Folder or Hub name of the model (default: the one in adapter_config.json)."""
     overwrite: bool = False
     """Merge again where another adapter made the output."""
 

@@ -27,6 +27,7 @@ class TrainingOptions:
     lr_scheduler_type: Literal["linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"] = (
         named("linear", "{}")
     )
+    """Course of the learning rate after warm-up."""
     warmup_ratio: float = named(0.03, "warmup{}")
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = named(0.0, "decay{}")
@@ -34,8 +35,11 @@ class TrainingOptions:
     max_grad_norm: float = named(1.0, "clip{}")
     """Gradients of a larger norm are scaled down to it."""
     lora_rank: int = named(64, "rank{}")
+    """Rank of the adapters."""
     lora_alpha: int = named(16, "alpha{}")
+    """Their products are scaled by alpha / rank."""
     lora_dropout: float = named(0.1, "dropout{}")
+    """Dropout on their input."""
     early_stopping_patience: int | None = named(None, "patience{}")
     """Stop after this many epochs without a lower validation loss, and keep the weights with the lowest."""
     num_validation_rows: int = named(0, "val{}")
@@ -53,7 +57,7 @@ class ExecutionOptions:
     """Settings of fine-tuning that affect memory, speed and logs, and no weights."""
 
     per_device_train_batch_size: int | None = None
-    """Most examples in one forward pass of a process (None: limited by max_tokens_per_batch)."""
+    """Most examples in one forward pass of a process (default: limited by max_tokens_per_batch)."""
     max_tokens_per_batch: int = 16_384
     """Most tokens, including padding, in one forward pass of a process."""
     packing: bool = False
@@ -165,13 +169,19 @@ class PretrainingOptions:
     """Settings of the embedded model; 2,048 tokens a step."""
 
     d_model: int = named(128, "d{}")
+    """Width of the hidden states."""
     num_layers: int = named(2, "layers{}")
+    """Number of transformer blocks."""
     num_heads: int = named(4, "heads{}")
+    """Number of attention heads of a block."""
     vocab_size: int = named(4_096, "vocab{}")
+    """Tokens of its tokenizer, a byte-level BPE that is trained on the corpus."""
     learning_rate: float = named(3e-3, "lr{}", aliases=("lr",))
     """Peak learning rate: linear warm-up, then constant, so that no checkpoint benefits from a decay phase."""
     warmup_steps: int = named(20, "warmup{}")
+    """Steps in which the learning rate rises from 0."""
     weight_decay: float = named(0.1, "decay{}")
+    """Weight decay of AdamW."""
     seed: int = named(DEFAULT_SEED, "seed{}")
     """Of the initial weights."""
 

@@ -20,6 +20,7 @@ class Args(TrainingOptions, ExecutionOptions):
     learning_rate: float
     """Peak learning rate, reached after warm-up."""
     num_train_epochs: int = 3
+    """Passes over the train file."""
     output_dir: Path | None = None
     """Default: output/{model_id}, named from the base model, the train set and the recipe."""
     model_name: str | None = None
@@ -27,16 +28,16 @@ class Args(TrainingOptions, ExecutionOptions):
     validation_file: Path | None = None
     """Records whose loss is logged before training and after each epoch."""
     max_train_rows: int | None = None
-    """Train on this many rows from the beginning of the file (None: all)."""
+    """Train on this many rows from the beginning of the file (default: all)."""
     total_batch_size: int | None = None
     """Examples per optimiser step, over all processes.
     Default: per_device_train_batch_size x gradient_accumulation_steps x processes where these are given, else 8."""
     gradient_accumulation_steps: int | None = None
     """Together with per_device_train_batch_size, another way to set total_batch_size."""
     config_name: str | None = None
-    """Folder or Hub name of another config.json (None: the model's)."""
+    """Folder or Hub name of another config.json (default: the model's)."""
     tokenizer_name_or_path: str | None = option("tokenizer_name", default=None)
-    """Folder or Hub name of another tokenizer (None: the model's)."""
+    """Folder or Hub name of another tokenizer (default: the model's)."""
     model_revision: str | None = None
     """Branch, tag or commit of a model of the Hub."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -56,6 +57,7 @@ class Args(TrainingOptions, ExecutionOptions):
     with_tracking: bool = False
     """Also send the log to `report_to`."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Trackers that get the log."""
     push_to_hub: str | None = None
     """Publish the finished model as this repository of the Hub (login: `hf auth login`)."""
     overwrite: bool = False

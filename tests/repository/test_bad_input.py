@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from all_scripts import SCRIPTS, script_named
 from toy_models import toy_olmo
 
 from open_instruct.common.cli import parse, run
@@ -17,20 +18,9 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.common.ranges import RANGES
 
-SCRIPTS = [
-    *(f"open_instruct.{path.stem}" for path in sorted((REPOSITORY / "open_instruct").glob("[!_]*.py"))),
-    *(f"eval.{path.stem}" for path in sorted((REPOSITORY / "eval").glob("[!_]*.py"))),
-    *(f"analysis.{path.stem}" for path in sorted((REPOSITORY / "analysis").glob("[!_]*.py"))),
-    *("open_instruct.olmo_hf.convert_olmo_to_tf", "olmo_eval.run_lm_eval", "scripts.run_study", "scripts.run_job"),
-]
 ANY_NUMBER = {"step", "steps"}
 """Numbers that the scripts themselves compare with what there is."""
 LINE = {"dataset": "rte", "id": "0", "prompt": "The cat", "completion": " entailment"}
-
-
-def script_named(name: str):
-    module = importlib.import_module(name)
-    return module if hasattr(module, "Args") else importlib.import_module("eval.predict")
 
 
 def numeric_options():
@@ -181,7 +171,7 @@ COMMANDS = {
     "open_instruct.finetune --model_name_or_path GOOD --learning_rate 1 --train_file folder": "a folder",
     "open_instruct.finetune --model_name_or_path GOOD --learning_rate 1 --train_file empty.jsonl": "",
     "open_instruct.finetune --model_name_or_path GOOD --learning_rate nan --train_file train.jsonl": "found nan",
-    "open_instruct.finetune --model_name_or_path GOOD --learning_rate 1 --train_file rte.jsonl --output_dir /proc/x": "",
+    "open_instruct.finetune --model_name_or_path GOOD --learning_rate 1 --train_file rte.jsonl --output_dir /sys": "",
     "olmo_eval.run_lm_eval --model_name_or_path GOOD --tasks zzz": "unknown task",
     "olmo_eval.run_lm_eval --model_name_or_path GOOD --tasks copa --split zzz": "",
     "olmo_eval.run_lm_eval --model_name_or_path GOOD --config_file binary": "neither YAML nor JSON",

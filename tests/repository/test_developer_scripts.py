@@ -67,9 +67,13 @@ def test_setup_installs_once_and_again_after_a_change_of_the_pins(clone):
     assert calls(clone, "setup.sh") == first
 
 
-def test_setup_refuses_another_python(clone, monkeypatch):
-    monkeypatch.setenv("PYTHON", "/bin/false")
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [("/bin/false", "Python 3.11 expected; set PYTHON="), ("/nosuch", "PYTHON is /nosuch, which is no program")],
+)
+def test_setup_refuses_another_python(clone, monkeypatch, python, message):
+    monkeypatch.setenv("PYTHON", python)
     script = str(clone / "scripts" / "setup.sh")
     done = subprocess.run(["bash", script], env=os.environ, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "Python 3.11 expected; set PYTHON=" in done.stderr
+    assert message in done.stderr
