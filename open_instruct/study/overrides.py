@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import yaml
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.yaml_schema import is_null
 
 SHARED, RECIPES = "finetune", "train_sets"
 MAP, TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:str"
@@ -26,21 +27,26 @@ def override(root: yaml.Node, assignments: Sequence[str]) -> None:
 def assign(node: yaml.Node, key: str, value: yaml.Node) -> None:
     """Set `key`, a path from `node`, adding the mappings on the way."""
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"--set {key}: it is inside of a value, not of a mapping")
+        raise UserError(f"--set …{key}: expected a mapping around it, found {getattr(node, 'value', None)!r}")
     for position, (name, child) in enumerate(node.value):
-        if name.value == key:
-            node.value[position] = (name, value)
+        if name.value == key or (is_null(child) and key.startswith(f"{name.value}.")):
+            rest = key.removeprefix(name.value).lstrip(".")
+            node.value[position] = (name, nested(rest, value, node) if rest else value)
             return
         # Names may have dots (pythia-1.4b): those that are there come first.
-        if key.startswith(f"{name.value}.") and isinstance(child, yaml.MappingNode):
+        if key.startswith(f"{name.value}.") and not is_null(child):
             assign(child, key.removeprefix(f"{name.value}."), value)
             return
     first, _, rest = key.partition(".")
-    child = value
-    if rest:
-        child = yaml.MappingNode(MAP, [], node.start_mark)
-        assign(child, rest, value)
+    child = nested(rest, value, node) if rest else value
     node.value.append((yaml.ScalarNode(TEXT, first, node.start_mark), child))
+
+
+def nested(key: str, value: yaml.Node, place: yaml.Node) -> yaml.Node:
+    """A mapping with `key`, a path, alone."""
+    mapping = yaml.MappingNode(MAP, [], place.start_mark)
+    assign(mapping, key, value)
+    return mapping
 
 
 def share_options(root: yaml.Node) -> None:
