@@ -64,7 +64,7 @@ def require_own_folder(folder: Path) -> None:
             f"{folder} has {listed(foreign)}, not written by this project, which replaces no such file; {MOVE_AWAY}"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: Permission denied; give another output, or ask its owner")
+        raise UserError(f"{folder}: Permission denied; give another output, or have its owner change that")
 
 
 def foreign_files(folder: Path) -> list[str]:

@@ -75,7 +75,7 @@ def path_of(study_name: str, job: Job) -> Path:
 
 def read(path: Path) -> Attempt | None:
     """None where there is no file or it is damaged."""
-    # A string, and no exception: a large study asks for files that are not there by the ten thousand.
+    # A string, and no exception: a large study looks for ten thousand files that are not there.
     if not os.path.isfile(str(path)):
         return None
     try:

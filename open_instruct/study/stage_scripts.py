@@ -1,4 +1,4 @@
-"""Ask the stage scripts themselves whether a plan can run: what each job would refuse, and what it would replace.
+"""Check a plan by the stage scripts themselves: what each job would refuse, and what it would replace.
 
 A script that a job runs may have `check_arguments(args)`, which raises UserError, and `artifacts(args)`, the artifacts
 that it writes. Both are called here without running the stage.
@@ -31,7 +31,7 @@ def require_runnable(jobs: Sequence[Job], cache: JobCache) -> None:
 
 
 def refusals(jobs: Sequence[Job]) -> Iterator[str]:
-    """Options that a stage refuses; one job of those with the same options is asked."""
+    """Options that a stage refuses; one job of those with the same options is checked."""
     for job in {(job.script, job.arguments): job for job in jobs if job.stage in CONFIGURED}.values():
         script = script_of(job)
         if hasattr(script, "check_arguments"):
