@@ -43,11 +43,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args(SuiteOptions):
     model_name_or_path: str | None = option("model_path", default=None)
-    """Folder of the model and its tokenizer, or the model's name on the Hub. Needed here or in --config_file."""
+    """Folder of the model in transformers format, or its name on the Hub: owner/repository[/folder].
+    Needed here or in --config_file."""
     model_name: str | None = option("model", default=None)
     """Id of a model of your own (default: derived from its folder)."""
     model_revision: str | None = None
     """Branch, tag or commit of a model of the Hub."""
+    tokenizer_name_or_path: Path | None = None
+    """Folder of the tokenizer (default: the model's folder)."""
     model_class: Literal["hf"] = "hf"
     """Library that loads the model: transformers."""
     config_file: Path | None = None
@@ -162,6 +165,8 @@ def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) 
     folder = model_folder(args)
     arguments |= {"max_seq_length": args.max_seq_length, "source": args.source}
     inputs = {"model": folder}
+    if args.tokenizer_name_or_path:
+        inputs["tokenizer"] = args.tokenizer_name_or_path
     for task_run in runs:
         files = input_files(task_named(task_run.name), task_run.split, args.place)
         inputs |= {f"{task_run.name} {number}": file for number, file in enumerate(files)}
@@ -175,7 +180,7 @@ def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) 
 
 def prepare_model(args: Args) -> Model:
     folder = model_folder(args)
-    network, tokenizer = load(folder, folder, float16=False)
+    network, tokenizer = load(folder, args.tokenizer_name_or_path or folder, float16=False)
     max_length = longest_input(network, tokenizer, args.max_seq_length)
     report = {
         "model": identity_of(args)["model_id"],

@@ -38,7 +38,7 @@ def load(folder: Path, tokenizer_folder: Path, *, float16: bool) -> tuple["PreTr
     """
     import torch
 
-    tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path (predict.py only)")
+    tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path")
     model = load_model(folder, dtype="float16" if float16 else "float32", attn_implementation="sdpa")
     check_vocabulary(model, tokenizer)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

@@ -25,6 +25,8 @@ CURES = {
     errno.ELOOP: "a link refers to itself; remove it",
 }
 """Error number of the operating system that is a user error -> how to fix it."""
+DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", ". unexpected pos ")
+"""In the errors of safetensors and of torch.save, which are no OSError."""
 NO_DISK = ("/proc", "/sys")
 """Folders in which nobody can make a file; their errors call it missing."""
 
@@ -45,6 +47,11 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
         if cure is None:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}; {cure}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except Exception as error:
+        if not any(text in str(error) for text in DISK_FULL):
+            raise
+        print(f"error: a file could not be written to its end; {CURES[errno.ENOSPC]}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

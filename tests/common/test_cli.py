@@ -44,6 +44,15 @@ def test_a_denied_write_is_reported_with_its_fix(number, fix, monkeypatch, capsy
     assert stderr_of(main, monkeypatch, capsys).startswith(f"error: /x/y: No; {fix}")
 
 
+def test_a_full_disk_is_reported_where_a_library_raises_an_error_of_its_own(monkeypatch, capsys):
+    def main(_):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    assert stderr_of(main, monkeypatch, capsys) == (
+        "error: a file could not be written to its end; make room, then run the same command again\n"
+    )
+
+
 def test_other_os_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script.py"])
 
