@@ -79,11 +79,11 @@ def main(args: Args) -> None:
     check_args(args)
     study = load_study(args.study, args.set)
     jobs = plan(study)
-    selected = select(jobs, args.only)
+    selected, cache = select(jobs, args.only), JobCache()
     if not (args.status or args.watch or args.verify or args.cancel or args.overwrite):
-        require_runnable(selected, JobCache())
+        require_runnable(selected, cache)
     if args.dry_run:
-        print_plan(study, selected, keep_weights=args.keep_weights, verbose=args.verbose)
+        print_plan(study, selected, cache, keep_weights=args.keep_weights, verbose=args.verbose)
     elif args.status or args.watch:
         show_status(args, study, selected)
     elif args.verify:

@@ -102,7 +102,7 @@ def setup_section(tables: Tables, study: Study | None) -> list[str]:
         ]
         families, shots = joined(study.family_configs()), joined(study.num_shots())
         facts = {"Study": f"{study.name}, family {families}, seed {study.seed}, {shots} shots"} | facts
-        facts["Fine-tuned on"] = ", ".join(recipes)
+        facts["Fine-tuned on"] = ", ".join(recipes) or "nothing: base models only"
     rows = [
         f"<tr><th>{html.escape(key)}</th><td style='white-space:normal'>{html.escape(value)}</td></tr>"
         for key, value in facts.items()

@@ -16,7 +16,7 @@ MOST_LISTED = 1_000
 """Jobs whose commands are listed; of a larger plan, those of the first of each stage."""
 
 
-def print_plan(study: Study, jobs: Sequence[Job], *, keep_weights: str, verbose: bool) -> None:
+def print_plan(study: Study, jobs: Sequence[Job], cache: JobCache, *, keep_weights: str, verbose: bool) -> None:
     """The models and evaluations, the cost of the jobs that are left by stage, and with --verbose every command."""
     variants = list(study.variants())
     num_tuned = sum(variant.train_set is not None for variant in variants)
@@ -24,15 +24,15 @@ def print_plan(study: Study, jobs: Sequence[Job], *, keep_weights: str, verbose:
     print(f"study {study.name}: {len(variants) - num_tuned} base models, {num_tuned} fine-tuned ones")
     print(f"each is evaluated on {len(evaluations)} combinations of evaluation set, format and number of exemplars")
     print(f"results: {paths.results_dir(study.name)}")
-    print_costs(study, jobs, keep_weights)
+    print_costs(study, jobs, cache, keep_weights)
     if verbose:
-        print_commands(jobs)
+        print_commands(jobs, cache)
     else:
         print("see every command: add --verbose")
 
 
-def print_commands(jobs: Sequence[Job]) -> None:
-    before, cache = dependencies(jobs), JobCache()
+def print_commands(jobs: Sequence[Job], cache: JobCache) -> None:
+    before = dependencies(jobs)
     firsts = list({job.stage: job for job in reversed(jobs)}.values())[::-1]
     shown = jobs if len(jobs) <= MOST_LISTED else firsts
     for job in shown:
@@ -45,9 +45,9 @@ def print_commands(jobs: Sequence[Job]) -> None:
         print(f"… and {len(jobs) - len(shown)} more like these")
 
 
-def print_costs(study: Study, jobs: Sequence[Job], keep_weights: str) -> None:
+def print_costs(study: Study, jobs: Sequence[Job], cache: JobCache, keep_weights: str) -> None:
     """The cost of the jobs that are left, by stage; hours on one device each."""
-    cache, model = JobCache(), CostModel(study, keep_weights=keep_weights)
+    model = CostModel(study, keep_weights=keep_weights)
     measured = measured_seconds(jobs, cache)
     left = [job for job in jobs if not cache.is_done(job)]
     costs = {job.id: model.of(job, measured) for job in left}
