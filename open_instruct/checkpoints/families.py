@@ -4,6 +4,7 @@ Families are declared in families.yaml beside this file and, for the user's own,
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -98,26 +99,34 @@ class Family:
         return Path(self.path.format(step=step, run=run))
 
     def checkpoint_in(self, folder: Path) -> "Checkpoint | None":
-        """The checkpoint whose model, in transformers format, is in `folder`; None where it is none of this family."""
+        """The checkpoint whose model, in transformers format, is in `folder`; None where it is none of this family.
+
+        folder: absolute, with or without links.
+        """
         own = self.path if self.checkpoint_format == "hf" else None
         if own is None:
-            run = folder.parent.name.removeprefix(self.name).removesuffix(CONVERTED).removeprefix("_")
+            stem = folder.parent.name.removesuffix(CONVERTED)
+            if stem != self.name and stem in families():
+                return None  # olmo1b_hf is a family, not the run `hf` of olmo1b
+            run = stem.removeprefix(self.name).removeprefix("_")
             match = re.fullmatch(rf"{MAIN}|checkpoint-(?P<step>\d+)", folder.name)
         else:
             run = None
-            match = re.fullmatch(pattern_regex(str(Path(own).resolve())), str(folder))
+            patterns = (os.path.normpath(own), str(Path(own).resolve()))
+            matches = (re.fullmatch(pattern_regex(pattern), str(folder)) for pattern in patterns)
+            match = next((one for one in matches if one), None)
         if match is None:
             return None
         groups = match.groupdict()
         step = int(groups["step"]) if groups.get("step") else None
         found = Checkpoint(self.name, step, groups.get("run", run) or None)
-        return found if found.model_folder.resolve() == folder else None
+        return found if found.model_folder.resolve() == folder.resolve() else None
 
     def checkpoints_on_disk(self) -> "list[Checkpoint]":
         """Those that are there in transformers format."""
         own = self.path if self.checkpoint_format == "hf" else None
         pattern = own or str(paths.base_dir() / "output" / f"{self.name}*{CONVERTED}" / "*")
-        folders = [Path(name).resolve() for name in glob(re.sub(r"{\w+}", "*", pattern))]
+        folders = [Path(os.path.normpath(name)) for name in glob(re.sub(r"{\w+}", "*", pattern))]
         found = [self.checkpoint_in(folder) for folder in folders if (folder / "config.json").is_file()]
         return sorted((one for one in found if one), key=lambda one: (one.run or "", step_order(one.step)))
 
@@ -144,6 +153,19 @@ def families() -> dict[str, Family]:
     if twice := sorted(added.keys() & built_in.keys()):
         raise UserError(f"{own}: {', '.join(twice)} is a family of this repository; give yours another name")
     return built_in | added
+
+
+def checkpoint_of(folder: Path) -> "Checkpoint | None":
+    """The checkpoint of a family whose model is in `folder`.  Raises UserError where it is one of several families."""
+    # As it is given first: a family's path may lead through links.
+    for place in (Path(os.path.abspath(folder)), folder.resolve()):
+        found = [one for family in families().values() if (one := family.checkpoint_in(place))]
+        if len(found) > 1:
+            both = " and ".join(f"{one.model_id} of family {one.family}" for one in found)
+            raise UserError(f"{folder} is {both}; change `path` of one family in families.yaml, or remove it")
+        if found:
+            return found[0]
+    return None
 
 
 def read_families(path: Path) -> dict[str, Family]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.families import Checkpoint, families
+from open_instruct.checkpoints.families import Checkpoint, checkpoint_of, families
 from open_instruct.common import paths
 from open_instruct.common.artifacts import digest, sidecar_path
 from open_instruct.common.errors import UserError
@@ -58,7 +58,7 @@ def base_of(
     """The base model in `folder`: a family's checkpoint, or a model of its own.
 
     name, revision: the model's on the Hub, where it is from there; model_id: that the user gives to an own model.
-    Raises UserError for a model_id where the model has one already.
+    Raises UserError for a model_id where the model has one already, and where it is a checkpoint of two families.
     """
     found = recorded_identity(folder)
     base: Checkpoint | OwnModel
@@ -67,9 +67,7 @@ def base_of(
     elif found is not None:
         base = OwnModel(found["model_id"], folder)
     else:
-        resolved = folder.resolve()
-        in_families = (family.checkpoint_in(resolved) for family in families().values())
-        checkpoint = next((one for one in in_families if one is not None), None)
+        checkpoint = checkpoint_of(folder)
         if checkpoint is None:
             return OwnModel(
                 paths.safe_name(model_id) if model_id else derived_id(name or str(folder), folder, revision), folder

@@ -1,8 +1,10 @@
 """From a study to a graph of jobs: the command lines, inputs and outputs. Runs nothing."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
+from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.data.availability import (
@@ -17,22 +19,36 @@ from open_instruct.study import stages
 from open_instruct.study.config import Study
 from open_instruct.study.job import Job
 from open_instruct.study.own_results import require_own_results
+from open_instruct.study.variants import identify
 
 
 def plan(study: Study) -> list[Job]:
     """All jobs of a study, each after those whose outputs it reads.
 
     Raises UserError where an input neither exists nor is another job's output, where two jobs write the same output,
-    where two checkpoints have the same weights, where data cannot be had, and where the results of this name are
-    another study's.
+    where two checkpoints have the same weights, where a model on the disk is another than the study says, where data
+    cannot be had, and where the results of this name are another study's.
     """
     require_own_results(study)
     refuse_duplicates_on_disk(study.checkpoints())
+    require_identities(study.checkpoints())
     jobs = all_jobs(study)
     require_data(study, jobs)
     require_inputs(jobs)
     require_distinct_outputs(jobs)
     return jobs
+
+
+def require_identities(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raises UserError where the stages would take a model on the disk for another one than the study does."""
+    for checkpoint in checkpoints:
+        folder = checkpoint.model_folder
+        found = identify(folder)["model_id"] if folder.is_dir() else checkpoint.model_id
+        if found != checkpoint.model_id:
+            raise UserError(
+                f"{folder} is {found}, and not {checkpoint.model_id} as this study has it: see meta.json there, and "
+                "the families' paths in families.yaml"
+            )
 
 
 def all_jobs(study: Study) -> list[Job]:
