@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from open_instruct.checkpoints.families import EMBEDDED, MAIN, Checkpoint
 from open_instruct.common import naming, paths
+from open_instruct.common.cli import option
 from open_instruct.common.yaml_schema import NO_KEY, Aliases
 from open_instruct.data.registry import Datasets, read_datasets
 from open_instruct.data.settings import DataOptions, DataSettings
@@ -34,15 +35,15 @@ Rows = tuple[Annotated[int | None, Aliases({"all": None})], ...]
 class RecipeConfig(TrainingOptions, ExecutionOptions):
     """Fine-tuning on one train set; each combination of the values of its lists is a run."""
 
-    epochs: tuple[int, ...] = ()
+    epochs: tuple[int, ...] = option("num_train_epochs", default=())
     """Passes over the train set (none: the registered recipe's)."""
-    lr: tuple[float, ...] = ()
+    lr: tuple[float, ...] = option("learning_rate", default=())
     """Peak learning rates (none: the registered recipe's)."""
     seeds: tuple[int, ...] = ()
     """Seeds of the order of the examples (none: the study's seed)."""
-    batch_size: tuple[int, ...] = (8,)
+    batch_size: tuple[int, ...] = option("total_batch_size", default=(8,))
     """Examples per optimiser step, over all processes."""
-    rows: Rows = (None,)
+    rows: Rows = option("max_train_rows", default=(None,))
     """Train on the first `rows` formatted rows (`all`: every row)."""
     adapter: tuple[Literal["full", "lora"], ...] = ("full",)
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
@@ -66,7 +67,7 @@ class EvalConfig:
     """Prompt formats."""
     limit: int | None = None
     """Evaluate on a random sample of this many items, the same for every model (None: all)."""
-    shots: tuple[int, ...] | None = None
+    shots: tuple[int, ...] | None = option("num_shots", default=None)
     """Numbers of exemplars before each item (None: the study's)."""
 
 
@@ -141,7 +142,7 @@ class Study:
     """Mirror of the Hub (None: $data_dir/mirror)."""
     llmbar_dir: str | None = None
     """Folder of LLMBar's JSON files (None: $data_dir/llmbar)."""
-    shots: tuple[int, ...] = (0,)
+    shots: tuple[int, ...] = option("num_shots", default=(0,))
     """Numbers of exemplars before each item; every model is evaluated with each. Plain text takes none."""
     seed: int = DEFAULT_SEED
     """Of the data and, where a recipe has no seeds, of fine-tuning."""

@@ -104,6 +104,16 @@ def test_a_grid_has_every_family_learning_rate_and_seed(tmp_path):
     assert study.shots == (0, 4)
 
 
+def test_the_names_of_the_scripts_options_are_keys_too(tmp_path):
+    renamed = (
+        GRID.replace("lr:", "learning_rate:").replace("epochs:", "num_train_epochs:").replace("shots:", "num_shots:")
+    )
+    path = write_text(tmp_path, GRID)
+    study = load_study(path)
+    assert "learning_rate: 1e-5" in renamed
+    assert load_study(write_text(tmp_path, renamed)) == study
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -113,6 +123,7 @@ def test_a_grid_has_every_family_learning_rate_and_seed(tmp_path):
         ("lr: 1e-5", "lr: .nan", r"grid\.yaml:10: .*expected a number above 0, found nan"),
         ("lr: 1e-5", "lr: [1e-5, 1.00000001e-5]", r"grid\.yaml:6: .*two runs would have one name: .*_1e-5"),
         ("lr: 1e-5", "lr: 1e-5\n    lr: 2e-5", r"grid\.yaml:11: train_sets\.qa_chat\.lr is repeated; .* line 10"),
+        ("lr: 1e-5", "lr: 1e-5\n    learning_rate: 2e-5", r"grid\.yaml:11: .*learning_rate: is lr, which is given"),
         ("seeds: [1, 42, 3]", "seeds: [1, 1]", r"grid\.yaml:7: .*expected each once"),
         ("[1000, main]", "[main, 1000]", r"grid\.yaml:3: .*ascending numbers, each once, main last"),
         ("[0, 4]", "[]", r"grid\.yaml:13: shots: expected at least one"),
