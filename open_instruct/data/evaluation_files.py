@@ -87,8 +87,9 @@ def exemplar_source(eval_set: EvalSet, located: LocatedSplit, options: FormatOpt
         source = locate(eval_set.exemplars, options.place)
     except UserError:  # a mirror may lack a large train split that only few-shot prompts need
         return None
-    # With `auto`, local evaluation rows do not cause a download of their train split; --source hub does.
-    return None if options.place.source == "auto" and source.store == "hub" != located.store else source
+    # With `auto`, local evaluation rows alone do not cause a download of their train split.
+    is_download = options.place.source == "auto" and source.store == "hub" != located.store
+    return None if is_download and eval_set.name not in options.few_shot_sets else source
 
 
 def item_artifact(eval_set: EvalSet, task_format: str, located: LocatedSplit, settings: DataSettings) -> Artifact:

@@ -1,6 +1,6 @@
 """What train and evaluation files have in common: options, and everything that affects their content."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class FormatOptions:
     """All train sets, for exemplars are not trained on; all evaluation sets, for train sets are compared with them."""
     place: SourceOptions = field(default_factory=SourceOptions)
     overwrite: bool = False
+    few_shot_sets: Collection[str] = ()
+    """Evaluation sets whose exemplars are downloaded where `--source auto` has only their other rows at hand."""
 
 
 def for_settings(eval_set: EvalSet, settings: DataSettings) -> EvalSet:

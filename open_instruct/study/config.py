@@ -197,6 +197,9 @@ class Study:
             return (0,)
         return self.shots if given is None else given
 
+    def few_shot_sets(self) -> tuple[str, ...]:
+        return tuple(name for name in self.evaluation if any(self.shots_of(name)))
+
     def evaluations(self, num_shots: int) -> list[tuple[str, str]]:
         """Evaluation set and format of every evaluation with `num_shots` exemplars before each item."""
         return [

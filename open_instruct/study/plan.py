@@ -70,7 +70,9 @@ def all_jobs(study: Study) -> list[Job]:
 
 def require_data(study: Study, jobs: list[Job]) -> None:
     """Raises UserError with every reason why a set cannot be formatted, or was formatted as another one."""
-    options = FormatOptions(study.data_settings, study.datasets, study.source_options)
+    options = FormatOptions(
+        study.data_settings, study.datasets, study.source_options, few_shot_sets=study.few_shot_sets()
+    )
     missing = {path for job in jobs if job.stage == "format" for path in job.outputs if not path.exists()}
     problems = []
     for name, recipe in study.train_sets.items():

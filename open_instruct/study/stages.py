@@ -86,6 +86,7 @@ def formatting(study: Study) -> Iterator[Job]:
     arguments += () if study.source == "auto" else ("--source", study.source)
     folders = {"local_dir": study.local_dir, "llmbar_dir": study.llmbar_dir}
     arguments += flags(changed(study.format, DataOptions)) + flags({k: v for k, v in folders.items() if v})
+    arguments += ("--few_shot_sets", *study.few_shot_sets()) if study.few_shot_sets() else ()
     arguments += ("--seed", str(study.seed))
     arguments += ("--datasets_file", str(from_repository(study.file))) if study.has_datasets else ()
     evaluation_files = [

