@@ -86,7 +86,7 @@ def main(args: Args) -> None:
         print(f"left out, for --source {args.source} does not have them: {', '.join(dict.fromkeys(missing))}")
     if failed:
         problems = [f"{', '.join(dict.fromkeys(names))}: {message}" for message, names in failed.items()]
-        raise UserError("\n  ".join(["these were not formatted:", *problems]))
+        raise UserError("\n  ".join(["these were not formatted:", *problems]) if problems[1:] else problems[0])
 
 
 def chosen_sets(args: Args, datasets: Datasets) -> tuple[list[TrainSet], list[EvalSet]]:

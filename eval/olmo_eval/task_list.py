@@ -13,7 +13,7 @@ from open_instruct.common import cli, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.text_table import aligned
-from open_instruct.common.yaml_schema import parse_values
+from open_instruct.common.yaml_schema import parse_values, yaml_problem
 from open_instruct.study.settings import SuiteOptions
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
     try:
         values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_file}: neither YAML nor JSON: {error}") from error
+        raise UserError(f"{config_file}{yaml_problem(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{config_file}: expected a mapping of flags to values, found {type(values).__name__}")
     defaults = asdict(type(args)())

@@ -17,7 +17,7 @@ import yaml
 
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
-from open_instruct.common.yaml_schema import parse_values
+from open_instruct.common.yaml_schema import parse_values, yaml_problem
 
 BUILT_IN = Path(__file__).with_name("families.yaml")
 PLACEHOLDERS = {"step": r"(?P<step>\d+)", "tokens": r"(?P<tokens>\d+)", "run": r"(?P<run>[A-Za-z0-9_.-]+)"}
@@ -178,7 +178,7 @@ def parse_families(path: Path, _mtime_ns: int) -> dict[str, Family]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+        raise UserError(f"{path}{yaml_problem(error)}") from error
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else type(raw).__name__
         raise UserError(f"{path}: expected families by name, found {found}")

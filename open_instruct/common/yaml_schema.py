@@ -42,10 +42,17 @@ def compose(path: Path) -> yaml.Node:
     except IsADirectoryError as error:
         raise UserError(f"{path}: a folder; expected a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+        raise UserError(f"{path}{yaml_problem(error)}") from error
     if root is None:
         raise UserError(f"{path}: it is empty")
     return root
+
+
+def yaml_problem(error: Exception) -> str:
+    """Where a file is not YAML, and why, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    line = f":{mark.line + 1}" if mark else ""
+    return f"{line}: not YAML ({problem or str(error).splitlines()[0]})"
 
 
 def parse_values(schema: type, values: Mapping[str, Any], *, key: str, errors: list[str]) -> Any:

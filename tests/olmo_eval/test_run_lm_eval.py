@@ -197,7 +197,7 @@ def test_options_of_task_file_flags_and_config_file_in_this_order_of_precedence(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("limits: 5", "unknown flag limits .*limit"), ("- 1", "a mapping"), ("a: [", "neither YAML")]
+    ("text", "message"), [("limits: 5", "unknown flag limits .*limit"), ("- 1", "a mapping"), ("a: [", "not YAML")]
 )
 def test_invalid_config_files_are_refused(base, text, message):
     config = base / "config.yaml"

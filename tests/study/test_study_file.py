@@ -137,7 +137,7 @@ def test_the_names_of_the_scripts_options_are_keys_too(tmp_path):
         ("shots: [0, 4]", "resources: {suite: {sbatch: [--wrap=x]}}", r"grid\.yaml:13: .*--wrap is set by the plan"),
         ("shots: [0, 4]", "resources: {suite: {sbatch: ['--x $(y)']}}", r"grid\.yaml:13: .*one option a string"),
         ("families:", "family: olmo1b\nfamilies:", r"grid\.yaml:3: .*either family and steps, or families"),
-        ("shots: [0, 4]", "shots: [0, 4", r"grid\.yaml: not YAML: .*"),
+        ("shots: [0, 4]", "shots: [0, 4", r"grid\.yaml:14: not YAML .*"),
         (GRID, "", r"grid\.yaml: it is empty"),
         (GRID, "- a", r"grid\.yaml:1: expected a mapping"),
     ],
