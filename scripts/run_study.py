@@ -133,8 +133,14 @@ def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     print(f"page:    {results / 'report.html'}")
 
 
+def same_study(args: Args) -> str:
+    """The command that names this study, its changed values and its executor."""
+    changes = ["--set", *args.set] if args.set else []
+    return shlex.join(["python", "scripts/run_study.py", str(args.study), *changes, "--executor", args.executor])
+
+
 def current_status(args: Args, study: Study, jobs: Sequence[Job]) -> status.Status:
-    retry = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
+    retry = same_study(args)
     in_flight, logs = local.in_flight(jobs, study.name), {}
     if args.executor == "slurm":
         retry += " --retry_failed"
@@ -170,7 +176,7 @@ def submit(args: Args, study: Study, jobs: Sequence[Job], selected: set[str]) ->
         print(f"not submitted: {job_id}: {reason}")
     if len(result.blocked) > status_page.MOST_SHOWN:
         print(f"… and {len(result.blocked) - status_page.MOST_SHOWN} more not submitted")
-    print(f"see its progress: python scripts/run_study.py {shlex.quote(str(args.study))} --executor slurm --status")
+    print(f"see its progress: {same_study(args)} --status")
 
 
 def show_status(args: Args, study: Study, jobs: Sequence[Job]) -> None:
@@ -192,8 +198,7 @@ def verify_all(args: Args, jobs: Sequence[Job]) -> None:
     print(f"read {sum(path.exists() for job in jobs for path in job.outputs)} outputs, {len(damaged)} are damaged")
     if damaged:
         affected = integrity.invalidate(jobs, damaged)
-        again = shlex.join(["python", "scripts/run_study.py", str(args.study), "--executor", args.executor])
-        again += " --retry_failed" if args.executor == "slurm" else ""
+        again = same_study(args) + (" --retry_failed" if args.executor == "slurm" else "")
         print(f"to be run again: {', '.join(job.key for job in affected)}; type:  {again}")
         sys.exit(1)
 

@@ -11,7 +11,14 @@ from analysis.tables.columns import PERFORMANCE_COLUMNS
 from analysis.tables.curve_names import name_series
 from analysis.tables.frames import as_table, checkpoint_order, found_checkpoints, groups
 from analysis.tables.intervals import binomial
-from analysis.tables.measurements import Cell, Measurement, expected_files, missing_from, read_measurements
+from analysis.tables.measurements import (
+    Cell,
+    Measurement,
+    expected_files,
+    missing_from,
+    read_measurements,
+    require_one_model_an_id,
+)
 from analysis.tables.released import read_released
 from analysis.tables.summaries import task_groups
 from open_instruct.common import paths
@@ -39,7 +46,7 @@ class Gathered:
 def gather_measurements(study: Study | None) -> Gathered:
     """Rows of the study's grid, or of all finished measurements.
 
-    Raises UserError where there are none, or where two models have the same place in the tables.
+    Raises UserError where there are none, where two models have one id, or the same place in the tables.
     """
     expected_predictions, expected_suites = expected_files(study) if study else ({}, {})
     predictions, suites, missing = read_measurements(expected_predictions | expected_suites if study else None)
@@ -50,6 +57,7 @@ def gather_measurements(study: Study | None) -> Gathered:
             f"no finished measurement in {paths.base_dir()}: expected output/predictions/*.metrics.json with sidecars; "
             "make them with eval/predict.py and eval/eval_pred.py, or set base_dir to the folder that has them"
         )
+    require_one_model_an_id([*predictions, *suites])
     rows = name_series([*performance_rows(predictions), *suite_rows(suites)])
     cells = cells_of([*predictions, *suites], rows)
     group_of = task_groups(table_of(rows))

@@ -6,7 +6,7 @@ time of the file and of its sidecar. It can be removed at any time.
 
 import json
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,14 +21,15 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, read_json
+from open_instruct.common.sidecars import find_sidecar
 from open_instruct.study.config import Study
 
 PREDICTIONS, SUITES = ("output/predictions", "metrics.json"), ("eval_results/eval_pipeline", "json")
 """Folder below base_dir, and ending of its files."""
 REQUIRED_IDENTITY = {PREDICTIONS: ("model_id", "eval_set", "format", "protocol", "kind", "role"), SUITES: ("model_id",)}
 SUITE_FIELDS = ("task", "task_options", "metrics", "num_instances")
-CACHE_COLUMNS = ("path", "stamp", "identity", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
-"""Identity, content and ids as JSON, values as float64 bytes."""
+CACHE_COLUMNS = ("path", "stamp", "identity", "model", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
+"""Identity, model, content and ids as JSON, values as float64 bytes."""
 NO_SIDECAR = "unfinished: it has no sidecar"
 
 
@@ -54,6 +55,8 @@ class Measurement:
     """Content of the file without its items."""
     cells: Mapping[str, Cell]
     """Metric -> values of each item: of the primary one and of bits per byte; empty where a file has no items."""
+    model: Mapping[str, str] | None = None
+    """Its `folder` and `hash`, where they are recorded."""
 
 
 def read_measurements(
@@ -121,12 +124,36 @@ def read_file(path: Path, place: tuple[str, str]) -> dict[str, Any]:
     items = content.get("items") or {}
     return {
         "identity": json.dumps(identity),
+        "model": json.dumps(measured_model(sidecar)),
         "content": json.dumps({key: content[key] for key in ("primary", "metrics") if key in content}),
         "ids": json.dumps(items.get("id")),
         "primary_values": to_bytes(items.get(content.get("primary"))),
         "gold_bits": to_bytes(items.get("gold_bits")),
         "gold_bytes": to_bytes(items.get("gold_bytes")),
     }
+
+
+def measured_model(sidecar: Mapping[str, Any]) -> dict[str, str] | None:
+    """Folder and hash of the model, from the sidecar of a suite file, or of the predictions of a metrics file."""
+    if predictions := sidecar.get("input_paths", {}).get("predictions"):
+        sidecar = find_sidecar(paths.absolute(predictions)) or {}
+    folder, found = (sidecar.get(key, {}).get("model") for key in ("input_paths", "inputs"))
+    return {"folder": folder, "hash": found} if folder and found else None
+
+
+def require_one_model_an_id(measurements: Iterable[Measurement]) -> None:
+    """Raises UserError where two models in different folders have the same id."""
+    first: dict[str, Measurement] = {}
+    for one in measurements:
+        if one.model is None:
+            continue
+        other = first.setdefault(one.identity["model_id"], one)
+        if other.model and all(one.model[key] != other.model[key] for key in ("folder", "hash")):
+            raise UserError(
+                f"{one.identity['model_id']} is the id of two models: {other.source} is of {other.model['folder']}, "
+                f"and {one.source} of {one.model['folder']}; evaluate one of them with another --model_name, and move "
+                "its files away"
+            )
 
 
 def suite_content(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +194,7 @@ def to_measurement(row: Mapping[str, Any]) -> Measurement:
             weights = parse_floats(row["gold_bytes"]) if metric == "bits_per_byte" else None
             cells[metric] = Cell(parse_ids(row["ids"]), np.frombuffer(blob), weights)
     path = paths.base_dir() / row["path"]
-    return Measurement(path, row["path"], json.loads(row["identity"]), content, cells)
+    return Measurement(path, row["path"], json.loads(row["identity"]), content, cells, json.loads(row["model"]))
 
 
 # The models of a study are evaluated on the same items: one copy of ids and lengths serves them all.

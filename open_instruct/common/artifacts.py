@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+CHOSEN_INPUTS = ("tokenizer", "config", "validation_file")
+"""Roles of inputs that an option adds: with and without it are two outputs, and not one whose inputs changed."""
+
+
 def has_files(artifact: Path, recorded: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether all these files are as they were written; others, which a user put into a folder, do not matter."""
     found = describe_files(artifact, recorded)
@@ -98,13 +102,14 @@ class Artifact:
     def require_same_files(self, meta: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
         """Files that changed in their place make the output outdated; others at another place make another output."""
         before = meta.get("input_paths", {})
-        differing = [
-            f"{role} was {before[role]}, now {paths.relative(path)}"
-            for role, path in self.inputs.items()
-            if role in before
-            and paths.absolute(before[role]) != path.resolve()
-            and meta["inputs"].get(role) != inputs[role]
-        ]
+        now = {role: paths.relative(path) for role, path in self.inputs.items()}
+        moved = {
+            role
+            for role in before.keys() & now.keys()
+            if paths.absolute(before[role]) != self.inputs[role].resolve() and meta["inputs"].get(role) != inputs[role]
+        }
+        chosen = {role for role in CHOSEN_INPUTS if (role in before) != (role in now)}
+        differing = [f"{role} was {before.get(role)}, now {now.get(role)}" for role in sorted(moved | chosen)]
         if differing:
             raise UserError(
                 f"{self.path} was made from other files: {'; '.join(differing)}; give another output or name, or add "

@@ -15,8 +15,9 @@ from open_instruct.common.naming import shortened
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASED_RESULTS = REPOSITORY / "results" / "analysis"
 """The tables and figures that this repository releases. Only scripts/release_results.sh writes there."""
-NOT_STUDIES = ("all", "released", RELEASED_RESULTS.name)
-"""Folders of results/ that belong to no study: all measurements, the authors' tables, what is released here."""
+NOT_STUDIES = ("all", "released", RELEASED_RESULTS.name, "locks")
+"""Folders that belong to no study: of all measurements, of the authors' tables, of what is released here, and of the
+locks in output/jobs/."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 

@@ -133,8 +133,7 @@ class Validator:
         self.lines.setdefault(key, line_of(node))
         if isinstance(node, yaml.ScalarNode):
             return self.parse_scalar(hint, node, key)
-        found = "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
-        self.error(key, f"expected {name_of(hint)}, found {found}")
+        self.error(key, f"expected {name_of(hint)}, found {found_in(node)}")
         return None
 
     def parse_scalar(self, hint: Any, node: yaml.ScalarNode, key: str) -> Any:
@@ -165,7 +164,7 @@ class Validator:
         """The nodes by name; their lines are recorded."""
         self.lines.setdefault(key, line_of(node))
         if not isinstance(node, yaml.MappingNode):
-            self.error(key, f"expected a mapping, found {getattr(node, 'value', None)!r}")
+            self.error(key, f"expected a mapping, found {found_in(node)}")
             return None
         children: dict[str, yaml.Node] = {}
         for name_node, node_of_name in node.value:
@@ -187,6 +186,13 @@ def takes(hint: Any, node: yaml.Node) -> bool:
     if isinstance(node, yaml.MappingNode):
         return origin is dict or dataclasses.is_dataclass(hint)
     return (origin is tuple) == isinstance(node, yaml.SequenceNode)
+
+
+def found_in(node: yaml.Node) -> str:
+    """What stands there, for messages."""
+    if isinstance(node, yaml.ScalarNode):
+        return repr(node.value) if node.value else "nothing"
+    return "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
 
 
 def is_null(node: yaml.Node) -> bool:

@@ -91,7 +91,9 @@ def check_value(name: str, values: tuple[Any, ...], key: str, validator: Validat
 def check_names(study: Study, validator: Validator) -> None:
     check(validator, "name", paths.safe_name, study.name)
     if study.name in paths.NOT_STUDIES:
-        validator.error("name", f"results/{study.name} belongs to no study; expected another name")
+        validator.error("name", f"{study.name} is a folder that belongs to no study; expected another name")
+    if not study.evaluation and not study.suite:
+        validator.error("evaluation", "expected at least one evaluation set, or a suite; else nothing is measured")
     for name in study.train_sets:
         check(validator, f"train_sets.{name}", study.datasets.train_set, name)
     for name, config in study.evaluation.items():

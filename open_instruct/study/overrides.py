@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import yaml
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.yaml_schema import is_null
+from open_instruct.common.yaml_schema import found_in, is_null
 
 SHARED, RECIPES = "finetune", "train_sets"
 MAP, TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:str"
@@ -27,7 +27,7 @@ def override(root: yaml.Node, assignments: Sequence[str]) -> None:
 def assign(node: yaml.Node, key: str, value: yaml.Node) -> None:
     """Set `key`, a path from `node`, adding the mappings on the way."""
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"--set …{key}: expected a mapping around it, found {getattr(node, 'value', None)!r}")
+        raise UserError(f"--set …{key}: expected a mapping around it, found {found_in(node)}")
     for position, (name, child) in enumerate(node.value):
         if name.value == key or (is_null(child) and key.startswith(f"{name.value}.")):
             rest = key.removeprefix(name.value).lstrip(".")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from simulated_study import STUDY, write_study
@@ -9,6 +11,8 @@ from analysis.tables.frames import order_checkpoints, read_tables, relation, sel
 from open_instruct.common import paths
 from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import write_json
+from open_instruct.common.sidecars import find_sidecar
 
 SMALL = (
     STUDY.replace("[0, 20, 60, 150, 300]", "[0, 20, 60]")
@@ -91,6 +95,26 @@ def test_models_outside_the_study_are_left_out(study_file):
     assert set(read_tables(paths.results_dir("simulated")).performance["checkpoint"]) == {"0", "60"}
     main(Args())
     assert set(read_tables(paths.results_dir("all")).performance["checkpoint"]) == {"0", "20", "60"}
+
+
+def test_two_models_of_one_id_are_refused(study_file, tmp_path):
+    base = "checkpoint-20"
+    for number, path in enumerate(sorted((tmp_path / "output" / "predictions").glob(f"*_{base}.metrics.json"))[:2]):
+        predictions = path.with_name(path.name.replace(".metrics.json", ".jsonl"))
+        predictions.touch()
+        record(path, {"predictions": (paths.relative(predictions), "p")})
+        record(predictions, {"model": (f"/models/run{number}", f"hash {number}")})
+    with pytest.raises(
+        UserError, match=rf"{base} is the id of two models: .* is of /models/run0, and .* of /models/run1;"
+    ):
+        main(Args(study_file))
+
+
+def record(path: Path, inputs: dict[str, tuple[str, str]]) -> None:
+    """Let the sidecar of `path` have these inputs: role -> location and hash."""
+    sidecar = find_sidecar(path) or {"identity": {}, "arguments": {}, "files": {}}
+    sidecar |= {"input_paths": {role: location for role, (location, _) in inputs.items()}}
+    write_json(sidecar_path(path), sidecar | {"inputs": {role: found for role, (_, found) in inputs.items()}})
 
 
 def test_without_measurements_the_error_names_the_stage_to_run(tmp_path, monkeypatch):

@@ -142,6 +142,18 @@ def test_an_output_never_becomes_another_models(tmp_path):
     assert Artifact(tmp_path / "x", {}, inputs={"model": tmp_path / "copy of a"}).is_done()
 
 
+@pytest.mark.parametrize("role", ["tokenizer", "config", "validation_file"])
+def test_with_and_without_an_input_that_an_option_adds_are_two_outputs(tmp_path, role):
+    for name in ("model", role):
+        make_folder(tmp_path / name, name)
+    without = {"model": tmp_path / "model"}
+    for one, other in ((without, without | {role: tmp_path / role}), (without | {role: tmp_path / role}, without)):
+        path = tmp_path / f"of {len(one)}"
+        make(path, inputs=one)
+        with pytest.raises(UserError, match=rf"was made from other files: {role} was "):
+            Artifact(path, {}, inputs=other).is_done()
+
+
 def test_a_folder_of_a_users_is_read_once(tmp_path, monkeypatch):
     folder, read = tmp_path / "model", []
     folder.mkdir()

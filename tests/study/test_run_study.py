@@ -11,6 +11,8 @@ import yaml
 from slurm_study import tables
 from toy_study import NUM_JOBS, SCRIPT, SMALL, TOY
 
+from scripts import run_study
+
 
 @pytest.fixture
 def study_file(tmp_path):
@@ -99,6 +101,11 @@ def test_an_invalid_study_is_refused_before_anything_runs(study_file, base_dir, 
     assert output.startswith("error: ")
     assert all(message in output for message in messages)
     assert not (base_dir / "output").exists()
+
+
+def test_a_command_to_type_next_has_the_values_in_place_of_the_files():
+    args = run_study.Args(Path("a study.yaml"), set=("seed=1",))
+    assert run_study.same_study(args) == "python scripts/run_study.py 'a study.yaml' --set seed=1 --executor local"
 
 
 @pytest.mark.parametrize(
