@@ -10,6 +10,7 @@ from open_instruct.common.artifacts import has_sidecar
 from open_instruct.data.settings import DataOptions
 from open_instruct.study.config import RecipeConfig, Study
 from open_instruct.study.job import Job
+from open_instruct.study.raw_files import eval_sets_to_format, raw_files, train_sets_to_format
 from open_instruct.study.settings import (
     ExecutionOptions,
     PredictionOptions,
@@ -77,7 +78,8 @@ def is_from_user(folder: Path) -> bool:
 
 
 def formatting(study: Study) -> Iterator[Job]:
-    sets = {"--train_sets": tuple(study.train_sets), "--eval_sets": tuple(study.evaluation)}
+    train_sets, eval_sets = train_sets_to_format(study), eval_sets_to_format(study)
+    sets = {"--train_sets": train_sets, "--eval_sets": eval_sets}
     named = tuple(part for option, names in sets.items() if names for part in (option, *names))
     if not named:
         return
@@ -91,22 +93,24 @@ def formatting(study: Study) -> Iterator[Job]:
     arguments += ("--datasets_file", str(from_repository(study.file))) if study.has_datasets else ()
     evaluation_files = [
         paths.evaluation_file(name, task_format, settings.suffix)
-        for name, config in study.evaluation.items()
-        for task_format in config.formats
+        for name in eval_sets
+        for task_format in study.evaluation[name].formats
     ]
     few_shot = {one for shots in study.num_shots() if shots for one in study.evaluations(shots)}
+    few_shot = {(name, task_format) for name, task_format in few_shot if name in eval_sets}
     exemplar_files = sorted(paths.exemplar_file(paths.evaluation_file(*one, settings.suffix)) for one in few_shot)
     yield Job(
         "format",
         study.name,
         ("open_instruct/format_generalization.py", *named, *arguments),
+        inputs=raw_files(study),
         outputs=(
-            *(paths.train_file(name, settings.suffix) for name in study.train_sets),
+            *(paths.train_file(name, settings.suffix) for name in train_sets),
             *evaluation_files,
             *exemplar_files,
         ),
         script="format_data.sh",
-        variables={"train_sets": " ".join(study.train_sets), "eval_sets": " ".join(study.evaluation)},
+        variables={"train_sets": " ".join(train_sets), "eval_sets": " ".join(eval_sets)},
         arguments=arguments,
     )
 

@@ -8,6 +8,9 @@ from fake_jobs import FAIL, WRITE, run_here
 from open_instruct.study.job_cache import JobCache
 
 SILENT = "pass"
+BLOCKED = """import pathlib, signal, sys
+blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+pathlib.Path(sys.argv[1]).write_text(str(signal.SIGINT in blocked))"""
 TIMES = """import pathlib, sys, time
 start = time.monotonic()
 time.sleep(0.2)
@@ -48,3 +51,8 @@ def test_a_job_that_takes_the_whole_machine_runs_alone(make_job, base_dir):
     for name in ("first", "third"):
         other_start, other_end = map(float, (base_dir / name).read_text().split())
         assert other_end <= start or end <= other_start
+
+
+def test_ctrl_c_reaches_no_job_not_even_in_its_first_moment(make_job, base_dir):
+    run_here(make_job("job", BLOCKED))
+    assert (base_dir / "job").read_text() == "True"

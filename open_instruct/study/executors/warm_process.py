@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -42,7 +43,14 @@ def start(job: Job, command: Sequence[str], *, study_name: str, log: Path, num_t
     log.parent.mkdir(parents=True, exist_ok=True)
     values = (job, list(command), study_name, log, num_threads, lock, paths.environment())
     process = context.Process(target=work, args=values)
-    process.start()
+    # Ctrl-C reaches every process of a terminal; the runner passes it on as SIGTERM, at which training saves its state.
+    # The fork server and its forks inherit what is blocked here, so that none sees Ctrl-C even in its first moment.
+    resource_tracker.ensure_running()  # it would unblock SIGINT if the fork server started it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
@@ -55,8 +63,6 @@ def work(
     lock: Path,
     environment: Mapping[str, str],
 ) -> None:
-    # Ctrl-C reaches every process of a terminal; the runner passes it on as SIGTERM, at which training saves its state.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     shared = lock.open("w")
     fcntl.flock(shared, fcntl.LOCK_SH)
     os.chdir(paths.REPOSITORY)
