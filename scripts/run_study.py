@@ -34,7 +34,7 @@ from open_instruct.study.executors.submissions import all_submissions
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
-from open_instruct.study.plan import plan
+from open_instruct.study.plan import plan, require_inputs
 from open_instruct.study.plan_text import print_plan
 from open_instruct.study.stage_scripts import require_runnable
 
@@ -80,7 +80,10 @@ def main(args: Args) -> None:
     study = load_study(args.study, args.set)
     jobs = plan(study)
     selected, cache = select(jobs, args.only), JobCache()
-    if not (args.status or args.watch or args.verify or args.cancel or args.overwrite):
+    is_run = not (args.status or args.watch or args.verify or args.cancel)
+    if is_run and args.executor == "local":  # on Slurm their inputs may be made by jobs in the queue
+        require_inputs(selected)
+    if is_run and not args.overwrite:
         require_runnable(selected, cache)
     if args.dry_run:
         print_plan(study, selected, cache, keep_weights=args.keep_weights, verbose=args.verbose)

@@ -81,12 +81,15 @@ def own_task(tables: Tables) -> Grid:
 def instruction_suites(tables: Tables) -> Grid:
     """Base and instruction-tuned models: every suite task, and instruction following."""
     suites = primary_only(tables.suites)
-    panels = [level_panel(tables, name, rows) for (name,), rows in groups(suites, "eval dataset")]
     tuned = set(suites.loc[suites["train_set"].notna(), "train_set"])
     follows = tables.performance["eval_set"].astype(str).str.startswith(INSTRUCTION_FOLLOWING)
     of_models = tables.performance["train_set"].isna() | tables.performance["train_set"].isin(list(tuned))
-    rows_of_both = primary_only(where(tables.performance, follows & of_models))
-    panels += [level_panel(tables, name, rows) for (name,), rows in groups(rows_of_both, "eval dataset")]
+    instructions = primary_only(where(tables.performance, follows & of_models))
+    panels = [
+        level_panel(tables, evaluation_title(dataset, setting, rows), rows)
+        for part in (suites, instructions)
+        for (dataset, setting), rows in groups(part, "eval dataset", "setting")
+    ]
     return wrapped(panels, "Suites")
 
 
@@ -171,6 +174,10 @@ def every_bits(tables: Tables) -> Grid:
 def levels_grid(tables: Tables, scores: pd.DataFrame) -> Grid:
     panels = []
     for (kind, setting, dataset), rows in groups(scores, "kind", "setting", "eval dataset"):
-        shots = setting.removeprefix(str(rows["eval_set"].iloc[0]))
-        panels.append((kind, level_panel(tables, f"{dataset}{shots}", rows)))
+        panels.append((kind, level_panel(tables, evaluation_title(dataset, setting, rows), rows)))
     return wrapped([panel for _, panel in sorted(panels, key=lambda found: found[0])], "Every evaluation")
+
+
+def evaluation_title(dataset: str, setting: str, rows: pd.DataFrame) -> str:
+    """The evaluation set with its format, and what the setting says beside the set: shots, items, conditions."""
+    return dataset + setting.removeprefix(str(rows["eval_set"].iloc[0]))

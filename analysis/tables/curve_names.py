@@ -14,6 +14,8 @@ from open_instruct.checkpoints.families import step_name
 USUAL_SHARE = 0.9
 CONDITIONS = {"shots": "{} shots", "protocol": "{} protocol", "limit": "{} items", "conditions": "{}"}
 """Column -> part of a setting's name."""
+DEFAULTS = {"limit": "all", "rows": "all"}
+"""Column -> what None means there; `default` elsewhere."""
 RECIPE = ("lr", "epochs", "rows", "batch_size", "seed", "adapter", "settings", "conversion")
 Usual = Mapping[tuple[Hashable, ...], Any]
 NONE_IS_USUAL = object()
@@ -28,16 +30,17 @@ def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     recipes = usual_values(rows, RECIPE, by=("family", "train_set"))
     named = []
     for row in rows:
-        details = [f"{key}={row.get(key)}" for key in RECIPE if differs(row, key, recipes, ("family", "train_set"))]
+        varied = [key for key in RECIPE if differs(row, key, recipes, ("family", "train_set"))]
+        details = [f"{key}={DEFAULTS.get(key, 'default') if row.get(key) is None else row[key]}" for key in varied]
         prefix = [row["family"]] if several_families else []
         # A folder without sidecar belongs to no curve: it is a series of its own, named by its model id.
         series = " ".join([*prefix, row["train_set"] or "base", *details]) if row["family"] else row["model_id"]
-        varied = [
-            part.format("all" if row.get(key) is None else row[key])
+        conditions_of_row = [
+            part.format(DEFAULTS.get(key, "default") if row.get(key) is None else row[key])
             for key, part in CONDITIONS.items()
             if differs(row, key, conditions, ("kind",) if key in ("shots", "protocol") else ("eval_set",))
         ]
-        setting = " ".join([row["eval_set"], *varied])
+        setting = " ".join([row["eval_set"], *conditions_of_row])
         named.append({**row, "series": series, "setting": setting, "checkpoint": step_name(row["step"])})
     return named
 

@@ -21,6 +21,9 @@ from open_instruct.study.job import Job
 from open_instruct.study.own_results import require_own_results
 from open_instruct.study.variants import identify
 
+MOST_SHOWN = 5
+"""Missing inputs that are named."""
+
 
 def plan(study: Study) -> list[Job]:
     """All jobs of a study, each after those whose outputs it reads.
@@ -97,7 +100,11 @@ def require_inputs(jobs: list[Job]) -> None:
     outputs = {path for job in jobs for path in job.outputs}
     missing = sorted({str(path) for job in jobs for path in job.inputs if path not in outputs and not path.exists()})
     if missing:
-        raise UserError(f"no job makes these, and they do not exist: {', '.join(missing)}; put them there first")
+        more = f" and {len(missing) - MOST_SHOWN} more" if len(missing) > MOST_SHOWN else ""
+        raise UserError(
+            f"no job makes these, and they do not exist: {', '.join(missing[:MOST_SHOWN])}{more}; "
+            "put them there first, or with --only add the stage that makes them"
+        )
 
 
 def require_distinct_outputs(jobs: list[Job]) -> None:

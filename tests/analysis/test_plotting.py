@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,13 @@ def test_a_figure_without_data_states_not_measured(tables):
     empty = Tables(*(as_table([], tuple(frame.columns)) for frame in vars(tables).values()))
     for name in FIGURES:
         assert texts_of(draw_figure(name, empty)) == ["not measured"], name
+
+
+def test_a_suite_of_two_settings_has_a_panel_for_each(tables):
+    other = tables.suites.assign(setting=tables.suites["setting"] + " 5 items")
+    twice = replace(tables, suites=pd.concat([tables.suites, other], ignore_index=True))
+    titles = [axes.get_title() for axes in draw_figure("fig4_suites", twice).axes]
+    assert {"boolq", "boolq 5 items"} <= set(titles)
 
 
 def test_a_panel_lists_missing_checkpoints():

@@ -155,6 +155,13 @@ def test_series_are_named_by_the_settings_that_differ():
     assert {r["setting"] for r in named} == {"text"}
 
 
+def test_what_is_not_set_is_named_by_its_default_where_another_is_set():
+    row = {"model_id": "m", "family": "tiny", "train_set": "xsum", "step": 20, "kind": "text", "eval_set": "text"}
+    named = name_series([row, {**row, "rows": 8, "settings": "fp32", "limit": 3, "conditions": "fp16"}])
+    assert [r["series"] for r in named] == ["xsum rows=all settings=default", "xsum rows=8 settings=fp32"]
+    assert [r["setting"] for r in named] == ["text all items default", "text 3 items fp16"]
+
+
 def test_a_model_without_identity_is_a_series_of_its_own():
     identity = ("family", "train_set", "step", "epochs", "lr", "seed", "adapter", "shots", "protocol")
     row = dict.fromkeys(identity) | {"model_id": "OLMo-1B-hf", "kind": "text", "eval_set": "text"}

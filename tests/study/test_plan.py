@@ -78,6 +78,8 @@ def test_an_input_that_no_job_makes_is_named(tmp_path, base_dir):
     (base_dir / "families.yaml").write_text("mine: {checkpoint_format: hf}\n")
     with pytest.raises(UserError, match=r"mine_tf_ckpts/checkpoint-1.*put them there first"):
         jobs_of(tmp_path, family="mine", steps=[1], pretrain=None)
+    with pytest.raises(UserError, match=r"/checkpoint-5 and 2 more; put them"):
+        jobs_of(tmp_path, family="mine", steps=[1, 2, 3, 4, 5, 6, 7], pretrain=None)
 
 
 def test_studies_in_the_repository_are_valid():

@@ -115,6 +115,7 @@ def test_a_command_to_type_next_has_the_values_in_place_of_the_files():
         (["--cancel"], "--cancel is for --executor slurm"),
         (["--overwrite", "--executor", "slurm"], "--overwrite is for the local executor"),
         (["--only", "finetun"], "no such stage in this study (did you mean finetune"),
+        (["--only", "score", "--dry_run"], "with --only add the stage that makes them"),
     ],
 )
 def test_options_that_do_not_apply_are_refused(study_file, options, message):
