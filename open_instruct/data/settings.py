@@ -8,7 +8,7 @@ from open_instruct.tasks import PROTOCOLS
 from open_instruct.tasks.declarations import Protocol
 
 DEFAULT_SEED = 42
-SUFFIX_AT_END = re.compile(r"_(paper|papersplits|overlap-[a-z]+|dropempty|unlabelled|anyrows|seed\d+)$")
+SUFFIX_AT_END = re.compile(r"_(paper|papersplits|overlap-[a-z]+|dropempty|unlabelled|anyrows|dataseed\d+)$")
 """Ends of names that would be mistaken for a suffix."""
 
 
@@ -51,7 +51,7 @@ class DataSettings(DataOptions):
 
     @property
     def suffix(self) -> str:
-        """What differs from the default, as the end of a file's name: `_paper_seed7`; empty for the defaults.
+        """What differs from the default, as the end of a file's name: `_paper_dataseed7`; empty for the defaults.
 
         Settings with the same effect have the same suffix: `--overlap drop` is what the corrected protocol does.
         """
@@ -62,6 +62,6 @@ class DataSettings(DataOptions):
             "dropempty": self.drop_empty,
             "unlabelled": self.allow_unlabelled,
             "anyrows": self.any_row_count,
-            f"seed{self.seed}": self.seed != DEFAULT_SEED,
+            f"dataseed{self.seed}": self.seed != DEFAULT_SEED,
         }
         return "".join(f"_{part}" for part, differs in differing.items() if differs)

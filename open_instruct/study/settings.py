@@ -1,6 +1,7 @@
 """Settings of the stages: each class is the base of a stage's command line and of a section of a study file.
 
-A setting that affects a result declares its part of the output's name (common/naming.py).
+A setting that affects a result declares its part of the output's name (common/naming.py). No part of a model's name is
+one of an evaluation's, for the one follows the other.
 """
 
 from dataclasses import dataclass, fields
@@ -94,7 +95,7 @@ class PredictionOptions:
     """Generate with vLLM, on a GPU; log-likelihoods are computed by transformers in any case."""
     use_chat_format: bool = named(False, "chat")
     """Format each item as a user's turn, for models that were fine-tuned on chats; plain text stays as it is."""
-    load_in_float16: bool = named(False, "fp16")
+    load_in_float16: bool = named(False, "float16")
     """Load the weights in float16 instead of float32."""
     truncate_left: bool = named(False, "truncated")
     """Truncate prompts that are too long for the model on the left, and count them (default: refuse them)."""
@@ -148,7 +149,7 @@ class SuiteOptions:
     """Split that is evaluated."""
     fewshot_seed: int | None = named(None, "exemplars{}")
     """Seed of exemplars that are the same for every instance (default: drawn by the instance's position)."""
-    max_seq_length: int | None = named(None, "len{}", aliases=("model_max_length",))
+    max_seq_length: int | None = named(None, "maxlen{}", aliases=("model_max_length",))
     """Longest input in tokens (default: the minimum of the tokenizer's, the model's, and 2048)."""
 
 
@@ -158,7 +159,7 @@ class ScoreOptions:
 
     num_resamples: int = named(3_000, "resamples{}")
     """Bootstrap resamples for each interval."""
-    seed: int = named(0, "seed{}")
+    seed: int = named(0, "bootstrapseed{}")
     """Seed of the resamples."""
     method: Literal["percentile", "bca"] = named("percentile", "{}")
     """Interval: percentile, or bca (corrected for bias and skewness; macro F1 stays percentile)."""

@@ -130,9 +130,9 @@ def test_files_of_another_declaration_and_foreign_files_are_named(tmp_path):
     ):
         assert re.search(r"tickets: .*tickets\.jsonl was made from .*; give one of the two another name, or", problem)
     assert problems_of("tickets", seed=7) == []
-    paths.evaluation_file("tickets", suffix="_seed7").write_text("mine")
+    paths.evaluation_file("tickets", suffix="_dataseed7").write_text("mine")
     (problem,) = problems_of("tickets", seed=7)
-    assert "tickets_seed7.jsonl" in problem
+    assert "tickets_dataseed7.jsonl" in problem
 
 
 def test_formatted_files_whose_raw_files_are_gone_are_taken_but_not_those_of_other_raw_files(tmp_path):

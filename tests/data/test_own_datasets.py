@@ -292,7 +292,7 @@ def test_problems_of_a_declaration_are_named_with_their_line(folder, changes, me
     [
         ("rte", r"own\.yaml:1: rte: there is a dataset of this name already"),
         ("rte_instruct", r"its file rte_instruct\.jsonl is that of another set"),
-        ("tickets_seed7", r"ends in _seed7 is that of other data settings"),
+        ("tickets_dataseed7", r"ends in _dataseed7 is that of other data settings"),
         ("a/b", r"expected letters, digits, _ and - only"),
     ],
 )

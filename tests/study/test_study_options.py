@@ -120,6 +120,6 @@ def test_an_override_adds_and_replaces_values_and_reaches_the_report(study_file)
     overrides += ["family=null", "steps=[]", "pretrain=null", "predict.top_p=1.0"]
     study = load_study(study_file, overrides)
     assert [checkpoint.family for checkpoint in study.checkpoints()] == ["pythia-1.4b"]
-    assert study.data_settings.suffix == "_seed7"
+    assert study.data_settings.suffix == "_dataseed7"
     (report,) = commands(study, "report")
     assert report.endswith("--set " + " ".join(overrides))

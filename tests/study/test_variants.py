@@ -1,10 +1,13 @@
 """Model ids come from one identity, which has the paper's names for the paper's recipes."""
 
+from dataclasses import fields
+
 import pytest
 
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common.naming import LONGEST_NAME, short_float
-from open_instruct.study.settings import TrainingOptions
+from open_instruct.data.settings import DataSettings
+from open_instruct.study.settings import PredictionOptions, ScoreOptions, SuiteOptions, TrainingOptions
 from open_instruct.study.variants import IDENTITY_FIELDS, Recipe, Variant
 
 
@@ -57,6 +60,22 @@ def test_different_variants_have_different_model_ids():
         Variant(checkpoint),
     ]
     assert len({variant.model_id for variant in variants}) == len(variants)
+
+
+def test_what_ends_a_models_name_never_begins_what_follows_it():
+    def parts(settings: type) -> set[str]:
+        found = {field.metadata.get("part", "").replace("{}", "") for field in fields(settings)}
+        return found - {""}
+
+    of_model = {*parts(Recipe), *parts(TrainingOptions), "fp32", "fp16", "seed"}
+    of_data = set(DataSettings(protocol="paper", overlap="refuse", drop_empty=True, seed=7).suffix.split("_"))
+    of_data = {part.rstrip("7") for part in of_data} - {""}
+    # A sampling seed is only named behind `sampled`.
+    of_prediction = {*parts(PredictionOptions), "limit", "shots"} - {"seed"}
+    of_evaluation = [of_data, of_prediction, parts(SuiteOptions), parts(ScoreOptions)]
+    assert all(not of_model & one for one in of_evaluation)
+    assert not of_data & of_prediction
+    assert not parts(ScoreOptions) & (of_prediction | of_data)
 
 
 @pytest.mark.parametrize(("value", "name"), [(2e-6, "2e-6"), (1.5e-5, "1.5e-5"), (0.001, "1e-3"), (1.0, "1e0")])
