@@ -10,12 +10,12 @@ Writes  {output_dir}/: weights, tokenizer, generation settings, meta.json (the a
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 from open_instruct.common.model_loading import load_tokenizer, model_folder, require_model
+from open_instruct.study.own_models import derived_name
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def recorded_base(adapter: Path) -> str:
 
 
 def identity(args: Args, adapter: Path) -> dict:
-    """The adapter's identity; without a sidecar, the output's name."""
+    """The adapter's identity; without a sidecar, an id that no other output has."""
     if has_sidecar(adapter):
         return read_sidecar(adapter)["identity"]
-    return {"model_id": paths.safe_name(args.output_dir.name)}
+    return {"model_id": derived_name(args.output_dir)}
 
 
 if __name__ == "__main__":

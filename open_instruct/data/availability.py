@@ -30,11 +30,24 @@ def train_problems(train_set: TrainSet, options: FormatOptions) -> list[str]:
         return [f"{train_set.name}: {problem}" for problem in missing]
     found = [split for split in located if isinstance(split, LocatedSplit)]
     problems = [problem for split in found if (problem := row_problem(train_set, split))]
+    problems += shared_file_problems(train_set, found, options)
     try:
         artifacts = [train_artifact(train_set, found, options)]
     except UserError as error:  # an evaluation set that it is compared with is missing
         return [f"{train_set.name}: {problem}" for problem in (*problems, str(error))]
     return [f"{train_set.name}: {problem}" for problem in problems + clashes(artifacts, options)]
+
+
+def shared_file_problems(train_set: TrainSet, located: Iterable[LocatedSplit], options: FormatOptions) -> list[str]:
+    """Whether all its files are evaluated, so that no row is left to train on."""
+    splits = (eval_set.split for eval_set in options.datasets.in_domain_of(train_set))
+    found = [split_problem(split, options) for split in splits]
+    evaluated = {file for split in found if isinstance(split, LocatedSplit) for file in split.files}
+    files = {file for split in located for file in split.files}
+    if not files or not files <= evaluated or options.settings.overlap_rule == "keep":
+        return []
+    names = ", ".join(sorted(map(str, files)))
+    return [f"{names} is evaluated too, so that no row is left to train on; expected other files for train and test"]
 
 
 def eval_problems(

@@ -53,6 +53,13 @@ def test_a_merged_adapter_has_the_logits_of_the_adapted_model(args, tmp_path):
     assert largest_difference(weights(merged), weights(tmp_path / "merged")) == 0
 
 
+def test_merged_adapters_from_elsewhere_have_ids_of_their_own(tmp_path):
+    outputs = [tmp_path / name / "merged" for name in "ab"]
+    ids = [merge_lora.identity(merge_lora.Args("adapter", output), tmp_path)["model_id"] for output in outputs]
+    assert len(set(ids)) == 2
+    assert all(one.startswith("merged-") for one in ids)
+
+
 def test_only_the_linear_layers_change(args, tmp_path):
     finetune.main(replace(args, output_dir=tmp_path / "merged"))
     before, after = weights(args.model_name_or_path), weights(tmp_path / "merged")
