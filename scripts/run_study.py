@@ -78,7 +78,7 @@ def main(args: Args) -> None:
     gc.set_threshold(1_000_000)
     check_args(args)
     study = load_study(args.study, args.set)
-    jobs = plan(study)
+    jobs = plan(study, overwrite=args.overwrite)
     selected, cache = select(jobs, args.only), JobCache()
     is_run = not (args.status or args.watch or args.verify or args.cancel)
     if is_run and args.executor == "local":  # on Slurm their inputs may be made by jobs in the queue
@@ -131,9 +131,10 @@ def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     if any(outcome.state != "done" for outcome in outcomes.values()):
         print("stopped; the same command goes on")
         sys.exit(SAVED_AND_STOPPED)
-    results = paths.results_dir(study.name)
-    print(f"figures: {results / 'figures'}")
-    print(f"page:    {results / 'report.html'}")
+    if any(job.stage == "report" for job in jobs):
+        results = paths.results_dir(study.name)
+        print(f"figures: {results / 'figures'}")
+        print(f"page:    {results / 'report.html'}")
 
 
 def same_study(args: Args) -> str:

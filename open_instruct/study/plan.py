@@ -25,8 +25,8 @@ MOST_SHOWN = 5
 """Missing inputs that are named."""
 
 
-def plan(study: Study) -> list[Job]:
-    """All jobs of a study, each after those whose outputs it reads.
+def plan(study: Study, *, overwrite: bool = False) -> list[Job]:
+    """All jobs of a study, each after those whose outputs it reads.  overwrite: other data are to be replaced.
 
     Raises UserError where an input neither exists nor is another job's output, where two jobs write the same output,
     where two checkpoints have the same weights, where a model on the disk is another than the study says, where data
@@ -36,7 +36,7 @@ def plan(study: Study) -> list[Job]:
     refuse_duplicates_on_disk(study.checkpoints())
     require_identities(study.checkpoints())
     jobs = all_jobs(study)
-    require_data(study, jobs)
+    require_data(study, jobs, overwrite=overwrite)
     require_inputs(jobs)
     require_distinct_outputs(jobs)
     return jobs
@@ -71,12 +71,11 @@ def all_jobs(study: Study) -> list[Job]:
     return [*jobs, *stages.analysis(study, measurements)]
 
 
-def require_data(study: Study, jobs: list[Job]) -> None:
+def require_data(study: Study, jobs: list[Job], *, overwrite: bool) -> None:
     """Raises UserError with every reason why a set cannot be formatted, or was formatted as another one."""
-    options = FormatOptions(
-        study.data_settings, study.datasets, study.source_options, few_shot_sets=study.few_shot_sets()
-    )
-    missing = {path for job in jobs if job.stage == "format" for path in job.outputs if not path.exists()}
+    options = FormatOptions(study.data_settings, study.datasets, study.source_options, overwrite, study.few_shot_sets())
+    made = {path for job in jobs if job.stage == "format" for path in job.outputs}
+    missing = {path for path in made if overwrite or not path.exists()}
     problems = []
     for name, recipe in study.train_sets.items():
         train_set = study.datasets.train_set(name)

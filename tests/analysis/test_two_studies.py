@@ -122,7 +122,7 @@ def test_another_study_of_the_same_name_is_refused_before_it_overwrites_the_firs
     before = results(base_dir, "first")
     other = base_dir / "other.yaml"
     other.write_text(FIRST.replace("[0, 20, 60]", "[0, 20]"))
-    for refused in (lambda: produce_tables.main(produce_tables.Args(other)), lambda: plan(load_study(other), other)):
+    for refused in (lambda: produce_tables.main(produce_tables.Args(other)), lambda: plan(load_study(other))):
         with pytest.raises(UserError, match=r"has the results of .*simulated\.yaml, another study of the name first"):
             refused()
     assert results(base_dir, "first") == before

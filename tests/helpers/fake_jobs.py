@@ -47,10 +47,11 @@ def fake_job(folder: Path, name: str, code: str, *inputs: Job) -> Job:
     return Job("score", name, (str(script), str(output)), (output,), tuple(job.outputs[0] for job in inputs))
 
 
-def run_here(*jobs: Job, study_name: str = "toy", num_parallel: int = 2) -> None:
+def run_here(*jobs: Job, study_name: str = "toy", num_parallel: int = 2, overwrite: bool = False) -> None:
     warm_process.HEAVY_MODULES = []
     script = runpy.run_path(str(SCRIPT))
-    script["run_here"](script["Args"](study=SCRIPT, num_parallel=num_parallel), study_named(study_name), jobs)
+    args = script["Args"](study=SCRIPT, num_parallel=num_parallel, overwrite=overwrite)
+    script["run_here"](args, study_named(study_name), jobs)
 
 
 def start_run(*jobs: Job) -> subprocess.Popen[str]:

@@ -8,6 +8,7 @@ from fake_jobs import FAIL, WRITE, run_here
 from open_instruct.study.job_cache import JobCache
 
 SILENT = "pass"
+ADD = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')"
 BLOCKED = """import pathlib, signal, sys
 blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 pathlib.Path(sys.argv[1]).write_text(str(signal.SIGINT in blocked))"""
@@ -38,10 +39,17 @@ def test_a_job_that_does_not_write_its_output_has_failed(make_job, capsys):
 
 
 def test_finished_jobs_are_not_run_again(make_job, base_dir):
-    job = make_job("once", "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')")
+    job = make_job("once", ADD)
     run_here(job)
     run_here(job)
     assert (base_dir / "once").read_text() == "x"
+
+
+def test_formatting_is_run_again_to_overwrite_for_its_command_does_not_tell_what_is_declared(make_job, base_dir):
+    scored, formatted = make_job("once", ADD), replace(make_job("again", ADD), stage="format")
+    for overwrite in (False, False, True):
+        run_here(scored, formatted, overwrite=overwrite)
+    assert ((base_dir / "once").read_text(), (base_dir / "again").read_text()) == ("x", "xx")
 
 
 def test_a_job_that_takes_the_whole_machine_runs_alone(make_job, base_dir):

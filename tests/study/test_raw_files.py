@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 import yaml
 
+from open_instruct.common.errors import UserError
 from open_instruct.study.executors.warm_process import run
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
@@ -32,6 +34,13 @@ def test_a_changed_raw_file_is_formatted_again_and_one_that_is_gone_is_not_neede
         assert not JobCache().is_done(job)
         raw.write_text(before)
         assert JobCache().is_done(job)
+
+    other = {"datasets": {"own": OWN | {"metric": "exact_match"}}}
+    changed = base_dir / "changed.yaml"
+    changed.write_text(yaml.safe_dump(yaml.safe_load(study_file.read_text()) | other))
+    with pytest.raises(UserError, match="another declaration of its name"):
+        plan(load_study(changed))
+    assert plan(load_study(changed), overwrite=True)
 
     (base_dir / "test.jsonl").unlink()
     (job,) = [job for job in plan(load_study(study_file)) if job.stage == "format"]

@@ -133,7 +133,7 @@ def run_all(
                     outcomes[job.key] = WAITING
                 elif None in found:
                     continue
-                elif job.key not in undone and JobCache().is_done(job):
+                elif job.key not in undone and not replaces(job, overwrite) and JobCache().is_done(job):
                     outcomes[job.key] = Outcome("done")
                 elif can_start(job, running, num_parallel):
                     running.append(start(job, lock, study_name, num_parallel, overwrite))
@@ -147,6 +147,11 @@ def run_all(
                 outcomes[one.job.key] = finish(one, study_name)
                 report(one, outcomes[one.job.key], number=len(outcomes), total=len(jobs))
     return outcomes
+
+
+def replaces(job: Job, overwrite: bool) -> bool:
+    """Whether a finished job is run again: datasets are declared in files, so that its command does not tell."""
+    return overwrite and job.stage == "format"
 
 
 def can_start(job: Job, running: Sequence[Running], num_parallel: int) -> bool:
