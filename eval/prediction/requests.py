@@ -94,7 +94,8 @@ def count_too_long(
         longest = max(num_context for num_context, _ in lengths)
         raise UserError(
             f"{name}: {num_long} of {len(lengths)} prompts leave no room for the continuation (longest {longest} "
-            f"tokens, the model takes {max_length} with the continuation); add --truncate_left to truncate them"
+            f"tokens, the model takes {max_length} with the continuation); add --truncate_left to truncate them "
+            "(in a study `predict: {truncate_left: true}`)"
         )
     return num_long
 
