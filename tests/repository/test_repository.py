@@ -4,6 +4,7 @@ import ast
 import re
 import shutil
 import subprocess
+from collections import Counter
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
@@ -117,6 +118,11 @@ def test_only_scripts_lie_at_the_top_of_a_package():
 def test_no_test_imports_a_test():
     for path in (REPOSITORY / "tests").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE), path
+
+
+def test_no_two_test_files_have_one_name_which_pytest_would_refuse_to_collect():
+    names = Counter(path.name for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_only_paths_reads_the_environment_folders():
