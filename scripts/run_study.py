@@ -34,7 +34,7 @@ from open_instruct.study.executors.submissions import all_submissions
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
-from open_instruct.study.plan import plan, require_inputs
+from open_instruct.study.plan import all_jobs, plan, require_inputs
 from open_instruct.study.plan_text import print_plan
 from open_instruct.study.stage_scripts import require_runnable
 
@@ -78,9 +78,10 @@ def main(args: Args) -> None:
     gc.set_threshold(1_000_000)
     check_args(args)
     study = load_study(args.study, args.set)
-    jobs = plan(study, overwrite=args.overwrite)
-    selected, cache = select(jobs, args.only), JobCache()
     is_run = not (args.status or args.watch or args.verify or args.cancel)
+    # What is done can be seen after a model or raw data were moved away, too.
+    jobs = plan(study, overwrite=args.overwrite) if is_run else all_jobs(study)
+    selected, cache = select(jobs, args.only), JobCache()
     if is_run and args.executor == "local":  # on Slurm their inputs may be made by jobs in the queue
         require_inputs(selected)
     if is_run and not args.overwrite:

@@ -103,6 +103,14 @@ def test_an_invalid_study_is_refused_before_anything_runs(study_file, base_dir, 
     assert not (base_dir / "output").exists()
 
 
+def test_the_status_of_a_study_whose_models_are_gone_is_shown(study_file, base_dir):
+    (base_dir / "families.yaml").write_text("mine: {path: '/no such folder/{step}'}\n")
+    changes = {"family": "mine", "pretrain": None, "train_sets": {}, "suite": None}
+    study_file.write_text(yaml.safe_dump({key: value for key, value in (TOY | changes).items() if value is not None}))
+    assert "put them there first" in run(study_file, "--dry_run", exit_code=2)
+    assert "for predict" in run(study_file, "--status")
+
+
 def test_a_command_to_type_next_has_the_values_in_place_of_the_files():
     args = run_study.Args(Path("a study.yaml"), set=("seed=1",))
     assert run_study.same_study(args) == "python scripts/run_study.py 'a study.yaml' --set seed=1 --executor local"
