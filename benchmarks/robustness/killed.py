@@ -62,7 +62,7 @@ def kill_predictions(args: Args, folder: Path, times: int) -> None:
     for eval_set in ("socialiqa", "rte"):
         items, undisturbed = folder / f"{eval_set}.jsonl", folder / f"{eval_set}_undisturbed.jsonl"
         write_jsonl(items, evaluation_records(eval_set, args.num_items))
-        whole = predict.Args(folder / "model", (items,), output_file=undisturbed, batch_size=8, max_new_tokens=20)
+        whole = predict.Args(str(folder / "model"), (items,), output_file=undisturbed, batch_size=8, max_new_tokens=20)
         longest = seconds_of(predict.main, whole)
         for number in range(times):
             output = folder / f"{eval_set}_{number}.jsonl"
