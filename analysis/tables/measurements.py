@@ -211,11 +211,11 @@ def parse_floats(blob: bytes) -> npt.NDArray[np.float64]:
 def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path, tuple[str, str]]]:
     """Metrics files and suite files of the whole grid -> model id and name of the evaluation set."""
     predictions, suites = {}, {}
-    evaluations = [(*one, num_shots) for num_shots in study.num_shots() for one in study.evaluations(num_shots)]
+    evaluations = study.evaluations()
     for variant in study.variants():
-        for eval_set, task_format, num_shots in evaluations:
-            path = study.metrics_file(study.prediction_file(eval_set, task_format, num_shots, variant))
-            predictions[path] = (variant.model_id, paths.formatted_name(eval_set, task_format))
+        for one in evaluations:
+            name = paths.formatted_name(one.eval_set, one.task_format)
+            predictions[one.metrics_file(one.prediction_file(variant.model_id))] = (variant.model_id, name)
         for task, path in study.suite_files(variant).items():
             suites[path] = (variant.model_id, task)
     return predictions, suites

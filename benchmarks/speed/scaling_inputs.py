@@ -23,6 +23,7 @@ BATCH_ROWS = 10_000
 NUM_STEPS = 100
 TRAIN_SETS = (None, "xsum", "mnli", "paws", "socialiqa")
 # Every checkpoint that Pythia published.
+FAMILY = "pythia-410m"
 PYTHIA_STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 143_001, 1000)]
 UNDONE_EVERY = 100
 """One job of this many is not recorded as done."""
@@ -99,9 +100,14 @@ def write_metrics(folder: Path, num_sets: int, num_items: int) -> None:
 
 def write_study(folder: Path, num_checkpoints: int) -> Path:
     recipe = {"epochs": 3, "lr": [2e-7, 2e-6, 2e-5], "seeds": [42, 43, 44]}
-    study = {"name": "large", "family": "pythia-410m", "steps": PYTHIA_STEPS[:num_checkpoints]}
+    study = {"name": "large", "family": FAMILY, "steps": PYTHIA_STEPS[:num_checkpoints]}
     study |= {"train_sets": dict.fromkeys(("xsum", "socialiqa", "mnli", "paws", "tulu"), recipe)}
     study |= {"evaluation": {name: {} for name in list(EVAL_SETS)[:20]}}
+    for eval_set in EVAL_SETS.values():
+        if eval_set.split.llmbar:  # a plan needs the user's files
+            file = folder / "data" / "llmbar" / f"{eval_set.split.llmbar}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("[]")
     path = folder / "large.yaml"
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     return path
@@ -109,8 +115,9 @@ def write_study(folder: Path, num_checkpoints: int) -> Path:
 
 def write_outputs(jobs: Sequence[Job]) -> None:
     """Write the outputs and sidecars of all jobs, tiny, and record most jobs as done."""
-    sidecar = json.dumps({field: {} for field in sorted(FIELDS)})
     for job in jobs:
+        if job.stage == "format":
+            continue  # the plan compares formatted files with their declarations
         for path in job.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix:
@@ -118,7 +125,10 @@ def write_outputs(jobs: Sequence[Job]) -> None:
             else:
                 path.mkdir()
                 (path / "model.safetensors").write_text(str(path))
-            sidecar_path(path).write_text(sidecar)
+            model_id = f"{FAMILY}_{path.name}" if job.stage == "download" else job.name
+            files = {} if path.suffix else {"model.safetensors": {"sha256": "", "bytes": 0, "mtime_ns": 0}}
+            fields = {field: {} for field in sorted(FIELDS)} | {"identity": {"model_id": model_id}, "files": files}
+            sidecar_path(path).write_text(json.dumps(fields))
     cache = JobCache()
     cache.folder.mkdir(parents=True)
     for number, job in enumerate(jobs):

@@ -119,6 +119,27 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a model, in a format, with a number of exemplars before each item."""
+
+    eval_set: str
+    task_format: str
+    num_shots: int
+    suffix: str
+    """Of a prediction's name …"""
+    score_suffix: str
+    """… and of its scores'."""
+
+    def prediction_file(self, model_id: str) -> Path:
+        """As eval/predict.py names it."""
+        return paths.prediction_file(self.eval_set, self.task_format, model_id, self.suffix)
+
+    def metrics_file(self, prediction: Path) -> Path:
+        """As eval/eval_pred.py names it."""
+        return paths.metrics_file(prediction, self.score_suffix)
+
+
+@dataclass(frozen=True)
 class Study:
     name: str
     evaluation: dict[str, EvalConfig]
@@ -187,10 +208,6 @@ class Study:
         folders = [Path(name) if name else None for name in (self.local_dir, self.llmbar_dir)]
         return SourceOptions(self.source, *folders)
 
-    def num_shots(self) -> list[int]:
-        """All numbers of exemplars of the study, ascending."""
-        return sorted({shots for name in self.evaluation for shots in self.shots_of(name)})
-
     def shots_of(self, eval_set: str) -> tuple[int, ...]:
         given = self.evaluation[eval_set].shots
         if given is None and self.datasets.eval_set(eval_set).kind == "text":
@@ -200,23 +217,16 @@ class Study:
     def few_shot_sets(self) -> tuple[str, ...]:
         return tuple(name for name in self.evaluation if any(self.shots_of(name)))
 
-    def evaluations(self, num_shots: int) -> list[tuple[str, str]]:
-        """Evaluation set and format of every evaluation with `num_shots` exemplars before each item."""
-        return [
-            (name, task_format)
-            for name, config in self.evaluation.items()
-            if num_shots in self.shots_of(name)
-            for task_format in config.formats
-        ]
-
-    def prediction_file(self, eval_set: str, task_format: str, num_shots: int, variant: Variant) -> Path:
-        """Predictions of one model, named as eval/predict.py names them."""
-        options = self.predict.relevant(self.datasets.eval_set(eval_set).kind, self.data_settings.rules)
-        suffix = evaluation_suffix(options, num_shots=num_shots, limit=self.evaluation[eval_set].limit)
-        return paths.prediction_file(eval_set, task_format, variant.model_id, self.data_settings.suffix + suffix)
-
-    def metrics_file(self, prediction: Path) -> Path:
-        return paths.metrics_file(prediction, naming.suffix(self.score))
+    def evaluations(self) -> list[Evaluation]:
+        """Every evaluation of a model, those with the fewest exemplars first."""
+        settings, scores = self.data_settings, naming.suffix(self.score)
+        found = []
+        for name, config in self.evaluation.items():
+            options = self.predict.relevant(self.datasets.eval_set(name).kind, settings.rules)
+            for num_shots in self.shots_of(name):
+                suffix = settings.suffix + evaluation_suffix(options, num_shots=num_shots, limit=config.limit)
+                found += [Evaluation(name, one, num_shots, suffix, scores) for one in config.formats]
+        return sorted(found, key=lambda one: one.num_shots)
 
     def suite_files(self, variant: Variant) -> dict[str, Path]:
         """Task -> metrics file of one model, named as olmo_eval.run_lm_eval names them."""

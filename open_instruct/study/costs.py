@@ -73,6 +73,7 @@ class CostModel:
         files = {name: paths.train_file(name, study.data_settings.suffix) for name in study.train_sets}
         self.tokens = {name: self.tokens_per_row(file) for name, file in files.items()}
         self.counted: dict[Path, int] = {}
+        self.num_items = {name: self.items(name) for name in study.evaluation}
 
     def of(self, job: Job, measured: Mapping[str, float] | None = None) -> Cost:
         """`measured`: mean seconds of a job by stage, which replace the estimate."""
@@ -92,7 +93,7 @@ class CostModel:
         if job.stage == "format":
             sets = [self.study.datasets.train_set(name) for name in self.study.train_sets]
             num_rows = sum(one.num_rows or one.sample for one in sets)
-            num_rows += sum(self.items(name) for name in self.study.evaluation)
+            num_rows += sum(self.num_items.values())
             return num_rows / ROWS_A_SECOND, num_rows * self.study.costs.tokens_per_row * 4
         if job.stage == "convert":
             num_bytes = self.parameters(self.variants[job.name]) * BYTES_A_PARAMETER
@@ -118,7 +119,7 @@ class CostModel:
             return num_items * SUITE_TOKENS / tokens_a_second, num_items * 100
         num_tokens, num_items = 0, 0
         for name, config in self.study.evaluation.items():
-            num_evaluated = self.items(name) * len(config.formats)
+            num_evaluated = self.num_items[name] * len(config.formats)
             generates = self.study.datasets.eval_set(name).kind == "generation"
             new_tokens = self.study.predict.max_new_tokens if generates else 0
             num_tokens += num_evaluated * (self.study.costs.tokens_per_row + new_tokens * DECODING_SLOWDOWN)

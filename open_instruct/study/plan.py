@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
 from open_instruct.checkpoints.families import Checkpoint
@@ -62,7 +63,8 @@ def all_jobs(study: Study) -> list[Job]:
     for variant in variants:
         if variant.train_set is not None:
             jobs.append(stages.fine_tuning(study, variant, study.train_sets[variant.train_set]))
-    evaluations = [stages.NShotEvaluation(study, num_shots) for num_shots in study.num_shots()]
+    by_shots = groupby(study.evaluations(), key=lambda one: one.num_shots)
+    evaluations = [stages.NShotEvaluation(study, list(group)) for _, group in by_shots]
     for variant in variants:
         for evaluation in evaluations:
             jobs += evaluation.jobs(variant)

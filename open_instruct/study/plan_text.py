@@ -20,7 +20,7 @@ def print_plan(study: Study, jobs: Sequence[Job], cache: JobCache, *, keep_weigh
     """The models and evaluations, the cost of the jobs that are left by stage, and with --verbose every command."""
     variants = list(study.variants())
     num_tuned = sum(variant.train_set is not None for variant in variants)
-    evaluations = [one for num_shots in study.num_shots() for one in study.evaluations(num_shots)]
+    evaluations = study.evaluations()
     print(f"study {study.name}: {len(variants) - num_tuned} base models, {num_tuned} fine-tuned ones")
     print(f"each is evaluated on {len(evaluations)} combinations of evaluation set, format and number of exemplars")
     print(f"results: {paths.results_dir(study.name)}")

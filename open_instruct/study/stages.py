@@ -8,7 +8,7 @@ from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_name
 from open_instruct.common import paths
 from open_instruct.common.artifacts import has_sidecar
 from open_instruct.data.settings import DataOptions
-from open_instruct.study.config import RecipeConfig, Study
+from open_instruct.study.config import Evaluation, RecipeConfig, Study
 from open_instruct.study.job import Job
 from open_instruct.study.raw_files import eval_sets_to_format, raw_files, train_sets_to_format
 from open_instruct.study.settings import (
@@ -96,8 +96,7 @@ def formatting(study: Study) -> Iterator[Job]:
         for name in eval_sets
         for task_format in study.evaluation[name].formats
     ]
-    few_shot = {one for shots in study.num_shots() if shots for one in study.evaluations(shots)}
-    few_shot = {(name, task_format) for name, task_format in few_shot if name in eval_sets}
+    few_shot = {(one.eval_set, one.task_format) for one in study.evaluations() if one.num_shots}
     exemplar_files = sorted(paths.exemplar_file(paths.evaluation_file(*one, settings.suffix)) for one in few_shot)
     yield Job(
         "format",
@@ -180,23 +179,22 @@ def fine_tuning(study: Study, variant: Variant, config: RecipeConfig) -> Job:
 class NShotEvaluation:
     """What the evaluations of all models with one number of exemplars before each item have in common."""
 
-    def __init__(self, study: Study, num_shots: int) -> None:
-        self.study, self.num_shots = study, num_shots
-        self.suffix = f"_{num_shots}shots" if len(study.num_shots()) > 1 else ""
-        self.sets = study.evaluations(num_shots)
-        files = [paths.evaluation_file(*one, study.data_settings.suffix) for one in self.sets]
-        limits = [str(study.evaluation[name].limit or "all") for name, _ in self.sets]
-        self.inputs = (*files, *(paths.exemplar_file(file) for file in files if num_shots))
+    def __init__(self, study: Study, evaluations: Sequence[Evaluation]) -> None:
+        self.evaluations, self.num_shots = evaluations, evaluations[0].num_shots
+        is_alone = {one.num_shots for one in study.evaluations()} == {self.num_shots}
+        self.suffix = "" if is_alone else f"_{self.num_shots}shots"
+        suffix = study.data_settings.suffix
+        files = [paths.evaluation_file(one.eval_set, one.task_format, suffix) for one in evaluations]
+        limits = [str(study.evaluation[one.eval_set].limit or "all") for one in evaluations]
+        self.inputs = (*files, *(paths.exemplar_file(file) for file in files if self.num_shots))
         self.files = ("--input_files", *map(str, files))
         self.settings = (*flags(changed(study.predict, PredictionOptions)), "--limit", *limits)
         self.scoring = flags(changed(study.score, ScoreOptions))
 
     def jobs(self, variant: Variant) -> Iterator[Job]:
         """Prediction and scoring of one model."""
-        if not self.sets:
-            return
         name, folder, num_shots = variant.model_id + self.suffix, variant.folder, str(self.num_shots)
-        predictions = tuple(self.study.prediction_file(*one, self.num_shots, variant) for one in self.sets)
+        predictions = tuple(one.prediction_file(variant.model_id) for one in self.evaluations)
         model = ("--model_name_or_path", str(folder))
         yield Job(
             "predict",
@@ -214,7 +212,7 @@ class NShotEvaluation:
             name,
             ("eval/eval_pred.py", *arguments),
             inputs=predictions,
-            outputs=tuple(self.study.metrics_file(path) for path in predictions),
+            outputs=tuple(self.evaluations[0].metrics_file(path) for path in predictions),
             script="score_pred.sh",
             arguments=arguments,
         )
