@@ -14,6 +14,8 @@ from open_instruct.checkpoints.families import step_name
 USUAL_SHARE = 0.9
 CONDITIONS = {"shots": "{} shots", "protocol": "{} protocol", "limit": "{} items", "conditions": "{}"}
 """Column -> part of a setting's name."""
+OF_SET = ("eval_set", "kind")
+"""A suite task may have the name of an evaluation set."""
 DEFAULTS = {"limit": "all", "rows": "all"}
 """Column -> what None means there; `default` elsewhere."""
 RECIPE = ("lr", "epochs", "rows", "batch_size", "seed", "adapter", "settings", "conversion")
@@ -26,7 +28,7 @@ def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = label_runs(rows)
     several_families = len({row["family"] for row in rows}) > 1
     conditions = usual_values(rows, ("shots", "protocol"), by=("kind",))
-    conditions |= usual_values(rows, ("limit", "conditions"), by=("eval_set",))
+    conditions |= usual_values(rows, ("limit", "conditions"), by=OF_SET)
     recipes = usual_values(rows, RECIPE, by=("family", "train_set"))
     named = []
     for row in rows:
@@ -38,7 +40,7 @@ def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         conditions_of_row = [
             part.format(DEFAULTS.get(key, "default") if row.get(key) is None else row[key])
             for key, part in CONDITIONS.items()
-            if differs(row, key, conditions, ("kind",) if key in ("shots", "protocol") else ("eval_set",))
+            if differs(row, key, conditions, ("kind",) if key in ("shots", "protocol") else OF_SET)
         ]
         setting = " ".join([row["eval_set"], *conditions_of_row])
         named.append({**row, "series": series, "setting": setting, "checkpoint": step_name(row["step"])})
