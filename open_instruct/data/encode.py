@@ -69,7 +69,8 @@ def encode_pairs(tokenizer: "PreTrainedTokenizerFast", pairs: Sequence[tuple[str
         boundary = sum(end <= len(prompt) for _, end in offsets)
         if boundary == len(ids):
             raise UserError(f"empty completion after the prompt {prompt[-60:]!r}; a completion must have text")
-        if offsets[boundary][0] < len(prompt):
+        # White space at a prompt's end, as in the paper's prompts, merges into the completion's first token.
+        if prompt[offsets[boundary][0] :].strip():
             token = tokenizer.convert_ids_to_tokens(ids[boundary])
             raise UserError(
                 f"token {token!r} spans prompt and completion ({prompt[-20:]!r} + {completion[:20]!r}); "

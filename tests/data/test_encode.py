@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 from toy_models import toy_tokenizer
+from transformers import AutoTokenizer
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import (
@@ -65,6 +67,17 @@ def test_a_completion_that_does_not_fit_is_refused(tokenizer):
 def test_an_empty_completion_is_refused(tokenizer):
     with pytest.raises(UserError, match="empty completion after the prompt"):
         encode_pairs(tokenizer, [("The cat", "")])
+
+
+def test_the_space_of_the_papers_prompts_belongs_to_the_completions_first_token(tokenizer, tmp_path):
+    pair = ("The cat sat on ", "the mat")
+    (trimmed,) = encode_pairs(tokenizer, [pair])
+    assert tokenizer.decode(trimmed.completion) == " the mat"
+    # Tokenizers differ in whether a token's offsets have its space: Llama 3's do, OLMo's do not.
+    tokenizer.save_pretrained(tmp_path)
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    other.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    assert encode_pairs(other, [pair]) == [trimmed]
 
 
 def test_a_token_that_spans_prompt_and_completion_is_refused(tokenizer):
