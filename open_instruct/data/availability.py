@@ -39,15 +39,15 @@ def train_problems(train_set: TrainSet, options: FormatOptions) -> list[str]:
 
 
 def shared_file_problems(train_set: TrainSet, located: Iterable[LocatedSplit], options: FormatOptions) -> list[str]:
-    """Whether all its files are evaluated, so that no row is left to train on."""
+    """Whether a file of it is evaluated too: its rows would be left out, and could be no exemplars."""
     splits = (eval_set.split for eval_set in options.datasets.in_domain_of(train_set))
     found = [split_problem(split, options) for split in splits]
     evaluated = {file for split in found if isinstance(split, LocatedSplit) for file in split.files}
-    files = {file for split in located for file in split.files}
-    if not files or not files <= evaluated or options.settings.overlap_rule == "keep":
+    shared = {file for split in located for file in split.files} & evaluated
+    if not shared or options.settings.overlap_rule == "keep":
         return []
-    names = ", ".join(sorted(map(str, files)))
-    return [f"{names} is evaluated too, so that no row is left to train on; expected other files for train and test"]
+    names = ", ".join(sorted(map(str, shared)))
+    return [f"{names} is trained on and evaluated; expected other files for train and test"]
 
 
 def eval_problems(
@@ -165,6 +165,8 @@ def shot_problems(
     if few > NUM_EXEMPLARS:
         return [f"{few} exemplars requested, {NUM_EXEMPLARS} are made; expected at most these"]
     source = exemplar_source(eval_set, located, options)
+    if source is not None and source.split != located.split and set(source.files) & set(located.files):
+        return ["its exemplars are in a file that is evaluated too; expected other files for train and test"]
     if source is not None:
         return too_few_exemplars(eval_set, source, few, options)
     if eval_set.exemplars is None:

@@ -107,15 +107,17 @@ def test_exemplars_that_were_made_are_counted(tmp_path):
     assert formatted_eval_problems(small, (0,), given) == []
 
 
-def test_a_train_set_whose_only_file_is_evaluated_is_named(tmp_path):
+def test_a_train_set_with_a_file_that_is_evaluated_is_named(tmp_path):
     for test, expected in (("test.jsonl", 0), ("train.jsonl", 1)):
         declared = OWN | {"tickets": OWN["tickets"] | {"test": test}}
         (tmp_path / "datasets.yaml").write_text(yaml.safe_dump(declared))
         given = options()
         found = train_problems(given.datasets.train_set("tickets"), given)
-        assert sum("is evaluated too, so that no row is left" in problem for problem in found) == expected
+        assert sum("is trained on and evaluated" in problem for problem in found) == expected
     kept = options(overlap="keep")
-    assert not any("no row is left" in one for one in train_problems(kept.datasets.train_set("tickets"), kept))
+    assert not any(
+        "trained on and evaluated" in one for one in train_problems(kept.datasets.train_set("tickets"), kept)
+    )
 
 
 def test_train_files_that_are_missing_are_named():

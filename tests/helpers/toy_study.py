@@ -19,5 +19,7 @@ TOY = {
 }
 SMALL = TOY | {"steps": [4], "evaluation": {"rte": {"limit": 6}, "heldout_text": {"limit": 6}}}
 """One checkpoint, one fine-tuned model."""
+FAMILY = "tiny_d32-heads2-vocab512"
+"""Family and run of their models, as names have them."""
 NUM_JOBS = 12
 """Of SMALL."""

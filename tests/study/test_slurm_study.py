@@ -6,6 +6,7 @@ import pytest
 import yaml
 from slurm_faults import Faults, flip
 from slurm_study import NUM_JOBS, SMALL, SlurmStudy
+from toy_study import FAMILY
 
 from open_instruct.common.artifacts import read_sidecar
 from open_instruct.study.status import STATES
@@ -39,7 +40,7 @@ def test_a_study_recovers_from_faults_to_the_tables_of_a_local_run(study, slurm,
         name for name in slurm.run("squeue", "--noheader", "--format=%j").stdout.split() if "-fine" in name
     }
     slurm.run("scancel", f"--name={fine_tuning}")
-    slurm.wait_for(lambda: "convert.tiny_checkpoint-4" in study.finished_jobs(), "a model", seconds=MOST_SECONDS)
+    slurm.wait_for(lambda: f"convert.{FAMILY}_checkpoint-4" in study.finished_jobs(), "a model", seconds=MOST_SECONDS)
     slurm.wait_for(faults.kill_job, "a job to kill", seconds=MOST_SECONDS)
     slurm.wait_until_empty(seconds=MOST_SECONDS)
     counts = study.counts()
@@ -47,10 +48,10 @@ def test_a_study_recovers_from_faults_to_the_tables_of_a_local_run(study, slurm,
     assert 0 < counts["done"] < NUM_JOBS
 
     # A flipped bit is a damage, a wrong clock is none.
-    weights = study.base_dir / "output" / "tiny_tf_ckpts" / "checkpoint-4" / "model.safetensors"
+    weights = study.base_dir / "output" / f"{FAMILY}_tf_ckpts" / "checkpoint-4" / "model.safetensors"
     flip(weights, faults.random, keep_time=True)
     faults.skew()
-    assert study.verify() == {"convert.tiny_checkpoint-4"}
+    assert study.verify() == {f"convert.{FAMILY}_checkpoint-4"}
     before = study.finished_jobs()
     finish(study)
     assert study.verify() == set()
@@ -67,10 +68,10 @@ def test_a_training_stopped_at_its_time_limit_is_requeued_and_resumes(study, slu
     longer.file.write_text(yaml.safe_dump(SMALL | {"name": "longer", "train_sets": {"socialiqa": recipe}}))
     made = longer.sidecars()
     longer.run("--only", "format", "finetune")
-    output = longer.base_dir / "output" / "tiny_hf_ckpt4_socialiqa_200epoch_1e-3"
+    output = longer.base_dir / "output" / f"{FAMILY}_hf_ckpt4_socialiqa_200epoch_1e-3_rows16_fp32"
     log = output.with_name(f"{output.name}.state") / "training_log.jsonl"
     slurm.wait_for(lambda: log.is_file() and len(log.read_text().splitlines()) > 20, "20 steps", seconds=MOST_SECONDS)
-    assert "finetune.tiny_hf_ckpt4_socialiqa_200epoch_1e-3 (" in longer.run("--status")
+    assert f"finetune.{output.name} (" in longer.run("--status")
 
     faults = Faults(longer, seed=0)
     assert faults.warn()
