@@ -10,7 +10,7 @@ import yaml
 from random_studies import prepare, random_study
 from toy_study import SCRIPT
 
-NUM_STUDIES = 6
+NUM_STUDIES = 4
 """Each takes about half a minute."""
 
 
