@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.inference.result_tables import produce_tables
+from analysis.tables.results_folder import new_results
 from open_instruct.common.cli import run
 
 
@@ -37,7 +38,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    produce_tables(args.study, args.released, args.set)
+    study, folder = new_results(args.study, args.released, args.set)
+    produce_tables(study, args.released, folder)
 
 
 if __name__ == "__main__":

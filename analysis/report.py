@@ -19,10 +19,10 @@ from analysis.inference.result_tables import produce_tables
 from analysis.page.report_page import build_page, shown_tables
 from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables, table_files
+from analysis.tables.results_folder import new_results
 from open_instruct.common.artifacts import Artifact, sidecar_path
 from open_instruct.common.cli import run
 from open_instruct.common.json_files import atomic_write
-from open_instruct.study.loading import load_study
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    folder = produce_tables(args.study, args.released, args.set)
+    study, folder = new_results(args.study, args.released, args.set)
+    produce_tables(study, args.released, folder)
     # Read back, since the files have twelve digits: run alone, findings.py and plotting.py see the same numbers.
     tables, inputs = read_tables(folder), table_files(folder)
     findings = find(tables)
@@ -54,7 +55,7 @@ def main(args: Args) -> None:
     page_inputs = {name: folder / name for name in names} | ({"paper": paper} if paper else {})
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     with Artifact(folder / "report.html", arguments=arguments, inputs=page_inputs).making():
-        page = build_page(tables, findings, grids, load_study(args.study, args.set) if args.study else None, paper)
+        page = build_page(tables, findings, grids, study, paper)
         with atomic_write(folder / "report.html") as file:
             file.write(page)
     print(f"wrote {folder / 'report.html'}")

@@ -32,6 +32,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
+from open_instruct.common.naming import in_words
 from open_instruct.common.naming import suffix as suffix_of
 from open_instruct.study.settings import PredictionOptions, evaluation_suffix
 from open_instruct.study.variants import identify
@@ -150,7 +151,7 @@ def make_spec(
         args.max_new_tokens, args.stop_at_newline, args.do_sample, args.temperature, args.top_p, args.seed
     )
     # What differs from the default beside shots and items has one column in tables.
-    conditions = (data_settings + suffix_of(options)).lstrip("_").replace("_", " ") or None
+    conditions = in_words(data_settings + suffix_of(options))
     identity = {**model_identity, **evaluation, "shots": args.num_shots, "limit": limit, "conditions": conditions}
     return PredictionSpec(
         input_file=input_file,

@@ -28,7 +28,7 @@ from open_instruct.common.json_files import atomic_write
 from open_instruct.common.progress_line import ProgressLine, training_details
 from open_instruct.data.encode import eos_id
 from open_instruct.data.tiny_corpus import train_documents
-from open_instruct.study.settings import PretrainingOptions
+from open_instruct.study.settings import PretrainingOptions, part_of
 from open_instruct.study.variants import Variant
 
 SEQUENCE_LENGTH = 256
@@ -101,7 +101,9 @@ def tokenizer_artifact(args: Args) -> Artifact:
 
 def checkpoint_artifact(args: Args, step: int) -> Artifact:
     checkpoint = Checkpoint(EMBEDDED, step, args.run)
-    return Artifact(checkpoint.folder, asdict(args.relevant()), identity=Variant(checkpoint).identity())
+    return Artifact(
+        checkpoint.folder, asdict(part_of(args, PretrainingOptions)), identity=Variant(checkpoint).identity()
+    )
 
 
 def tokens_per_step() -> int:

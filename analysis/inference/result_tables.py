@@ -24,23 +24,19 @@ from analysis.tables.frames import (
 )
 from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
 from analysis.tables.latex import write_latex_tables
-from analysis.tables.results_folder import new_results
 from analysis.tables.summaries import summarise_changes, summarise_groups
 from analysis.tables.weight_tables import weight_tables
 from open_instruct.checkpoints.families import step_name
 from open_instruct.common.ownership import remove_own_file
 from open_instruct.study.config import Study
-from open_instruct.study.loading import load_study
 from open_instruct.study.own_results import require_own_results
 
 
-def produce_tables(study_file: Path | None, released: Path | None, overrides: Sequence[str] = ()) -> Path:
-    """Write the tables of a study, of all finished measurements, or of the authors' released tables.  -> their folder
+def produce_tables(study: Study | None, released: Path | None, folder: Path) -> None:
+    """Write the tables of a study, of all finished measurements, or of the authors' released tables to `folder`.
 
-    Raises UserError where both a study and released tables are given, and where the results are another study's.
+    Raises UserError where the results are another study's.
     """
-    folder = new_results(study_file, released, overrides)
-    study = load_study(study_file, overrides) if study_file else None
     if study:
         require_own_results(study)
     gathered = gather_released(released) if released else gather_measurements(study)
@@ -52,7 +48,7 @@ def produce_tables(study_file: Path | None, released: Path | None, overrides: Se
         **weight_tables(tables.scores, study),
     )
     arguments = {
-        "study": str(study_file.resolve()) if study_file else None,
+        "study": str(study.file.resolve()) if study else None,
         "released": str(released) if released else None,
     }
     tidy = folder / TIDY_TABLE
@@ -66,7 +62,6 @@ def produce_tables(study_file: Path | None, released: Path | None, overrides: Se
     write_latex_tables(tables, folder / "tables", {TIDY_TABLE: tidy, **table_files(folder)})
     for row in tables.missing.to_dict("records"):
         print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
-    return folder
 
 
 def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:

@@ -11,7 +11,7 @@ Writes   eval_results/eval_pipeline/{task}_{model id}[_{n}shots][_chat].json for
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
-from open_instruct.common.naming import suffix
+from open_instruct.common.naming import in_words, suffix
 from open_instruct.common.progress_line import ProgressLine
 from open_instruct.data.encode import chat_prompt
 from open_instruct.data.sources import SourceOptions
@@ -97,6 +97,14 @@ class MetricsFile:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the model is, and its identity: found once, since a name on the Hub costs requests."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Model:
     """The loaded model and its entries in the metrics files."""
 
@@ -112,9 +120,10 @@ def main(args: Args) -> None:
         return
     args = with_config_file(args, args.config_file)
     runs = task_runs(args.tasks, args.task_file, defaults=vars(args))
-    files = metrics_files(args, runs)
+    source = find_model(args)
+    files = metrics_files(args, source, runs)
     recorded = {f"{run.name}.num_recorded_inputs": run.num_recorded_inputs for run in runs}
-    full = artifact(args, args.full_output_file, runs, **recorded) if args.full_output_file else None
+    full = artifact(args, source, args.full_output_file, runs, **recorded) if args.full_output_file else None
     if full and full.is_done(overwrite=args.overwrite):
         full = None
     # is_done refuses files made by other arguments, so it is called for each even if the full output needs them all.
@@ -127,7 +136,7 @@ def main(args: Args) -> None:
     if pending:
         if shared := artifact_of_all(pending, full):
             require_own_partial(shared)
-        evaluate_all(args, prepare_model(args), pending, full)
+        evaluate_all(args, prepare_model(args, source), pending, full)
 
 
 def check_arguments(args: Args) -> None:
@@ -136,35 +145,31 @@ def check_arguments(args: Args) -> None:
 
 def artifacts(args: Args) -> list[Artifact]:
     """What this command line writes, for the plan of a study."""
-    return [file.artifact for file in metrics_files(args, task_runs(args.tasks, args.task_file, defaults=vars(args)))]
+    runs = task_runs(args.tasks, args.task_file, defaults=vars(args))
+    return [file.artifact for file in metrics_files(args, find_model(args), runs)]
 
 
-def model_folder(args: Args) -> Path:
+def find_model(args: Args) -> Source:
     """Raises UserError if no model is given, or it is not in transformers format."""
-    if args.model_name_or_path is None:
+    name, revision = args.model_name_or_path, args.model_revision
+    if name is None:
         raise UserError("no model; name its folder, e.g. --model_name_or_path output/tiny_tf_ckpts/checkpoint-600")
-    return find_folder(str(args.model_name_or_path), args.model_revision)
+    folder = find_folder(str(name), revision)
+    return Source(folder, identify(folder, name=name, revision=revision, model_id=args.model_name))
 
 
-def identity_of(args: Args) -> dict[str, Any]:
-    return identify(
-        model_folder(args), name=args.model_name_or_path, revision=args.model_revision, model_id=args.model_name
-    )
-
-
-def metrics_files(args: Args, runs: Sequence[TaskRun]) -> list[MetricsFile]:
+def metrics_files(args: Args, source: Source, runs: Sequence[TaskRun]) -> list[MetricsFile]:
     if args.metrics_file:
-        return [MetricsFile(artifact(args, args.metrics_file, runs), runs)]
-    model_id = identity_of(args)["model_id"]
+        return [MetricsFile(artifact(args, source, args.metrics_file, runs), runs)]
+    model_id = source.identity["model_id"]
     names = [paths.suite_file(r.name, model_id, suffix(r.options(args.max_seq_length))) for r in runs]
-    return [MetricsFile(artifact(args, path, [r]), [r]) for path, r in zip(names, runs, strict=True)]
+    return [MetricsFile(artifact(args, source, path, [r]), [r]) for path, r in zip(names, runs, strict=True)]
 
 
-def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) -> Artifact:
+def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **arguments: Any) -> Artifact:
     """An output file of `runs`; `arguments` affect only this file."""
-    folder = model_folder(args)
     arguments |= {"max_seq_length": args.max_seq_length, "source": args.source}
-    inputs = {"model": folder}
+    inputs = {"model": source.folder}
     if args.tokenizer_name_or_path:
         inputs["tokenizer"] = args.tokenizer_name_or_path
     for task_run in runs:
@@ -173,17 +178,20 @@ def artifact(args: Args, path: Path, runs: Sequence[TaskRun], **arguments: Any) 
         arguments |= {f"{task_run.name}.{key}": value for key, value in task_run.metric_options().items()}
     names = [task_run.name for task_run in runs]
     options = replace(runs[0].options(args.max_seq_length), num_shots=0, limit=None)
-    conditions = suffix(options).lstrip("_").replace("_", " ") or None
-    identity = identity_of(args) | {"task": names[0] if len(names) == 1 else names, "conditions": conditions}
+    identity = {
+        **source.identity,
+        "task": names[0] if len(names) == 1 else names,
+        "conditions": in_words(suffix(options)),
+    }
     return Artifact(path, arguments=arguments, inputs=inputs, identity=identity)
 
 
-def prepare_model(args: Args) -> Model:
-    folder = model_folder(args)
+def prepare_model(args: Args, source: Source) -> Model:
+    folder = source.folder
     network, tokenizer = load(folder, args.tokenizer_name_or_path or folder, float16=False)
     max_length = longest_input(network, tokenizer, args.max_seq_length)
     report = {
-        "model": identity_of(args)["model_id"],
+        "model": source.identity["model_id"],
         "model_path": str(folder),
         "model_kwargs": {"model_class": args.model_class, "dtype": str(network.dtype), "model_max_length": max_length},
     }

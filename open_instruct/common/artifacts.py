@@ -76,9 +76,7 @@ class Artifact:
         """
         meta = None if overwrite or not self.path.exists() else find_sidecar(self.path)
         if meta is not None:
-            self.require_same_arguments(meta)
-            inputs = self.input_hashes()
-            self.require_same_files(meta, inputs)
+            inputs = self.require_same(meta)
             if meta["inputs"] == inputs and has_files(self.path, meta["files"]):
                 return True
         self.require_replaceable()
@@ -88,9 +86,15 @@ class Artifact:
         """Raises UserError where another output or a file of the user's is in the place of this one."""
         meta = find_sidecar(self.path) if self.path.exists() else None
         if meta is not None:
-            self.require_same_arguments(meta)
-            self.require_same_files(meta, self.input_hashes())
+            self.require_same(meta)
         self.require_replaceable()
+
+    def require_same(self, meta: Mapping[str, Any]) -> dict[str, str]:
+        """Hashes of the inputs now.  Raises UserError where `meta`, the sidecar that is there, is another output's."""
+        self.require_same_arguments(meta)
+        inputs = self.input_hashes()
+        self.require_same_files(meta, inputs)
+        return inputs
 
     def require_same_arguments(self, meta: Mapping[str, Any]) -> None:
         found, expected = meta["arguments"], json.loads(json.dumps(dict(self.arguments)))

@@ -12,24 +12,27 @@ LONGEST_NAME = 180
 HASH_CHARACTERS = 10
 
 
-def named(default: Any, part: str, *, usual: Any = dataclasses.MISSING, aliases: tuple[str, ...] = ()) -> Any:
+def named(default: Any, part: str, *, aliases: tuple[str, ...] = ()) -> Any:
     """A field with a default whose other values are a part of the name.
 
-    part: format of the part, in which `{}` is the value; usual: value without a part, where it is not the default;
-    aliases: other names of the option and of the key.
+    part: format of the part, in which `{}` is the value; aliases: other names of the option and of the key.
     """
-    usual = default if usual is dataclasses.MISSING else usual
-    return dataclasses.field(default=default, metadata={"part": part, "usual": usual, "aliases": aliases})
+    return dataclasses.field(default=default, metadata={"part": part, "aliases": aliases})
 
 
 def suffix(settings: Any) -> str:
-    """`_rows600_bs16`: the parts of all named fields with another value than usual, in their order."""
+    """`_rows600_bs16`: the parts of all named fields that are not at their default, in their order."""
     parts = []
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if "part" in field.metadata and value is not None and value != field.metadata["usual"]:
+        if "part" in field.metadata and value is not None and value != field.default:
             parts.append(field.metadata["part"].format(short(value)))
     return "".join(f"_{part}" for part in parts)
+
+
+def in_words(suffix: str) -> str | None:
+    """A suffix as a table shows it: `_fp32_warmup0.1` -> `fp32 warmup0.1`; None where nothing differs."""
+    return suffix.lstrip("_").replace("_", " ") or None
 
 
 def short(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_instruct.common import paths
@@ -21,8 +21,8 @@ STUDY_KEYS = ("train_sets", "evaluation")
 class Datasets:
     """Train and evaluation sets by name."""
 
-    train_sets: Mapping[str, TrainSet]
-    eval_sets: Mapping[str, EvalSet]
+    train_sets: Mapping[str, TrainSet] = field(default_factory=dict)
+    eval_sets: Mapping[str, EvalSet] = field(default_factory=dict)
 
     def train_set(self, name: str) -> TrainSet:
         """Raises UserError, with the nearest known names, where there is none."""

@@ -1,7 +1,7 @@
 """The schema of a study file (scripts/studies/*.yaml): models, recipes, evaluation sets, resources."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from open_instruct.checkpoints.families import EMBEDDED, MAIN, Checkpoint
 from open_instruct.common import naming, paths
 from open_instruct.common.cli import option
 from open_instruct.common.yaml_schema import NO_KEY, Aliases
-from open_instruct.data.registry import Datasets, read_datasets
+from open_instruct.data.registry import Datasets
 from open_instruct.data.settings import DataOptions, DataSettings
 from open_instruct.data.sources import SourceOptions
 from open_instruct.study.settings import (
@@ -22,6 +22,7 @@ from open_instruct.study.settings import (
     SuiteOptions,
     TrainingOptions,
     evaluation_suffix,
+    part_of,
 )
 from open_instruct.study.variants import Recipe, Variant
 
@@ -85,7 +86,7 @@ class SuiteConfig(SuiteOptions):
 
     @property
     def options(self) -> SuiteOptions:
-        return SuiteOptions(**{field.name: getattr(self, field.name) for field in fields(SuiteOptions)})
+        return part_of(self, SuiteOptions)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Study:
     """The study file …"""
     overrides: tuple[str, ...] = field(default=(), compare=False, metadata=NO_KEY)
     """… and values in place of its own, as `key=value`."""
-    datasets: Datasets = field(default_factory=read_datasets, metadata=NO_KEY)
+    datasets: Datasets = field(default_factory=Datasets, metadata=NO_KEY)
     """Train and evaluation sets by name, those of this study and of $base_dir/datasets.yaml included …"""
     has_datasets: bool = field(default=False, metadata=NO_KEY)
     """… and whether this study declares some."""

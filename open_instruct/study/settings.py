@@ -4,13 +4,16 @@ A setting that affects a result declares its part of the output's name (common/n
 one of an evaluation's, for the one follows the other.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from open_instruct.common.naming import named, suffix
 from open_instruct.tasks.declarations import Protocol
 
 DEFAULT_SEED = 42
+OF_ADAPTERS, SAMPLING = ("lora_rank", "lora_alpha", "lora_dropout"), ("temperature", "top_p", "seed")
+"""Settings without effect where there is no adapter, and where nothing is sampled."""
 Constraint = Literal["none", "next_word", "constraint", "label"]
 """How a label is predicted (eval/prediction/label_scoring.py)."""
 DEFAULT_CONSTRAINTS: dict[str, Constraint] = {"whole_label": "label", "sub_tokens": "next_word"}
@@ -48,9 +51,7 @@ class TrainingOptions:
 
     def relevant(self, *, is_lora: bool) -> "TrainingOptions":
         """Only these settings, those of an adapter at their defaults where there is none."""
-        values = {field.name: getattr(self, field.name) for field in fields(TrainingOptions)}
-        adapter = () if is_lora else ("lora_rank", "lora_alpha", "lora_dropout")
-        return TrainingOptions(**{name: value for name, value in values.items() if name not in adapter})
+        return part_of(self, TrainingOptions, reset=() if is_lora else OF_ADAPTERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,19 +113,14 @@ class PredictionOptions:
 
     def relevant(self, kind: str, protocol: Protocol) -> "PredictionOptions":
         """Only these settings, those without effect on an evaluation set of this kind at their defaults."""
-        reset: dict[str, Any] = {field.name: field.default for field in fields(PredictionOptions)}
-        values = {name: getattr(self, name) for name in reset}
-        without_effect = [] if self.do_sample else ["temperature", "top_p", "seed"]
+        without_effect = [] if self.do_sample else [*SAMPLING]
         if not self.generates(kind, protocol):
             without_effect += ["max_new_tokens", "stop_at_newline", "do_sample", *SAMPLING, "use_vllm"]
         if kind == "text":
             without_effect.append("use_chat_format")
         if kind != "labels" or self.constraint(protocol) == DEFAULT_CONSTRAINTS[protocol.label_scores]:
             without_effect.append("constraint_type")
-        return PredictionOptions(**values | {name: reset[name] for name in without_effect})
-
-
-SAMPLING = ("temperature", "top_p", "seed")
+        return part_of(self, PredictionOptions, reset=without_effect)
 
 
 def evaluation_suffix(options: PredictionOptions, *, num_shots: int, limit: int | None) -> str:
@@ -189,10 +185,16 @@ class PretrainingOptions:
     @property
     def run(self) -> str | None:
         """The pre-training run's name: what differs from the defaults, None where nothing does."""
-        return suffix(self.relevant()).lstrip("_").replace("_", "-") or None
+        return suffix(part_of(self, PretrainingOptions)).lstrip("_").replace("_", "-") or None
 
-    def relevant(self) -> "PretrainingOptions":
-        return PretrainingOptions(**{field.name: getattr(self, field.name) for field in fields(PretrainingOptions)})
+
+Options = TypeVar("Options")
+
+
+def part_of(options: Any, base: type[Options], *, reset: Collection[str] = ()) -> Options:
+    """Only the fields that `base` declares, those named in `reset` at their defaults."""
+    names = [field.name for field in fields(cast(Any, base)) if field.name not in reset]
+    return base(**{name: getattr(options, name) for name in names})
 
 
 def changed(options: Any, base: type) -> dict[str, Any]:

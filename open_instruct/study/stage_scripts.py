@@ -16,7 +16,6 @@ from open_instruct.common.errors import UserError
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 
-LAUNCHER = "accelerate.commands.launch"
 CONFIGURED = ("finetune", "predict", "suite")
 """Stages whose options a study sets, and whose scripts are imported without torch."""
 MOST_SHOWN = 5
@@ -61,18 +60,19 @@ def clashes(jobs: Sequence[Job], cache: JobCache) -> Iterator[str]:
 
 def script_of(job: Job) -> ModuleType:
     """The module that the job runs."""
-    name = next(part for part in job.command if part != "-m" and part != LAUNCHER and is_script(part))
+    name = job.command[position_of_script(job)]
     return import_module(".".join(Path(name).with_suffix("").parts) if name.endswith(".py") else name)
 
 
-def is_script(part: str) -> bool:
-    return part.endswith(".py") or part.startswith("olmo_eval.")
+def position_of_script(job: Job) -> int:
+    """Of the script in the command, which a launcher and its options may precede."""
+    is_script = [part.endswith(".py") or part.startswith("olmo_eval.") for part in job.command]
+    return is_script.index(True)
 
 
 def arguments_of(job: Job, script: ModuleType) -> Any:
     """The job's command line, parsed as its script parses it.  Raises UserError where the script refuses it."""
-    position = next(number for number, part in enumerate(job.command) if is_script(part))
     try:
-        return parse(script.Args, job.command[position + 1 :])
+        return parse(script.Args, job.command[position_of_script(job) + 1 :])
     except SystemExit as error:
         raise UserError(f"its command line is refused: {' '.join(job.command)}") from error

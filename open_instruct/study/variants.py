@@ -7,7 +7,7 @@ from typing import Any
 
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
-from open_instruct.common.naming import named, short_float, shortened, suffix
+from open_instruct.common.naming import in_words, named, short_float, shortened, suffix
 from open_instruct.study.own_models import OwnModel, base_of, recorded_identity
 from open_instruct.study.settings import DEFAULT_SEED, TrainingOptions
 
@@ -83,7 +83,7 @@ class Variant:
         identity |= {"train_set": self.train_set, "epochs": self.epochs, "lr": self.lr}
         identity |= {name: recipe[name] for name in ("rows", "batch_size", "seed", "adapter")}
         settings = self.recipe.data_settings + self.recipe.settings
-        return identity | {"settings": settings.lstrip("_").replace("_", " ") or None}
+        return identity | {"settings": in_words(settings)}
 
 
 def identify(
