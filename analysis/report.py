@@ -20,9 +20,10 @@ from analysis.page.report_page import build_page, shown_tables
 from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables, table_files
 from analysis.tables.results_folder import new_results
-from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.json_files import atomic_write
+from open_instruct.common.sidecars import sidecar_path
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, write_json
 from open_instruct.common.model_loading import COPY_AGAIN, refused, require_model
+from open_instruct.common.sidecars import content_hash, read_sidecar
 from open_instruct.study.variants import identify
 
 if TYPE_CHECKING:

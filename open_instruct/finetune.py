@@ -20,11 +20,13 @@ import sys
 from pathlib import Path
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, describe_files, has_sidecar, read_sidecar, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import describe_files
 from open_instruct.common.json_files import write_json
 from open_instruct.common.model_loading import model_folder, require_model, require_tokenizer
+from open_instruct.common.sidecars import has_sidecar, read_sidecar, sidecar_path
 from open_instruct.data.train_records import require_train_file
 from open_instruct.study.own_models import base_of, derived_name
 from open_instruct.study.variants import Variant

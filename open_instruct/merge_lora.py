@@ -10,11 +10,12 @@ Writes  {output_dir}/: weights, tokenizer, generation settings, meta.json (the a
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 from open_instruct.common.model_loading import load_tokenizer, model_folder, require_model
+from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.study.own_models import derived_name
 
 

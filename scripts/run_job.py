@@ -25,10 +25,10 @@ from typing import Annotated
 import tyro
 
 from open_instruct.common import locks, paths
-from open_instruct.common.artifacts import has_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.common.markers import marker_beside, marker_inside
+from open_instruct.common.sidecars import has_sidecar
 from open_instruct.study import attempts, integrity
 from open_instruct.study.executors import slurm_client
 from open_instruct.study.executors.submissions import Submission, read_job

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, read_json
-from open_instruct.common.sidecars import find_sidecar
+from open_instruct.common.sidecars import find_sidecar, sidecar_path
 from open_instruct.study.config import Study
 
 PREDICTIONS, SUITES = ("output/predictions", "metrics.json"), ("eval_results/eval_pipeline", "json")

@@ -14,9 +14,9 @@ from scipy import stats
 from analysis.tables.columns import DISTANCE_COLUMNS, MODEL_COLUMNS, NOISE_COLUMNS
 from analysis.tables.frames import as_table
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
+from open_instruct.common.sidecars import sidecar_path
 from open_instruct.study.config import Study
 
 Record = Mapping[str, Any]

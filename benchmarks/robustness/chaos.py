@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.cli import run
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.common.sidecars import sidecar_path
 from open_instruct.study.executors.slurm_client import LAUNCH_FAILED
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))

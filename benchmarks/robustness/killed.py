@@ -24,10 +24,10 @@ import pytest
 import torch
 
 from eval import predict
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.common.sidecars import read_sidecar
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))

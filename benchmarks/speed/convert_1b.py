@@ -23,10 +23,11 @@ from pathlib import Path
 from statistics import median
 
 from open_instruct.checkpoints.families import TokenizerFile
-from open_instruct.common.artifacts import Artifact, read_sidecar
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data.olmo_data import package_folder
 from open_instruct.olmo_hf.tokenizer import write_tokenizer
 

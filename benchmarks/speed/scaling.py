@@ -21,11 +21,11 @@ from typing import Literal
 
 import scaling_inputs
 
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import to_line, write_jsonl
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data.prompts import render
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from open_instruct.common.artifacts import Artifact, content_hash, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.json_files import write_json, write_jsonl
-from open_instruct.common.sidecars import FIELDS
+from open_instruct.common.sidecars import FIELDS, content_hash, sidecar_path
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 from open_instruct.tasks import EVAL_SETS

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.metrics.metrics_file import load_metrics
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 from open_instruct.common.paths import metrics_file
+from open_instruct.common.sidecars import read_sidecar
 
 WITHOUT_EFFECT = ("batch_size", "max_batch_tokens", "num_recorded_inputs", "source")
 """Options of a suite task that may differ between two models: they change no metric."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.metrics.bootstrap import Interval
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
+from open_instruct.common.sidecars import read_sidecar
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from open_instruct.common.artifacts import has_sidecar, read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
+from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.data.registry import read_datasets
 from open_instruct.tasks.declarations import PRIMARY_METRICS
 

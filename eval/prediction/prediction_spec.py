@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
+from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.data.registry import read_datasets
 from open_instruct.study.settings import Constraint
 from open_instruct.tasks.declarations import Protocol

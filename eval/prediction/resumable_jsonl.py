@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from open_instruct.common.artifacts import Artifact, digest
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import digest
 from open_instruct.common.json_files import atomic_write, to_line
 from open_instruct.common.ownership import MOVE_AWAY
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
-from open_instruct.common.artifacts import describe_files, digest, has_sidecar, sidecar_path
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import describe_files, digest
 from open_instruct.common.json_files import read_json
+from open_instruct.common.sidecars import has_sidecar, sidecar_path
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
 

@@ -21,8 +21,8 @@ from open_instruct.checkpoints.http_probe import (
     TransferError,
     check_response,
 )
-from open_instruct.common.artifacts import sha256
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import sha256
 from open_instruct.common.json_files import read_json, write_json
 
 OnBytes = Callable[[int], object]

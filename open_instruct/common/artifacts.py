@@ -16,34 +16,12 @@ from typing import Any
 
 from open_instruct.common import ownership, paths
 from open_instruct.common.errors import UserError
-from open_instruct.common.hashing import describe_files, digest, digest_of_files, sha256
+from open_instruct.common.hashing import describe_files
 from open_instruct.common.json_files import remove_temporaries, write_json
 from open_instruct.common.locks import LockHeldError, hold, lock_beside
 from open_instruct.common.markers import is_marker, marker_beside, marker_inside, note_version, write_marker
 from open_instruct.common.provenance import provenance
-from open_instruct.common.sidecars import (
-    SIDECAR_ENDING,
-    content_hash,
-    find_sidecar,
-    has_sidecar,
-    read_sidecar,
-    sidecar_path,
-)
-
-__all__ = [
-    "SIDECAR_ENDING",
-    "Artifact",
-    "content_hash",
-    "describe_files",
-    "digest",
-    "digest_of_files",
-    "has_sidecar",
-    "provenance",
-    "read_sidecar",
-    "sha256",
-    "sidecar_path",
-]
-
+from open_instruct.common.sidecars import content_hash, find_sidecar, sidecar_path
 
 CHOSEN_INPUTS = ("tokenizer", "config", "validation_file")
 """Roles of inputs that an option adds: with and without it are two outputs, and not one whose inputs changed."""

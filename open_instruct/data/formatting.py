@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from open_instruct.common.artifacts import Artifact, digest
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import digest
 from open_instruct.common.hub_errors import HubUnreachableError
 from open_instruct.common.sidecars import find_sidecar
 from open_instruct.data.registry import Datasets

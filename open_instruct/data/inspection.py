@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import has_sidecar, read_sidecar
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
+from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.data.decontamination import TextHashes, normalise, text_hash
 from open_instruct.data.train_records import checked_records
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_instruct.common.artifacts import has_sidecar, read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl, require_text
+from open_instruct.common.sidecars import has_sidecar, read_sidecar
 
 
 def require_train_file(path: Path) -> None:

@@ -20,9 +20,10 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from open_instruct.checkpoints.families import MAIN, Checkpoint, family_named
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, has_sidecar, read_sidecar
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
 from open_instruct.olmo_hf.native import NativeFiles, find_native, load_state
 from open_instruct.olmo_hf.shards import write_shards

@@ -13,7 +13,7 @@ from statistics import mean
 from open_instruct.checkpoints.families import EMBEDDED
 from open_instruct.checkpoints.parameter_count import count_parameters
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.common.sidecars import read_sidecar, sidecar_path
 from open_instruct.study.config import Resources, Study
 from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache

@@ -5,16 +5,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from open_instruct.common.artifacts import (
-    content_hash,
-    describe_files,
-    digest_of_files,
-    has_sidecar,
-    read_sidecar,
-    sidecar_path,
-)
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import describe_files, digest_of_files
 from open_instruct.common.ownership import is_json_object, mark_as_damaged
+from open_instruct.common.sidecars import content_hash, has_sidecar, read_sidecar, sidecar_path
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from open_instruct.common.artifacts import digest
+from open_instruct.common.hashing import digest
 
 
 @dataclass(frozen=True)

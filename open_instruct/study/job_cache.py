@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import SIDECAR_ENDING, content_hash, digest, has_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import digest
 from open_instruct.common.json_files import read_json, write_json
+from open_instruct.common.sidecars import SIDECAR_ENDING, content_hash, has_sidecar
 from open_instruct.study.job import Job
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from open_instruct.checkpoints.families import Checkpoint, checkpoint_of, families
 from open_instruct.common import paths
-from open_instruct.common.artifacts import digest, sidecar_path
 from open_instruct.common.errors import UserError
-from open_instruct.common.sidecars import find_sidecar
+from open_instruct.common.hashing import digest
+from open_instruct.common.sidecars import find_sidecar, sidecar_path
 
 HASH_CHARACTERS = 8
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from open_instruct.common.artifacts import read_sidecar, sidecar_path
+from open_instruct.common.sidecars import read_sidecar, sidecar_path
 from open_instruct.study.job import Job
 from open_instruct.study.logs import tail
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_named, step_name
 from open_instruct.common import paths
-from open_instruct.common.artifacts import has_sidecar
+from open_instruct.common.sidecars import has_sidecar
 from open_instruct.data.settings import DataOptions
 from open_instruct.study.config import Evaluation, RecipeConfig, Study
 from open_instruct.study.job import Job

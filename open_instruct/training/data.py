@@ -17,10 +17,12 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, content_hash, digest, read_sidecar, sha256
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import digest, sha256
 from open_instruct.common.json_files import atomic_write
 from open_instruct.common.locks import hold
+from open_instruct.common.sidecars import content_hash, read_sidecar
 from open_instruct.data import encode
 from open_instruct.data.encode import IGNORED, Encoded, encode_examples
 from open_instruct.data.train_records import read_train_records

@@ -11,11 +11,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, provenance
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.model_loading import load_config, load_tokenizer
 from open_instruct.common.ownership import require_own_working_folder
+from open_instruct.common.provenance import provenance
 from open_instruct.data.encode import eos_id
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args

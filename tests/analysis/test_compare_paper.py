@@ -12,8 +12,8 @@ from analysis.inference.paper_comparison import judge_numbers, of_released_famil
 from analysis.inference.result_tables import build_tables
 from analysis.tables.gathering import gather_released
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import read_sidecar
 
 SHIFT = 0.08
 

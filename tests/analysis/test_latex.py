@@ -13,7 +13,7 @@ from analysis import findings, produce_tables
 from analysis.tables.frames import read_tables, select
 from analysis.tables.latex import LONGEST_TABULAR, latex_cell, to_latex
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.sidecars import read_sidecar
 
 SMALL = (
     STUDY.replace("[0, 20, 60, 150, 300]", "[0, 20]")

@@ -9,10 +9,9 @@ from analysis.tables.columns import FILES, Comparison
 from analysis.tables.curve_names import name_series
 from analysis.tables.frames import order_checkpoints, read_tables, relation, select
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
-from open_instruct.common.sidecars import find_sidecar
+from open_instruct.common.sidecars import find_sidecar, sidecar_path
 
 SMALL = (
     STUDY.replace("[0, 20, 60, 150, 300]", "[0, 20, 60]")

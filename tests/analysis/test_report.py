@@ -13,8 +13,8 @@ from analysis.page.report_page import shown_tables
 from analysis.run_notebook import NOTEBOOK
 from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.paths import RELEASED_RESULTS
+from open_instruct.common.sidecars import read_sidecar
 
 pytestmark = pytest.mark.slow
 

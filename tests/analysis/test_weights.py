@@ -16,7 +16,7 @@ from analysis.page.report_page import build_page
 from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables, select
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.sidecars import sidecar_path
 from open_instruct.study.loading import load_study
 
 NOISE, DISTANCE = "fig9_noise_on_weights", "fig10_weight_distance"

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from open_instruct.checkpoints import download
 from open_instruct.checkpoints.http_probe import parse_checksum
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import read_sidecar
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from open_instruct import download_olmo_ckpts as download
 from open_instruct.checkpoints import sanitize
 from open_instruct.checkpoints.families import Checkpoint
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.study.variants import Variant
 
 REPOSITORY = "toy/olmo-hf"

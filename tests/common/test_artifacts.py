@@ -5,9 +5,11 @@ import os
 
 import pytest
 
-from open_instruct.common.artifacts import Artifact, content_hash, read_sidecar, sha256, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import sha256
 from open_instruct.common.json_files import atomic_write, read_json, read_jsonl, write_jsonl
+from open_instruct.common.sidecars import content_hash, read_sidecar, sidecar_path
 
 
 def test_written_records_are_read_back_unchanged(tmp_path):

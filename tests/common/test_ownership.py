@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from open_instruct.common import hashing, ownership, sidecars
-from open_instruct.common.artifacts import Artifact, content_hash, has_sidecar, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, write_json
+from open_instruct.common.sidecars import content_hash, has_sidecar, sidecar_path
 
 
 def make(path: Path, text: str = "w", **more) -> Artifact:

@@ -5,10 +5,11 @@ import toy_datasets
 
 from open_instruct import format_generalization
 from open_instruct.common import paths
-from open_instruct.common.artifacts import digest, read_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import digest
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data import evaluation_files, train_files
 from open_instruct.data.prompts import render
 from open_instruct.data.tiny_corpus import NgramIndex, heldout_documents, truncate_at_word

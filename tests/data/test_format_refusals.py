@@ -5,10 +5,10 @@ import toy_datasets
 
 from open_instruct import format_generalization
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data.decontamination import TextHashes
 from open_instruct.data.format_tally import Tally
 from open_instruct.data.sampling import exemplar_indices

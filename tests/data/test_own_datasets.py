@@ -12,10 +12,10 @@ from loopback_hub import LoopbackHub
 
 from open_instruct import format_generalization
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data import sources
 from open_instruct.data.registry import read_datasets
 from open_instruct.format_generalization import Args

@@ -13,7 +13,7 @@ from typing import Any
 from toy_training import largest_difference, weights
 
 from open_instruct import finetune
-from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.sidecars import sidecar_path
 from open_instruct.training.arguments import Args
 
 

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from open_instruct import download_olmo_ckpts
 from open_instruct.checkpoints.http_probe import RetryPolicy
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import sidecar_path
 
 CONFIG = OmegaConf.to_yaml(TrainConfig(tokenizer=TokenizerConfig(identifier="x"))).encode()
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from eval.metrics.bootstrap import bootstrap_mean
 from open_instruct.common import paths
-from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.json_files import write_json
+from open_instruct.common.sidecars import sidecar_path
 from open_instruct.study.config import Study
 from open_instruct.study.loading import load_study
 from open_instruct.study.variants import Variant

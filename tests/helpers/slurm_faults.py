@@ -18,7 +18,7 @@ import psutil
 from private_slurm import NODES
 from slurm_study import SlurmStudy
 
-from open_instruct.common.artifacts import sidecar_path
+from open_instruct.common.sidecars import sidecar_path
 
 DAY_SECONDS = 86_400
 LEFT_BYTES = 16_384

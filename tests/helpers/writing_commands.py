@@ -18,7 +18,8 @@ from eval import eval_pred, perturb_weights, predict, predict_classification, we
 from olmo_eval import run_lm_eval
 from open_instruct import check_checkpoints, check_data, finetune, format_generalization, merge_lora, pretrain_tiny
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, has_sidecar
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.sidecars import has_sidecar
 from open_instruct.olmo_hf import convert_olmo_to_tf
 
 

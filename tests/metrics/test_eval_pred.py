@@ -14,10 +14,10 @@ from eval import eval_pred
 from eval.eval_pred import Args, main
 from eval.metrics.bootstrap import bootstrap_mean
 from eval.metrics.metrics_file import load_metrics
-from open_instruct.common.artifacts import sidecar_path
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import metrics_file
+from open_instruct.common.sidecars import sidecar_path
 
 QUESTIONS = [
     {"id": "q-0", "completion": " why did he go", "output": " why did he go", "finished": True, "gold_logprob": -LN2},
@@ -79,7 +79,7 @@ def test_unchanged_files_are_skipped_without_reading_and_changed_ones_scored_aga
     main(Args())
     assert "2 scored, 0 unchanged" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr("open_instruct.common.artifacts.sha256", lambda path: pytest.fail(f"{path} was read again"))
+        patch.setattr("open_instruct.common.hashing.sha256", lambda path: pytest.fail(f"{path} was read again"))
         main(Args())
     assert capsys.readouterr().out == "0 scored, 2 unchanged\n"
     write_predictions(first, RELATIONS[:3], kind="labels", eval_set="rte")

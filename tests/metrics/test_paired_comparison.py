@@ -11,9 +11,9 @@ from toy_predictions import RELATIONS, TEXTS, write_predictions
 from eval.eval_pred import Args, main
 from eval.metrics.bootstrap import bootstrap_mean
 from eval.metrics.metrics_file import load_metrics
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.paths import metrics_file
+from open_instruct.common.sidecars import read_sidecar
 
 
 def corrected(record):

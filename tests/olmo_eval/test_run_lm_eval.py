@@ -13,10 +13,10 @@ from olmo_eval import run_lm_eval
 from olmo_eval.instances import load_instances
 from olmo_eval.run_lm_eval import Args, main
 from olmo_eval.tasks import TASKS
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, read_jsonl, write_json
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.study.variants import identify
 
 

@@ -10,8 +10,9 @@ from toy_conversion import OLMO2, largest_difference, refuse, run_conversion, se
 from toy_models import EOS, toy_native_olmo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from open_instruct.common.artifacts import read_sidecar, sha256
+from open_instruct.common.hashing import sha256
 from open_instruct.common.json_files import read_json
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.olmo_hf import convert_olmo_to_tf as convert
 from open_instruct.olmo_hf import shards, verification, weights
 

@@ -16,10 +16,10 @@ from toy_conversion import (
 )
 from toy_models import toy_native_olmo, toy_tokenizer
 
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.olmo_hf import convert_olmo_to_tf as convert
 from open_instruct.olmo_hf import verification
 

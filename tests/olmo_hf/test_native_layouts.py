@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from toy_conversion import OLMO2, largest_difference, refuse, run_conversion
 from toy_models import toy_native_olmo
 
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import read_sidecar
 
 
 def to_trainers_safetensors(native):

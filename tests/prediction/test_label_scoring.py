@@ -13,9 +13,9 @@ from eval import eval_pred
 from eval.metrics.metrics_file import load_metrics
 from eval.prediction import label_scoring, requests
 from eval.prediction.requests import EncodedItem
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.paths import metrics_file
+from open_instruct.common.sidecars import read_sidecar
 
 LABELS = ("entailment", "neutral")
 

@@ -10,8 +10,8 @@ from toy_evaluation import TEXT, load_toy, read_records, run_predict
 
 from eval.perturb_weights import Args, main, perturbed
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import read_sidecar
 
 
 def args(home, **options):

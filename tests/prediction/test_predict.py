@@ -11,10 +11,10 @@ from toy_evaluation import RTE, SCIQ, TEXT, as_records, load_toy, log_prob, read
 
 from eval import predict
 from eval.prediction import label_scoring, requests, runner
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.common.sidecars import read_sidecar
 
 
 def test_labels_are_scored_as_wholes_and_the_most_likely_is_predicted(home):

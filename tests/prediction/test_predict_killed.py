@@ -8,7 +8,7 @@ from dataclasses import replace
 from toy_evaluation import SCIQ, write_evaluation
 
 from eval import predict
-from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.sidecars import read_sidecar
 
 
 def start(args):

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from eval.weight_distance import Args, distances, main
 from open_instruct.common import paths
-from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import sidecar_path
 
 
 def changed_copy(base, folder, change):

@@ -9,8 +9,8 @@ from native_downloads import run_download, skip_waiting, store_of
 from writing_commands import COMMANDS
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import has_sidecar
 from open_instruct.common.errors import USER_ERROR, UserError
+from open_instruct.common.sidecars import has_sidecar
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from slurm_faults import Faults, flip
 from slurm_study import NUM_JOBS, SMALL, SlurmStudy
 from toy_study import FAMILY
 
-from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.study.status import STATES
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]

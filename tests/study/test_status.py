@@ -11,7 +11,8 @@ import yaml
 from toy_study import TOY
 
 from open_instruct.common import locks, paths
-from open_instruct.common.artifacts import Artifact, sidecar_path
+from open_instruct.common.artifacts import Artifact
+from open_instruct.common.sidecars import sidecar_path
 from open_instruct.study import attempts, integrity, status, status_page
 from open_instruct.study.executors import local
 from open_instruct.study.job import Job

@@ -8,7 +8,7 @@ from toy_training import FOLDER_NAME, ROWS, largest_difference, toy_training, we
 
 from open_instruct import finetune
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
+from open_instruct.common.sidecars import read_sidecar
 
 SCRIPT = paths.REPOSITORY / "scripts" / "slurm_scripts" / "fine_tune_olmo.sh"
 

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from open_instruct import finetune
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data.encode import IGNORED, Encoded, encode_messages
 from open_instruct.training.batches import collate
 from open_instruct.training.loop import clip_gradients

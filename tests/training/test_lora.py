@@ -9,8 +9,8 @@ from toy_training import largest_difference, output_of, toy_training, weights
 from transformers import AutoModelForCausalLM
 
 from open_instruct import finetune, merge_lora
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.training.memory import num_adapter_weights
 from open_instruct.training.model import add_adapters
 

@@ -10,8 +10,8 @@ from toy_training import largest_difference, output_of, toy_training, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from open_instruct import finetune
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.training.arguments import Args
 
 REPO = "someone/tuned"

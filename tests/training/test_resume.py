@@ -9,8 +9,8 @@ from toy_training import FOLDER_NAME, toy_training
 
 from open_instruct import finetune
 from open_instruct.common import paths
-from open_instruct.common.artifacts import read_sidecar
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.training import loop
 from open_instruct.training.state import State
 

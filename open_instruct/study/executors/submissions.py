@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 from open_instruct.common import paths
-from open_instruct.common.artifacts import digest
+from open_instruct.common.hashing import digest
 from open_instruct.common.json_files import atomic_write, read_json, write_json
 from open_instruct.study.job import Job
 
