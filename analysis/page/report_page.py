@@ -100,10 +100,8 @@ def setup_section(tables: Tables, study: Study | None) -> list[str]:
             f"{name} ({joined(r.epochs)} epochs, lr {joined(f'{lr:g}' for lr in r.lr)}, batch {joined(r.batch_size)})"
             for name, r in study.train_sets.items()
         ]
-        families, shots = (
-            joined(study.family_configs()),
-            joined(dict.fromkeys(one.num_shots for one in study.evaluations())),
-        )
+        families = joined(study.family_configs())
+        shots = joined(dict.fromkeys(one.num_shots for one in study.evaluations()))
         facts = {"Study": f"{study.name}, family {families}, seed {study.seed}, {shots} shots"} | facts
         facts["Fine-tuned on"] = ", ".join(recipes) or "nothing: base models only"
     rows = [
