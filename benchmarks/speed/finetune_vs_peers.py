@@ -125,7 +125,7 @@ def ours(args: Args, setting: Setting, rows: list[Encoded], folder: Path) -> tup
     from open_instruct.common.model_loading import load_model
     from open_instruct.training.attention import attention_implementation
 
-    attention = attention_implementation(packing=args.packing, half_precision=setting.precision != "no")
+    attention = attention_implementation(packing=args.packing)
     model = load_model(folder / "model", attn_implementation=attention)
     options = {"mixed_precision": setting.precision, "packing": args.packing}
     warmup_ratio = WARMUP_STEPS / args.num_steps

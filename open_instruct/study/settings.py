@@ -68,6 +68,8 @@ class ExecutionOptions:
     """Processes that tokenise."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: less memory, a third more computation."""
+    torch_compile: bool = False
+    """Compile the model's layers: a minute at the start, for faster steps on a GPU."""
     checkpointing_steps: str = "epoch"
     """When to save a state to resume from: `epoch`, a number of steps, or `never`. Signals save one in any case."""
     logging_steps: int = 1

@@ -1,21 +1,33 @@
-"""Attention for training: the implementation to use, and one in which packed examples attend to themselves only."""
+"""Attention for training, in which packed examples attend to themselves only."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 from open_instruct.common.errors import UserError
+from open_instruct.training.batches import Batch
+
+CAUSAL = (-1, 0)
+"""Window of `varlen_attn`: all tokens before, none after."""
 
 
-def attention_implementation(*, packing: bool, half_precision: bool) -> str:
-    """Name, for transformers. Flash attention separates packed examples by their position ids."""
-    if half_precision and torch.cuda.is_available() and is_flash_attn_2_available():
-        return "flash_attention_2"
+def attention_implementation(*, packing: bool) -> str:
+    """Name, for transformers. Padded batches need no mask, so that PyTorch takes its flash kernels on a GPU."""
     return "packed" if packing else "sdpa"
+
+
+def packed_arguments(batch: Batch) -> dict[str, Any]:
+    """Arguments of the model's forward pass that separate packed examples; none for a padded batch."""
+    if batch.lengths is None:
+        return {}
+    # A list would make compiled layers compile again for every batch.
+    if batch.ids.is_cuda and torch.is_autocast_enabled("cuda"):
+        return {"position_ids": batch.position_ids, "starts": batch.starts, "longest": max(batch.lengths)}
+    return {"position_ids": batch.position_ids, "lengths": batch.lengths}
 
 
 def packed_attention(
@@ -25,17 +37,40 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    lengths: list[int],
+    lengths: list[int] | None = None,
+    starts: Tensor | None = None,
+    longest: int = 0,
+    dropout: float = 0.0,
+    scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each of the examples of one row.
 
-    query: (1, heads, tokens, head_dim); key, value: (1, key-value heads, tokens, head_dim); lengths: tokens of each
-    example; options: passed on to transformers' function for scaled_dot_product_attention.
+    query: (1, heads, tokens, head_dim); key, value: (1, key-value heads, tokens, head_dim)
+    lengths: tokens of each example; or, in half precision on a GPU, starts: (examples + 1,) int32 and longest: tokens
+    options: passed on to transformers' function for scaled_dot_product_attention.
     -> (1, tokens, heads, head_dim)
     """
+    options |= {"dropout": dropout, "scaling": scaling}
+    if lengths is None and starts is not None:
+        if not dropout:
+            return packed_kernel(query, key, value, starts, longest=longest, scaling=scaling), None
+        lengths = starts.diff().tolist()  # the kernel has no dropout
+    assert lengths is not None
     blocks = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
     return torch.cat([sdpa_attention_forward(module, *block, None, **options)[0] for block in blocks], dim=1), None
+
+
+def packed_kernel(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, *, longest: int, scaling: float | None
+) -> Tensor:
+    """`packed_attention` of all examples by one kernel of a GPU."""
+    dtype = torch.get_autocast_dtype("cuda")
+    q, k, v = (part[0].transpose(0, 1).to(dtype) for part in (query, key, value))  # (tokens, heads, head_dim)
+    if k.shape[1] != q.shape[1]:
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    out: Any = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling, window_size=CAUSAL)
+    return out[None]
 
 
 def check_sliding_window(config: Any, *, longest: int) -> None:

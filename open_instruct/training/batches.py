@@ -1,6 +1,7 @@
 """Encoded examples as tensors: padded or packed micro-batches of a step, and batches for validation."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +18,24 @@ class Batch(NamedTuple):
     ids: Tensor
     """(batch, seq), padded on the right; packed: (1, tokens), one example after the other. Without final tokens."""
     targets: Tensor
-    """Like ids: the next token, or IGNORED."""
+    """(targets,) The tokens to predict."""
+    places: Tensor
+    """(targets,) Place in the flattened ids of the token before each."""
     lengths: list[int] | None = None
     """Packed: number of tokens of each example."""
+    position_ids: Tensor | None = None
+    """Packed: (1, tokens), from 0 in every example."""
+    starts: Tensor | None = None
+    """Packed: (examples + 1,) int32, where each example starts, and the end."""
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.ids.to(device), self.targets.to(device), self.lengths)
+        """On a GPU without waiting for the copy."""
+        if device.type == "cpu":
+            return self
+        tensors = {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        return self._replace(
+            **{name: part.pin_memory().to(device, non_blocking=True) for name, part in tensors.items()}
+        )
 
 
 def micro_batches(
@@ -51,9 +64,19 @@ def validation_batches(examples: Iterable[Encoded], limits: MicroBatchLimits) ->
 def collate(examples: Sequence[Encoded], *, packing: bool) -> Batch:
     ids = [as_tensor(example.ids[:-1]) for example in examples]
     targets = [as_tensor(example.labels[1:]) for example in examples]
-    if packing:
-        return Batch(torch.cat(ids)[None], torch.cat(targets)[None], [len(tokens) for tokens in ids])
-    return Batch(pad_sequence(ids, batch_first=True), pad_sequence(targets, batch_first=True, padding_value=IGNORED))
+    if not packing:
+        labels = pad_sequence(targets, batch_first=True, padding_value=IGNORED).flatten()
+        return Batch(pad_sequence(ids, batch_first=True), *only_targets(labels))
+    lengths = [len(tokens) for tokens in ids]
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return Batch(torch.cat(ids)[None], *only_targets(torch.cat(targets)), lengths, positions[None], starts)
+
+
+def only_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(tokens,) next token or IGNORED -> targets and their places, (targets,) each"""
+    places = (labels != IGNORED).nonzero()[:, 0]
+    return labels[places], places
 
 
 def as_tensor(tokens: Any) -> Tensor:

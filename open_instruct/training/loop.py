@@ -12,11 +12,11 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import get_scheduler
 
-from open_instruct.data.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import micro_batches, validation_batches
 from open_instruct.training.data import Examples
 from open_instruct.training.loss import TargetLoss, use_cpu_kernels
+from open_instruct.training.model import compile_layers
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, StopRequest
 from open_instruct.training.training_log import StepResult, TrainingLog
 
@@ -42,8 +42,10 @@ class Run:
 
 def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_steps: int) -> tuple[nn.Module, Any, Any]:
     """Model, optimiser and learning rate schedule, distributed as accelerate is configured."""
-    if accelerator.device.type == "cpu" and accelerator.distributed_type == DistributedType.NO:
+    if is_one_cpu(accelerator):
         use_cpu_kernels(module)
+    if args.torch_compile:
+        compile_layers(module.language_model)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": args.weight_decay},
@@ -59,6 +61,10 @@ def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_ste
     )
     accelerator.register_for_checkpointing(scheduler)
     return module, prepared, scheduler
+
+
+def is_one_cpu(accelerator: Accelerator) -> bool:
+    return accelerator.device.type == "cpu" and accelerator.distributed_type == DistributedType.NO
 
 
 def fit(run: Run) -> Progress:
@@ -115,13 +121,9 @@ def optimiser_step(run: Run, progress: Progress) -> StepResult:
     run.scheduler.step()
     run.optimizer.zero_grad()
     mean_loss: Any = accelerator.reduce(loss, "sum")
-    result = StepResult(
-        mean_loss.item(),
-        lr,
-        float(grad_norm or 0.0),
-        num_tokens=int(run.train.lengths[rows].sum()),
-        seconds=time.monotonic() - started,
-    )
+    # Tensors: reading them would make the processor wait for the GPU, which then waits for the next step.
+    num_tokens, seconds = int(run.train.lengths[rows].sum()), time.monotonic() - started
+    result = StepResult(mean_loss, lr, grad_norm, num_tokens, seconds)
     progress.step += 1
     progress.num_tokens += result.num_tokens
     progress.seconds += result.seconds
@@ -134,7 +136,7 @@ def clip_gradients(run: Run) -> Any:
     -> () the norm before, or None where DeepSpeed does not return it
     """
     accelerator, max_norm = run.accelerator, run.args.max_grad_norm
-    if accelerator.distributed_type != DistributedType.NO or accelerator.scaler is not None:
+    if not is_one_cpu(accelerator):
         return accelerator.clip_grad_norm_(run.module.parameters(), max_norm)
     gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
     norm = torch.stack([gradient.flatten() @ gradient.flatten() for gradient in gradients]).sum().sqrt()
@@ -178,7 +180,7 @@ def validation_loss(run: Run, examples: Examples) -> float:
     accelerator = run.accelerator
     world, rank = accelerator.num_processes, accelerator.process_index
     batches = list(validation_batches(examples, run.args.micro_batch_limits))
-    placeholder = batches[0]._replace(targets=torch.full_like(batches[0].targets, IGNORED))
+    placeholder = batches[0]._replace(targets=batches[0].targets[:0], places=batches[0].places[:0])
     # All processes run the same number of forward passes.
     batches.extend([placeholder] * (-len(batches) % world))
     total = torch.zeros((), device=accelerator.device)

@@ -7,11 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from open_instruct.common.errors import UserError
-from open_instruct.data.encode import IGNORED
+from open_instruct.data.encode import IGNORED, Encoded
+from open_instruct.training.attention import packed_arguments
+from open_instruct.training.batches import Batch, collate
 from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
 from open_instruct.training.cpu_kernels.malloc import keep_freed_memory
+
+MAX_LOGITS = 2**28
+"""Targets x vocabulary that are in memory at once, 1 GiB in float32; those of more targets are computed again for the
+backward pass."""
 
 
 class TargetLoss(nn.Module):
@@ -28,21 +35,31 @@ class TargetLoss(nn.Module):
     def language_model(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
-    def forward(self, ids: Tensor, targets: Tensor, lengths: list[int] | None = None) -> Tensor:
+    def forward(self, *fields: Any) -> Tensor:
         """Fields of a Batch.  -> () nats, summed over targets"""
-        # Padding is on the right, and causal attention looks left only: no mask is needed.
-        packed: dict[str, Any] = {}
-        if lengths is not None:
-            positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
-            packed = {"position_ids": positions[None], "lengths": lengths}
-        inner, is_target = self.language_model, targets != IGNORED
+        batch, inner = Batch(*fields), self.language_model
         head = inner.get_output_embeddings()
-        with only_at(is_target, last_mlp(inner)):
-            hidden = inner.base_model(input_ids=ids, use_cache=False, **packed).last_hidden_state[is_target]
-        # hidden: (targets, d)
+        # Padding is on the right, and causal attention looks left only: no mask is needed.
+        with only_at(batch.places, last_mlp(inner)):
+            states = inner.base_model(input_ids=batch.ids, use_cache=False, **packed_arguments(batch)).last_hidden_state
+        hidden = states.flatten(0, 1).index_select(0, batch.places)  # (targets, d)
         if self.is_fused:
-            return summed_cross_entropy(hidden, head.weight, targets[is_target])
-        return cross_entropy(head(hidden).float(), targets[is_target], reduction="sum")
+            return summed_cross_entropy(hidden, head.weight, batch.targets)
+        return loss_by_parts(head, hidden, batch.targets)
+
+
+def loss_by_parts(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy, with at most MAX_LOGITS logits in memory at a time.  (targets, d), (targets,) -> ()"""
+    num_at_once = max(1, MAX_LOGITS // getattr(head, "out_features", 1))
+    if len(targets) <= num_at_once:
+        return summed_loss(head, hidden, targets)
+    parts = zip(hidden.split(num_at_once), targets.split(num_at_once), strict=True)
+    losses = [checkpoint(summed_loss, head, *part, use_reentrant=False) for part in parts]
+    return torch.stack(losses).sum()
+
+
+def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(head(hidden).float(), targets, reduction="sum")
 
 
 def last_mlp(language_model: Any) -> nn.Module | None:
@@ -54,21 +71,25 @@ def last_mlp(language_model: Any) -> nn.Module | None:
 
 
 @contextmanager
-def only_at(positions: Tensor, module: nn.Module | None) -> Iterator[None]:
-    """Inside the block, compute `module` at these positions only; its output is 0 at the others.
+def only_at(places: Tensor, module: nn.Module | None) -> Iterator[None]:
+    """Inside the block, compute `module` at these places only; its output is 0 at the others.
 
-    positions: (batch, seq), boolean; the module maps (batch, seq, d) to (batch, seq, d).
+    places: (selected,) in the flattened batch; the module maps (batch, seq, d) to (batch, seq, d).
     """
     if module is None:
         yield
         return
+    batch_and_seq: list[torch.Size] = []
 
+    # By indices, not by a boolean mask, whose number of true elements a GPU would have to tell first.
     def select(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return inputs[0][positions]  # (selected, d)
+        batch_and_seq.append(inputs[0].shape[:2])
+        return inputs[0].flatten(0, 1).index_select(0, places)  # (selected, d)
 
     def scatter(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        zeros = output.new_zeros(*positions.shape, output.shape[-1])
-        return zeros.masked_scatter(positions[..., None], output)
+        batch, seq = batch_and_seq.pop()
+        zeros = output.new_zeros(batch * seq, output.shape[-1])
+        return zeros.index_copy(0, places, output).unflatten(0, (batch, seq))
 
     hooks = [module.register_forward_pre_hook(select), module.register_forward_hook(scatter)]
     try:
@@ -84,14 +105,12 @@ def check_projection(model: Any, *, packing: bool) -> None:
 
     It does where the last MLP mixes positions, or the model changes the head's logits.
     """
-    ids = torch.arange(6)[None]
-    targets = ids.clone()
-    targets[:, 2:4] = IGNORED
-    lengths = [ids.shape[1]] if packing else None
+    ids = [*range(7)]
+    batch = collate([Encoded(ids, [IGNORED, 1, 2, IGNORED, IGNORED, 5, 6])], packing=packing)
     model.eval()
-    found = TargetLoss(model)(ids, targets, lengths)
-    logits = model(input_ids=ids, use_cache=False, **({"lengths": lengths} if packing else {})).logits
-    expected = cross_entropy(logits[0].float(), targets[0], ignore_index=IGNORED, reduction="sum")
+    found = TargetLoss(model)(*batch)
+    logits = model(input_ids=batch.ids, use_cache=False, **packed_arguments(batch)).logits
+    expected = cross_entropy(logits[0, batch.places].float(), batch.targets, reduction="sum")
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
         raise UserError(
             f"{type(model).__name__}: its logits are not its head's projection of its last layer "

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import check_vocabulary, load_model
 from open_instruct.training.arguments import Args
 from open_instruct.training.attention import attention_implementation
-from open_instruct.training.loss import check_projection
+from open_instruct.training.loss import check_projection, last_mlp
 
 
 def load_for_training(args: Args, folder: Path, config: Any, tokenizer: Any, *, is_sharded: bool) -> Any:
@@ -14,8 +15,7 @@ def load_for_training(args: Args, folder: Path, config: Any, tokenizer: Any, *, 
 
     is_sharded: DeepSpeed has partitioned the weights already, so no forward pass is possible here.
     """
-    attention = attention_implementation(packing=args.packing, half_precision=args.half_precision)
-    model = load_model(folder, config=config, attn_implementation=attention)
+    model = load_model(folder, config=config, attn_implementation=attention_implementation(packing=args.packing))
     check_vocabulary(model, tokenizer)
     if not is_sharded:
         check_projection(model, packing=args.packing)
@@ -24,6 +24,19 @@ def load_for_training(args: Args, folder: Path, config: Any, tokenizer: Any, *, 
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def compile_layers(language_model: Any) -> None:
+    """Compile the decoder layers in place: they have the same code, so that it is compiled once.
+
+    Raises UserError where the model has none by the usual name.
+    """
+    layers = getattr(language_model.base_model, "layers", None)
+    if layers is None:
+        raise UserError(f"--torch_compile: {type(language_model).__name__} has no list of layers; leave it out")
+    # In the last one the loss changes the MLP for every batch.
+    for layer in layers if last_mlp(language_model) is None else layers[:-1]:
+        layer.compile(dynamic=True)
 
 
 def add_adapters(model: Any, *, rank: int, alpha: int, dropout: float) -> Any:

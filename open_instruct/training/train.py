@@ -20,7 +20,7 @@ from open_instruct.common.provenance import provenance
 from open_instruct.data.encode import eos_id
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args
-from open_instruct.training.attention import attention_implementation, check_sliding_window
+from open_instruct.training.attention import check_sliding_window
 from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.loop import Run, fit, prepare
 from open_instruct.training.loss import TargetLoss
@@ -74,7 +74,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         max_steps=args.max_train_steps,
     )
     check_memory(args, accelerator, config, examples, steps)
-    if attention_implementation(packing=args.packing, half_precision=args.half_precision) == "packed":
+    if args.packing:
         check_sliding_window(config, longest=int(examples.lengths.max()))
     # Only the main process writes into the output folder.
     with artifact.making_folder() if is_main else nullcontext((None, {})) as (folder, facts):

@@ -1,6 +1,7 @@
 """The training log: one line every `logging_steps` steps, in a file and sent to trackers, and the live progress."""
 
 import resource
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from open_instruct.training.state import LOG_NAME, Progress
 
 @dataclass(frozen=True)
 class StepResult:
-    loss: float
-    """Nats, mean over the step's targets, of all processes."""
+    loss: torch.Tensor
+    """() nats, mean over the step's targets, of all processes."""
     lr: float
-    grad_norm: float
+    grad_norm: torch.Tensor | None
+    """() Before clipping; None where DeepSpeed does not tell."""
     num_tokens: int
     seconds: float
+    """Of the processor, which runs ahead of a GPU until the log reads the losses."""
 
 
 class TrainingLog:
@@ -39,20 +42,23 @@ class TrainingLog:
         )
 
     def add(self, result: StepResult) -> None:
-        results = [*self.results, result]
-        loss = sum(r.loss for r in results) / len(results)
-        tokens_per_second = sum(r.num_tokens for r in results) / sum(r.seconds for r in results)
-        self.progress_line.advance(details=training_details(loss, result.lr, tokens_per_second))
-        is_due = len(results) >= self.every or self.progress.step >= self.num_steps
-        self.results = [] if is_due else results
-        if not is_due:
+        self.results.append(result)
+        if len(self.results) < self.every and self.progress.step < self.num_steps:
+            self.progress_line.advance(details=self.progress_line.details)
             return
+        results, self.results = self.results, []
+        started = time.monotonic()
+        loss = sum(torch.stack([r.loss for r in results]).tolist()) / len(results)
+        waited = time.monotonic() - started
+        self.progress.seconds += waited
+        tokens_per_second = sum(r.num_tokens for r in results) / (sum(r.seconds for r in results) + waited)
+        self.progress_line.advance(details=training_details(loss, result.lr, tokens_per_second))
         self.write(
             {
                 "step": self.progress.step,
                 "loss": round(loss, 5),
                 "lr": result.lr,
-                "grad_norm": round(result.grad_norm, 4),
+                "grad_norm": round(float(result.grad_norm or 0.0), 4),
                 "tokens_per_second": round(tokens_per_second),
                 "seconds": round(self.progress.seconds, 3),
                 "memory_bytes": peak_memory_bytes(self.accelerator.device),

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from open_instruct.common.model_loading import load_model
 from open_instruct.data.encode import IGNORED, Encoded
-from open_instruct.training.attention import attention_implementation
+from open_instruct.training.attention import attention_implementation, packed_arguments
 from open_instruct.training.batches import collate, micro_batches, validation_batches
 from open_instruct.training.loss import TargetLoss
 from open_instruct.training.steps import MicroBatchLimits, largest_micro_batch, split_step, step_rows
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def load(folder, *, packing: bool):
-    attention = attention_implementation(packing=packing, half_precision=False)
+    attention = attention_implementation(packing=packing)
     return load_model(folder, attn_implementation=attention).eval()
 
 
@@ -67,8 +67,7 @@ def packed_logits(model, packed: list[Encoded]) -> tuple[torch.Tensor, ...]:
     """Logits of each example."""
     batch = collate(packed, packing=True)
     assert batch.lengths is not None
-    positions = torch.cat([torch.arange(length) for length in batch.lengths])[None]
-    logits = model(input_ids=batch.ids, position_ids=positions, lengths=batch.lengths, use_cache=False).logits
+    logits = model(input_ids=batch.ids, use_cache=False, **packed_arguments(batch)).logits
     return logits[0].split(batch.lengths)
 
 
@@ -83,11 +82,14 @@ def test_targets_are_the_next_tokens_of_the_same_example():
     made = [Encoded([1, 2, 3], [1, IGNORED, 3]), Encoded([4, 5], [4, 5])]
     packed = collate(made, packing=True)
     assert packed.ids.tolist() == [[1, 2, 4]]
-    assert packed.targets.tolist() == [[IGNORED, 3, 5]]
+    assert (packed.targets.tolist(), packed.places.tolist()) == ([3, 5], [1, 2])
     assert packed.lengths == [2, 1]
+    assert packed.position_ids is not None
+    assert packed.starts is not None
+    assert (packed.position_ids.tolist(), packed.starts.tolist()) == ([[0, 1, 0]], [0, 2, 3])
     padded = collate(made, packing=False)
     assert padded.ids.tolist() == [[1, 2], [4, 0]]
-    assert padded.targets.tolist() == [[IGNORED, 3], [5, IGNORED]]
+    assert (padded.targets.tolist(), padded.places.tolist()) == ([3, 5], [1, 2])
 
 
 def test_steps_depend_on_the_seed_only():
@@ -138,5 +140,5 @@ def test_validation_batches_contain_every_target_once():
     made = examples()
     for limits in LIMITS.values():
         batches = list(validation_batches(made, limits))
-        num_targets = sum(int((batch.targets != IGNORED).sum()) for batch in batches)
+        num_targets = sum(len(batch.targets) for batch in batches)
         assert num_targets == sum(example.num_targets for example in made)

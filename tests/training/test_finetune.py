@@ -95,7 +95,15 @@ def test_a_finished_run_is_skipped_and_other_arguments_are_refused(args, capsys)
         finetune.main(named)
 
 
-@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"packing": True}, {"max_tokens_per_batch": 20}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient_checkpointing": True},
+        {"packing": True},
+        {"max_tokens_per_batch": 20},
+        pytest.param({"torch_compile": True, "packing": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_options_without_effect_on_results_have_none(args, tmp_path, changes):
     one, other = tmp_path / "one", tmp_path / "other"
     finetune.main(replace(args, output_dir=one))

@@ -22,7 +22,7 @@ def make_model(tmp_path):
         # Wide weights: what is left out would show.
         toy_olmo(tmp_path, initializer_range=0.3, **config)
         return lambda packing=False, half=False: load_model(
-            tmp_path, attn_implementation=attention_implementation(packing=packing, half_precision=half)
+            tmp_path, attn_implementation=attention_implementation(packing=packing)
         )
 
     return make

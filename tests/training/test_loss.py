@@ -9,6 +9,7 @@ from toy_models import toy_olmo
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED, Encoded
+from open_instruct.training import loss as loss_module
 from open_instruct.training.batches import collate
 from open_instruct.training.loss import TargetLoss, check_projection, last_mlp
 
@@ -27,7 +28,7 @@ def test_loss_and_gradients_equal_those_of_a_full_forward_pass(make_model, tied,
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         loss = TargetLoss(model)(*batch)
         logits = plain(input_ids=batch.ids).logits.float()
-    expected = cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    expected = cross_entropy(logits.flatten(0, 1)[batch.places], batch.targets, reduction="sum")
     loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3 if half else 1e-5)
@@ -59,6 +60,18 @@ def test_a_batch_without_targets_has_gradients_of_zero(make_model):
     loss = TargetLoss(make_model())
     loss(*collate([Encoded([1, 2, 3], [IGNORED] * 3)], packing=False)).backward()
     assert all(p.grad is not None and not p.grad.any() for p in loss.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("num_at_once", [1, 3, 1000])
+def test_the_number_of_logits_in_memory_changes_no_gradient(make_model, monkeypatch, num_at_once):
+    gradients = []
+    for max_logits in (2**28, num_at_once * make_model().config.vocab_size):
+        monkeypatch.setattr(loss_module, "MAX_LOGITS", max_logits)
+        loss = TargetLoss(make_model())
+        loss(*collate(examples(), packing=False)).backward()
+        gradients.append([parameter.grad for parameter in loss.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_last_mlp_that_mixes_positions_is_refused(make_model):
