@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from devices import any_device, hide_gpu
 from private_slurm import PrivateSlurm, missing_programs
 
 from open_instruct.common.artifacts import Artifact
@@ -18,6 +19,24 @@ def base_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     monkeypatch.delenv("data_dir", raising=False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(request, monkeypatch):
+    """Tests run on the CPU also where there is a GPU, but for those marked `gpu`."""
+    if request.node.get_closest_marker("gpu") is None:
+        hide_gpu(monkeypatch)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The CPU, then the GPU where there is one."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    with any_device():
+        yield torch.device(request.param)
 
 
 @pytest.fixture(autouse=True, scope="session")

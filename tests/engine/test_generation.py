@@ -1,5 +1,6 @@
 """Generation on tiny random models: independence of the batch, end of generation, sampling."""
 
+import copy
 import random
 
 import pytest
@@ -45,13 +46,14 @@ def decode_greedily(model, prompt, max_new_tokens, endings):
 
 
 @pytest.mark.parametrize("exemplars", [0, 36])
-def test_generation_equals_plain_greedy_decoding_for_any_batch(model, prompts, exemplars):
+def test_generation_equals_plain_greedy_decoding_for_any_batch(model, prompts, exemplars, device):
     """In batches of one, few or all prompts; with and without a prefix that all prompts share."""
     num_prompts = 64 if isinstance(model, OlmoForCausalLM) and exemplars else 16
     prompts = [[*range(10, 10 + exemplars), *prompt] for prompt in prompts[:num_prompts]]
     expected = [decode_greedily(model, prompt, 8, {EOS, *STOPS}) for prompt in prompts]
     assert len({len(ids) for ids in expected}) > 2, "rows must end at different steps, or nothing leaves the batch"
     order = random.Random(1).sample(range(num_prompts), num_prompts)
+    model = copy.deepcopy(model).to(device)
     for bounds in ({"batch_size": 1}, {"batch_size": 8}, {"batch_size": 64}, {"max_batch_tokens": 100}):
         shuffled = [prompts[i] for i in order]
         found = generate(model, shuffled, max_new_tokens=8, eos_id=EOS, stop_ids=STOPS, **bounds)

@@ -72,12 +72,7 @@ def test_scores_equal_plain_forward_passes(models, family, exemplars, requests, 
 @pytest.mark.parametrize("max_batch_tokens", [1, 100, 8192])
 def test_scores_do_not_depend_on_batch_order_or_sharing(models, max_batch_tokens):
     numbers = random.Random(0)
-
-    def random_tokens(most):
-        return [numbers.randrange(31) for _ in range(numbers.randint(1, most))]
-
-    exemplars = random_tokens(30)
-    requests = [Request(exemplars + random_tokens(12), [random_tokens(5) for _ in range(3)]) for _ in range(64)]
+    requests = random_requests(numbers)
     alone = [score(models["olmo"], [request])[0] for request in requests]
     order = numbers.sample(range(64), 64)
     shuffled = score(models["olmo"], [requests[i] for i in order], max_batch_tokens=max_batch_tokens)
@@ -85,6 +80,26 @@ def test_scores_do_not_depend_on_batch_order_or_sharing(models, max_batch_tokens
         found, expected = ([one.sum_logits for one in scores] for scores in (shuffled[place], alone[i]))
         assert found == pytest.approx(expected, abs=1e-4)
         assert found.index(max(found)) == expected.index(max(expected))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_on_each_device_are_those_of_plain_forward_passes_on_the_cpu(models, family, device):
+    requests = random_requests(random.Random(0))
+    model = toy_model(family, vocab_size=VOCAB_SIZE).to(device)
+    for request, scores in zip(requests, score(model, requests, max_batch_tokens=100), strict=True):
+        expected = [plain_score(models[family], request.context, ids) for ids in request.continuations]
+        assert [one.sum_logits for one in scores] == pytest.approx([one for one, _ in expected], abs=1e-4)
+        assert [one.is_greedy for one in scores] == [greedy for _, greedy in expected]
+
+
+def random_requests(numbers: random.Random) -> list[Request]:
+    """64 requests of three continuations, whose contexts share a prefix."""
+
+    def random_tokens(most):
+        return [numbers.randrange(31) for _ in range(numbers.randint(1, most))]
+
+    exemplars = random_tokens(30)
+    return [Request(exemplars + random_tokens(12), [random_tokens(5) for _ in range(3)]) for _ in range(64)]
 
 
 def test_every_distinct_prefix_is_computed_once(models, monkeypatch):

@@ -4,13 +4,14 @@
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from olmo.config import ModelConfig, TrainConfig
-from olmo.model import OLMo
 from tokenizers import ByteLevelBPETokenizer
 from transformers import OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from olmo.model import OLMo
 
 EOS, PAD = "<|endoftext|>", "<|padding|>"
 SENTENCES = [
@@ -58,12 +59,16 @@ def toy_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OlmoForCausalLM:
     return model
 
 
-def toy_native_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OLMo:
+def toy_native_olmo(folder: Path, *, seed: int = 0, **config: Any) -> "OLMo":
     """A random two-layer OLMo with a SwiGLU of hidden size 64, saved in OLMo's own format in `folder`.
 
     As in real OLMo-1B configs, the layer norms have no weights and `eos_token_id` is 0, which is wrong.
     Its vocabulary is that of `toy_tokenizer` (300), its embedding is padded to 384.
     """
+    # Imported here: the other toys need no ai2-olmo.
+    from olmo.config import ModelConfig, TrainConfig
+    from olmo.model import OLMo
+
     sizes: dict[str, Any] = {
         "activation_type": "swiglu",
         "rope": True,

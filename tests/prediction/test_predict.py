@@ -17,6 +17,7 @@ from open_instruct.common.paths import REPOSITORY
 from open_instruct.common.sidecars import read_sidecar
 
 
+@pytest.mark.usefixtures("device")
 def test_labels_are_scored_as_wholes_and_the_most_likely_is_predicted(home):
     predictions = read_records(run_predict(home, "rte"))
     model, tokenizer = load_toy(home)
@@ -31,6 +32,7 @@ def test_labels_are_scored_as_wholes_and_the_most_likely_is_predicted(home):
         assert found["prompt"] == prompt
 
 
+@pytest.mark.usefixtures("device")
 def test_papers_protocol_predicts_the_label_with_the_most_likely_sub_token(home):
     rows = [(name, f"{prompt} ", completion.strip()) for name, prompt, completion in RTE]
     write_evaluation(home / "paper.jsonl", rows, protocol="paper")
@@ -56,6 +58,7 @@ def test_papers_protocol_predicts_the_label_with_the_most_likely_sub_token(home)
     assert read_sidecar(path)["exemplar_ids"] == ["rte-0"]
 
 
+@pytest.mark.usefixtures("device")
 def test_generated_text_is_greedy_and_the_gold_completion_is_scored(home):
     path = run_predict(home, "sciq")
     model, tokenizer = load_toy(home)
@@ -71,6 +74,7 @@ def test_generated_text_is_greedy_and_the_gold_completion_is_scored(home):
     assert read_sidecar(path)["num_unfinished"] == sum(not found["finished"] for found in predictions)
 
 
+@pytest.mark.usefixtures("device")
 def test_text_is_scored_after_eos(home):
     predictions = read_records(run_predict(home, "heldout_text"))
     model, tokenizer = load_toy(home)

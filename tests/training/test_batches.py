@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from devices import on_cpu
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_examples import LENGTHS, LIMITS, examples
@@ -30,26 +31,34 @@ def load(folder, *, packing: bool):
     return load_model(folder, attn_implementation=attention).eval()
 
 
-def loss_and_gradients(folder, limits: MicroBatchLimits) -> tuple[float, dict[str, torch.Tensor]]:
-    model = TargetLoss(load(folder, packing=limits.packing))
-    total = torch.zeros(())
+def loss_and_gradients(
+    folder, limits: MicroBatchLimits, device: torch.device, *, half: bool
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """-> nats per target; gradients on the CPU"""
+    model = TargetLoss(load(folder, packing=limits.packing)).to(device)
+    total = torch.zeros((), device=device)
     for batch in micro_batches(examples(), limits):
-        loss = model(*batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = model(*batch.to(device))
         loss.backward()
         total += loss.detach()
     num_targets = sum(example.num_targets for example in examples())
-    gradients = {n: p.grad / num_targets for n, p in model.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad.cpu() / num_targets for n, p in model.named_parameters() if p.grad is not None}
     return total.item() / num_targets, gradients
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", LIMITS)
-def test_micro_batches_change_losses_and_gradients_by_less_than_1e_5(folder, name):
-    loss, gradients = loss_and_gradients(folder, LIMITS["one per batch"])
-    found, found_gradients = loss_and_gradients(folder, LIMITS[name])
-    assert found == pytest.approx(loss, abs=1e-5)
+def test_micro_batches_change_losses_and_gradients_by_rounding_only(folder, name, half, device):
+    with on_cpu():
+        loss, gradients = loss_and_gradients(folder, LIMITS["one per batch"], torch.device("cpu"), half=False)
+    found, found_gradients = loss_and_gradients(folder, LIMITS[name], device, half=half)
+    assert found == pytest.approx(loss, rel=1e-3 if half else 1e-5)
     assert found_gradients.keys() == gradients.keys()
     for parameter, gradient in gradients.items():
-        assert (found_gradients[parameter] - gradient).abs().max() < 1e-5, parameter
+        # Measured on a CPU: 0.04 in bfloat16.
+        difference = (found_gradients[parameter] - gradient).norm() / gradient.norm()
+        assert difference < (0.1 if half else 1e-4), parameter
 
 
 @pytest.mark.parametrize("changed", range(len(LENGTHS)))

@@ -22,10 +22,10 @@ def make_model(tmp_path):
 
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_loss_and_gradients_equal_those_of_a_full_forward_pass(make_model, tied, half):
-    batch = collate(examples(), packing=False)
-    model, plain = (make_model(tie_word_embeddings=tied) for _ in range(2))
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+def test_loss_and_gradients_equal_those_of_a_full_forward_pass(make_model, tied, half, device):
+    batch = collate(examples(), packing=False).to(device)
+    model, plain = (make_model(tie_word_embeddings=tied).to(device) for _ in range(2))
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         loss = TargetLoss(model)(*batch)
         logits = plain(input_ids=batch.ids).logits.float()
     expected = cross_entropy(logits.flatten(0, 1)[batch.places], batch.targets, reduction="sum")

@@ -34,7 +34,8 @@ def start_until_done(args) -> int:
     raise AssertionError("never done")
 
 
-def test_a_run_stopped_after_every_step_ends_with_the_same_weights(args, tmp_path):
+def test_a_run_stopped_after_every_step_ends_with_the_same_weights(args, tmp_path, device):
+    args = replace(args, mixed_precision="bf16" if device.type == "cuda" else "no")
     # Dropout: the random state must be restored. Early stopping: so must the best weights so far.
     args = replace(args, use_lora=True, lora_rank=4, lora_dropout=0.3, num_validation_rows=4, early_stopping_patience=5)
     finetune.main(replace(args, output_dir=tmp_path / "uninterrupted"))
