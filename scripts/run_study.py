@@ -11,7 +11,6 @@ Writes  the outputs of the stages; output/jobs/ (the job cache, and the study's 
 """
 
 import gc
-import os
 import shlex
 import sys
 import time
@@ -65,8 +64,8 @@ class Args:
     """Read all finished outputs again, name damaged ones and mark them to be made again."""
     keep_weights: Literal["full", "lora", "none"] = "full"
     """For --dry_run: what remains on the disk of a fine-tuned model after its evaluation."""
-    num_parallel: int = os.cpu_count() or 1
-    """Local jobs in parallel; the cores are divided among them."""
+    num_parallel: int | None = None
+    """Local jobs in parallel, each with its share of cores and GPUs (default: one per GPU, or per core without)."""
     overwrite: bool = False
     """Replace outputs that were made with other arguments (local only)."""
     interval_seconds: float = 30.0
@@ -123,9 +122,8 @@ def select(jobs: Sequence[Job], stages: Sequence[str]) -> list[Job]:
 
 def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
     with local.sole_run(study.name) as lock:
-        outcomes = local.run_all(
-            jobs, lock, study_name=study.name, num_parallel=args.num_parallel, overwrite=args.overwrite
-        )
+        num_parallel = args.num_parallel or local.default_parallel()
+        outcomes = local.run_all(jobs, lock, study_name=study.name, num_parallel=num_parallel, overwrite=args.overwrite)
     local.print_summary(jobs, outcomes)
     if failed := [outcome.exit_code for outcome in outcomes.values() if outcome.state == "failed"]:
         sys.exit(failed[0])

@@ -24,7 +24,7 @@ class Job:
     arguments: tuple[str, ...] = ()
     """… and these arguments."""
     whole_machine: bool = False
-    """Runs alone, on all cores."""
+    """Runs alone, on all cores and GPUs."""
     can_overwrite: bool = True
     """Takes --overwrite; a script that does not replaces its outputs whenever it runs."""
 

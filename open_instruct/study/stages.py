@@ -161,6 +161,7 @@ def fine_tuning(study: Study, variant: Variant, config: RecipeConfig) -> Job:
         inputs=(base, train_file),
         outputs=(variant.folder,),
         script="fine_tune_olmo.sh",
+        whole_machine=bool(study.accelerate_config),
         variables={
             "family": checkpoint.family,
             "ckpt": step_name(checkpoint.step),

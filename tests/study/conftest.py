@@ -21,7 +21,8 @@ def recorders(tmp_path):
 @pytest.fixture
 def make_job(base_dir, monkeypatch):
     """Make a fake job: its name, its code, and the jobs whose outputs it reads."""
-    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE"):  # set by the executor
+    # Set by the executor.
+    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE", "PYTORCH_NVML_BASED_CUDA_CHECK"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(warm_process, "HEAVY_MODULES", [])
     return partial(fake_job, base_dir)

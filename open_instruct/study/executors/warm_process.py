@@ -28,8 +28,19 @@ HEAVY_MODULES = ["torch", "accelerate", "datasets", "scipy.stats", "pandas", "tr
 HEAVY_MODULES += ["transformers.models.olmo.modeling_olmo", "olmo.model"]
 
 
-def start(job: Job, command: Sequence[str], *, study_name: str, log: Path, num_threads: int, lock: Path) -> BaseProcess:
+def start(
+    job: Job,
+    command: Sequence[str],
+    *,
+    study_name: str,
+    log: Path,
+    num_threads: int,
+    gpu: str | None,
+    lock: Path,
+) -> BaseProcess:
     """Start `python {command}`, the job's with options, in the repository, with its output in `log`.
+
+    `gpu`: the only one that it sees; None: all.
 
     While it runs it holds a shared lock on `lock`, and an exclusive one for each of its outputs. It records its attempt
     and, when it is done, itself in the job cache: also after `kill -9` of the process that started it.
@@ -40,8 +51,11 @@ def start(job: Job, command: Sequence[str], *, study_name: str, log: Path, num_t
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TQDM_DISABLE"] = "1"  # the libraries' progress bars would fill the log
+    # A library that looks for GPUs while it is imported would initialise CUDA, which then fails in every fork.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     log.parent.mkdir(parents=True, exist_ok=True)
-    values = (job, list(command), study_name, log, num_threads, lock, paths.environment())
+    environment = paths.environment() | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+    values = (job, list(command), study_name, log, num_threads, lock, environment)
     process = context.Process(target=work, args=values)
     # Ctrl-C reaches every process of a terminal; the runner passes it on as SIGTERM, at which training saves its state.
     # The fork server and its forks inherit what is blocked here, so that none sees Ctrl-C even in its first moment.
