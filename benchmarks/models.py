@@ -24,6 +24,14 @@ CONFIG = {
     "eos_token_id": 50279,
     "bos_token_id": None,
 }
+OLMO_1B = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "initializer_range": 0.02,
+}
+"""Entries of CONFIG for the shape of OLMo-1B."""
 SMALL = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 

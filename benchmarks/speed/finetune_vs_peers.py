@@ -30,7 +30,7 @@ from open_instruct.data.encode import IGNORED, Encoded
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
-VOCABULARY, WIDTH, LAYERS, INNER = 50_304, 256, 4, 1024
+VOCABULARY = 50_304
 """Of models.random_olmo."""
 LEARNING_RATE, WARMUP_STEPS = 1e-4, 2
 NUM_UNTIMED = 2
@@ -83,7 +83,8 @@ def compare(args: Args, name: str, folder: Path, peak: float) -> None:
     setting = SETTINGS[name]
     rows = make_examples(setting, num_steps=args.num_steps)
     # Initialised as for training: the losses begin at the logarithm of the vocabulary's size.
-    random_olmo(initializer_range=0.02, num_attention_heads=4, eos_token_id=2).save_pretrained(folder / "model")
+    model = random_olmo(initializer_range=0.02, num_attention_heads=4, eos_token_id=2)
+    model.save_pretrained(folder / "model")
     seconds: dict[str, float] = dict.fromkeys(TRAINERS, math.inf)
     losses: dict[str, list[float]] = {}
     spawn = multiprocessing.get_context("spawn")
@@ -101,7 +102,7 @@ def compare(args: Args, name: str, folder: Path, peak: float) -> None:
             f"   ours is {seconds[trainer] / seconds['ours']:5.2f} x as fast"
             f"   loss {losses[trainer][0]:.4f} -> {losses[trainer][-1]:.4f}, at most {difference:.2%} from ours"
         )
-    share = flops_a_step(rows[-batch_size:]) / seconds["ours"] / peak
+    share = flops_a_step(rows[-batch_size:], model.config) / seconds["ours"] / peak
     print(f"  ours reaches {share:.0%} of the speed of matrix products", flush=True)
 
 
@@ -181,36 +182,53 @@ def fine_tune(
     return differences(times), [line["loss"] for line in fitted.log]
 
 
-def with_trainer(args: Args, setting: Setting, rows: list[Encoded], folder: Path) -> tuple[list[float], list[float]]:
+def with_trainer(
+    args: Any, setting: Setting, rows: list[Encoded], folder: Path, model: Any = None, **more: Any
+) -> tuple[list[float], list[float]]:
+    """more: arguments of TrainingArguments in place of `peer_arguments`."""
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     examples = [{"input_ids": row.ids, "labels": row.labels} for row in rows]
-    arguments = TrainingArguments(**peer_arguments(setting, folder))
-    return train_peer(Trainer, arguments, examples, folder, data_collator=DataCollatorForSeq2Seq(toy_tokenizer()))
+    arguments = TrainingArguments(**peer_arguments(setting, folder) | more)
+    collator = DataCollatorForSeq2Seq(toy_tokenizer())
+    return train_peer(Trainer, arguments, examples, folder, model=model, data_collator=collator)
 
 
-def with_trl(args: Args, setting: Setting, rows: list[Encoded], folder: Path) -> tuple[list[float], list[float]]:
+def with_trl(
+    args: Any, setting: Setting, rows: list[Encoded], folder: Path, model: Any = None, **more: Any
+) -> tuple[list[float], list[float]]:
+    """more: arguments of SFTConfig in place of `peer_arguments`."""
     from trl import SFTConfig, SFTTrainer
 
     masks = [[int(label != IGNORED) for label in row.labels] for row in rows]
     examples = [{"input_ids": row.ids, "completion_mask": mask} for row, mask in zip(rows, masks, strict=True)]
-    arguments = SFTConfig(**peer_arguments(setting, folder), completion_only_loss=True, max_length=2048, packing=False)
-    return train_peer(SFTTrainer, arguments, examples, folder, processing_class=toy_tokenizer())
+    chosen = peer_arguments(setting, folder) | {"completion_only_loss": True, "max_length": 2048, "packing": False}
+    return train_peer(
+        SFTTrainer, SFTConfig(**chosen | more), examples, folder, model=model, processing_class=toy_tokenizer()
+    )
 
 
 def train_peer(
-    trainer_class: Any, arguments: Any, examples: list[dict[str, Any]], folder: Path, **options: Any
+    trainer_class: Any,
+    arguments: Any,
+    examples: list[dict[str, Any]],
+    folder: Path,
+    *,
+    model: Any = None,
+    **options: Any,
 ) -> tuple[list[float], list[float]]:
-    """Train.  -> seconds and loss of each step"""
+    """Train `model`, by default the one in `folder`.  -> seconds and loss of each line of the log"""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
 
     class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(time.monotonic())
+        def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+            if "loss" in logs:  # not the summary at the end
+                times.append(time.monotonic())
 
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     trainer = trainer_class(model, args=arguments, train_dataset=Dataset.from_list(examples), **options)
     trainer.add_callback(Clock())
     times = [time.monotonic()]
@@ -258,16 +276,20 @@ def differences(times: Sequence[float]) -> list[float]:
     return [after - before for before, after in pairwise(times)]
 
 
-def flops_a_step(rows: Sequence[Encoded]) -> float:
+def flops_a_step(rows: Sequence[Encoded], config: Any) -> float:
     """Necessary operations: 6 per weight and token, and attention; head and last feed-forward layer at targets only.
+
+    config: OlmoConfig.
 
     The last token of an example is predicted, never an input.
     """
     lengths = [len(row.ids) - 1 for row in rows]
     num_targets = sum(label != IGNORED for row in rows for label in row.labels)
-    body = LAYERS * 4 * WIDTH**2 + (LAYERS - 1) * 3 * WIDTH * INNER
-    at_targets = VOCABULARY * WIDTH + 3 * WIDTH * INNER
-    attention = sum(6 * LAYERS * length**2 * WIDTH for length in lengths)
+    layers, width = config.num_hidden_layers, config.hidden_size
+    mlp = 3 * width * config.intermediate_size
+    body = layers * 4 * width**2 + (layers - 1) * mlp
+    at_targets = config.vocab_size * width + mlp
+    attention = sum(6 * layers * length**2 * width for length in lengths)
     return 6 * body * sum(lengths) + 6 * at_targets * num_targets + attention
 
 
