@@ -21,7 +21,7 @@ from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
 from open_instruct.common.errors import UserError
 
 MAX_BATCH_TOKENS = 32768
-MAX_PREFILL_TOKENS = 4096
+MAX_PREFILL_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Prompt tokens of one forward pass."""
 MIN_SHARED_PREFIX = 32
 """A shorter prefix of all prompts is stored in each row instead of once."""
@@ -53,6 +53,7 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     seed: int = 0,
+    cuda_graph: bool = True,
 ) -> list[Generated]:
     """Generate a continuation of each prompt, in the order of `prompts`.
 
@@ -77,6 +78,7 @@ def generate(
         batching = ContinuousBatching(model, prompts, prefix, {eos_id, *stop_ids}, max_new_tokens, next_tokens)
         waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         max_rows = batch_size or len(prompts)
+        fixed_shape = cuda_graph and model.device.type == "cuda"
         while waiting:
             capacity = batching.capacity_for(waiting[0])
             # Much shorter prompts wait for narrower rows, of which more fit.
@@ -84,8 +86,9 @@ def generate(
             rows = max(1, min(max_rows, max_batch_tokens // capacity))
             # Batches of equal size: a last batch of a few rows costs nearly as much as a full one.
             rows = math.ceil(num_similar / math.ceil(num_similar / rows))
+            sizes = {"max_rows": rows, "capacity": capacity}
             try:
-                batching.run(waiting[:num_similar], KVCache(model, prefix, max_rows=rows, capacity=capacity))
+                batching.run(waiting[:num_similar], KVCache(model, prefix, **sizes, fixed_shape=fixed_shape))
             except RuntimeError as error:
                 if not is_out_of_memory(error, is_smallest=rows == 1):
                     raise
@@ -168,11 +171,11 @@ def prefill(
     """Pass by pass: indices of prompts, and the states of their tokens after `prefix`, concatenated."""
     order = sorted(indices, key=prompts.__getitem__)
     shared = [prefix.num_tokens, *(common_prefix_length(prompts[a], prompts[b]) for a, b in pairwise(order)), 0]
-    cached, begin = prefix, 0
+    cached, begin, max_tokens = prefix, 0, MAX_PREFILL_TOKENS[model.device.type]
     while begin < len(order):
         tree, own, end = PrefixTree(shared[begin]), [], begin
         while end == begin or (
-            end < len(order) and len(tree.ids) + len(prompts[order[end]]) - shared[end] <= MAX_PREFILL_TOKENS
+            end < len(order) and len(tree.ids) + len(prompts[order[end]]) - shared[end] <= max_tokens
         ):
             tree.add(Segment(order[end], shared[end], prompts[order[end]][shared[end] :]))
             own += tree.path[prefix.num_tokens :]

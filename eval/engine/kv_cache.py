@@ -8,78 +8,103 @@ When a row ends, the last row takes its place: the rows in use are always the fi
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
 from eval.engine.prefix_attention import TokenStates
+from eval.engine.step_graph import StepGraph
 
 
 class KVCache:
-    """Keys and values of up to `max_rows` sequences of up to `capacity` tokens each, without the shared prefix."""
+    """Keys and values of up to `max_rows` sequences of up to `capacity` tokens each, without the shared prefix.
 
-    def __init__(self, model: PreTrainedModel, prefix: TokenStates, *, max_rows: int, capacity: int) -> None:
+    With `fixed_shape` a step computes all rows and places, whether in use or not, so that it can be a CUDA graph.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prefix: TokenStates, *, max_rows: int, capacity: int, fixed_shape: bool
+    ) -> None:
         self.prefix = prefix
         self.max_rows, self.capacity = max_rows, capacity
-        self.keys: list[torch.Tensor] = []
-        """For each layer, (max_rows, key heads, capacity, size); allocated with the first row."""
-        self.values: list[torch.Tensor] = []
+        self.states = torch.empty(0)
+        """Keys and values (2, layers, max_rows, key heads, capacity, size); allocated with the first row."""
         self.lengths: list[int] = []
         """Tokens of each row in use."""
         self.masked = torch.finfo(model.dtype).min
-        self.mask = torch.full((max_rows, 1, 1, capacity), self.masked, dtype=model.dtype, device=model.device)
+        self.mask = torch.full((max_rows, capacity), self.masked, dtype=model.dtype, device=model.device)
         """Added to the attention scores."""
+        self.graph = StepGraph(model.device) if fixed_shape else None
+        self.inputs = torch.zeros(2, max_rows, dtype=torch.long, device=model.device)
+        """Next token and its place, for the graph; 0 in rows that are not in use, of which nothing is read."""
 
     def add_rows(self, states: TokenStates, lengths: Sequence[int]) -> None:
         """Add rows of these lengths from the concatenated keys and values of their tokens."""
-        if not self.keys:
-            _, heads, size = states.keys[0].shape
-            self.keys = [k.new_zeros(self.max_rows, heads, self.capacity, size) for k in states.keys]
-            self.values = [v.new_zeros(self.max_rows, heads, self.capacity, size) for v in states.values]
-        first = 0
-        for length in lengths:
-            row, tokens = len(self.lengths), slice(first, first + length)
-            for layer, part in zip(self.keys + self.values, states.keys + states.values, strict=True):
-                layer[row, :, :length] = part[tokens].transpose(0, 1)
-            self.mask[row, ..., :length] = 0
-            self.mask[row, ..., length:] = self.masked
-            self.lengths.append(length)
-            first += length
+        added = torch.stack([*states.keys, *states.values]).unflatten(0, (2, -1))  # (2, layers, tokens, heads, size)
+        if not self.states.numel():
+            _, layers, _, heads, size = added.shape
+            self.states = added.new_zeros(2, layers, self.max_rows, heads, self.capacity, size)
+        begin, rows = 0, slice(len(self.lengths), len(self.lengths) + len(lengths))
+        for row, length in enumerate(lengths, rows.start):
+            self.states[:, :, row, :, :length] = added[:, :, begin : begin + length].transpose(2, 3)
+            begin += length
+        is_token = torch.arange(self.capacity) < torch.tensor(lengths)[:, None]
+        self.mask[rows] = torch.full(is_token.shape, self.masked, dtype=self.mask.dtype).masked_fill_(is_token, 0)
+        self.lengths += lengths
 
     def remove_row(self, row: int) -> None:
         """Remove a row; the last row takes its place."""
         last = len(self.lengths) - 1
         if row != last:
             length = self.lengths[last]
-            for layer in self.keys + self.values:
-                layer[row, :, :length] = layer[last, :, :length]
+            self.states[:, :, row, :, :length] = self.states[:, :, last, :, :length]
             self.mask[row] = self.mask[last]
             self.lengths[row] = length
         self.lengths.pop()
 
     def decode(self, model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
-        """Append one token to each row.  -> last hidden states of these tokens (rows, hidden)"""
-        self.used = slice(0, len(tokens))
-        self.index = torch.arange(len(tokens), device=model.device)
-        self.places = torch.tensor(self.lengths, device=model.device)
-        self.width = slice(0, max(self.lengths) + 1)
-        self.mask[self.index, 0, 0, self.places] = 0
-        hidden = model.base_model(
-            input_ids=torch.tensor(tokens, device=model.device)[:, None],
-            position_ids=(self.prefix.num_tokens + self.places)[:, None],
-            use_cache=False,
-            tree_attention=self.attend,
-        ).last_hidden_state[:, -1]
+        """Append one token to each row.  -> last hidden states of these tokens (rows, hidden), until the next step"""
+        inputs = torch.tensor([tokens, self.lengths])
+        if self.graph:
+            self.inputs.copy_(torch.nn.functional.pad(inputs, (0, self.max_rows - len(tokens))))
+            hidden = self.graph(partial(self.step, model, self.inputs, width=self.capacity))[: len(tokens)]
+        else:
+            hidden = self.step(model, inputs.to(model.device), width=max(self.lengths) + 1)
         self.lengths = [length + 1 for length in self.lengths]
         return hidden
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float) -> torch.Tensor:
-        self.keys[layer][self.index, :, self.places] = k[:, :, 0]
-        self.values[layer][self.index, :, self.places] = v[:, :, 0]
-        keys, values = (cache[layer][self.used, :, self.width] for cache in (self.keys, self.values))
+    def step(self, model: PreTrainedModel, inputs: torch.Tensor, *, width: int) -> torch.Tensor:
+        """inputs: (2, rows), next tokens and their places, which are below `width`.  -> (rows, hidden)"""
+        tokens, places = inputs
+        self.mask[: len(tokens)].scatter_(1, places[:, None], 0.0)
+        return model.base_model(
+            input_ids=tokens[:, None],
+            position_ids=(self.prefix.num_tokens + places)[:, None],
+            use_cache=False,
+            tree_attention=partial(self.attend, places=places, width=width),
+        ).last_hidden_state[:, -1]
+
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scaling: float,
+        places: torch.Tensor,
+        width: int,
+    ) -> torch.Tensor:
+        rows = len(places)
+        all_keys, all_values = self.states[:, layer, :rows]
+        index = torch.arange(rows, device=places.device)
+        all_keys[index, :, places] = k[:, :, 0]
+        all_values[index, :, places] = v[:, :, 0]
+        keys, values = all_keys[:, :, :width], all_values[:, :, :width]  # (rows, key heads, keys, size)
         # Several query heads may share a key head: (rows, key heads, queries, size)
         q = q[:, :, 0].unflatten(1, (keys.shape[1], -1)) * scaling
-        scores = q @ keys.transpose(-1, -2) + self.mask[self.used, :, :, self.width]  # (rows, key heads, queries, keys)
+        scores = q @ keys.transpose(-1, -2) + self.mask[:rows, None, None, :width]  # (rows, key heads, queries, keys)
         if not self.prefix.num_tokens:
             return (softmax(scores) @ values).flatten(1, 2)[:, None]  # (rows, 1, heads, size)
         # One product with the prefix's keys serves the queries of all rows: (key heads, rows x queries, size)

@@ -63,13 +63,29 @@ def test_generation_equals_plain_greedy_decoding_for_any_batch(model, prompts, e
             assert found[place].finished == (ids[-1] in (EOS, *STOPS))
 
 
+@pytest.mark.parametrize("exemplars", [0, 36])
+def test_decoding_with_fixed_shapes_gives_the_same_text(model, prompts, exemplars, monkeypatch):
+    """The step that is captured on a GPU: rows that are not in use, and places not yet reached, are computed too."""
+
+    class WithFixedShape(generation.KVCache):
+        def __init__(self, *args, fixed_shape, **options):
+            super().__init__(*args, fixed_shape=True, **options)
+
+    options = {"max_new_tokens": 8, "eos_id": EOS, "stop_ids": STOPS, "batch_size": 6}
+    prompts = [[*range(10, 10 + exemplars), *prompt] for prompt in prompts[:20]]
+    expected = generate(model, prompts, **options)
+    assert len({len(each.ids) for each in expected}) > 2, "rows must end at different steps, or none is out of use"
+    monkeypatch.setattr(generation, "KVCache", WithFixedShape)
+    assert generate(model, prompts, **options) == expected
+
+
 token_lists = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=10)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(token_lists, st.integers(0, 40), st.integers(1, 12), st.integers(1, 30))
 def test_shared_prefixes_do_not_change_generations(olmo, monkeypatch, prompts, exemplars, batch_size, pass_tokens):
-    monkeypatch.setattr(generation, "MAX_PREFILL_TOKENS", pass_tokens)
+    monkeypatch.setattr(generation, "MAX_PREFILL_TOKENS", {"cpu": pass_tokens})
     prompts = [[5] * exemplars + prompt for prompt in prompts]
     found = generate(olmo, prompts, max_new_tokens=4, eos_id=EOS, batch_size=batch_size)
     expected = {tuple(prompt): decode_greedily(olmo, prompt, 4, {EOS}) for prompt in prompts}
@@ -93,10 +109,10 @@ def test_shared_prefix_and_each_prompt_are_computed_once(olmo, monkeypatch):
 
 def test_out_of_memory_halves_the_number_of_rows(olmo, prompts, monkeypatch):
     class LittleMemory(generation.KVCache):
-        def __init__(self, *args, max_rows, capacity):
+        def __init__(self, *args, max_rows, **options):
             if max_rows > 5:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            super().__init__(*args, max_rows=max_rows, capacity=capacity)
+            super().__init__(*args, max_rows=max_rows, **options)
 
     options = {"max_new_tokens": 4, "eos_id": EOS}
     expected = generate(olmo, prompts[:20], **options)
