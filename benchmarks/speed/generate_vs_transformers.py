@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from transformers import OlmoForCausalLM
+from transformers import OlmoForCausalLM, PreTrainedTokenizerFast
 
 from eval.engine.generation import generate
 from open_instruct.common.cli import run
@@ -57,12 +57,7 @@ class Speed:
 def main(args: Args) -> None:
     torch.set_num_threads(args.num_threads)
     tokenizer, model = olmo_tokenizer(), random_olmo()
-    texts = [
-        f"### Input: {row['context']}\n ### Answer: Answer A: {row['answerA']} Answer B: {row['answerB']} "
-        f"Answer C: {row['answerC']}\n ### Question:"
-        for row in rows_of("social_i_qa/none/validation")[: args.num_prompts]
-    ]
-    prompts = sorted(tokenizer(texts)["input_ids"], key=len, reverse=True)
+    prompts = question_prompts(tokenizer, args.num_prompts)
     print(f"{len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens")
     print("prompts/s, and ratios by the clock and (in brackets) in CPU time of all threads")
     print("ended  tokens  batch  transformers  ours at that batch size  ours by default         same output")
@@ -86,6 +81,16 @@ def main(args: Args) -> None:
             )
 
 
+def question_prompts(tokenizer: PreTrainedTokenizerFast, num_prompts: int) -> list[list[int]]:
+    """Token ids of prompts of SocialIQA question generation, the longest first."""
+    texts = [
+        f"### Input: {row['context']}\n ### Answer: Answer A: {row['answerA']} Answer B: {row['answerB']} "
+        f"Answer C: {row['answerC']}\n ### Question:"
+        for row in rows_of("social_i_qa/none/validation")[:num_prompts]
+    ]
+    return sorted(tokenizer(texts)["input_ids"], key=len, reverse=True)
+
+
 def eos_tokens(ended: float) -> list[int]:
     """Tokens that count as EOS: so many that a random generation has one within the limit with probability `ended`."""
     each_step = 1 - (1 - ended) ** (1 / MAX_NEW_TOKENS)
@@ -105,18 +110,26 @@ def timed(function: Callable[[Sequence[list[int]]], Result], prompts: Sequence[l
 
 
 def generate_by_transformers(
-    model: OlmoForCausalLM, eos_ids: list[int], batch_size: int, prompts: Sequence[list[int]]
+    model: OlmoForCausalLM, eos_ids: list[int], batch_size: int, prompts: Sequence[list[int]], **more: Any
 ) -> list[list[int]]:
-    """Generated ids without padding; of the stop tokens only the first, EOS, is removed, as by eval/engine."""
+    """Generated ids without padding; of the stop tokens only the first, EOS, is removed, as by eval/engine.
+
+    more: options of `model.generate`.
+    """
     outputs = []
     for first in range(0, len(prompts), batch_size):
         batch = prompts[first : first + batch_size]
         width = max(map(len, batch))
-        ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in batch])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
+        padding = [width - len(prompt) for prompt in batch]
+        ids = [[PAD] * num + prompt for num, prompt in zip(padding, batch, strict=True)]
+        mask = [[0] * num + [1] * (width - num) for num in padding]
+        inputs = {
+            name: torch.tensor(each, device=model.device)
+            for name, each in (("input_ids", ids), ("attention_mask", mask))
+        }
         options = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, "eos_token_id": eos_ids, "pad_token_id": PAD}
         with torch.inference_mode():
-            outputs += model.generate(ids, attention_mask=mask, **options)[:, width:].tolist()
+            outputs += model.generate(**inputs, **options, **more)[:, width:].tolist()
     ends = [next((i for i, token in enumerate(output) if token in eos_ids), None) for output in outputs]
     return [
         output if end is None else output[: end + (output[end] != eos_ids[0])]
