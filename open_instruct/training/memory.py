@@ -11,10 +11,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from open_instruct.common.errors import UserError
-from open_instruct.training.loss import last_mlp
+from open_instruct.training.loss import MAX_LOGITS, last_mlp
 
 GB = 1e9
-FLOAT32_BYTES = 4
+FLOAT32_BYTES, HALF_BYTES = 4, 2
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,24 @@ class MemoryEstimate:
     gradients: float
     optimizer: float
     activations: float
+    """What autograd stores for the backward pass, copies of the weights in half precision included."""
     logits: float
+    head_gradient: float = 0.0
+    """The part of the gradients that is there before the first activations are freed."""
+    accumulates: bool = False
+    """A step has several micro-batches: gradients of one remain while the next is computed."""
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """The most at one time: where the backward pass begins or, if that is more, where it ends."""
+        at_begin = self.activations + self.logits + (self.gradients if self.accumulates else 0.0)
+        return self.weights + self.optimizer + self.head_gradient + max(at_begin, self.gradients)
 
     def __str__(self) -> str:
         return (
-            f"{self.total / GB:.3g} GB = weights {self.weights / GB:.3g} + gradients {self.gradients / GB:.3g} + "
-            f"AdamW {self.optimizer / GB:.3g} + activations {self.activations / GB:.3g} + logits {self.logits / GB:.3g}"
+            f"{self.total / GB:.3g} GB (weights {self.weights / GB:.3g}, gradients {self.gradients / GB:.3g}, "
+            f"AdamW {self.optimizer / GB:.3g}, activations {self.activations / GB:.3g}, "
+            f"logits {self.logits / GB:.3g}; not all at one time)"
         )
 
 
@@ -43,6 +51,7 @@ def estimate(
     *,
     num_tokens: int,
     num_targets: int,
+    num_micro_batches: int,
     half_precision: bool,
     gradient_checkpointing: bool,
     lora_rank: int | None,
@@ -50,38 +59,79 @@ def estimate(
 ) -> MemoryEstimate:
     """Estimate one device's memory.
 
-    config: of the model; num_tokens, num_targets: of the largest micro-batch; num_shards: devices among which weights,
-    gradients and optimiser are divided (FSDP, ZeRO-3).
+    config: of the model; num_tokens, num_targets: of the largest micro-batch; num_micro_batches: of a step;
+    num_shards: devices among which weights, gradients and optimiser are divided (FSDP, ZeRO-3).
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     num_weights = sum(parameter.numel() for parameter in model.parameters())
     num_trained = num_weights if lora_rank is None else num_adapter_weights(model, lora_rank)
-    width, layers = config.hidden_size, config.num_hidden_layers
-    inner = getattr(config, "intermediate_size", None) or 4 * width
-    # What autograd stores per token and layer. Attention: two norms; q, k, v before and after rotary embedding;
-    # its output; two residual sums. MLP: gate, up, activation, product; in the last layer at targets only.
-    attention, mlp = 14 * width, 4 * inner
+    head: Any = model.get_output_embeddings()
+    copies = HALF_BYTES * sum(m.weight.numel() for m in [*linear_layers(model), head]) if half_precision else 0
+    attention, mlp = stored_bytes(model, half_precision=half_precision, lora_rank=lora_rank)
+    num_layers = config.num_hidden_layers
+    stored = num_tokens * norm_bytes(model, lora_rank=lora_rank)  # the one after the last layer
     if gradient_checkpointing:
-        stored = num_tokens * (width * layers + attention + mlp)
+        stored += num_tokens * (FLOAT32_BYTES * config.hidden_size * num_layers + attention + mlp)
     else:
+        # In the last layer, the MLP is computed at targets only.
         num_at_last = num_targets if last_mlp(model) is not None else num_tokens
-        stored = num_tokens * (attention * layers + mlp * (layers - 1)) + num_at_last * mlp
-    activation_bytes = 2 if half_precision else FLOAT32_BYTES
+        stored += num_tokens * (attention * num_layers + mlp * (num_layers - 1)) + num_at_last * mlp
     return MemoryEstimate(
-        weights=(FLOAT32_BYTES + (2 if half_precision else 0)) * num_weights / num_shards,
+        weights=FLOAT32_BYTES * num_weights / num_shards,
         gradients=FLOAT32_BYTES * num_trained / num_shards,
         optimizer=2 * FLOAT32_BYTES * num_trained / num_shards,
-        activations=activation_bytes * stored,
+        activations=copies / num_shards + stored,
         # Logits, their log-softmax and its gradient.
-        logits=3 * FLOAT32_BYTES * num_targets * config.vocab_size,
+        logits=3 * FLOAT32_BYTES * min(num_targets * config.vocab_size, MAX_LOGITS),
+        head_gradient=FLOAT32_BYTES * head.weight.numel() / num_shards if lora_rank is None else 0.0,
+        accumulates=num_micro_batches > 1,
     )
 
 
-def num_adapter_weights(model: nn.Module, rank: int) -> int:
-    head: Any = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    linear = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
-    return sum(rank * (module.in_features + module.out_features) for module in linear)
+def stored_bytes(model: Any, *, half_precision: bool, lora_rank: int | None) -> tuple[float, float]:
+    """Bytes that autograd stores for a token in one layer: attention with both norms, and MLP.
+
+    Counted with torch.autograd.graph.saved_tensors_hooks, transformers 5.17 to 5.23 (tests/training/test_memory.py).
+    """
+    config, linear = model.config, linear_layers(model)
+    width, num_layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    number = HALF_BYTES if half_precision else FLOAT32_BYTES
+    of_mlp = [m for m in linear if inner in (m.in_features, m.out_features)]
+    mlp_inputs = sum(m.in_features for m in of_mlp) / num_layers
+    attention_inputs = sum(m.in_features for m in linear) / num_layers - mlp_inputs
+    if lora_rank is not None:
+        # Each adapter has its input to itself, and its dropout a mask of bytes.
+        attention, mlp = ((number + 1) * inputs for inputs in (attention_inputs, mlp_inputs))
+        attention += number * width
+    elif half_precision:
+        attention, mlp = number * attention_inputs, number * mlp_inputs  # each layer's input is cast for itself
+    else:
+        attention, mlp = number * 2 * width, number * (width + inner)
+    heads = config.num_attention_heads
+    # Query, key and value; the output is the input of the next linear layer.
+    attention += number * width * (1 + 2 * (getattr(config, "num_key_value_heads", None) or heads) / heads)
+    # Outputs of the first matrices and, where there are two of them, of the activation.
+    num_wide = sum(m.out_features == inner for m in of_mlp) / num_layers
+    mlp += number * inner * (2 * num_wide - 1)
+    return attention + 2 * norm_bytes(model, lora_rank=lora_rank), mlp
+
+
+def norm_bytes(model: Any, *, lora_rank: int | None) -> float:
+    """Of a token at one norm, in float32: its input; RMSNorm, made of several operations, stores its output as well."""
+    has_rms_norm = any("RMSNorm" in type(module).__name__ for module in model.modules())
+    return FLOAT32_BYTES * model.config.hidden_size * (2 if has_rms_norm and lora_rank is None else 1)
+
+
+def linear_layers(model: Any) -> list[nn.Linear]:
+    """All linear layers but the head."""
+    head = model.get_output_embeddings()
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+
+
+def num_adapter_weights(model: Any, rank: int) -> int:
+    return sum(rank * (module.in_features + module.out_features) for module in linear_layers(model))
 
 
 def available_bytes(device: torch.device, *, num_local_processes: int = 1) -> int:

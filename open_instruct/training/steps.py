@@ -73,16 +73,18 @@ def largest_micro_batch(
     limits: MicroBatchLimits,
     *,
     num_processes: int,
-) -> tuple[int, int]:
-    """Largest number of tokens (including padding) and of targets in a micro-batch of any process.
+) -> tuple[int, int, int]:
+    """Largest numbers: of tokens, including padding, and of targets in a micro-batch; of micro-batches in a step.
 
     lengths, num_targets: (rows,).
     """
-    max_tokens = max_targets = 0
+    max_tokens = max_targets = max_micro_batches = 0
     for rows in steps:
         step_lengths, step_targets = lengths[rows], num_targets[rows]
-        for micro_batch in split_step(step_lengths.tolist(), limits, num_processes=num_processes):
+        micro_batches = split_step(step_lengths.tolist(), limits, num_processes=num_processes)
+        max_micro_batches = max(max_micro_batches, len(micro_batches))
+        for micro_batch in micro_batches:
             for part in filter(None, micro_batch):
                 max_tokens = max(max_tokens, limits.num_tokens(step_lengths[part].tolist()))
                 max_targets = max(max_targets, int(step_targets[part].sum()))
-    return max_tokens, max_targets
+    return max_tokens, max_targets, max_micro_batches

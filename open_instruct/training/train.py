@@ -153,13 +153,14 @@ def trackers(args: Args, artifact: Artifact) -> list[Any]:
 def check_memory(args: Args, accelerator: Accelerator, config: Any, examples: Examples, steps: list[list[int]]) -> None:
     """Print the memory that the run needs and that is free.  Raises UserError if it cannot fit."""
     world = accelerator.num_processes
-    num_tokens, num_targets = largest_micro_batch(
+    num_tokens, num_targets, num_micro_batches = largest_micro_batch(
         examples.lengths, examples.num_targets, steps, args.micro_batch_limits, num_processes=world
     )
     need = memory.estimate(
         config,
         num_tokens=num_tokens,
         num_targets=num_targets,
+        num_micro_batches=num_micro_batches,
         half_precision=args.half_precision,
         gradient_checkpointing=args.gradient_checkpointing,
         lora_rank=args.lora_rank if args.use_lora else None,

@@ -142,7 +142,7 @@ def test_a_split_step_contains_every_example_once_and_respects_the_limits(
         limits,
         num_processes=num_processes,
     )
-    assert largest == (max(map(tokens_of, parts)), max(map(len, parts)))
+    assert largest == (max(map(tokens_of, parts)), max(map(len, parts)), len(split))
 
 
 def test_validation_batches_contain_every_target_once():

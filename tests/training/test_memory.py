@@ -3,6 +3,7 @@
 import pytest
 import torch
 from toy_models import toy_olmo
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import Encoded
@@ -10,41 +11,71 @@ from open_instruct.training import memory
 from open_instruct.training.batches import collate
 from open_instruct.training.loss import TargetLoss
 from open_instruct.training.memory import GB, MemoryEstimate, check_fits, estimate
+from open_instruct.training.model import add_adapters
 
-SETTINGS = {"half_precision": False, "gradient_checkpointing": False, "lora_rank": None}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 1000}
-    return toy_olmo(tmp_path_factory.mktemp("model"), **sizes)
+SETTINGS = {"half_precision": False, "gradient_checkpointing": False, "lora_rank": None, "num_micro_batches": 1}
+SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 1000}
 
 
-def stored_by_autograd(model, examples: list[Encoded]) -> int:
-    """Bytes of the tensors saved for the backward pass, without weights."""
+@pytest.fixture
+def model(tmp_path):
+    return toy_olmo(tmp_path, **SIZES)
+
+
+@pytest.fixture
+def models(model):
+    """By family, with a head of its own in one."""
+    torch.manual_seed(0)
+    kinds = {"llama": LlamaConfig, "neox": GPTNeoXConfig}
+    configs = {name: kind(**SIZES, num_attention_heads=4) for name, kind in kinds.items()}
+    return {"olmo": model} | {name: AutoModelForCausalLM.from_config(config) for name, config in configs.items()}
+
+
+def stored_by_autograd(model, examples: list[Encoded], *, half: bool) -> int:
+    """Bytes of the tensors saved for the backward pass, without weights, with their copies in bfloat16."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    stored: dict[int, int] = {}
+    stored: dict[int, torch.UntypedStorage] = {}
 
     def store(tensor):
-        storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()  # kept, so that no other gets its address
         if storage.data_ptr() not in weights:
-            stored[storage.data_ptr()] = storage.nbytes()
+            stored[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
-        loss = TargetLoss(model)(*collate(examples, packing=False))
-    assert loss.requires_grad
-    return sum(stored.values())
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = TargetLoss(model)(*collate(examples, packing=False))
+        assert loss.requires_grad
+    return sum(storage.nbytes() for storage in stored.values())
 
 
-def test_the_estimate_is_within_30_percent_of_what_autograd_stores(model):
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"lora_rank": 4}])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("family", ["olmo", "llama", "neox"])
+def test_the_estimate_is_within_15_percent_of_what_autograd_stores(models, monkeypatch, family, half, options):
+    model = models[family].train()
+    settings = SETTINGS | {"half_precision": half} | options
+    need = estimate(model.config, num_tokens=4 * 59, num_targets=80, **settings)
+    # One of three copies of the logits is stored; the others exist for a moment.
+    expected = need.activations + need.logits / 3
+    if "gradient_checkpointing" in options:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The backward pass stores one layer, and copies of weights, again.
+        copies = 2 * sum(m.weight.numel() for m in memory.linear_layers(model)) if half else 0
+        expected -= 4 * 59 * sum(memory.stored_bytes(model, half_precision=half, lora_rank=None)) + copies
+    if "lora_rank" in options:
+        # The dropout of GPUs stores a mask; that of CPUs stores its numbers.
+        monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, p, on, _: torch.native_dropout(x, p, on)[0])
+        model = add_adapters(model, rank=4, alpha=4, dropout=0.1)
     examples = [Encoded([5] * 60, [-100] * 40 + [5] * 20)] * 4
-    need = estimate(model.config, num_tokens=4 * 59, num_targets=80, **SETTINGS)
-    num_weights = sum(p.numel() for p in model.parameters())
-    assert need.weights == need.gradients == need.optimizer / 2 == 4 * num_weights
-    stored = stored_by_autograd(model, examples)
-    # Two copies of the logits are stored; the third exists during the backward pass only.
-    assert 0.9 < (need.activations + need.logits * 2 / 3) / stored < 1.3
+    assert expected == pytest.approx(stored_by_autograd(model, examples, half=half), rel=0.15)
+
+
+def test_the_peak_is_at_the_begin_or_the_end_of_the_backward_pass():
+    sizes = {"weights": 4, "gradients": 4, "optimizer": 8, "activations": 6, "logits": 1, "head_gradient": 0.5}
+    assert MemoryEstimate(**sizes).total == 4 + 8 + 0.5 + 6 + 1
+    assert MemoryEstimate(**(sizes | {"activations": 1})).total == 4 + 8 + 0.5 + 4
+    assert MemoryEstimate(**sizes, accumulates=True).total == 4 + 8 + 0.5 + 6 + 1 + 4
 
 
 def test_checkpointing_adapters_and_more_devices_reduce_the_estimate(model):
@@ -64,9 +95,9 @@ def test_checkpointing_adapters_and_more_devices_reduce_the_estimate(model):
 
 def test_the_error_names_only_options_that_help():
     need = MemoryEstimate(weights=4 * GB, gradients=4 * GB, optimizer=8 * GB, activations=6 * GB, logits=1 * GB)
-    check_fits(need, int(24 * GB))
-    with pytest.raises(UserError, match=r"about 23 GB = weights 4 .* 20 GB are free; what helps: --max_tokens_per_bat"):
-        check_fits(need, int(20 * GB))
+    check_fits(need, int(19 * GB))
+    with pytest.raises(UserError, match=r"about 19 GB \(weights 4, .* 17 GB are free; what helps: --max_tokens_per"):
+        check_fits(need, int(17 * GB))
     # Fewer tokens per batch do not reduce the weights.
     with pytest.raises(UserError, match=r"what helps: --use_lora; more devices"):
         check_fits(need, int(10 * GB))
