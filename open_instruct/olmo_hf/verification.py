@@ -7,14 +7,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
 from accelerate import cpu_offload
 from accelerate.utils import set_module_tensor_to_device
-from olmo.config import ModelConfig
-from olmo.model import OLMo, OLMoBlock
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -23,6 +21,10 @@ from open_instruct.data.encode import encode_prompts
 from open_instruct.olmo_hf.native import load_safetensors, load_state
 from open_instruct.olmo_hf.shards import NUM_PARALLEL
 from open_instruct.olmo_hf.weights import Conversion, take
+
+if TYPE_CHECKING:
+    from olmo.config import ModelConfig
+    from olmo.model import OLMo
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest logit where that is above 1, as float32 rounding is relative.
@@ -64,7 +66,7 @@ def verify(conversion: Conversion, tokenizer: PreTrainedTokenizerFast, verify_by
     return measured
 
 
-def make_prompts(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> list[list[int]]:
+def make_prompts(tokenizer: PreTrainedTokenizerFast, config: "ModelConfig") -> list[list[int]]:
     """Seeded random ids of several lengths, and a text, each truncated to the model's maximum length."""
     generator = torch.Generator().manual_seed(0)
     longest = config.max_sequence_length
@@ -93,7 +95,9 @@ def compare_whole(conversion: Conversion, prompts: Sequence[list[int]]) -> dict[
     return measured | compare(native, converted, batches)
 
 
-def empty_native(config: ModelConfig) -> OLMo:
+def empty_native(config: "ModelConfig") -> "OLMo":
+    from olmo.model import OLMo
+
     # No memory for initial weights, which are replaced, and no GPU kernel.
     return OLMo(dataclasses.replace(config, init_device="meta", flash_attention=False), init_params=False)
 
@@ -151,6 +155,7 @@ def compare(native: nn.Module, converted: nn.Module, batches: Sequence[list[list
 
 def compare_by_layer(conversion: Conversion, prompts: Sequence[list[int]]) -> dict[str, Any]:
     """All prompts as one batch, so that each layer is loaded once."""
+    from olmo.model import OLMoBlock
 
     def native_tensor(name: str) -> torch.Tensor:
         return load_state(conversion.weights)[name].float()

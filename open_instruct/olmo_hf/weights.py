@@ -4,12 +4,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from olmo.config import ModelConfig
 
 from open_instruct.common.errors import UserError
+
+if TYPE_CHECKING:
+    from olmo.config import ModelConfig
 
 # Native tensor -> the target tensors of which its rows consist, in this order.
 ATTENTION_AND_MLP = {
@@ -98,7 +100,7 @@ class Piece:
 class Conversion:
     """A native checkpoint and the model to be made of it."""
 
-    native_config: ModelConfig
+    native_config: "ModelConfig"
     weights: Sequence[Path]
     """Native files."""
     empty: Mapping[str, torch.Tensor]
@@ -111,7 +113,7 @@ class Conversion:
     """Folder of the target."""
 
 
-def target_of(config: ModelConfig) -> Target:
+def target_of(config: "ModelConfig") -> Target:
     """The architecture of the converted model.  Raises UserError that names every option that it does not support."""
     target = OLMO2 if config.norm_after else OLMO
     problems = []
@@ -128,7 +130,7 @@ def target_of(config: ModelConfig) -> Target:
     return target
 
 
-def map_tensors(config: ModelConfig, target: Target, empty: Mapping[str, torch.Tensor]) -> dict[str, Piece]:
+def map_tensors(config: "ModelConfig", target: Target, empty: Mapping[str, torch.Tensor]) -> dict[str, Piece]:
     """The native rows of each target tensor, in the order of the table.
 
     `empty` are the target's tensors. Raises UserError where table and target model disagree.
@@ -152,7 +154,7 @@ def map_tensors(config: ModelConfig, target: Target, empty: Mapping[str, torch.T
     return pieces
 
 
-def native_layer(config: ModelConfig, number: int) -> str:
+def native_layer(config: "ModelConfig", number: int) -> str:
     """Prefix of a layer's tensors. Blocks wrapped in groups for training are numbered within their group."""
     if config.block_group_size == 1:
         return f"transformer.blocks.{number}"

@@ -13,20 +13,31 @@ from typing import Any
 from open_instruct.common import ownership
 from open_instruct.common.cli import parse
 from open_instruct.common.errors import UserError
+from open_instruct.common.olmo_package import require_installed
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 
 CONFIGURED = ("finetune", "predict", "suite")
 """Stages whose options a study sets, and whose scripts are imported without torch."""
+NATIVE = ("pretrain", "convert")
+"""Stages that read or write OLMo's own format."""
 MOST_SHOWN = 5
 
 
 def require_runnable(jobs: Sequence[Job], cache: JobCache) -> None:
     """Raises UserError with every reason why a job would be refused, or would replace what is not its own."""
-    problems = list(dict.fromkeys([*refusals(jobs), *clashes(jobs, cache)]))
+    problems = list(dict.fromkeys([*missing_package(jobs, cache), *refusals(jobs), *clashes(jobs, cache)]))
     if problems:
         more = [f"… and {len(problems) - MOST_SHOWN} more"] if len(problems) > MOST_SHOWN else []
         raise UserError("\n  ".join(["this plan cannot run:", *problems[:MOST_SHOWN], *more]))
+
+
+def missing_package(jobs: Sequence[Job], cache: JobCache) -> Iterator[str]:
+    for job in [job for job in jobs if job.stage in NATIVE and not cache.is_done(job)][:1]:
+        try:
+            require_installed(job.key)
+        except UserError as error:
+            yield str(error)
 
 
 def refusals(jobs: Sequence[Job]) -> Iterator[str]:

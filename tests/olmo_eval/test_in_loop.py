@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from olmo.eval import downstream
 from toy_models import toy_olmo
 from transformers import AutoTokenizer
 
@@ -13,6 +12,8 @@ from olmo_eval import in_loop
 from olmo_eval.instances import load_instances
 from olmo_eval.ranking import predict, summarise
 from olmo_eval.tasks import TASKS, task_named
+
+downstream = pytest.importorskip("olmo.eval.downstream")
 
 NAME_IN_OLMO = {"csqa": "commonsense_qa", "openbookqa": "openbook_qa"}
 METRIC = {"acc": "raw", "len_norm": "per_char"}

@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 from malicious_pickle import Payload
-from olmo.safetensors_util import state_dict_to_safetensors_file
 from safetensors.torch import save_file
 from toy_conversion import OLMO2, largest_difference, refuse, run_conversion
 from toy_models import toy_native_olmo
@@ -18,6 +17,8 @@ from open_instruct.common.sidecars import read_sidecar
 
 
 def to_trainers_safetensors(native):
+    from olmo.safetensors_util import state_dict_to_safetensors_file
+
     state_dict_to_safetensors_file(torch.load(native / "model.pt", weights_only=True), native / "model.safetensors")
     (native / "model.pt").unlink()
 

