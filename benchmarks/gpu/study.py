@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import Figures
 
 from analysis.tables.columns import BITS
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 from open_instruct.common.paths import REPOSITORY
-
-sys.path.insert(0, str(REPOSITORY / "benchmarks" / "gpu"))
-from figures import Figures
 
 STUDY = "scripts/studies/tiny.yaml"
 FINDINGS = Path("results", "tiny", "findings.json")
@@ -52,7 +50,7 @@ class Args:
     """Figures, as JSON."""
     reference: Path = REPOSITORY / ".gpu" / "study.tar.gz"
     """The study on a CPU."""
-    num_parallel: int = 8
+    num_parallel: int = 10
     """Jobs at once; they share the GPU."""
     max_seconds: float = 100.0
     """Of the jobs; then they are stopped, and nothing is compared."""
