@@ -25,6 +25,8 @@ SECONDS = {"finetune": 105, "rank": 75, "generate": 60, "tests": 75, "modes": 90
 """Time limit of each part, the most valuable first."""
 GROUPS = [["finetune"], ["rank"], ["generate"], ["tests", "modes", "study"]]
 """Parts that run at once: the last ones measure no speed."""
+TESTS = ("tests/training", "tests/engine")
+"""Folders with tests marked `gpu`; others import packages that a GPU machine may lack."""
 TINY_FACTOR = 10
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "trl", "lm-eval")
 
@@ -83,7 +85,7 @@ def start(name: str, args: Args) -> subprocess.Popen:
 
 def command(name: str, args: Args) -> list[str]:
     if name == "tests":
-        return [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "tests"]
+        return [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--durations=5", "-rf", *TESTS]
     tiny = ["--tiny"] if args.tiny else []
     return [sys.executable, str(HERE / f"{name}.py"), "--output_file", str(json_of(args, name)), *tiny]
 
