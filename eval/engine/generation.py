@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -178,10 +179,10 @@ def prefill(
             end < len(order) and len(tree.ids) + len(prompts[order[end]]) - shared[end] <= max_tokens
         ):
             tree.add(Segment(order[end], shared[end], prompts[order[end]][shared[end] :]))
-            own += tree.path[prefix.num_tokens :]
+            own.append(tree.path[prefix.num_tokens :])
             end += 1
         # First the cached prefix of the next pass, then the prompts' own tokens.
-        _, states = forward(model, tree, cached, tree.path[: shared[end]] + own)
+        _, states = forward(model, tree, cached, np.concatenate([tree.path[: shared[end]], *own]))
         cached = states.select(slice(0, shared[end]))
         yield order[begin:end], states.select(slice(shared[end], None))
         begin = end

@@ -7,6 +7,7 @@ the cache before the next step reads them, which costs as much as computing them
 from collections.abc import Iterator
 from typing import cast
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -36,44 +37,45 @@ def check_lm_head(model: PreTrainedModel) -> None:
 def target_log_probs(
     model: PreTrainedModel, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each target (float64), and whether it is the most likely token.  -> (targets,) each
+    """Log-probability of each target, and whether it is the most likely token.  -> (targets,) each, on the device
 
     hidden: (positions, hidden); rows: (targets,) position that predicts each target; targets: (targets,) token ids.
-    Raises UserError where logits are not finite.
+    Nothing here waits for a GPU: `check_finite` is for later.
     """
-    log_probs = torch.empty(len(targets), device=hidden.device)
-    is_greedy = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
-    step = positions_per_block(model)
-    for first in range(0, len(hidden), step):
-        inside = ((rows >= first) & (rows < first + step)).nonzero()[:, 0]
-        block = block_log_probs(model, hidden[first : first + step], rows[inside] - first, targets[inside])
-        log_probs[inside], is_greedy[inside] = block
-    return log_probs.double().cpu(), is_greedy.cpu()
+    target_logits = torch.zeros(len(targets), device=hidden.device)
+    tops, log_totals = [], []
+    for first_row in range(0, len(hidden), positions_per_block(model)):
+        maxima, sums = [], []
+        for first_token, logits in logit_slices(model, hidden[first_row : first_row + positions_per_block(model)]):
+            target_logits = entries_inside(logits, rows - first_row, targets - first_token, outside=target_logits)
+            maxima.append(logits.amax(-1))
+            sums.append(logits.sub_(maxima[-1][:, None]).exp_().sum(-1))
+        by_slice = torch.stack(maxima)  # (slices, positions)
+        top = by_slice.amax(0)
+        tops.append(top)
+        log_totals.append(((by_slice - top).exp() * torch.stack(sums)).sum(0).log() + top)  # (positions,)
+    return target_logits - torch.cat(log_totals)[rows], target_logits == torch.cat(tops)[rows]
+
+
+def entries_inside(
+    matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, *, outside: torch.Tensor
+) -> torch.Tensor:
+    """The entries of a matrix at these rows and columns; where there is none, those of `outside`.  (entries,)"""
+    last_row, last_column = matrix.shape[0] - 1, matrix.shape[1] - 1
+    nearest_rows, nearest_columns = rows.clamp(0, last_row), columns.clamp(0, last_column)
+    is_inside = (rows == nearest_rows) & (columns == nearest_columns)
+    return torch.where(is_inside, matrix[nearest_rows, nearest_columns], outside)
+
+
+def check_finite(log_probs: np.ndarray) -> None:
+    if not np.isfinite(log_probs).all():
+        raise UserError("the model gives logits that are not finite; its weights are broken, or overflow in float16")
 
 
 def positions_per_block(model: PreTrainedModel) -> int:
     if model.device.type == "cpu":
         return SLICE_POSITIONS
     return max(1, MAX_LOGIT_ELEMENTS // lm_head(model).weight.shape[0])
-
-
-def block_log_probs(
-    model: PreTrainedModel, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    target_logits = torch.empty(len(targets), device=hidden.device)
-    maxima, sums = [], []
-    for first, logits in logit_slices(model, hidden):
-        inside = ((targets >= first) & (targets < first + logits.shape[-1])).nonzero()[:, 0]
-        target_logits[inside] = logits[rows[inside], targets[inside] - first]
-        maxima.append(logits.amax(-1))
-        sums.append(logits.sub_(maxima[-1][:, None]).exp_().sum(-1))
-    by_slice = torch.stack(maxima)  # (slices, positions)
-    top = by_slice.amax(0)
-    log_totals = ((by_slice - top).exp() * torch.stack(sums)).sum(0).log() + top  # (positions,)
-    log_probs = target_logits - log_totals[rows]
-    if not log_probs.isfinite().all():
-        raise UserError("the model gives logits that are not finite; its weights are broken, or overflow in float16")
-    return log_probs, target_logits == top[rows]
 
 
 def greedy_tokens(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:

@@ -7,17 +7,20 @@ applied only at the positions that predict a token of a continuation, once for e
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from eval.engine.lm_head import check_lm_head, target_log_probs
+from eval.engine.devices import to_device
+from eval.engine.lm_head import check_finite, check_lm_head, target_log_probs
 from eval.engine.prefix_attention import TokenStates, forward, is_out_of_memory, prefix_attention
 from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
 from open_instruct.common.errors import UserError
 
-MAX_BATCH_TOKENS = 4096
+MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,13 @@ def score(
     model: PreTrainedModel,
     requests: Sequence[Request],
     *,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[list[Score]]:
     """Score every continuation of every request, in the order of `requests`.
 
-    A forward pass takes at most `max_batch_tokens` tokens, not counting the prefix that it shares with the pass before.
+    A forward pass takes at most `max_batch_tokens` tokens (default: by device), not counting the prefix that it shares
+    with the pass before.
     The bound is halved when a pass runs out of memory. It does not change a score, beyond float noise. Contexts are not
     truncated here. `progress` is called after each pass with the number of requests begun.
 
@@ -64,28 +68,34 @@ def score(
     """
     check_requests(requests, vocab_size=cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings)
     check_model(model, longest=max((sequence_length(request) for request in requests), default=0))
-    scores: list[list[Score | None]] = [[None] * len(request.continuations) for request in requests]
     continuations = list(sorted_continuations(requests))
+    max_tokens = max_batch_tokens or MAX_BATCH_TOKENS[model.device.type]
+    log_probs, are_greedy = [], []
     num_done, cached = 0, TokenStates()
     with prefix_attention(model):
         while num_done < len(continuations):
-            tree, batch, predictors = next_batch(continuations, num_done, max_batch_tokens=max_batch_tokens)
+            tree, batch, predictors = next_batch(continuations, num_done, max_batch_tokens=max_tokens)
             end = num_done + len(batch)
             num_kept = continuations[end].num_shared if end < len(continuations) else 0
             try:
                 hidden, kept = forward(model, tree, cached, tree.path[:num_kept])
-                batch_scores = score_batch(model, batch, predictors, hidden)
+                of_batch, is_greedy = score_batch(model, batch, predictors, hidden)
             except RuntimeError as error:
                 if not is_out_of_memory(error, is_smallest=len(batch) == 1):
                     raise
-                max_batch_tokens = len(tree.ids) // 2
+                max_tokens = len(tree.ids) // 2
                 continue
-            for continuation, result in zip(batch, batch_scores, strict=True):
-                scores[continuation.request][continuation.number] = result
+            # They stay on the device until the end: fetching them would wait for a GPU after each pass.
+            log_probs.append(of_batch)
+            are_greedy.append(is_greedy)
             if progress:
                 begun_before = {continuations[num_done - 1].request} if num_done else set()
                 progress(len({continuation.request for continuation in batch} - begun_before))
             num_done, cached = end, kept
+    found = scores_of(continuations, log_probs, are_greedy)
+    scores: list[list[Score | None]] = [[None] * len(request.continuations) for request in requests]
+    for continuation, result in zip(continuations, found, strict=True):
+        scores[continuation.request][continuation.number] = result
     return [[result for result in results if result] for results in scores]
 
 
@@ -130,7 +140,7 @@ def sorted_continuations(requests: Sequence[Request]) -> Iterator[Continuation]:
 
 def next_batch(
     continuations: Sequence[Continuation], first: int, *, max_batch_tokens: int
-) -> tuple[PrefixTree, list[Continuation], list[int]]:
+) -> tuple[PrefixTree, list[Continuation], np.ndarray]:
     """As many continuations from `first` on as fit; one that alone exceeds the bound is a batch of its own.
 
     -> their tree, the continuations, and for each of their targets the index of the token that predicts it
@@ -142,18 +152,31 @@ def next_batch(
             break
         tree.add(continuation)
         batch.append(continuation)
-        predictors += tree.path[-len(continuation.targets) :]
-    return tree, batch, predictors
+        predictors.append(tree.path[-len(continuation.targets) :])
+    return tree, batch, np.concatenate(predictors)
 
 
 def score_batch(
-    model: PreTrainedModel, batch: Sequence[Continuation], predictors: Sequence[int], hidden: torch.Tensor
-) -> list[Score]:
+    model: PreTrainedModel, batch: Sequence[Continuation], predictors: np.ndarray, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each target, and whether it is the most likely token.  -> (targets,) each, on the device"""
     # Continuations of one request share the position that predicts their first tokens.
-    distinct, rows = torch.unique(torch.tensor(predictors), return_inverse=True)
-    targets = torch.tensor([token for continuation in batch for token in continuation.targets])
-    predicting = hidden[distinct.to(hidden.device)]  # (positions, hidden)
-    log_probs, is_greedy = target_log_probs(model, predicting, rows.to(hidden.device), targets.to(hidden.device))
-    lengths = [len(continuation.targets) for continuation in batch]
-    by_continuation = zip(log_probs.split(lengths), is_greedy.split(lengths), lengths, strict=True)
-    return [Score(each.sum().item(), length, bool(greedy.all())) for each, greedy, length in by_continuation]
+    distinct, rows = np.unique(predictors, return_inverse=True)
+    targets = np.fromiter(chain.from_iterable(continuation.targets for continuation in batch), dtype=np.int64)
+    distinct, rows, targets = (to_device(each, hidden.device) for each in (distinct, rows, targets))
+    return target_log_probs(model, hidden[distinct], rows, targets)
+
+
+def scores_of(
+    continuations: Sequence[Continuation], log_probs: Sequence[torch.Tensor], are_greedy: Sequence[torch.Tensor]
+) -> list[Score]:
+    """From the log-probabilities of all targets, one tensor a batch.  Raises UserError where one is not finite."""
+    if not continuations:
+        return []
+    by_target, is_greedy = (torch.cat(list(of_batches)).cpu().numpy() for of_batches in (log_probs, are_greedy))
+    check_finite(by_target)
+    lengths = [len(continuation.targets) for continuation in continuations]
+    begins = np.cumsum([0, *lengths[:-1]])
+    sums = np.add.reduceat(by_target.astype(np.float64), begins).tolist()
+    all_greedy = np.logical_and.reduceat(is_greedy, begins).tolist()
+    return [Score(*each) for each in zip(sums, lengths, all_greedy, strict=True)]

@@ -4,14 +4,16 @@ During the pass the model's attention is `attend`, which calls the attention of 
 works on single tokens, and so on concatenated sequences.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from eval.engine.devices import to_device
 from eval.engine.prefix_tree import PrefixTree
 from open_instruct.common.errors import UserError
 
@@ -88,13 +90,14 @@ class TokenStates:
 
 
 def forward(
-    model: PreTrainedModel, tree: PrefixTree, cached: TokenStates, keep: Sequence[int]
+    model: PreTrainedModel, tree: PrefixTree, cached: TokenStates, keep: np.ndarray
 ) -> tuple[torch.Tensor, TokenStates]:
     """One forward pass.  -> last hidden states by index (cached prefix first), and the states of the tokens `keep`."""
-    kept_indices = torch.tensor(keep, dtype=torch.long, device=model.device)
+    kept_indices = to_device(keep, model.device)
     if not tree.ids:  # every sequence is a prefix of the one before
         return cached.hidden, cached.select(kept_indices)
-    kept, buckets = TokenStates(), list(tree.buckets(model.device, model.dtype))
+    kept = TokenStates()
+    buckets, places = tree.buckets(model.device, model.dtype)
 
     def tree_attention(
         layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scaling: float
@@ -104,7 +107,7 @@ def forward(
             k, v = torch.cat([cached.keys[layer], k]), torch.cat([cached.values[layer], v])
         kept.keys.append(k[kept_indices])
         kept.values.append(v[kept_indices])
-        output = q.new_empty(q.shape)
+        outputs = []
         for bucket in buckets:
             rows = bucket.mask.shape[0]
             q_rows, k_rows, v_rows = (
@@ -114,13 +117,12 @@ def forward(
             out = torch.nn.functional.scaled_dot_product_attention(
                 q_rows, k_rows, v_rows, attn_mask=bucket.mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
-            out = out.transpose(1, 2).flatten(0, 1)  # (rows x queries, heads, size)
-            output.index_copy_(0, bucket.queries[bucket.unpadded], out[bucket.unpadded])
-        return output[None]
+            outputs.append(out.transpose(1, 2).flatten(0, 1))  # (rows x queries, heads, size)
+        return torch.cat(outputs).index_select(0, places)[None]
 
     hidden = model.base_model(
-        input_ids=torch.tensor(tree.ids, device=model.device)[None],
-        position_ids=torch.tensor(tree.positions, device=model.device)[None],
+        input_ids=to_device(np.array(tree.ids), model.device)[None],
+        position_ids=to_device(np.array(tree.positions), model.device)[None],
         use_cache=False,
         tree_attention=tree_attention,
     ).last_hidden_state[0]  # (tokens, hidden)

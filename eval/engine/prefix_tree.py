@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from eval.engine.devices import to_device
+
 NO_END = 2**31 - 1
 """End of a token whose successors in the row are all its descendants."""
 MAX_MASK_ELEMENTS = 2**23
 """Bound on rows x queries x keys of a bucket: 32 MiB in float32."""
-MAX_BUCKET_KEYS = 2**15
-"""Bound on rows x keys of a bucket, whose keys and values are copied: 256 MiB each in float32 at hidden size 2,048."""
-CHEAP_PADDING = 2**13
+MAX_BUCKET_KEYS = {"cpu": 2**15, "cuda": 2**17}
+"""Bound on rows x keys of a bucket, whose keys and values are copied: 8 KiB each in float32 at hidden size 2,048."""
+CHEAP_PADDING = {"cpu": 2**13, "cuda": 2**19}
 """Padded mask elements that cost less than one more bucket."""
 
 
@@ -41,18 +43,26 @@ class Segment:
     """Token ids after that prefix; may be empty."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     request: int
     first: int
     """Position of the row's first token in the pass."""
-    ancestors: list[int]
-    ends: list[int] = field(default_factory=list)
-    """For each token, the position in the row of the first later token that is not its descendant."""
+    ancestors: np.ndarray
+    num_tokens: int = 0
+    ended: list[tuple[np.ndarray, int]] = field(default_factory=list)
+    """Tokens, and the first later token that is not their descendant, as positions in the row."""
 
     @property
     def num_keys(self) -> int:
-        return len(self.ancestors) + len(self.ends)
+        return len(self.ancestors) + self.num_tokens
+
+    def ends(self) -> np.ndarray:
+        """For each token, the position in the row of the first later token that is not its descendant."""
+        ends = np.full(self.num_tokens, NO_END, dtype=np.int32)
+        for tokens, end in self.ended:
+            ends[tokens] = end
+        return ends
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,6 @@ class Bucket:
 
     queries: torch.Tensor
     """(rows x queries,) positions in the pass."""
-    unpadded: torch.Tensor
-    """Which of `queries` are not padding."""
     keys: torch.Tensor
     """(rows x keys,) indices of the ancestors, then of the row's own tokens."""
     mask: torch.Tensor
@@ -77,69 +85,90 @@ class PrefixTree:
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.rows: list[Row] = []
-        self.path = list(range(num_cached))
+        self.path = np.arange(num_cached)
         """Indices of the tokens of the sequence that was added last."""
 
     def add(self, segment: Segment) -> None:
-        removed = self.path[segment.num_shared :]
-        del self.path[segment.num_shared :]
+        shared, removed = self.path[: segment.num_shared], self.path[segment.num_shared :]
+        self.path = shared
         row = self.rows[-1] if self.rows else None
         if row and row.request == segment.request and segment.num_shared >= len(row.ancestors):
-            for index in removed:
-                row.ends[index - self.num_cached - row.first] = len(row.ends)
+            row.ended.append((removed - self.num_cached - row.first, row.num_tokens))
         elif segment.ids:
-            row = Row(segment.request, len(self.ids), self.path.copy())
+            row = Row(segment.request, len(self.ids), shared)
             self.rows.append(row)
         if not segment.ids or row is None:
             return
         begin = self.num_cached + len(self.ids)
-        self.path += range(begin, begin + len(segment.ids))
+        self.path = np.concatenate([shared, np.arange(begin, begin + len(segment.ids))])
         self.positions += range(segment.num_shared, segment.num_shared + len(segment.ids))
         self.ids += segment.ids
-        row.ends.extend([NO_END] * len(segment.ids))
+        row.num_tokens += len(segment.ids)
 
-    def buckets(self, device: torch.device, dtype: torch.dtype) -> Iterator[Bucket]:
-        rows = sorted(self.rows, key=lambda row: (row.num_keys, len(row.ends)))
+    def buckets(self, device: torch.device, dtype: torch.dtype) -> tuple[list[Bucket], torch.Tensor]:
+        """The rows in buckets, and for each token of the pass its place in the concatenated output of all buckets."""
+        buckets, places, num_outputs = [], np.zeros(len(self.ids), dtype=np.int64), 0
+        for rows in self._rows_by_size(device.type):
+            num_queries = max(row.num_tokens for row in rows)
+            for row in rows:
+                places[row.first : row.first + row.num_tokens] = np.arange(num_outputs, num_outputs + row.num_tokens)
+                num_outputs += num_queries
+            buckets.append(self._bucket(rows, num_queries, device, dtype))
+        return buckets, to_device(places, device)
+
+    def _rows_by_size(self, device_type: str) -> Iterator[list[Row]]:
+        """Rows of similar size together."""
+        rows = sorted(self.rows, key=lambda row: (row.num_keys, row.num_tokens))
         begin, width, area = 0, 0, 0
         for number, row in enumerate(rows):
-            wider = max(width, len(row.ends))
+            wider = max(width, row.num_tokens)
             num_padded_keys = (number - begin + 1) * row.num_keys
-            padding = num_padded_keys * wider - (area + row.num_keys * len(row.ends))
-            is_full = num_padded_keys > MAX_BUCKET_KEYS or num_padded_keys * wider > MAX_MASK_ELEMENTS
-            if number > begin and (is_full or padding > CHEAP_PADDING + area // 4):
-                yield self._bucket(rows[begin:number], device, dtype)
-                begin, wider, area = number, len(row.ends), 0
-            width, area = wider, area + row.num_keys * len(row.ends)
+            padding = num_padded_keys * wider - (area + row.num_keys * row.num_tokens)
+            is_full = num_padded_keys > MAX_BUCKET_KEYS[device_type] or num_padded_keys * wider > MAX_MASK_ELEMENTS
+            if number > begin and (is_full or padding > CHEAP_PADDING[device_type] + area // 4):
+                yield rows[begin:number]
+                begin, wider, area = number, row.num_tokens, 0
+            width, area = wider, area + row.num_keys * row.num_tokens
         if rows:
-            yield self._bucket(rows[begin:], device, dtype)
+            yield rows[begin:]
 
-    def _bucket(self, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> Bucket:
-        num_queries, num_keys = max(len(row.ends) for row in rows), max(row.num_keys for row in rows)
+    def _bucket(self, rows: Sequence[Row], num_queries: int, device: torch.device, dtype: torch.dtype) -> Bucket:
+        num_keys = max(row.num_keys for row in rows)
+        if device.type == "cuda":
+            num_keys = -(-num_keys // 8) * 8  # otherwise the attention kernel copies the mask into such a shape
         queries = np.zeros((len(rows), num_queries), dtype=np.int64)
-        is_query = np.zeros((len(rows), num_queries), dtype=np.bool_)
         keys = np.zeros((len(rows), num_keys), dtype=np.int64)
         # A key is visible to the queries from its start to its end: to all for an ancestor, to none for padding.
-        starts, ends = np.zeros_like(keys), np.full_like(keys, NO_END)
+        starts, ends = np.zeros(keys.shape, dtype=np.int32), np.full(keys.shape, NO_END, dtype=np.int32)
         for r, row in enumerate(rows):
-            width, num_ancestors = len(row.ends), len(row.ancestors)
+            width, num_ancestors = row.num_tokens, len(row.ancestors)
             queries[r, :width] = np.arange(row.first, row.first + width)
-            is_query[r, :width] = True
             keys[r, :num_ancestors] = row.ancestors
             keys[r, num_ancestors : row.num_keys] = queries[r, :width] + self.num_cached
             starts[r, num_ancestors : row.num_keys] = np.arange(width)
-            ends[r, num_ancestors : row.num_keys] = row.ends
+            ends[r, num_ancestors : row.num_keys] = row.ends()
             ends[r, row.num_keys :] = 0
-        position = np.arange(num_queries)[None, :, None]
-        is_visible = torch.from_numpy((starts[:, None, :] <= position) & (position < ends[:, None, :]))[:, None]
-        mask = torch.zeros(is_visible.shape, dtype=dtype).masked_fill_(~is_visible, torch.finfo(dtype).min)
-        indices = (
-            torch.from_numpy(part).to(device) for part in (queries.ravel(), np.flatnonzero(is_query), keys.ravel())
-        )
-        return Bucket(*indices, mask=mask.to(device))
+        mask = attention_mask(to_device(starts, device), to_device(ends, device), num_queries, dtype)
+        return Bucket(to_device(queries.ravel(), device), to_device(keys.ravel(), device), mask)
+
+
+def attention_mask(starts: torch.Tensor, ends: torch.Tensor, num_queries: int, dtype: torch.dtype) -> torch.Tensor:
+    """Each key is visible to the queries from its start to its end.  (rows, keys) -> (rows, 1, queries, keys)"""
+    position = torch.arange(num_queries, dtype=starts.dtype, device=starts.device)[:, None]
+    starts, ends = starts[:, None, None], ends[:, None, None]  # (rows, 1, 1, keys)
+    is_hidden = (starts > position) | (position >= ends)
+    return torch.zeros(is_hidden.shape, dtype=dtype, device=starts.device).masked_fill_(
+        is_hidden, torch.finfo(dtype).min
+    )
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
-    for length, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return length
-    return min(len(a), len(b))
+    # By halves: Python compares two lists far faster than a loop compares their elements.
+    same, different = 0, min(len(a), len(b)) + 1
+    while different - same > 1:
+        middle = (same + different) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same

@@ -127,13 +127,15 @@ def encode_options(
     # Tokenizers that add a space before a text would encode two.
     adds_space = len({tuple(ids) for ids in encode_prompts(tokenizer, ["A", " A"])}) == 1
     texts = [c.removeprefix(" ") if adds_space else c for instance in instances for c in instance.item.continuations]
-    contexts = iter(encode_prompts(tokenizer, [c for instance in instances for c in instance.item.contexts]))
+    # Most instances have one context for all continuations, with the same exemplars: each is tokenised once.
+    distinct = list({c: None for instance in instances for c in instance.item.contexts})
+    ids_of_context = dict(zip(distinct, encode_prompts(tokenizer, distinct), strict=True))
     continuations = iter(encode_prompts(tokenizer, texts))
     encoded = []
     for instance in instances:
         options = []
-        for _ in instance.item.continuations:
-            context, continuation = next(contexts), next(continuations)
+        for text in instance.item.contexts:
+            context, continuation = ids_of_context[text], next(continuations)
             room = max_length + 1 - len(continuation)
             if room < 1:
                 raise UserError(

@@ -39,7 +39,7 @@ def plain_score(model, context, continuation):
 def small_bounds(monkeypatch):
     """Make every loop over blocks, slices and buckets run more than once, even on toy models."""
     monkeypatch.setattr(prefix_tree, "MAX_MASK_ELEMENTS", 40)
-    monkeypatch.setattr(prefix_tree, "CHEAP_PADDING", 4)
+    monkeypatch.setattr(prefix_tree, "CHEAP_PADDING", {"cpu": 4})
     monkeypatch.setattr(lm_head, "SLICE_TOKENS", 7)
     monkeypatch.setattr(lm_head, "SLICE_POSITIONS", 3)
 
