@@ -38,8 +38,9 @@ class Args:
 
 
 def main(args: Args) -> None:
+    files = data_files()
     tokenizer = load_tokenizer(args.tokenizer_name_or_path or data_path(OLMO_TOKENIZER))
-    reports = [inspect_file(path, tokenizer, num_samples=args.num_samples) for path in data_files()]
+    reports = [inspect_file(path, tokenizer, num_samples=args.num_samples) for path in files]
     shared = list(shared_rows(reports))
     print(table(reports, args.max_seq_length))
     for pair in shared:

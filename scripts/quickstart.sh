@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh machine with Python 3.11 to the figures of the study in miniature. Run again, it skips finished jobs.
+# From a fresh machine with Python to the figures of the study in miniature. Run again, it skips finished jobs.
 # Arguments go to run_study.py, e.g. bash scripts/quickstart.sh --dry_run
 set -euo pipefail
 

@@ -1,26 +1,70 @@
 #!/usr/bin/env bash
-# Create .venv with the pinned requirements and this project; does nothing where it is up to date.
-#   scripts/setup.sh [requirements file]      (default: requirements.txt)
+# Create .venv with the locked packages (constraints.txt) and this project; does nothing where it is up to date.
+#   scripts/setup.sh [extras]      extras of pyproject.toml        (default: olmo; for the tests: olmo,dev)
+#   PYTHON    a program or a version, 3.10 to 3.13                 (default: the first that is installed)
+# A torch that .venv has already is kept, in whatever version pyproject.toml allows.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-requirements=${1:-requirements.txt}
-if [ -n "${PYTHON:-}" ] && ! command -v "$PYTHON" >/dev/null; then
-  echo "error: PYTHON is $PYTHON, which is no program; set PYTHON=/path/to/python3.11, or leave it out" >&2
+extras=${1:-olmo}
+is_supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
+candidates=(python3.11 python3.12 python3.13 python3.10 python3)
+if [ -n "${PYTHON:-}" ]; then
+  [[ $PYTHON =~ ^3\.[0-9]+$ ]] && PYTHON=python$PYTHON
+  candidates=("$PYTHON")
+  if ! command -v "$PYTHON" >/dev/null; then
+    echo "error: PYTHON is $PYTHON, which is no program; set PYTHON=/path/to/python3.12, or leave it out" >&2
+    exit 2
+  fi
+fi
+python=
+for candidate in "${candidates[@]}"; do
+  if "$candidate" -c "$is_supported" 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  found=$("$candidate" --version 2>&1 || true)
+  echo "error: expected Python 3.10 to 3.13, found: ${found%%$'\n'*}; set PYTHON=/path/to/python3.12" >&2
   exit 2
 fi
-: "${PYTHON:=$(command -v python3.11 || echo python3)}"
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
-  echo "error: $("$PYTHON" --version) found, Python 3.11 expected; set PYTHON=/path/to/python3.11" >&2
-  exit 2
-}
+version='import sys; print("Python %d.%d" % sys.version_info[:2])'
+if [ -n "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then
+  wanted=$("$python" -c "$version") found=$(.venv/bin/python -c "$version")
+  if [ "$wanted" != "$found" ]; then
+    echo "error: PYTHON is $wanted, .venv has $found; remove .venv to make it again, or leave PYTHON out" >&2
+    exit 2
+  fi
+fi
 
-installed=.venv/.installed-$requirements
-wanted=$(cat requirements*.txt pyproject.toml | cksum)
-if [ "$(cat "$installed" 2>/dev/null)" != "$wanted" ]; then
-  echo "installing $requirements into .venv (takes some minutes)"
-  [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-  .venv/bin/python -m pip install --quiet -r "$requirements"
-  .venv/bin/python -m pip install --quiet --no-deps -e .
-  echo "$wanted" >"$installed"
+installed=.venv/.installed-$extras
+wanted=$(cat constraints.txt pyproject.toml scripts/setup.sh | cksum)
+if [ "$(cat "$installed" 2>/dev/null)" = "$wanted" ]; then
+  exit
 fi
+echo "installing .[$extras] into .venv (takes some minutes)"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+# pip alone installs torch: it knows from its configuration where this machine has builds for its GPU, or for none.
+locked=$(mktemp)
+trap 'rm -f "$locked"' EXIT
+torch=$(.venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
+if [ -n "$torch" ]; then
+  echo "torch $torch is there, and is kept"
+  grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt >"$locked"
+  echo "torch==$torch" >>"$locked"
+else
+  cp constraints.txt "$locked"
+  "${pip[@]}" install --constraint "$locked" torch
+fi
+install=("${pip[@]}" install)
+if uv --version >/dev/null 2>&1; then
+  install=(uv pip install --quiet --python .venv/bin/python)
+fi
+"${install[@]}" --constraint "$locked" --editable ".[$extras]"
+if [[ $extras == *olmo* && $(.venv/bin/python -c "$version") == "Python 3.13" ]]; then
+  # It asks for numpy 1, which this Python has not, and runs with numpy 2.
+  "${install[@]}" --no-deps ai2-olmo==0.6.0 ai2-olmo-core==0.1.0
+fi
+echo "$wanted" >"$installed"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Run lint, types and tests on a fresh machine with Python 3.11. Arguments go to pytest, e.g. the developer's loop:
+# Run lint, types and tests on a fresh machine with Python. Arguments go to pytest, e.g. the developer's loop:
 #   bash scripts/test.sh -m "not slow and not slurm and not browser"
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash scripts/setup.sh requirements-dev.txt
+bash scripts/setup.sh olmo,dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 report=$(mktemp)

@@ -1,6 +1,6 @@
 """Text generation by vLLM on a GPU: an alternative to generation.py with the same prompts and results.
 
-vLLM is not in requirements.txt: it pins its own torch. `pip install vllm` installs it into an environment with CUDA.
+vLLM is not among the dependencies: it pins its own torch. `pip install vllm` installs it into an environment with CUDA.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,6 +12,7 @@ from olmo_eval.tasks import DEFAULT_TASKS, TASKS, request_folders, task_named
 from open_instruct.common import cli, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_jsonl
+from open_instruct.common.olmo_package import is_installed
 from open_instruct.common.text_table import aligned
 from open_instruct.common.yaml_schema import parse_values, yaml_problem
 from open_instruct.study.settings import SuiteOptions
@@ -107,8 +108,8 @@ def problems_of(run: TaskRun) -> Iterator[str]:
 
 
 def task_table() -> str:
-    """All tasks, a line each; the default tasks first."""
-    names = dict.fromkeys([*DEFAULT_TASKS, *TASKS, *request_folders()])
+    """All tasks that are at hand, a line each; the default tasks first."""
+    names = dict.fromkeys([*DEFAULT_TASKS, *TASKS, *(request_folders() if is_installed() else ())])
     tasks = [task_named(name) for name in names]
     columns = ("task", "validation rows", "metric")
     return aligned([columns, *((task.name, f"{task.rows.num_rows:,}", f"acc_{task.primary}") for task in tasks)])

@@ -1,7 +1,7 @@
 """The ai2-olmo package: the code of OLMo's own format, and datasets that come with it.
 
 Only what reads that format or those datasets needs it. It is imported where it is used, so that models in transformers
-format can be studied without it: it wants numpy 1.
+format can be studied without it. It asks for numpy 1, and runs with numpy 2.
 """
 
 from importlib.util import find_spec
@@ -10,6 +10,9 @@ from pathlib import Path
 from open_instruct.common.errors import UserError
 
 INSTALL = "pip install ai2-olmo==0.6.0"
+INSTALL_BESIDE_NUMPY_2 = (
+    "pip install omegaconf 'cached-path>=1.6.2' && pip install --no-deps ai2-olmo==0.6.0 ai2-olmo-core==0.1.0"
+)
 
 
 def is_installed() -> bool:
@@ -20,8 +23,8 @@ def require_installed(purpose: str) -> None:
     """Raises UserError that names `purpose` and the command that installs the package."""
     if not is_installed():
         raise UserError(
-            f"{purpose} needs the ai2-olmo package, which is not installed; `{INSTALL}` "
-            "(with it comes numpy 1.26, on Python 3.12 or older)"
+            f"{purpose} needs the ai2-olmo package, which is not installed; `{INSTALL}` (with numpy 1, on Python 3.12 "
+            f"or older), or beside numpy 2 `{INSTALL_BESIDE_NUMPY_2}`"
         )
 
 

@@ -1,6 +1,7 @@
 """File locations. The only reader of $base_dir and $data_dir.
 
-base_dir  folder of output/, eval_results/ and results/   (default: the repository)
+base_dir  folder of output/, eval_results/ and results/   (default: the repository; of an installed wheel, the folder
+          where the program was started: amuro/__init__.py)
 data_dir  folder of the formatted data                    (default: $base_dir/data)
 """
 

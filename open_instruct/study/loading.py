@@ -30,7 +30,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises UserError with every problem, a line each.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such study; scripts/studies/ has some")
+        raise UserError(f"{path}: no such study; {paths.REPOSITORY / 'scripts' / 'studies'} has some")
     datasets, root, validator = read_datasets(path), compose(path), Validator(path)
     has_datasets = pop(root, "datasets") is not None
     override(root, overrides)

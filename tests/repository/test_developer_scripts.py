@@ -1,8 +1,9 @@
-"""scripts/test.sh and scripts/quickstart.sh pass their arguments on; scripts/setup.sh installs once."""
+"""scripts/test.sh and scripts/quickstart.sh pass their arguments on; scripts/setup.sh installs what is missing."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ PROGRAM = '#!/bin/sh\nline=${0##*/}; for part; do line="$line [$part]"; done; ec
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A copy of the scripts and requirements, with programs in .venv/bin that only record their calls."""
+    """A copy of the scripts and the lock, with programs in .venv/bin, and an uv, that only record their calls."""
     shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
-    for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml"):
+    for name in ("constraints.txt", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("python", "ruff", "basedpyright"):
-        program = tmp_path / ".venv" / "bin" / name
+    (tmp_path / "bin").mkdir()
+    for name in (".venv/bin/python", ".venv/bin/ruff", ".venv/bin/basedpyright", "bin/uv"):
+        program = tmp_path / name
         program.write_text(PROGRAM)
         program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.delenv("PYTHON", raising=False)
     monkeypatch.setenv("LOG", str(tmp_path / "calls"))
     return tmp_path
 
@@ -34,9 +38,14 @@ def calls(clone: Path, script: str, *arguments: str) -> list[str]:
     return (clone / "calls").read_text().splitlines()
 
 
+def installs(clone: Path, script: str, *arguments: str) -> list[str]:
+    return [call for call in calls(clone, script, *arguments) if "[install]" in call]
+
+
 def test_test_script_checks_the_code_and_passes_arguments_to_pytest(clone):
     arguments = ["-m", "not slow and not slurm and not browser", "tests/study", "-k", "a b"]
-    found = [call for call in calls(clone, "test.sh", *arguments) if "[pip]" not in call]
+    calls(clone, "setup.sh", "olmo,dev")
+    found = calls(clone, "test.sh", *arguments)
     # The types are checked beside the tests, so their order is open.
     assert found[:2] == ["ruff [check] [.]", "ruff [format] [--check] [.]"]
     assert sorted(found[2:]) == [
@@ -59,17 +68,43 @@ def test_quickstart_passes_arguments_to_the_study(clone):
 
 
 def test_setup_installs_once_and_again_after_a_change_of_the_pins(clone):
-    first, second = (calls(clone, "setup.sh") for _ in range(2))
-    assert any("[install]" in call for call in first)
+    first, second = (installs(clone, "setup.sh") for _ in range(2))
+    assert len(first) == 2
     assert second == []
-    with (clone / "requirements.txt").open("a") as pins:
-        pins.write("one-more==1.0\n")
-    assert calls(clone, "setup.sh") == first
+    with (clone / "constraints.txt").open("a") as locked:
+        locked.write("one-more==1.0\n")
+    assert len(installs(clone, "setup.sh")) == 2
+    # Other extras are another environment.
+    assert "[.[olmo,dev]]" in installs(clone, "setup.sh", "olmo,dev")[-1]
+
+
+def test_setup_installs_torch_by_pip_and_the_rest_by_uv_where_there_is_one(clone):
+    torch, rest = installs(clone, "setup.sh")
+    assert torch.startswith("python [-m] [pip]")
+    assert torch.endswith("[torch]")
+    assert rest.startswith("uv [pip] [install]")
+    assert rest.endswith("[--editable] [.[olmo]]")
+    (clone / "bin" / "uv").write_text("#!/bin/sh\nexit 127\n")
+    assert {call.split()[0] for call in installs(clone, "setup.sh", "olmo,dev")} == {"python"}
+
+
+def test_setup_keeps_a_torch_that_is_there(clone):
+    (clone / ".venv" / "bin" / "python").write_text('#!/bin/sh\ncase "$2" in *torch*) echo 2.11.0+cu126 ;; esac\n')
+    uv = '#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" != --constraint ] || cat "$2" >> "$LOG"; shift; done\n'
+    (clone / "bin" / "uv").write_text(uv)
+    locked = calls(clone, "setup.sh")
+    assert [line for line in locked if line.startswith(("torch==", "nvidia", "triton"))] == ["torch==2.11.0+cu126"]
+    assert any(line.startswith("transformers==") for line in locked)
 
 
 @pytest.mark.parametrize(
     ("python", "message"),
-    [("/bin/false", "Python 3.11 expected; set PYTHON="), ("/nosuch", "PYTHON is /nosuch, which is no program")],
+    [
+        ("/bin/false", "expected Python 3.10 to 3.13, found: "),
+        ("/nosuch", "PYTHON is /nosuch, which is no program"),
+        ("3.99", "PYTHON is python3.99, which is no program"),
+        (sys.executable, "; remove .venv to make it again, or leave PYTHON out"),
+    ],
 )
 def test_setup_refuses_another_python(clone, monkeypatch, python, message):
     monkeypatch.setenv("PYTHON", python)
