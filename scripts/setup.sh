@@ -2,7 +2,7 @@
 # Create .venv with the locked packages (constraints.txt) and this project; does nothing where it is up to date.
 #   scripts/setup.sh [extras]      extras of pyproject.toml        (default: olmo; for the tests: olmo,dev)
 #   PYTHON    a program or a version, 3.10 to 3.13                 (default: the first that is installed)
-# A torch that .venv has already is kept, in whatever version pyproject.toml allows.
+# A torch that .venv has already is kept, in any version that pyproject.toml allows, with what it requires itself.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -31,7 +31,7 @@ if [ -z "$python" ]; then
 fi
 version='import sys; print("Python %d.%d" % sys.version_info[:2])'
 if [ -n "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then
-  wanted=$("$python" -c "$version") found=$(.venv/bin/python -c "$version")
+  wanted=$("$python" -c "$version") found=$(.venv/bin/python -c "$version" || echo none that runs)
   if [ "$wanted" != "$found" ]; then
     echo "error: PYTHON is $wanted, .venv has $found; remove .venv to make it again, or leave PYTHON out" >&2
     exit 2
@@ -49,11 +49,17 @@ pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
 # pip alone installs torch: it knows from its configuration where this machine has builds for its GPU, or for none.
 locked=$(mktemp)
 trap 'rm -f "$locked"' EXIT
-torch=$(.venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
-if [ -n "$torch" ]; then
-  echo "torch $torch is there, and is kept"
-  grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt >"$locked"
-  echo "torch==$torch" >>"$locked"
+keep_torch='
+import re
+from importlib.metadata import requires, version
+def name(line): return re.match("[A-Za-z0-9._-]*", line)[0].lower().replace("_", "-")
+unlocked = {"torch", *map(name, requires("torch"))}
+print("torch==" + version("torch"))
+for line in open("constraints.txt"):
+    if name(line) not in unlocked and not name(line).startswith(("nvidia-", "cuda-")):
+        print(line, end="")'
+if .venv/bin/python -c "$keep_torch" >"$locked" 2>/dev/null; then
+  echo "kept: $(head -1 "$locked")"
 else
   cp constraints.txt "$locked"
   "${pip[@]}" install --constraint "$locked" torch

@@ -4,14 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from open_instruct.common.paths import REPOSITORY
 
-PROGRAM = '#!/bin/sh\nline=${0##*/}; for part; do line="$line [$part]"; done; echo "$line" >> "$LOG"\n'
-"""Records its name and arguments in $LOG, by one write: two programs run at once."""
+PROGRAM = '#!/bin/sh\n[ "$1" != -c ] || exit 1\nline=${0##*/}; for part; do line="$line [$part]"; done; echo "$line" >> "$LOG"\n'
+"""Records its name and arguments in $LOG, by one write: two programs run at once. Fails where it is to run code."""
 
 
 @pytest.fixture
@@ -89,12 +90,15 @@ def test_setup_installs_torch_by_pip_and_the_rest_by_uv_where_there_is_one(clone
 
 
 def test_setup_keeps_a_torch_that_is_there(clone):
-    (clone / ".venv" / "bin" / "python").write_text('#!/bin/sh\ncase "$2" in *torch*) echo 2.11.0+cu126 ;; esac\n')
+    (clone / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     uv = '#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" != --constraint ] || cat "$2" >> "$LOG"; shift; done\n'
     (clone / "bin" / "uv").write_text(uv)
     locked = calls(clone, "setup.sh")
-    assert [line for line in locked if line.startswith(("torch==", "nvidia", "triton"))] == ["torch==2.11.0+cu126"]
-    assert any(line.startswith("transformers==") for line in locked)
+    names = {line.partition("==")[0]: line.partition("==")[2] for line in locked}
+    assert names["torch"] == version("torch")
+    assert "transformers" in names
+    # What torch requires itself may have another version than that of the lock.
+    assert not {"sympy", "nvidia-cublas"} & names.keys()
 
 
 @pytest.mark.parametrize(
