@@ -11,7 +11,10 @@ import pytest
 
 from open_instruct.common.paths import REPOSITORY
 
-PROGRAM = '#!/bin/sh\n[ "$1" != -c ] || exit 1\nline=${0##*/}; for part; do line="$line [$part]"; done; echo "$line" >> "$LOG"\n'
+PROGRAM = """#!/bin/sh
+[ "$1" != -c ] || exit 1
+line=${0##*/}; for part; do line="$line [$part]"; done; echo "$line" >> "$LOG"
+"""
 """Records its name and arguments in $LOG, by one write: two programs run at once. Fails where it is to run code."""
 
 
