@@ -28,9 +28,13 @@ from finetune_vs_peers import Setting, fine_tune, flops_a_step, make_examples, w
 from models import OLMO_1B, SMALL, random_olmo
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-STEPS_A_LINE, UNTIMED_LINES = 4, 3
-"""Times are those of lines of the log, at which all trainers wait for the GPU. In the first ones memory is allocated,
-and layers are compiled for some shapes."""
+STEPS_A_LINE = 4
+"""At each line of the log all trainers wait for the GPU."""
+NUM_PASSES = 4
+"""Over the same steps; in the first half kernels are loaded, memory is allocated, and shapes are captured or compiled,
+which is not timed."""
+SHORT, LONG = Setting("bf16", 8, (45, 75), (9, 17)), Setting("bf16", 4, (2048, 2048), (512, 512))
+TINY_LONG = Setting("bf16", 2, (256, 256), (64, 64))
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Args:
 @dataclass(frozen=True)
 class Trained:
     seconds: float
-    """Of a step, median."""
+    """Of a step, median of the timed lines."""
     losses: list[float]
     """Means of STEPS_A_LINE steps."""
     peak_bytes: int
@@ -54,54 +58,70 @@ def main(args: Args) -> None:
     figures = Figures(args.output_file)
     peak = matmul_speed(512 if args.tiny else 8192)
     figures.add("bf16 matrix products, 8192 x 8192 x 8192", peak / 1e12, "TFLOP/s")
-    short, long = Setting("bf16", 8, (45, 75), (9, 17)), Setting("bf16", 4, (2048, 2048), (512, 512))
-    if args.tiny:
-        long = Setting("bf16", 2, (256, 256), (64, 64))
-    compare(figures, "short", short, peak, args, packing=False)
-    compare(figures, "long", long, peak, args, packing=True)
-
-
-def compare(figures: Figures, name: str, setting: Setting, peak: float, args: Args, *, packing: bool) -> None:
-    num_steps = STEPS_A_LINE * (UNTIMED_LINES + (1 if args.tiny else 4))
-    rows = make_examples(setting, num_steps=num_steps)
-    config = OLMO_1B | (SMALL if args.tiny else {}) | {"eos_token_id": 2}
     more = {"logging_steps": STEPS_A_LINE, "use_cpu": DEVICE == "cpu", "dataloader_pin_memory": DEVICE != "cpu"}
-    trainers = {
-        "ours": partial(ours, packing=packing),
-        "Trainer": partial(with_trainer, **more),
-        "TRL": partial(with_trl, **more),
-        "ours, --torch_compile": partial(ours, packing=packing, torch_compile=True),
-        "Trainer, torch_compile": partial(with_trainer, torch_compile=True, **more),
-    }
-    if args.tiny:  # a processor takes minutes to compile
-        trainers = {trainer: train for trainer, train in trainers.items() if "torch_compile" not in trainer}
+    peers = {"Trainer": partial(with_trainer, **more), "TRL": partial(with_trl, **more)}
     if importlib.util.find_spec("trl") is None:
-        del trainers["TRL"]
-    done: dict[str, Trained] = {}
-    num_tokens = sum(len(row.ids) for row in rows[-setting.batch_size :])
-    flops = flops_a_step(rows[-setting.batch_size :], random_config(config))
-    for trainer, train in trainers.items():
-        done[trainer] = trained = measure(train, setting, rows, config, is_packed=packing and "ours" in trainer)
-        figures.add(f"{name}: {trainer}", num_tokens / trained.seconds, "tokens/s")
-        figures.add(f"{name}: {trainer}, peak memory", trained.peak_bytes / 1e9, "GB")
-        if trainer.startswith("ours"):
-            goal = 0.45 if name == "long" and not args.tiny else None
-            share = flops / trained.seconds / peak
-            figures.add(f"{name}: {trainer}, share of matrix products", share, at_least=goal)
-        else:
-            pairs = zip(trained.losses, done["ours"].losses, strict=True)
-            worst = max(abs(theirs - own) / theirs for theirs, own in pairs)
-            figures.add(f"{name}: {trainer}, largest relative difference of a loss", worst, at_most=0.01)
-            ratio = trained.seconds / done["ours"].seconds
-            goal = 2.0 if name == "short" and not args.tiny else None
-            figures.add(f"{name}: ours, times {trainer}", ratio, at_least=goal)
-    if "ours, --torch_compile" in done:
-        peer = min(trained.seconds for trainer, trained in done.items() if not trainer.startswith("ours"))
-        ratio = peer / done["ours, --torch_compile"].seconds
-        figures.add(f"{name}: ours, --torch_compile, times the best peer", ratio)
+        del peers["TRL"]
+    config = OLMO_1B | (SMALL if args.tiny else {}) | {"eos_token_id": 2}
+    short = Comparison(figures, "short", SHORT, config, peak, num_steps=8, packing=False)
+    long = Comparison(figures, "long", TINY_LONG if args.tiny else LONG, config, peak, num_steps=4, packing=True)
+    for each in (short, long):
+        each.run_ours("ours", goal=0.45 if each is long and not args.tiny else None)
+        for peer, train in peers.items():
+            each.run_peer(peer, train, goal=2.0 if each is short and not args.tiny else None)
+    if args.tiny:  # a processor takes minutes to compile
+        return
+    for each in (short, long):
+        each.run_ours("ours, --torch_compile", torch_compile=True)
+    short.run_peer("Trainer, torch_compile", partial(with_trainer, torch_compile=True, **more))
 
 
-def measure(train: Any, setting: Setting, rows: list[Encoded], config: dict[str, Any], *, is_packed: bool) -> Trained:
+class Comparison:
+    """Trainers on the same model and examples."""
+
+    def __init__(
+        self,
+        figures: Figures,
+        name: str,
+        setting: Setting,
+        config: dict[str, Any],
+        peak: float,
+        *,
+        num_steps: int,
+        packing: bool,
+    ) -> None:
+        """peak: FLOP/s of matrix products; num_steps: of a pass."""
+        self.figures, self.name, self.setting, self.config = figures, name, setting, config
+        self.peak, self.packing = peak, packing
+        one_pass = make_examples(setting, num_steps=num_steps)
+        self.rows = one_pass * NUM_PASSES
+        self.tokens_a_step = sum(len(row.ids) for row in one_pass) / num_steps
+        with torch.device("meta"):
+            self.flops_a_step = flops_a_step(one_pass, random_olmo(**config).config) / num_steps
+        self.ours: Trained | None = None
+
+    def run_ours(self, name: str, *, goal: float | None = None, **options: Any) -> None:
+        """goal: share of the speed of matrix products"""
+        self.ours = self.measure(name, partial(ours, packing=self.packing, **options), is_packed=self.packing)
+        share = self.flops_a_step / self.ours.seconds / self.peak
+        self.figures.add(f"{self.name}: {name}, share of matrix products", share, at_least=goal)
+
+    def run_peer(self, name: str, train: Any, *, goal: float | None = None) -> None:
+        """goal: times as fast"""
+        trained, own = self.measure(name, train), self.ours
+        assert own is not None
+        worst = max(abs(a - b) / b for a, b in zip(own.losses, trained.losses, strict=True))
+        self.figures.add(f"{self.name}: {name}, largest relative difference of a loss", worst, at_most=0.01)
+        self.figures.add(f"{self.name}: ours, times {name}", trained.seconds / own.seconds, at_least=goal)
+
+    def measure(self, name: str, train: Any, *, is_packed: bool = False) -> Trained:
+        trained = run_once(train, self.setting, self.rows, self.config, is_packed=is_packed)
+        self.figures.add(f"{self.name}: {name}", self.tokens_a_step / trained.seconds, "tokens/s")
+        self.figures.add(f"{self.name}: {name}, peak memory", trained.peak_bytes / 1e9, "GB")
+        return trained
+
+
+def run_once(train: Any, setting: Setting, rows: list[Encoded], config: dict[str, Any], *, is_packed: bool) -> Trained:
     gc.collect()
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
@@ -111,7 +131,7 @@ def measure(train: Any, setting: Setting, rows: list[Encoded], config: dict[str,
     with tempfile.TemporaryDirectory() as folder:
         seconds, losses = train(None, setting, rows, Path(folder), model)
     peak_bytes = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
-    return Trained(median(seconds[UNTIMED_LINES:]) / STEPS_A_LINE, losses, peak_bytes)
+    return Trained(median(seconds[len(seconds) // 2 :]) / STEPS_A_LINE, losses, peak_bytes)
 
 
 def ours(
@@ -119,11 +139,6 @@ def ours(
 ) -> tuple[list[float], list[float]]:
     precision = {"mixed_precision": setting.precision, "logging_steps": STEPS_A_LINE}
     return fine_tune(model, rows, setting.batch_size, folder, **precision, **options)
-
-
-def random_config(config: dict[str, Any]) -> Any:
-    with torch.device("meta"):
-        return random_olmo(**config).config
 
 
 def matmul_speed(size: int) -> float:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eval.engine.prefix_attention import TokenStates
-from eval.engine.step_graph import StepGraph
+from open_instruct.common.step_graph import StepGraph
 
 
 class KVCache:

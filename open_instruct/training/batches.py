@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """On a GPU without waiting for the copy."""
-        if device.type == "cpu":
+        if self.ids.device.type == device.type:
             return self
         tensors = {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
         return self._replace(

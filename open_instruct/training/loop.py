@@ -13,8 +13,9 @@ from torch import nn
 from transformers import get_scheduler
 
 from open_instruct.training.arguments import Args
-from open_instruct.training.batches import micro_batches, validation_batches
+from open_instruct.training.batches import Batch, micro_batches, validation_batches
 from open_instruct.training.data import Examples
+from open_instruct.training.graphs import AddGradients, GraphedGradients, can_be_graphs
 from open_instruct.training.loss import TargetLoss, use_cpu_kernels
 from open_instruct.training.model import compile_layers
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, StopRequest
@@ -76,9 +77,10 @@ def fit(run: Run) -> Progress:
     if run.validation is not None and progress.step == 0:
         log.write({"step": 0, "validation_loss": validation_loss(run, run.validation)})
     run.module.train()
+    add_gradients = gradient_function(run)
     with StopRequest(run.accelerator, args.stop_file).listening() as stop:
         while progress.step < num_steps and not has_stopped_early(args, progress):
-            log.add(optimiser_step(run, progress))
+            log.add(optimiser_step(run, progress, add_gradients))
             if run.validation is not None and ends_epoch(run, progress.step):
                 validate(run, run.validation, progress, log)
             should_stop = stop.is_received()
@@ -91,7 +93,24 @@ def fit(run: Run) -> Progress:
     return progress
 
 
-def optimiser_step(run: Run, progress: Progress) -> StepResult:
+def gradient_function(run: Run) -> AddGradients:
+    """The function that computes the loss of a micro-batch and adds its gradients to those of the step."""
+    accelerator = run.accelerator
+
+    def add_gradients(batch: Batch, num_targets: int | torch.Tensor) -> torch.Tensor:
+        with accelerator.autocast():
+            loss = run.module(*batch.to(accelerator.device))
+        # Data parallelism averages gradients over processes; the loss is a mean over all targets of the step.
+        accelerator.backward(loss * accelerator.num_processes / num_targets)
+        return loss.detach()
+
+    is_alone = accelerator.distributed_type == DistributedType.NO and accelerator.scaler is None
+    if accelerator.device.type == "cuda" and is_alone and can_be_graphs(run.args, run.module):
+        return GraphedGradients(add_gradients, run.module, accelerator.device)
+    return add_gradients
+
+
+def optimiser_step(run: Run, progress: Progress, add_gradients: AddGradients) -> StepResult:
     """One step on all processes, added to `progress`."""
     started, accelerator = time.monotonic(), run.accelerator
     rows = run.steps[progress.step]
@@ -110,16 +129,13 @@ def optimiser_step(run: Run, progress: Progress) -> StepResult:
         is_last = number == len(batches)
         accelerator.sync_gradients = is_last
         with nullcontext() if is_last else accelerator.no_sync(run.module):
-            with accelerator.autocast():
-                total = run.module(*batch.to(accelerator.device))
-            # Data parallelism averages gradients over processes; the loss is a mean over all targets of the step.
-            accelerator.backward(total * accelerator.num_processes / num_targets)
-        loss += total.detach() / num_targets
+            loss += add_gradients(batch, num_targets) / num_targets
     grad_norm = clip_gradients(run)
     run.optimizer.step()
     lr = run.scheduler.get_last_lr()[0]
     run.scheduler.step()
-    run.optimizer.zero_grad()
+    # A graph adds to the same memory in every step.
+    run.optimizer.zero_grad(set_to_none=not isinstance(add_gradients, GraphedGradients))
     mean_loss: Any = accelerator.reduce(loss, "sum")
     # Tensors: reading them would make the processor wait for the GPU, which then waits for the next step.
     num_tokens, seconds = int(run.train.lengths[rows].sum()), time.monotonic() - started

@@ -1,5 +1,6 @@
 """The training log: one line every `logging_steps` steps, in a file and sent to trackers, and the live progress."""
 
+import math
 import resource
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import to_line, write_jsonl
 from open_instruct.common.progress_line import ProgressLine, training_details
 from open_instruct.training.state import LOG_NAME, Progress
@@ -49,6 +51,11 @@ class TrainingLog:
         results, self.results = self.results, []
         started = time.monotonic()
         loss = sum(torch.stack([r.loss for r in results]).tolist()) / len(results)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {self.progress.step}: training diverged, or overflowed in half precision; "
+                "lower --learning_rate, or choose another --mixed_precision"
+            )
         waited = time.monotonic() - started
         self.progress.seconds += waited
         tokens_per_second = sum(r.num_tokens for r in results) / (sum(r.seconds for r in results) + waited)
@@ -58,7 +65,7 @@ class TrainingLog:
                 "step": self.progress.step,
                 "loss": round(loss, 5),
                 "lr": result.lr,
-                "grad_norm": round(float(result.grad_norm or 0.0), 4),
+                "grad_norm": as_number(result.grad_norm),
                 "tokens_per_second": round(tokens_per_second),
                 "seconds": round(self.progress.seconds, 3),
                 "memory_bytes": peak_memory_bytes(self.accelerator.device),
@@ -70,7 +77,13 @@ class TrainingLog:
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(to_line(line))
-        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+        self.accelerator.log({k: v for k, v in line.items() if k != "step" and v is not None}, step=line["step"])
+
+
+def as_number(grad_norm: torch.Tensor | None) -> float | None:
+    """None where it is unknown, and in fp16 where gradients overflowed and the step was left out."""
+    norm = float("nan") if grad_norm is None else float(grad_norm)
+    return round(norm, 4) if math.isfinite(norm) else None
 
 
 def peak_memory_bytes(device: torch.device) -> int:

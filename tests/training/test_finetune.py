@@ -232,6 +232,11 @@ def test_packing_examples_longer_than_a_sliding_window_is_refused():
     assert not paths.fine_tuned_model(FOLDER_NAME).exists()
 
 
+def test_a_run_that_diverges_is_an_error_that_says_so(args):
+    with pytest.raises(UserError, match=r"the loss is nan at step .*: training diverged.*lower --learning_rate"):
+        finetune.main(replace(args, learning_rate=1e30))
+
+
 def test_a_run_that_exceeds_the_free_memory_is_refused_before_training(args, monkeypatch):
     monkeypatch.setattr("open_instruct.training.memory.available_bytes", lambda *_, **__: 1000)
     with pytest.raises(UserError, match=r"this needs about .* GB are free; what helps: --use_lora; more devices"):

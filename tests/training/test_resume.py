@@ -54,8 +54,8 @@ def test_a_signal_saves_the_state_and_ends_with_exit_code_85(args, tmp_path, mon
     finetune.main(replace(args, output_dir=tmp_path / "uninterrupted"))
     step = loop.optimiser_step
 
-    def signalled(run, progress):
-        result = step(run, progress)
+    def signalled(run, progress, add_gradients):
+        result = step(run, progress, add_gradients)
         if progress.step == 2 and progress.sessions == 1:
             signal.raise_signal(number)
         return result

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -18,7 +19,9 @@ class StepGraph:
     mixtures of experts at the experts), every call runs the step itself.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, pool: Any = None) -> None:
+        """pool: memory of `torch.cuda.graph_pool_handle` that graphs share of which no two run at once."""
+        self.pool = pool
         self.can_capture = device.type == "cuda"
         self.graph: torch.cuda.CUDAGraph | None = None
         self.output = torch.empty(0)
@@ -47,7 +50,7 @@ class StepGraph:
         torch.cuda.current_stream().wait_stream(stream)
         if self.can_capture:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=stream):
                 self.output = step()
             self.graph = graph
 

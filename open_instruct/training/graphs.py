@@ -1,0 +1,94 @@
+"""Small micro-batches on a GPU as CUDA graphs: computing their kernels takes less time than launching them one by one.
+
+A graph computes the loss of a micro-batch of one shape and adds its gradients to those of the step. So that few shapes
+come up, batches are padded to multiples; what is added is masked, and no result depends on it beyond float noise.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from open_instruct.common.step_graph import StepGraph
+from open_instruct.data.encode import IGNORED
+from open_instruct.training.arguments import Args
+from open_instruct.training.batches import Batch
+
+AddGradients = Callable[[Batch, int | Tensor], Tensor]
+"""Micro-batch, targets of the step -> () summed loss of the micro-batch, in nats; its gradients are added."""
+MAX_TOKENS = 4096
+"""Of a micro-batch: of larger ones the kernels take longer than their launch."""
+SEQ_MULTIPLE, TARGETS_MULTIPLE = 16, 64
+MAX_GRAPHS = 32
+"""Each takes some 20 MB."""
+
+
+def can_be_graphs(args: Args, module: nn.Module) -> bool:
+    """Whether a micro-batch is the same kernels in every step, and random numbers are those of a run without graphs."""
+    config = getattr(module, "language_model", module).config
+    dropouts = [layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    has_dropout = any(dropouts) or getattr(config, "attention_dropout", 0.0)
+    return not (args.packing or args.gradient_checkpointing or args.torch_compile or has_dropout)
+
+
+class GraphedGradients:
+    """`add_gradients` by CUDA graphs for shapes that come up again, and as it is for others."""
+
+    def __init__(self, add_gradients: AddGradients, module: nn.Module, device: torch.device) -> None:
+        self.add_gradients, self.device = add_gradients, device
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.num_seen: Counter[tuple[int, ...]] = Counter()
+        self.graphs: dict[tuple[int, ...], GraphOfShape] = {}
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def __call__(self, batch: Batch, num_targets: int | Tensor) -> Tensor:
+        padded = padded_to_multiples(batch)
+        shape = (*padded.ids.shape, len(padded.targets))
+        self.num_seen[shape] += 1
+        if shape not in self.graphs:
+            is_frequent = self.num_seen[shape] > 1 and len(self.graphs) < MAX_GRAPHS
+            if not is_frequent or padded.ids.numel() > MAX_TOKENS:
+                return self.add_gradients(batch, num_targets)
+            self.graphs[shape] = GraphOfShape(self.add_gradients, padded.to(self.device), self.pool)
+        return self.graphs[shape](padded, num_targets)
+
+
+class GraphOfShape:
+    """`add_gradients` for micro-batches of one shape."""
+
+    def __init__(self, add_gradients: AddGradients, batch: Batch, pool: object) -> None:
+        self.batch, self.add_gradients = batch, add_gradients
+        # Nothing is added while the graph is captured.
+        self.num_targets = torch.full((), float("inf"), device=batch.ids.device)
+        self.graph = StepGraph(batch.ids.device, pool)
+        self.graph(self.step)
+
+    def step(self) -> Tensor:
+        return self.add_gradients(self.batch, self.num_targets)
+
+    def __call__(self, batch: Batch, num_targets: int | Tensor) -> Tensor:
+        for static, new in zip(self.batch[:3], batch.to(self.batch.ids.device)[:3], strict=True):
+            static.copy_(new)
+        self.num_targets.fill_(num_targets)
+        return self.graph(self.step)
+
+
+def padded_to_multiples(batch: Batch) -> Batch:
+    """More padding on the right, at least one column, and targets without effect at a place in it."""
+    seq = batch.ids.shape[1]
+    wider = next_multiple(seq + 1, SEQ_MULTIPLE)
+    num_more = next_multiple(len(batch.targets), TARGETS_MULTIPLE) - len(batch.targets)
+    places = batch.places + batch.places // seq * (wider - seq)
+    return Batch(
+        pad(batch.ids, (0, wider - seq)),
+        pad(batch.targets, (0, num_more), value=IGNORED),
+        pad(places, (0, num_more), value=wider - 1),
+    )
+
+
+def next_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of

@@ -1,0 +1,61 @@
+"""Gradients by graphs of padded micro-batches: those of the micro-batches as they are, on a GPU and on the CPU.
+
+On the CPU nothing is captured: what a graph would repeat is computed again.
+"""
+
+import pytest
+import torch
+from toy_examples import examples
+from toy_models import toy_olmo
+
+from open_instruct.training.batches import Batch, collate
+from open_instruct.training.graphs import GraphedGradients, padded_to_multiples
+from open_instruct.training.loss import TargetLoss
+
+NUM_TARGETS = 7
+
+
+@pytest.fixture
+def make_loss(tmp_path, device):
+    return lambda: TargetLoss(toy_olmo(tmp_path, initializer_range=0.3, hidden_size=64)).to(device)
+
+
+def gradient_function(loss: TargetLoss, device: torch.device):
+    def add_gradients(batch: Batch, num_targets: int | torch.Tensor) -> torch.Tensor:
+        total = loss(*batch.to(device))
+        (total / num_targets).backward()
+        return total.detach()
+
+    return add_gradients
+
+
+def gradients_of(loss: TargetLoss) -> list[torch.Tensor]:
+    return [parameter.grad.cpu() for parameter in loss.parameters() if parameter.grad is not None]
+
+
+def test_losses_and_gradients_are_those_of_the_micro_batches(make_loss, device):
+    made = examples()
+    # The first shape comes up four times with other tokens, the second one once.
+    parts = [made[:3], made[3:], [*reversed(made[:3])], made[:3], made[:3]]
+    batches = [collate(part, packing=False) for part in parts]
+    plain, graphed = make_loss(), make_loss()
+    expected = [gradient_function(plain, device)(batch, NUM_TARGETS).item() for batch in batches]
+    by_graphs = GraphedGradients(gradient_function(graphed, device), graphed, device)
+    found = [by_graphs(batch, NUM_TARGETS).item() for batch in batches]
+    assert len(by_graphs.graphs) == 1
+    assert found == pytest.approx(expected, rel=1e-4)
+    for one, other in zip(gradients_of(graphed), gradients_of(plain), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_what_pads_a_batch_is_masked():
+    batch = collate(examples(), packing=False)
+    padded = padded_to_multiples(batch)
+    assert padded.ids.shape == (len(batch.ids), 16 * -(-(batch.ids.shape[1] + 1) // 16))
+    num_targets = len(batch.targets)
+    tokens = padded.ids.flatten()[padded.places[:num_targets]]
+    assert torch.equal(tokens, batch.ids.flatten()[batch.places])
+    assert torch.equal(padded.targets[:num_targets], batch.targets)
+    assert set(padded.targets[num_targets:].tolist()) == {-100}
+    # At a place that is no token of any example.
+    assert set(padded.places[num_targets:].tolist()) == {padded.ids.shape[1] - 1}
