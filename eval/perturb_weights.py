@@ -61,7 +61,7 @@ def main(args: Args) -> None:
             print(f"{artifact.path}: done before")
             continue
         with artifact.making():
-            model, tokenizer = model_loading.load(folder, folder, float16=False)
+            model, tokenizer = model_loading.load(folder, folder, dtype="float32")
             measured = measure(model, tokenizer, sample_items(input_file, args.limit), args)
             write_json(artifact.path, {"identity": artifact.identity, **measured})
         print(f"{artifact.path}: {summary(measured)}", flush=True)

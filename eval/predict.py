@@ -13,7 +13,7 @@ Files that are done are skipped; an interrupted file is resumed from `{output}.p
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,8 @@ class Args(PredictionOptions):
     limit: tuple[int | Literal["all"], ...] = ()
     """Evaluate only this many items, the same for every model: one number for all input files, or one for each
     (default: all items)."""
+    load_in_float16: bool = False
+    """The same as --dtype float16."""
     batch_size: int | None = None
     """Items per batch (default: as many as fit into a budget of tokens)."""
     overwrite: bool = False
@@ -71,6 +73,7 @@ def main(args: Args) -> None:
 def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
     """Predict every input file; return the prediction files in the same order."""
     check_arguments(args)
+    args = with_dtype(args)
     folder = model_loading.find_folder(str(args.model_name_or_path), args.model_revision)
     specs = make_specs(args, folder, only_kind)
     outputs = [spec.artifact.path for spec in specs]
@@ -84,7 +87,11 @@ def predict_files(args: Args, only_kind: str | None = None) -> list[Path]:
 def artifacts(args: Args) -> list[Artifact]:
     """What this command line writes, for the plan of a study."""
     folder = model_loading.find_folder(str(args.model_name_or_path), args.model_revision)
-    return [spec.artifact for spec in make_specs(args, folder)]
+    return [spec.artifact for spec in make_specs(with_dtype(args), folder)]
+
+
+def with_dtype(args: Args) -> Args:
+    return replace(args, dtype="float16") if args.load_in_float16 else args
 
 
 def make_specs(args: Args, folder: Path, only_kind: str | None = None) -> list[PredictionSpec]:
@@ -104,6 +111,8 @@ def check_arguments(args: Args) -> None:
         problems.append(f"--output_file needs exactly one input file, found {len(args.input_files)}")
     if not args.do_sample and (args.temperature, args.top_p) != (1.0, 1.0):
         problems.append("--temperature and --top_p have no effect without --do_sample; add it or leave them out")
+    if args.load_in_float16 and args.dtype == "bfloat16":
+        problems.append("--load_in_float16 is --dtype float16, found --dtype bfloat16, too; leave one out")
     if args.use_vllm and importlib.util.find_spec("vllm") is None:
         problems.append("--use_vllm: not installed; `pip install vllm` where there is a GPU, or leave out --use_vllm")
     if len(args.limit) not in (0, 1, len(args.input_files)):
@@ -187,7 +196,7 @@ def predict(specs: Sequence[PredictionSpec], args: Args, folder: Path) -> None:
     runner = Runner.load(
         folder,
         args.tokenizer_name_or_path or folder,
-        float16=args.load_in_float16,
+        dtype=args.dtype,
         use_vllm=args.use_vllm and any(spec.generation for spec in specs),
     )
     # All files are checked before the first one is predicted.

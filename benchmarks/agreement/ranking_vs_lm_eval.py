@@ -109,7 +109,7 @@ def smollm2() -> tuple[Any, Any]:
         model.load_state_dict(quantised.state_dict())
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(folder)
-    return load(folder, folder, float16=False)
+    return load(folder, folder, dtype="float32")
 
 
 def hflm(model: Any, tokenizer: Any, **options: Any) -> Any:

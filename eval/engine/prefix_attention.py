@@ -137,7 +137,7 @@ def is_out_of_memory(error: RuntimeError, *, is_smallest: bool) -> bool:
     if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
         return False
     if is_smallest:
-        raise UserError("out of memory for a single sequence; shorten it, or add --load_in_float16") from error
+        raise UserError("out of memory for a single sequence; shorten it, or add --dtype bfloat16") from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return True

@@ -162,13 +162,13 @@ def metrics_files(args: Args, source: Source, runs: Sequence[TaskRun]) -> list[M
     if args.metrics_file:
         return [MetricsFile(artifact(args, source, args.metrics_file, runs), runs)]
     model_id = source.identity["model_id"]
-    names = [paths.suite_file(r.name, model_id, suffix(r.options(args.max_seq_length))) for r in runs]
+    names = [paths.suite_file(r.name, model_id, suffix(r.options(args))) for r in runs]
     return [MetricsFile(artifact(args, source, path, [r]), [r]) for path, r in zip(names, runs, strict=True)]
 
 
 def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **arguments: Any) -> Artifact:
     """An output file of `runs`; `arguments` affect only this file."""
-    arguments |= {"max_seq_length": args.max_seq_length, "source": args.source}
+    arguments |= {"max_seq_length": args.max_seq_length, "dtype": args.dtype, "source": args.source}
     inputs = {"model": source.folder}
     if args.tokenizer_name_or_path:
         inputs["tokenizer"] = args.tokenizer_name_or_path
@@ -177,7 +177,7 @@ def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **
         inputs |= {f"{task_run.name} {number}": file for number, file in enumerate(files)}
         arguments |= {f"{task_run.name}.{key}": value for key, value in task_run.metric_options().items()}
     names = [task_run.name for task_run in runs]
-    options = replace(runs[0].options(args.max_seq_length), num_shots=0, limit=None)
+    options = replace(runs[0].options(args), num_shots=0, limit=None)
     identity = {
         **source.identity,
         "task": names[0] if len(names) == 1 else names,
@@ -188,7 +188,7 @@ def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **
 
 def prepare_model(args: Args, source: Source) -> Model:
     folder = source.folder
-    network, tokenizer = load(folder, args.tokenizer_name_or_path or folder, float16=False)
+    network, tokenizer = load(folder, args.tokenizer_name_or_path or folder, dtype=args.dtype)
     max_length = longest_input(network, tokenizer, args.max_seq_length)
     report = {
         "model": source.identity["model_id"],

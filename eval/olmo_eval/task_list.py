@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Args = TypeVar("Args", bound="DataclassInstance")
-SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name != "max_seq_length")
+OF_ALL_TASKS = ("max_seq_length", "dtype")
+SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name not in OF_ALL_TASKS)
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class TaskRun:
     num_recorded_inputs: int
     use_chat_format: bool
 
-    def options(self, max_seq_length: int | None) -> SuiteOptions:
+    def options(self, of_all_tasks: SuiteOptions) -> SuiteOptions:
         values = {name: getattr(self, name) for name in SUITE_OPTIONS}
-        return SuiteOptions(**values, max_seq_length=max_seq_length)
+        return SuiteOptions(**values, **{name: getattr(of_all_tasks, name) for name in OF_ALL_TASKS})
 
     def metric_options(self) -> dict[str, Any]:
         """The options that affect the metrics."""

@@ -11,6 +11,7 @@ from open_instruct.common.model_loading import (
     model_folder,
     require_model,
 )
+from open_instruct.study.settings import Dtype
 
 # torch takes seconds to import, and only loading needs it.
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def find_folder(name: str, revision: str | None = None) -> Path:
     return folder
 
 
-def load(folder: Path, tokenizer_folder: Path, *, float16: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
+def load(folder: Path, tokenizer_folder: Path, *, dtype: Dtype) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
     """Load the model, onto a GPU where there is one, and its tokenizer.
 
     Raises UserError where the weights do not match the config, or the tokenizer is not the model's.
@@ -39,6 +40,6 @@ def load(folder: Path, tokenizer_folder: Path, *, float16: bool) -> tuple["PreTr
     import torch
 
     tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path")
-    model = load_model(folder, dtype="float16" if float16 else "float32", attn_implementation="sdpa")
+    model = load_model(folder, dtype=dtype, attn_implementation="sdpa")
     check_vocabulary(model, tokenizer)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

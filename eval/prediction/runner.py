@@ -18,6 +18,7 @@ from eval.prediction.requests import EncodedItem, Generate
 from eval.prediction.resumable_jsonl import ResumableJsonl
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
+from open_instruct.study.settings import Dtype
 
 CHUNK_ITEMS = 512
 """Items between two writes to the disk."""
@@ -31,8 +32,8 @@ class Runner:
     generate: Generate
 
     @classmethod
-    def load(cls, folder: Path, tokenizer_folder: Path, *, float16: bool, use_vllm: bool) -> "Runner":
-        model, tokenizer = model_loading.load(folder, tokenizer_folder, float16=float16)
+    def load(cls, folder: Path, tokenizer_folder: Path, *, dtype: Dtype, use_vllm: bool) -> "Runner":
+        model, tokenizer = model_loading.load(folder, tokenizer_folder, dtype=dtype)
         if use_vllm:
             return cls(model, tokenizer, vllm_generation.load_generator(folder, tokenizer_folder, model))
         return cls(model, tokenizer, partial(generation.generate, model))

@@ -16,6 +16,8 @@ OF_ADAPTERS, SAMPLING = ("lora_rank", "lora_alpha", "lora_dropout"), ("temperatu
 """Settings without effect where there is no adapter, and where nothing is sampled."""
 Constraint = Literal["none", "next_word", "constraint", "label"]
 """How a label is predicted (eval/prediction/label_scoring.py)."""
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""Precision of a model's weights."""
 DEFAULT_CONSTRAINTS: dict[str, Constraint] = {"whole_label": "label", "sub_tokens": "next_word"}
 """`Protocol.label_scores` -> how a label is predicted under that protocol."""
 
@@ -98,8 +100,8 @@ class PredictionOptions:
     """Generate with vLLM, on a GPU; log-likelihoods are computed by transformers in any case."""
     use_chat_format: bool = named(False, "chat")
     """Format each item as a user's turn, for models that were fine-tuned on chats; plain text stays as it is."""
-    load_in_float16: bool = named(False, "float16")
-    """Load the weights in float16 instead of float32."""
+    dtype: Dtype = named("float32", "{}")
+    """Precision of the weights: float32 to compare models, the others for speed on a GPU."""
     truncate_left: bool = named(False, "truncated")
     """Truncate prompts that are too long for the model on the left, and count them (default: refuse them)."""
     constraint_type: Constraint | None = named(None, "{}")
@@ -149,6 +151,8 @@ class SuiteOptions:
     """Seed of exemplars that are the same for every instance (default: drawn by the instance's position)."""
     max_seq_length: int | None = named(None, "maxlen{}", aliases=("model_max_length",))
     """Longest input in tokens (default: the minimum of the tokenizer's, the model's, and 2048)."""
+    dtype: Dtype = named("float32", "{}")
+    """Precision of the weights: float32 to compare models, the others for speed on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,13 @@ def test_metrics_files_have_the_expected_keys_and_are_skipped_or_overwritten(bas
     assert suite_metrics(base, "openbookqa_toy_limit2.json")["num_instances"] == 2
 
 
+def test_precision_of_the_weights_is_named_and_recorded(base, folder):
+    main(Args(model_name_or_path=folder, model_name="toy", tasks=("copa",), limit=2, dtype="bfloat16"))
+    assert suite_metrics(base, "copa_toy_limit2_bfloat16.json")["model_kwargs"]["dtype"] == "torch.bfloat16"
+    sidecar = read_sidecar(base / "eval_results" / "eval_pipeline" / "copa_toy_limit2_bfloat16.json")
+    assert (sidecar["arguments"]["dtype"], sidecar["identity"]["conditions"]) == ("bfloat16", "bfloat16")
+
+
 def test_metrics_file_and_full_output_agree(base, folder):
     metrics_file, full_file = base / "metrics.json", base / "full.jsonl"
     main(
@@ -247,7 +254,7 @@ def test_missing_weights_are_refused(base, tmp_path):
 def test_defaults_equal_the_reference():
     expected = {"split": "validation", "batch_size": 32, "max_tokens_per_batch": 20480, "num_shots": 0, "limit": None}
     expected |= {"random_subsample_seed": 1234, "num_recorded_inputs": 0, "fewshot_seed": None}
-    expected |= {"max_seq_length": None, "model_class": "hf"}
+    expected |= {"max_seq_length": None, "dtype": "float32", "model_class": "hf"}
     assert {name: getattr(Args(), name) for name in expected} == expected
 
 

@@ -148,6 +148,17 @@ def test_other_arguments_are_refused_only_where_they_affect_the_content(home):
                 predict.main(again)
 
 
+def test_precision_of_the_weights_is_named_and_recorded(home):
+    exact, half = (run_predict(home, "rte", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert half.name == exact.name.replace(".jsonl", "_bfloat16.jsonl")
+    assert [read_sidecar(path)["dtype"] for path in (exact, half)] == ["torch.float32", "torch.bfloat16"]
+    scores = ([record["gold_logprob"] for record in read_records(path)] for path in (exact, half))
+    assert next(scores) == pytest.approx(next(scores), rel=0.05)
+    assert run_predict(home, "rte", load_in_float16=True).name.endswith("_float16.jsonl")
+    with pytest.raises(UserError, match="--load_in_float16 is --dtype float16, found --dtype bfloat16"):
+        run_predict(home, "rte", dtype="bfloat16", load_in_float16=True)
+
+
 def test_files_of_other_settings_have_other_names(home):
     paths = {run_predict(home, "sciq", **options) for options in ({}, {"max_new_tokens": 7}, {"limit": (2,)})}
     paths |= {run_predict(home, "sciq", do_sample=True, seed=seed) for seed in (1, 42)}
