@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
 from eval.engine.prefix_attention import TokenStates
@@ -27,13 +28,14 @@ class KVCache:
         self, model: PreTrainedModel, prefix: TokenStates, *, max_rows: int, capacity: int, fixed_shape: bool
     ) -> None:
         self.prefix = prefix
-        self.max_rows, self.capacity = max_rows, capacity
+        # Attention kernels of GPUs copy a mask of another width in every layer.
+        self.max_rows, self.capacity = max_rows, -(-capacity // 16) * 16 if fixed_shape else capacity
         self.states = torch.empty(0)
         """Keys and values (2, layers, max_rows, key heads, capacity, size); allocated with the first row."""
         self.lengths: list[int] = []
         """Tokens of each row in use."""
         self.masked = torch.finfo(model.dtype).min
-        self.mask = torch.full((max_rows, capacity), self.masked, dtype=model.dtype, device=model.device)
+        self.mask = torch.full((max_rows, self.capacity), self.masked, dtype=model.dtype, device=model.device)
         """Added to the attention scores."""
         self.graph = StepGraph(model.device) if fixed_shape else None
         self.inputs = torch.zeros(2, max_rows, dtype=torch.long, device=model.device)
@@ -103,8 +105,11 @@ class KVCache:
         all_values[index, :, places] = v[:, :, 0]
         keys, values = all_keys[:, :, :width], all_values[:, :, :width]  # (rows, key heads, keys, size)
         # Several query heads may share a key head: (rows, key heads, queries, size)
-        q = q[:, :, 0].unflatten(1, (keys.shape[1], -1)) * scaling
-        scores = q @ keys.transpose(-1, -2) + self.mask[:rows, None, None, :width]  # (rows, key heads, queries, keys)
+        q, mask = q[:, :, 0].unflatten(1, (keys.shape[1], -1)), self.mask[:rows, None, None, :width]
+        if self.graph and not self.prefix.num_tokens:
+            return scaled_dot_product_attention(q, keys, values, mask, scale=scaling).flatten(1, 2)[:, None]
+        q = q * scaling
+        scores = q @ keys.transpose(-1, -2) + mask  # (rows, key heads, queries, keys)
         if not self.prefix.num_tokens:
             return (softmax(scores) @ values).flatten(1, 2)[:, None]  # (rows, 1, heads, size)
         # One product with the prefix's keys serves the queries of all rows: (key heads, rows x queries, size)
