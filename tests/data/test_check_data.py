@@ -107,6 +107,7 @@ def test_the_page_has_the_table_and_escapes_text_from_data(tokenizer, tmp_path, 
 def test_missing_data_and_a_missing_tokenizer_are_errors_that_say_what_to_do(tokenizer, tmp_path):
     with pytest.raises(UserError, match=r"no formatted data; make it with `python open_instruct/format_generali"):
         check_data.main(Args(tokenizer))
+    write(paths.train_file("other"), [{"dataset": "other", "id": "other-0", "prompt": "A", "completion": " b"}])
     with pytest.raises(UserError, match="no such tokenizer"):
         check_data.main(Args(tmp_path / "none"))
 
