@@ -1,4 +1,4 @@
-"""Data on its way to a device."""
+"""What a GPU needs: data that arrives without waiting, and shapes that suit its kernels."""
 
 import numpy as np
 import torch
@@ -8,3 +8,8 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Copy to the device. The host does not wait for a GPU, whose work then never stops for want of the next."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def width_for_kernels(num_keys: int) -> int:
+    """The next multiple of 16: attention kernels of GPUs copy a mask of another width in every layer."""
+    return -(-num_keys // 16) * 16

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
+from eval.engine.devices import width_for_kernels
 from eval.engine.prefix_attention import TokenStates
 from open_instruct.common.step_graph import StepGraph
 
@@ -28,8 +29,7 @@ class KVCache:
         self, model: PreTrainedModel, prefix: TokenStates, *, max_rows: int, capacity: int, fixed_shape: bool
     ) -> None:
         self.prefix = prefix
-        # Attention kernels of GPUs copy a mask of another width in every layer.
-        self.max_rows, self.capacity = max_rows, -(-capacity // 16) * 16 if fixed_shape else capacity
+        self.max_rows, self.capacity = max_rows, width_for_kernels(capacity) if fixed_shape else capacity
         self.states = torch.empty(0)
         """Keys and values (2, layers, max_rows, key heads, capacity, size); allocated with the first row."""
         self.lengths: list[int] = []

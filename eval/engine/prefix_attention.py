@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PreTrainedModel
 
 from eval.engine.devices import to_device
@@ -18,6 +19,8 @@ from eval.engine.prefix_tree import PrefixTree
 from open_instruct.common.errors import UserError
 
 NAME = "prefix_tree"
+BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Without cuDNN's, which is prepared anew for every shape: passes have many."""
 UNSUPPORTED = ("softcap", "s_aux")
 """Arguments by which some models change attention beyond a scale."""
 
@@ -64,7 +67,8 @@ def prefix_attention(model: PreTrainedModel) -> Iterator[None]:
     model.eval()
     model.set_attn_implementation(NAME)
     try:
-        yield
+        with sdpa_kernel(BACKENDS):
+            yield
     finally:
         model.set_attn_implementation(before)
         model.train(was_training)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from eval.engine.devices import to_device
+from eval.engine.devices import to_device, width_for_kernels
 
 NO_END = 2**31 - 1
 """End of a token whose successors in the row are all its descendants."""
@@ -135,7 +135,7 @@ class PrefixTree:
     def _bucket(self, rows: Sequence[Row], num_queries: int, device: torch.device, dtype: torch.dtype) -> Bucket:
         num_keys = max(row.num_keys for row in rows)
         if device.type == "cuda":
-            num_keys = -(-num_keys // 8) * 8  # otherwise the attention kernel copies the mask into such a shape
+            num_keys = width_for_kernels(num_keys)
         queries = np.zeros((len(rows), num_queries), dtype=np.int64)
         keys = np.zeros((len(rows), num_keys), dtype=np.int64)
         # A key is visible to the queries from its start to its end: to all for an ancestor, to none for padding.
