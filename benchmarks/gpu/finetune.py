@@ -71,9 +71,8 @@ def main(args: Args) -> None:
             each.run_peer(peer, train, goal=2.0 if each is short and not args.tiny else None)
     if args.tiny:  # a processor takes minutes to compile
         return
-    for each in (short, long):
+    for each in (long, short):
         each.run_ours("ours, --torch_compile", torch_compile=True)
-    short.run_peer("Trainer, torch_compile", partial(with_trainer, torch_compile=True, **more))
 
 
 class Comparison:
@@ -126,6 +125,7 @@ def run_once(train: Any, setting: Setting, rows: list[Encoded], config: dict[str
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        torch.backends.cuda.enable_cudnn_sdp(True)  # the default, which ours changes
     with torch.device(DEVICE):
         model = random_olmo(**config, attn_implementation="packed" if is_packed else "sdpa")
     with tempfile.TemporaryDirectory() as folder:

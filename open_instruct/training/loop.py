@@ -45,6 +45,8 @@ def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_ste
     """Model, optimiser and learning rate schedule, distributed as accelerate is configured."""
     if is_one_cpu(accelerator):
         use_cpu_kernels(module)
+    # Recent GPUs would take cuDNN's attention, which is compiled anew for every shape of a batch.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if args.torch_compile:
         compile_layers(module.language_model)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
