@@ -25,7 +25,7 @@ SECONDS = {"finetune": 120, "rank": 75, "generate": 60, "tests": 75, "modes": 90
 """Time limit of each part, the most valuable first."""
 GROUPS = [["finetune"], ["rank"], ["generate"], ["tests", "modes", "study"]]
 """Parts that run at once: the last ones measure no speed."""
-TESTS = ("tests/training", "tests/engine")
+TESTS = ("tests/training", "tests/prediction", "tests/engine")
 """Folders with tests marked `gpu`; others import packages that a GPU machine may lack."""
 TINY_FACTOR = 10
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "trl", "lm-eval")
