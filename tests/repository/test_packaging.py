@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from toy_study import SMALL
 
+from open_instruct.common.olmo_package import INSTALL, INSTALL_BESIDE_NUMPY_2
 from open_instruct.common.paths import REPOSITORY
 
 PYTHONS = ("3.10.13", "3.11.7", "3.12.1", "3.13.0")
@@ -56,6 +57,24 @@ def test_the_lock_has_one_version_of_each_package_and_satisfies_the_ranges(locke
             pin = versions[canonicalize_name(requirement.name)]
             assert pin.startswith("=="), f"{requirement.name}{pin} is no exact pin"
             assert requirement.specifier.contains(pin.removeprefix("==")), f"{requirement}: locked is {pin}"
+
+
+def test_every_command_that_installs_ai2_olmo_installs_the_same_version(locked):
+    (pin,) = [str(pin.specifier) for pin in locked if pin.name == "ai2-olmo"]
+    texts = [INSTALL, INSTALL_BESIDE_NUMPY_2, (REPOSITORY / "scripts" / "setup.sh").read_text()]
+    assert {found for text in texts for found in re.findall(r"ai2-olmo(==[\d.]+)", text)} == {pin}
+
+
+def test_the_containers_install_the_lock_from_files_that_exist():
+    docker, apptainer = ((REPOSITORY / "containers" / name).read_text() for name in ("Dockerfile", "amuro.def"))
+    copied = re.findall(r"^COPY (.+) \S+$", docker, re.MULTILINE)
+    copied = {name for names in copied for name in names.split()}
+    assert copied == set(re.findall(r"^    (\S+) /opt/amuro/$", apptainer, re.MULTILINE))
+    assert copied >= {"amuro", "open_instruct", "eval", "analysis", "scripts", "pyproject.toml", "constraints.txt"}
+    assert [name for name in copied if not (REPOSITORY / name).exists()] == []
+    (command,) = re.findall(r"pip install .+", docker)
+    assert re.findall(r"pip install .+", apptainer) == [command]
+    assert "--constraint constraints.txt" in command
 
 
 def test_what_is_installed_is_in_the_ranges():
