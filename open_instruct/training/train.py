@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,23 @@ def make_accelerator(args: Args, artifact: Artifact) -> Accelerator:
         print("accelerate launch --cpu started one process; for more add --config_file scripts/accelerate/cpu.yaml")
     config = {k: v if isinstance(v, int | float | bool) else str(v) for k, v in artifact.arguments.items()}
     accelerator.init_trackers(TRACKING_PROJECT, config=config)
+    if accelerator.distributed_type == DistributedType.FSDP and args.half_precision:
+        keep_float32_results(accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         # DeepSpeed reads these from a data loader or its own configuration file; there is neither.
         plugin: Any = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
         plugin.deepspeed_config["gradient_clipping"] = args.max_grad_norm
     return accelerator
+
+
+def keep_float32_results(accelerator: Accelerator) -> None:
+    """Let FSDP compute in half precision, but return the loss and add gradients in float32, as a single device does."""
+    plugin: Any = accelerator.state.fsdp_plugin
+    policy, in_float32 = plugin.mixed_precision_policy, {"reduce_dtype": torch.float32}
+    if plugin.fsdp_version == 2:
+        in_float32["output_dtype"] = torch.float32
+    plugin.mixed_precision_policy = replace(policy, **in_float32)
 
 
 def trackers(args: Args, artifact: Artifact) -> list[Any]:

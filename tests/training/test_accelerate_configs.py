@@ -13,6 +13,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from devices import on_cpu
 from toy_training import command_line, environment, largest_difference, toy_training, weights
 
 from open_instruct import finetune
@@ -87,13 +88,15 @@ def test_the_launcher_passes_the_deepspeed_settings_on(monkeypatch):
 
 
 @pytest.mark.slow
-def test_weights_sharded_over_two_processes_train_to_the_same_values(tmp_path):
-    args = toy_training(hidden_size=64, tie_word_embeddings=True)
-    finetune.main(replace(args, output_dir=tmp_path / "one"))
-    out = tmp_path / "two"
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_weights_sharded_over_two_processes_train_to_the_same_values(tmp_path, precision):
+    args = replace(toy_training(hidden_size=64, tie_word_embeddings=True), mixed_precision=precision)
+    with on_cpu():
+        finetune.main(replace(args, output_dir=tmp_path / "one"))
+    out, in_precision = tmp_path / "two", ["--mixed_precision", precision]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "fsdp.yaml")]
-    launch += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no"]
-    script, *flags = command_line(args, "--output_dir", str(out), "--checkpointing_steps", "2")
+    launch += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", *in_precision]
+    script, *flags = command_line(args, "--output_dir", str(out), "--checkpointing_steps", "2", *in_precision)
     assert script == "open_instruct/finetune.py"
     done = subprocess.run(
         [*launch, str(Path(__file__).parents[1] / "helpers" / "sharded_on_cpu.py"), *flags],
@@ -105,9 +108,12 @@ def test_weights_sharded_over_two_processes_train_to_the_same_values(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"sharded by {KINDS['fsdp']}" in done.stdout
-    assert largest_difference(weights(tmp_path / "one"), weights(out)) < 1e-5
-    for logged in ("loss", "grad_norm"):
-        assert log_of(out, logged) == pytest.approx(log_of(tmp_path / "one", logged), abs=2e-4)
+    # In bfloat16, a gradient that is next to zero may change its sign, and AdamW's step with it.
+    steps_of_adamw = 6 * args.learning_rate
+    assert largest_difference(weights(tmp_path / "one"), weights(out)) < (1e-5 if precision == "no" else steps_of_adamw)
+    for logged, tolerance in {"loss": 2e-3, "grad_norm": 1e-2}.items():
+        expected = log_of(tmp_path / "one", logged)
+        assert log_of(out, logged) == pytest.approx(expected, abs=2e-4 if precision == "no" else tolerance)
 
 
 def log_of(folder: Path, name: str) -> list[float]:
