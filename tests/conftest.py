@@ -14,7 +14,7 @@ from private_slurm import PrivateSlurm, missing_programs
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.olmo_package import is_installed
 
-NEEDS_OLMO = ("ai2-olmo package, which is not installed", "No module named 'olmo")
+NEEDS_OLMO = ("needs the ai2-olmo package", "No module named 'olmo")
 """In the errors of what needs the ai2-olmo package."""
 
 

@@ -6,6 +6,7 @@ An option has one name in all scripts; the names of the paper's code and of OLMo
 import dataclasses
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from open_instruct.common.errors import USER_ERROR, UserError
+from open_instruct.common.paths import REPOSITORY
 from open_instruct.common.ranges import require_in_range
 
 Args = TypeVar("Args")
@@ -27,6 +29,8 @@ CURES = {
 """Error number of the operating system that is a user error -> how to fix it."""
 DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", ". unexpected pos ")
 """In the errors of safetensors and of torch.save, which are no OSError."""
+SCRIPT = re.compile(r"\bpython (?:-m olmo_eval\.|(?:open_instruct|eval|analysis|scripts)/(?:\w+/)?)(\w+)(?:\.py)?")
+"""A command that runs one of the scripts."""
 NO_DISK = ("/proc", "/sys")
 """Folders in which nobody can make a file; their errors call it missing."""
 
@@ -38,7 +42,7 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
     try:
         main(parse(args_type))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except OSError as error:
         cure = CURES.get(error.errno or 0)
@@ -53,6 +57,12 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
             raise
         print(f"error: a file could not be written to its end; {CURES[errno.ENOSPC]}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def as_typed(message: str) -> str:
+    """A message with its commands as they are typed here: by the command amuro, where the project is installed."""
+    is_installed = (REPOSITORY / "__init__.py").exists()
+    return SCRIPT.sub(r"amuro \1", message) if is_installed else message
 
 
 def parse(args_type: type[Args], arguments: Sequence[str] | None = None) -> Args:

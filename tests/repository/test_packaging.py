@@ -134,7 +134,8 @@ def test_amuro_lists_every_script_with_its_summary(installed):
 
 
 def test_an_installed_script_reads_and_writes_the_folder_where_it_is_started(installed, tmp_path):
-    assert f"{tmp_path / 'data'}: no formatted data" in installed("amuro", "check_data", exit_code=2)
+    message = f"{tmp_path / 'data'}: no formatted data; make it with `amuro format_generalization`"
+    assert message in installed("amuro", "check_data", exit_code=2)
     assert "--num_train_epochs" in installed("amuro", "finetune", "--help")
     assert "arc_easy" in installed("olmo_eval.run_lm_eval", "--list_tasks")
 
