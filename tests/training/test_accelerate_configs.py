@@ -56,6 +56,11 @@ def test_accelerate_reads_every_file_and_no_key_is_lost(name):
         assert getattr(args, key) == value
 
 
+def test_processes_on_cpus_see_no_gpu():
+    assert prepare_multi_gpu_env(parsed("cpu"))["CUDA_VISIBLE_DEVICES"] == "-1,-1"
+    assert prepare_multi_gpu_env(parsed("ddp")).get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def test_the_launcher_passes_the_fsdp_settings_on(monkeypatch):
     variables = prepare_multi_gpu_env(parsed("fsdp"))
     assert variables["ACCELERATE_USE_FSDP"] == "true"
