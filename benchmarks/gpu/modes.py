@@ -115,7 +115,10 @@ def main(args: Args) -> None:
         for name, (setting, options) in MEMORY.items():
             if args.tiny:
                 setting = replace(setting, num_tokens=(40, 60), num_targets=(9, 17))
-            compare_memory(figures, name, setting, options, OLMO_1B | (SMALL if args.tiny else {}))
+            try:
+                compare_memory(figures, name, setting, options, OLMO_1B | (SMALL if args.tiny else {}))
+            except torch.OutOfMemoryError as error:  # other programs use the GPU, too
+                figures.add(f"memory, {name}: out of memory", str(error)[:60])
         failed = compare_losses(figures, folder, runs) + compare_weights(figures, folder, killed)
     if failed:
         raise UserError("\n".join(failed))
@@ -229,6 +232,8 @@ def compare_weights(figures: Figures, folder: Path, killed: Future[int]) -> list
         steps = killed.result()
     except UserError as error:
         return [str(error)]
+    if not all((folder / name / "model.safetensors").is_file() for name in ("bf16", "bf16 again")):
+        return []  # the failure of that run is reported
     expected = load_file(folder / "bf16" / "model.safetensors")
     # Where kernels of the GPU add in varying order, two runs differ; resuming must not add to that.
     repeated = largest_difference(expected, load_file(folder / "bf16 again" / "model.safetensors"))
