@@ -20,11 +20,12 @@ import torch
 from open_instruct.common.cli import run
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.data.encode import Encoded
+from open_instruct.training.attention import PLAIN, WITHOUT_MASK
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "speed"))
 from figures import Figures
-from finetune_vs_peers import Setting, fine_tune, flops_a_step, make_examples, with_trainer, with_trl
+from finetune_vs_peers import WARMUP_STEPS, Setting, fine_tune, flops_a_step, make_examples, with_trainer, with_trl
 from models import OLMO_1B, SMALL, random_olmo
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,7 +102,7 @@ class Comparison:
 
     def run_ours(self, name: str, *, goal: float | None = None, **options: Any) -> None:
         """goal: share of the speed of matrix products"""
-        self.ours = self.measure(name, partial(ours, packing=self.packing, **options), is_packed=self.packing)
+        self.ours = self.measure(name, partial(ours, packing=self.packing, **options), is_ours=True)
         share = self.flops_a_step / self.ours.seconds / self.peak
         self.figures.add(f"{self.name}: {name}, share of matrix products", share, at_least=goal)
 
@@ -113,21 +114,21 @@ class Comparison:
         self.figures.add(f"{self.name}: {name}, largest relative difference of a loss", worst, at_most=0.01)
         self.figures.add(f"{self.name}: ours, times {name}", trained.seconds / own.seconds, at_least=goal)
 
-    def measure(self, name: str, train: Any, *, is_packed: bool = False) -> Trained:
-        trained = run_once(train, self.setting, self.rows, self.config, is_packed=is_packed)
+    def measure(self, name: str, train: Any, *, is_ours: bool = False) -> Trained:
+        trained = run_once(train, self.setting, self.rows, self.config, is_ours=is_ours)
         self.figures.add(f"{self.name}: {name}", self.tokens_a_step / trained.seconds, "tokens/s")
         self.figures.add(f"{self.name}: {name}, peak memory", trained.peak_bytes / 1e9, "GB")
         return trained
 
 
-def run_once(train: Any, setting: Setting, rows: list[Encoded], config: dict[str, Any], *, is_packed: bool) -> Trained:
+def run_once(train: Any, setting: Setting, rows: list[Encoded], config: dict[str, Any], *, is_ours: bool) -> Trained:
     gc.collect()
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         torch.backends.cuda.enable_cudnn_sdp(True)  # the default, which ours changes
     with torch.device(DEVICE):
-        model = random_olmo(**config, attn_implementation="packed" if is_packed else "sdpa")
+        model = random_olmo(**config, attn_implementation=WITHOUT_MASK if is_ours else PLAIN)
     with tempfile.TemporaryDirectory() as folder:
         seconds, losses = train(None, setting, rows, Path(folder), model)
     peak_bytes = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
@@ -137,8 +138,8 @@ def run_once(train: Any, setting: Setting, rows: list[Encoded], config: dict[str
 def ours(
     _: Any, setting: Setting, rows: list[Encoded], folder: Path, model: Any, **options: Any
 ) -> tuple[list[float], list[float]]:
-    precision = {"mixed_precision": setting.precision, "logging_steps": STEPS_A_LINE}
-    return fine_tune(model, rows, setting.batch_size, folder, **precision, **options)
+    same = {"mixed_precision": setting.precision, "warmup_ratio": WARMUP_STEPS * setting.batch_size / len(rows)}
+    return fine_tune(model, rows, setting.batch_size, folder, logging_steps=STEPS_A_LINE, **same, **options)
 
 
 def matmul_speed(size: int) -> float:

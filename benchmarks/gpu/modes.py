@@ -28,6 +28,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.data import Examples, as_table
 from open_instruct.training.memory import GB, MemoryEstimate, estimate
 from open_instruct.training.model import add_adapters
@@ -88,6 +89,7 @@ MODES = {
     "bf16, FSDP on one device": Mode(BF16, is_sharded=True),
     "bf16 again": Mode(BF16),
 }
+NO_GRAPHS = {"packing", "gradient_checkpointing", "use_lora"}
 MEMORY: dict[str, tuple[Setting, dict[str, Any]]] = {
     "8 padded examples of 60 tokens": (Setting("bf16", 8, (45, 75), (9, 17)), {}),
     "16 of them in two micro-batches": (Setting("bf16", 16, (45, 75), (9, 17)), {"per_device_train_batch_size": 8}),
@@ -256,9 +258,8 @@ def compare_memory(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
-    attention = "packed" if options.get("packing") else "sdpa"
     with torch.device(DEVICE):
-        model: Any = random_olmo(**config, attn_implementation=attention)
+        model: Any = random_olmo(**config, attn_implementation=WITHOUT_MASK)
         need = estimate_of(model.config, setting, options)
         if options.get("use_lora"):
             model = add_adapters(model, rank=64, alpha=16, dropout=0.1)
@@ -289,7 +290,7 @@ def estimate_of(config: Any, setting: Setting, options: dict[str, Any]) -> Memor
         config,
         num_tokens=num_tokens,
         num_targets=num_targets,
-        num_micro_batches=num_micro_batches,
+        gradients_remain=num_micro_batches > 1 or (DEVICE == "cuda" and not {*options} & NO_GRAPHS),
         half_precision=True,
         gradient_checkpointing=options.get("gradient_checkpointing", False),
         lora_rank=64 if options.get("use_lora") else None,

@@ -1,5 +1,7 @@
-"""Attention for training, in which packed examples attend to themselves only."""
+"""Attention for training, without a mask: padding is on the right, and packed examples attend to themselves only."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,13 +13,24 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from open_instruct.common.errors import UserError
 from open_instruct.training.batches import Batch
 
+PLAIN, WITHOUT_MASK = "sdpa", "without_mask"
+"""Names for transformers: its own attention, which looks for masks in every forward pass, for which a GPU has to wait;
+and the one of this module."""
 CAUSAL = (-1, 0)
 """Window of `varlen_attn`: all tokens before, none after."""
 
 
-def attention_implementation(*, packing: bool) -> str:
-    """Name, for transformers. Padded batches need no mask, so that PyTorch takes its flash kernels on a GPU."""
-    return "packed" if packing else "sdpa"
+@contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """Inside the block the model has transformers' own attention."""
+    before = model.config._attn_implementation
+    if before == WITHOUT_MASK:
+        model.set_attn_implementation(PLAIN)
+    try:
+        yield
+    finally:
+        if before == WITHOUT_MASK:
+            model.set_attn_implementation(before)
 
 
 def packed_arguments(batch: Batch) -> dict[str, Any]:
@@ -30,7 +43,7 @@ def packed_arguments(batch: Batch) -> dict[str, Any]:
     return {"position_ids": batch.position_ids, "lengths": batch.lengths}
 
 
-def packed_attention(
+def attention_without_mask(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -44,14 +57,16 @@ def packed_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each of the examples of one row.
+    """Causal attention within each row or, with one row, within each of the examples that are packed in it.
 
-    query: (1, heads, tokens, head_dim); key, value: (1, key-value heads, tokens, head_dim)
-    lengths: tokens of each example; or, in half precision on a GPU, starts: (examples + 1,) int32 and longest: tokens
-    options: passed on to transformers' function for scaled_dot_product_attention.
-    -> (1, tokens, heads, head_dim)
+    query: (batch, heads, tokens, head_dim); key, value: (batch, key-value heads, tokens, head_dim)
+    lengths: tokens of each packed example; or, in half precision on a GPU, starts: (examples + 1,) int32, and longest:
+    tokens; options: passed on to transformers' function for scaled_dot_product_attention.
+    -> (batch, tokens, heads, head_dim)
     """
     options |= {"dropout": dropout, "scaling": scaling}
+    if lengths is None and starts is None:
+        return sdpa_attention_forward(module, query, key, value, None, **options)
     if lengths is None and starts is not None:
         if not dropout:
             return packed_kernel(query, key, value, starts, longest=longest, scaling=scaling), None
@@ -64,7 +79,7 @@ def packed_attention(
 def packed_kernel(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, *, longest: int, scaling: float | None
 ) -> Tensor:
-    """`packed_attention` of all examples by one kernel of a GPU."""
+    """Attention of all packed examples by one kernel of a GPU."""
     dtype = torch.get_autocast_dtype("cuda")
     q, k, v = (part[0].transpose(0, 1).to(dtype) for part in (query, key, value))  # (tokens, heads, head_dim)
     if k.shape[1] != q.shape[1]:
@@ -73,18 +88,21 @@ def packed_kernel(
     return out[None]
 
 
-def check_sliding_window(config: Any, *, longest: int) -> None:
-    """Raise UserError if an example is longer than the model's sliding window, which `packed_attention` ignores.
-
-    config: of the model; longest: tokens.
-    """
+def needs_mask(config: Any, *, longest: int) -> bool:
+    """Whether an example is longer than the model's sliding window.  config: of the model; longest: tokens"""
     window = getattr(config, "sliding_window", None)
-    if window is not None and longest > window:
+    return window is not None and longest > window
+
+
+def check_sliding_window(config: Any, *, longest: int) -> None:
+    """Raise UserError if an example is longer than the model's sliding window: packed examples have no mask."""
+    if needs_mask(config, longest=longest):
+        window = config.sliding_window
         raise UserError(
             f"an example has {longest} tokens and the model's sliding window is {window}, which packed attention does "
             f"not support; leave --packing out, or cut examples by --max_seq_length {window}"
         )
 
 
-# No mask function for packed examples: a mask of all tokens by all tokens would be large, and is not used.
-AttentionInterface.register("packed", packed_attention)
+# No mask function of this name: transformers then makes no mask.
+AttentionInterface.register(WITHOUT_MASK, attention_without_mask)

@@ -6,8 +6,11 @@ come up, batches are padded to multiples; what is added is masked, and no result
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -18,23 +21,30 @@ from open_instruct.training.batches import Batch
 
 AddGradients = Callable[[Batch, int | Tensor], Tensor]
 """Micro-batch, targets of the step -> () summed loss of the micro-batch, in nats; its gradients are added."""
-MAX_TOKENS = 4096
-"""Of a micro-batch: of larger ones the kernels take longer than their launch."""
+MAX_TOKENS = 3072
+"""Of a micro-batch: of larger ones the kernels take longer than their launch, and embeddings wait."""
 SEQ_MULTIPLE, TARGETS_MULTIPLE = 16, 64
 MAX_GRAPHS = 32
 """Each takes some 20 MB."""
 
 
-def can_be_graphs(args: Args, module: nn.Module) -> bool:
-    """Whether a micro-batch is the same kernels in every step, and random numbers are those of a run without graphs."""
-    config = getattr(module, "language_model", module).config
-    dropouts = [layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)]
-    has_dropout = any(dropouts) or getattr(config, "attention_dropout", 0.0)
-    return not (args.packing or args.gradient_checkpointing or args.torch_compile or has_dropout)
+def uses_graphs(args: Args, config: Any, accelerator: Accelerator) -> bool:
+    """Whether small micro-batches are graphs: on one GPU, where the same kernels run in every step.
+
+    Not with dropout, whose random numbers a graph would change; nor in fp16, whose first steps are skipped.
+    """
+    dropouts = [value for name, value in config.to_dict().items() if "dropout" in name or name.endswith("pdrop")]
+    has_dropout = any(dropouts) or (args.use_lora and args.lora_dropout > 0)
+    is_alone = accelerator.distributed_type == DistributedType.NO and args.mixed_precision != "fp16"
+    differs = args.packing or args.gradient_checkpointing or args.torch_compile
+    return accelerator.device.type == "cuda" and is_alone and not has_dropout and not differs
 
 
 class GraphedGradients:
-    """`add_gradients` by CUDA graphs for shapes that come up again, and as it is for others."""
+    """`add_gradients` by CUDA graphs for shapes that come up again, and as it is for others.
+
+    Small micro-batches are padded in either case, so that a resumed run has the same numbers.
+    """
 
     def __init__(self, add_gradients: AddGradients, module: nn.Module, device: torch.device) -> None:
         self.add_gradients, self.device = add_gradients, device
@@ -47,12 +57,13 @@ class GraphedGradients:
 
     def __call__(self, batch: Batch, num_targets: int | Tensor) -> Tensor:
         padded = padded_to_multiples(batch)
+        if padded.ids.numel() > MAX_TOKENS:
+            return self.add_gradients(batch, num_targets)
         shape = (*padded.ids.shape, len(padded.targets))
         self.num_seen[shape] += 1
         if shape not in self.graphs:
-            is_frequent = self.num_seen[shape] > 1 and len(self.graphs) < MAX_GRAPHS
-            if not is_frequent or padded.ids.numel() > MAX_TOKENS:
-                return self.add_gradients(batch, num_targets)
+            if self.num_seen[shape] == 1 or len(self.graphs) == MAX_GRAPHS:
+                return self.add_gradients(padded, num_targets)
             self.graphs[shape] = GraphOfShape(self.add_gradients, padded.to(self.device), self.pool)
         return self.graphs[shape](padded, num_targets)
 

@@ -15,7 +15,7 @@ from transformers import get_scheduler
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Batch, micro_batches, validation_batches
 from open_instruct.training.data import Examples
-from open_instruct.training.graphs import AddGradients, GraphedGradients, can_be_graphs
+from open_instruct.training.graphs import AddGradients, GraphedGradients, uses_graphs
 from open_instruct.training.loss import TargetLoss, use_cpu_kernels
 from open_instruct.training.model import compile_layers
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, StopRequest
@@ -106,8 +106,8 @@ def gradient_function(run: Run) -> AddGradients:
         accelerator.backward(loss * accelerator.num_processes / num_targets)
         return loss.detach()
 
-    is_alone = accelerator.distributed_type == DistributedType.NO and accelerator.scaler is None
-    if accelerator.device.type == "cuda" and is_alone and can_be_graphs(run.args, run.module):
+    module: Any = accelerator.unwrap_model(run.module)
+    if uses_graphs(run.args, module.language_model.config, accelerator):
         return GraphedGradients(add_gradients, run.module, accelerator.device)
     return add_gradients
 
@@ -154,13 +154,23 @@ def clip_gradients(run: Run) -> Any:
     -> () the norm before, or None where DeepSpeed does not return it
     """
     accelerator, max_norm = run.accelerator, run.args.max_grad_norm
-    if not is_one_cpu(accelerator):
+    if accelerator.distributed_type != DistributedType.NO or accelerator.scaler is not None:
         return accelerator.clip_grad_norm_(run.module.parameters(), max_norm)
     gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
+    if accelerator.device.type != "cpu":
+        return clip_inside_optimizer(run.optimizer.optimizer, gradients, max_norm)
     norm = torch.stack([gradient.flatten() @ gradient.flatten() for gradient in gradients]).sum().sqrt()
     if norm > max_norm:
         for gradient in gradients:
             gradient /= norm / max_norm
+    return norm
+
+
+def clip_inside_optimizer(optimizer: Any, gradients: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """Let a fused optimiser scale the gradients in its next step, which reads them anyway.  -> () their norm"""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    # Of a tensor: the processor does not wait for the norm.
+    optimizer.grad_scale = (norm / max_norm).clamp(min=1.0)
     return norm
 
 

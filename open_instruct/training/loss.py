@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED, Encoded
-from open_instruct.training.attention import packed_arguments
+from open_instruct.training.attention import packed_arguments, plain_attention
 from open_instruct.training.batches import Batch, collate
 from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
 from open_instruct.training.cpu_kernels.malloc import keep_freed_memory
@@ -101,21 +101,27 @@ def only_at(places: Tensor, module: nn.Module | None) -> Iterator[None]:
 
 @torch.no_grad()
 def check_projection(model: Any, *, packing: bool) -> None:
-    """Raise UserError if TargetLoss differs from the loss of the model's own forward pass on an example.
+    """Raise UserError if TargetLoss of a batch differs from the loss of the model's own forward pass on each example.
 
-    It does where the last MLP mixes positions, or the model changes the head's logits.
+    It does where the last MLP mixes positions, the model changes the head's logits, or its layers need a mask.
     """
-    ids = [*range(7)]
-    batch = collate([Encoded(ids, [IGNORED, 1, 2, IGNORED, IGNORED, 5, 6])], packing=packing)
+    examples = [Encoded([*range(7)], [IGNORED, 1, 2, IGNORED, IGNORED, 5, 6]), Encoded([5, 8, 3], [IGNORED, 8, 3])]
     model.eval()
-    found = TargetLoss(model)(*batch)
-    logits = model(input_ids=batch.ids, use_cache=False, **packed_arguments(batch)).logits
-    expected = cross_entropy(logits[0, batch.places].float(), batch.targets, reduction="sum")
-    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
+    found = TargetLoss(model)(*collate(examples, packing=packing))
+    with plain_attention(model):
+        expected = sum(plain_loss(model, example) for example in examples)
+    if not torch.allclose(found, torch.as_tensor(expected), rtol=1e-3, atol=1e-3):
         raise UserError(
-            f"{type(model).__name__}: its logits are not its head's projection of its last layer "
-            f"(loss {expected:.4f}, projected {found:.4f}), so finetune.py cannot train it"
+            f"{type(model).__name__}: {'packed' if packing else 'padded'} examples have the loss {found:.4f}, expected "
+            f"{expected:.4f} as of each alone in the model's own forward pass, so finetune.py cannot train it"
+            f"{' by --packing; leave that out' if packing else ''}"
         )
+
+
+def plain_loss(model: Any, example: Encoded) -> Tensor:
+    batch = collate([example], packing=False)
+    logits = model(input_ids=batch.ids, use_cache=False).logits[0]
+    return cross_entropy(logits[batch.places].float(), batch.targets, reduction="sum")
 
 
 def use_cpu_kernels(loss: TargetLoss) -> None:

@@ -29,13 +29,13 @@ class MemoryEstimate:
     logits: float
     head_gradient: float = 0.0
     """The part of the gradients that is there before the first activations are freed."""
-    accumulates: bool = False
-    """A step has several micro-batches: gradients of one remain while the next is computed."""
+    gradients_remain: bool = False
+    """While a micro-batch is computed: those of others of the same step, or zeros to which CUDA graphs add."""
 
     @property
     def total(self) -> float:
         """The most at one time: where the backward pass begins or, if that is more, where it ends."""
-        at_begin = self.activations + self.logits + (self.gradients if self.accumulates else 0.0)
+        at_begin = self.activations + self.logits + (self.gradients if self.gradients_remain else 0.0)
         return self.weights + self.optimizer + self.head_gradient + max(at_begin, self.gradients)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ def estimate(
     *,
     num_tokens: int,
     num_targets: int,
-    num_micro_batches: int,
+    gradients_remain: bool,
     half_precision: bool,
     gradient_checkpointing: bool,
     lora_rank: int | None,
@@ -59,7 +59,7 @@ def estimate(
 ) -> MemoryEstimate:
     """Estimate one device's memory.
 
-    config: of the model; num_tokens, num_targets: of the largest micro-batch; num_micro_batches: of a step;
+    config: of the model; num_tokens, num_targets: of the largest micro-batch; gradients_remain: as in MemoryEstimate;
     num_shards: devices among which weights, gradients and optimiser are divided (FSDP, ZeRO-3).
     """
     with torch.device("meta"):
@@ -85,7 +85,7 @@ def estimate(
         # Logits, their log-softmax and its gradient.
         logits=3 * FLOAT32_BYTES * min(num_targets * config.vocab_size, MAX_LOGITS),
         head_gradient=FLOAT32_BYTES * head.weight.numel() / num_shards if lora_rank is None else 0.0,
-        accumulates=num_micro_batches > 1,
+        gradients_remain=gradients_remain,
     )
 
 

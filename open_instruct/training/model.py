@@ -6,24 +6,41 @@ from typing import Any
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import check_vocabulary, load_model
 from open_instruct.training.arguments import Args
-from open_instruct.training.attention import attention_implementation
+from open_instruct.training.attention import PLAIN, WITHOUT_MASK
 from open_instruct.training.loss import check_projection, last_mlp
 
 
-def load_for_training(args: Args, folder: Path, config: Any, tokenizer: Any, *, is_sharded: bool) -> Any:
+def load_for_training(
+    args: Args, folder: Path, config: Any, tokenizer: Any, *, without_mask: bool, is_sharded: bool
+) -> Any:
     """The model in float32, with adapters and gradient checkpointing as `args` say.
 
+    without_mask: prefer attention without a mask; packing needs it.
     is_sharded: DeepSpeed has partitioned the weights already, so no forward pass is possible here.
+    Raises UserError where the losses of such batches would not be the model's.
     """
-    model = load_model(folder, config=config, attn_implementation=attention_implementation(packing=args.packing))
+    model = load_model(folder, config=config, attn_implementation=PLAIN)
     check_vocabulary(model, tokenizer)
+    if args.packing or without_mask:
+        model.set_attn_implementation(WITHOUT_MASK)
     if not is_sharded:
-        check_projection(model, packing=args.packing)
+        choose_attention(model, packing=args.packing)
     if args.use_lora:
         model = add_adapters(model, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def choose_attention(model: Any, *, packing: bool) -> None:
+    """Leave the model its attention, or give it back its own one where losses differ.  Raises UserError if all do."""
+    try:
+        check_projection(model, packing=packing)
+    except UserError:
+        if packing or model.config._attn_implementation == PLAIN:
+            raise
+        model.set_attn_implementation(PLAIN)
+        check_projection(model, packing=packing)
 
 
 def compile_layers(language_model: Any) -> None:

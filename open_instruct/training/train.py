@@ -21,8 +21,9 @@ from open_instruct.common.provenance import provenance
 from open_instruct.data.encode import eos_id
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args
-from open_instruct.training.attention import check_sliding_window
+from open_instruct.training.attention import check_sliding_window, needs_mask
 from open_instruct.training.data import Examples, load_train_and_validation
+from open_instruct.training.graphs import uses_graphs
 from open_instruct.training.loop import Run, fit, prepare
 from open_instruct.training.loss import TargetLoss
 from open_instruct.training.model import load_for_training
@@ -75,13 +76,17 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         max_steps=args.max_train_steps,
     )
     check_memory(args, accelerator, config, examples, steps)
+    longest = max(int(each.lengths.max()) for each in (examples, validation) if each is not None)
     if args.packing:
-        check_sliding_window(config, longest=int(examples.lengths.max()))
+        check_sliding_window(config, longest=longest)
     # Only the main process writes into the output folder.
     with artifact.making_folder() if is_main else nullcontext((None, {})) as (folder, facts):
         set_seed(args.seed)
         is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
-        model = load_for_training(args, base, config, tokenizer, is_sharded=is_sharded)
+        without_mask = accelerator.device.type == "cuda" and not needs_mask(config, longest=longest)
+        model = load_for_training(
+            args, base, config, tokenizer, without_mask=without_mask and not is_sharded, is_sharded=is_sharded
+        )
         module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
         state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
 
@@ -172,7 +177,7 @@ def check_memory(args: Args, accelerator: Accelerator, config: Any, examples: Ex
         config,
         num_tokens=num_tokens,
         num_targets=num_targets,
-        num_micro_batches=num_micro_batches,
+        gradients_remain=num_micro_batches > 1 or uses_graphs(args, config, accelerator),
         half_precision=args.half_precision,
         gradient_checkpointing=args.gradient_checkpointing,
         lora_rank=args.lora_rank if args.use_lora else None,

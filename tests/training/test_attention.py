@@ -6,7 +6,7 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from open_instruct.common.errors import UserError
-from open_instruct.training.attention import check_sliding_window, packed_attention
+from open_instruct.training.attention import attention_without_mask, check_sliding_window
 
 LENGTHS = [5, 12, 7]
 
@@ -19,7 +19,7 @@ def test_packed_examples_attend_as_each_alone(dtype, scaling):
     torch.manual_seed(0)
     # Query, key, value: grouped-query attention of 4 heads.
     tensors = [torch.randn(1, heads, sum(LENGTHS), 8).to(dtype) for heads in (4, 2, 2)]
-    found, _ = packed_attention(module, *tensors, None, lengths=LENGTHS, scaling=scaling)
+    found, _ = attention_without_mask(module, *tensors, None, lengths=LENGTHS, scaling=scaling)
     assert found.dtype == dtype
     start = 0
     for length in LENGTHS:

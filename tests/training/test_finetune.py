@@ -20,7 +20,7 @@ from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data.encode import IGNORED, Encoded, encode_messages
 from open_instruct.training.batches import collate
-from open_instruct.training.loop import clip_gradients
+from open_instruct.training.loop import clip_gradients, clip_inside_optimizer
 from open_instruct.training.loss import TargetLoss
 
 
@@ -69,6 +69,23 @@ def test_gradients_are_clipped_as_by_torch(max_norm):
         # torch adds 1e-6 to the norm that it divides by.
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=0)
         assert torch.equal(one.grad, gradient) == (max_norm == 1e6)
+
+
+@pytest.mark.parametrize("max_norm", [0.01, 1e6])
+def test_clipping_inside_adamw_gives_the_weights_of_clipping_before_it(device, max_norm):
+    steps = [[torch.randn(8, 4, device=device), torch.randn(4, device=device)] for _ in range(3)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones_like(gradient)) for gradient in steps[0]] for _ in range(2))
+    optimizers = [torch.optim.AdamW(parameters, lr=0.1, fused=True) for parameters in (ours, theirs)]
+    for number, gradients in enumerate(steps, start=1):
+        for parameters in (ours, theirs):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone() * number  # Adam ignores a factor that is the same in all steps
+        norm = clip_inside_optimizer(optimizers[0], [p.grad for p in ours if p.grad is not None], max_norm)
+        assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, max_norm))
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_generation_settings_chat_template_and_model_card_are_saved_with_the_weights(args):

@@ -6,12 +6,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_examples import LENGTHS, examples
 from toy_models import toy_olmo
+from transformers import AttentionInterface
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED, Encoded
 from open_instruct.training import loss as loss_module
+from open_instruct.training.attention import PLAIN, WITHOUT_MASK, attention_without_mask
 from open_instruct.training.batches import collate
 from open_instruct.training.loss import TargetLoss, check_projection, last_mlp
+from open_instruct.training.model import choose_attention
 
 
 @pytest.fixture
@@ -84,3 +87,33 @@ def test_a_last_mlp_that_mixes_positions_is_refused(make_model):
     model.model.layers[-1].mlp = Mixing()
     with pytest.raises(UserError, match="cannot train it"):
         check_projection(model, packing=False)
+
+
+@pytest.fixture
+def replace_attention():
+    """A function that puts another one in the place of attention without a mask."""
+    yield lambda other: AttentionInterface.register(WITHOUT_MASK, other)
+    AttentionInterface.register(WITHOUT_MASK, attention_without_mask)
+
+
+def test_a_model_in_which_packed_examples_see_each_other_is_refused_by_name(make_model, replace_attention):
+    def ignoring_lengths(*tensors, lengths=None, **options):
+        return attention_without_mask(*tensors, **options)
+
+    model = make_model(attn_implementation=WITHOUT_MASK)
+    choose_attention(model, packing=True)
+    replace_attention(ignoring_lengths)
+    choose_attention(model, packing=False)
+    assert model.config._attn_implementation == WITHOUT_MASK
+    with pytest.raises(UserError, match=r"OlmoForCausalLM: packed examples have the loss .* leave that out"):
+        choose_attention(model, packing=True)
+
+
+def test_a_model_whose_padded_examples_need_a_mask_keeps_its_own_attention(make_model, replace_attention):
+    def not_causal(module, query, key, value, mask, **options):
+        return value.transpose(1, 2), None
+
+    model = make_model(attn_implementation=WITHOUT_MASK)
+    replace_attention(not_causal)
+    choose_attention(model, packing=False)
+    assert model.config._attn_implementation == PLAIN

@@ -13,7 +13,7 @@ from open_instruct.training.loss import TargetLoss
 from open_instruct.training.memory import GB, MemoryEstimate, check_fits, estimate
 from open_instruct.training.model import add_adapters
 
-SETTINGS = {"half_precision": False, "gradient_checkpointing": False, "lora_rank": None, "num_micro_batches": 1}
+SETTINGS = {"half_precision": False, "gradient_checkpointing": False, "lora_rank": None, "gradients_remain": False}
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 1000}
 
 
@@ -75,7 +75,7 @@ def test_the_peak_is_at_the_begin_or_the_end_of_the_backward_pass():
     sizes = {"weights": 4, "gradients": 4, "optimizer": 8, "activations": 6, "logits": 1, "head_gradient": 0.5}
     assert MemoryEstimate(**sizes).total == 4 + 8 + 0.5 + 6 + 1
     assert MemoryEstimate(**(sizes | {"activations": 1})).total == 4 + 8 + 0.5 + 4
-    assert MemoryEstimate(**sizes, accumulates=True).total == 4 + 8 + 0.5 + 6 + 1 + 4
+    assert MemoryEstimate(**sizes, gradients_remain=True).total == 4 + 8 + 0.5 + 6 + 1 + 4
 
 
 def test_checkpointing_adapters_and_more_devices_reduce_the_estimate(model):
