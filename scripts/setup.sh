@@ -62,6 +62,7 @@ if .venv/bin/python -c "$keep_torch" >"$locked" 2>/dev/null; then
   echo "kept: $(head -1 "$locked")"
 else
   cp constraints.txt "$locked"
+  "${pip[@]}" --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null # `uv venv` makes none
   "${pip[@]}" install --constraint "$locked" torch
 fi
 install=("${pip[@]}" install)

@@ -9,19 +9,24 @@ import sys
 
 import pytest
 
+import amuro
 from open_instruct.common.cli import parse
 from open_instruct.common.paths import RELEASED_RESULTS, REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 # A line of a code block that runs a Python script of this repository.
-COMMAND = re.compile(r"^ *(?:\w+=\S+ )*python (?:-m )?(\S+)(.*)$")
+COMMAND = re.compile(r"^ *(?:\w+=\S+ )*(?:python (?:-m )?|(?:accelerate launch .*-m )?(?=amuro \w))(\S+)(.*)$")
 
 
 def commands():
     for page in PAGES:
         for line in page.read_text().replace("\\\n", " ").splitlines():
             match = COMMAND.match(line)
-            if match and (match[1].endswith(".py") or match[1].startswith("olmo_eval.")):
+            if match and match[1] == "amuro":
+                name, _, arguments = match[2].strip().partition(" ")
+                script = str(amuro.scripts()[name].relative_to(REPOSITORY))
+                yield pytest.param(script, arguments.split("#")[0], id=f"{page.name}: {line.strip()[:60]}")
+            elif match and (match[1].endswith(".py") or match[1].startswith("olmo_eval.")):
                 yield pytest.param(match[1], match[2].split("#")[0], id=f"{page.name}: {line.strip()[:60]}")
 
 
