@@ -24,7 +24,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
-from open_instruct.common.olmo_package import require_installed
+from open_instruct.common.olmo_package import CODE, require_installed
 from open_instruct.common.progress_line import ProgressLine, training_details
 from open_instruct.data.encode import eos_id
 from open_instruct.data.tiny_corpus import train_documents
@@ -65,7 +65,7 @@ def main(args: Args) -> None:
     if has_tokenizer and not artifacts:
         return
 
-    require_installed("pre-training the embedded model")
+    require_installed("pre-training the embedded model", CODE)
     batch_size = tokens_per_step() // SEQUENCE_LENGTH
     documents = read_documents(num_tokens=max(args.steps) * tokens_per_step())
     if not has_tokenizer:

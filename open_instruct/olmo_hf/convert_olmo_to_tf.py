@@ -23,7 +23,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
-from open_instruct.common.olmo_package import require_installed
+from open_instruct.common.olmo_package import CODE, require_installed
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
 from open_instruct.olmo_hf.native import NativeFiles, find_native, load_state
@@ -72,7 +72,7 @@ def main(args: Args) -> None:
         print(f"{paths.relative(output_dir)} is done; skipped")
         return
 
-    require_installed("conversion from OLMo's own format")
+    require_installed("conversion from OLMo's own format", CODE)
     native_config = read_native_config(native.config)
     target = target_of(native_config)
     tokenizer = load_tokenizer(tokenizer_name, native_config.vocab_size)

@@ -13,7 +13,7 @@ from typing import Any
 from open_instruct.common import ownership
 from open_instruct.common.cli import parse
 from open_instruct.common.errors import UserError
-from open_instruct.common.olmo_package import require_installed
+from open_instruct.common.olmo_package import CODE, require_installed
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 
@@ -35,7 +35,7 @@ def require_runnable(jobs: Sequence[Job], cache: JobCache) -> None:
 def missing_package(jobs: Sequence[Job], cache: JobCache) -> Iterator[str]:
     for job in [job for job in jobs if job.stage in NATIVE and not cache.is_done(job)][:1]:
         try:
-            require_installed(job.key)
+            require_installed(job.key, CODE)
         except UserError as error:
             yield str(error)
 

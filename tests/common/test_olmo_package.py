@@ -69,7 +69,7 @@ def test_conversion_without_olmo_names_the_command_that_installs_it(base_dir, mo
     (native / "config.yaml").write_text("model: {}\n")
     (native / "model.pt").write_bytes(b"")
     toy_tokenizer(base_dir / "tokenizer")
-    monkeypatch.setitem(sys.modules, "olmo_data", None)
+    monkeypatch.setitem(sys.modules, "olmo", None)
     args = convert_olmo_to_tf.Args(
         "tiny", input_dir=native, output_dir=base_dir / "out", tokenizer_name_or_path=str(base_dir / "tokenizer")
     )
