@@ -21,7 +21,8 @@ from eval.engine.prefix_attention import TokenStates, forward, is_out_of_memory,
 from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
 from open_instruct.common.errors import UserError
 
-MAX_BATCH_TOKENS = 32768
+MAX_BATCH_TOKENS = {"cpu": 2**15, "cuda": 2**17}
+"""Tokens of all sequences that are generated at once."""
 MAX_PREFILL_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Prompt tokens of one forward pass."""
 MIN_SHARED_PREFIX = 32
@@ -48,7 +49,7 @@ def generate(
     max_new_tokens: int,
     eos_id: int,
     stop_ids: Sequence[int] = (),
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
     batch_size: int | None = None,
     do_sample: bool = False,
     temperature: float = 1.0,
@@ -58,8 +59,8 @@ def generate(
 ) -> list[Generated]:
     """Generate a continuation of each prompt, in the order of `prompts`.
 
-    At most `batch_size` sequences are generated in parallel, with at most `max_batch_tokens` tokens in total (new ones
-    included, the shared prefix not), and fewer where memory runs out. This does not change the output, beyond float
+    At most `batch_size` sequences are generated in parallel, with at most `max_batch_tokens` tokens in total (default:
+    MAX_BATCH_TOKENS; new ones included, the shared prefix not), and fewer where memory runs out. This does not change the output, beyond float
     noise: a sampled token depends on the seed, the prompt's index and the step only. Prompts are not truncated here.
 
     Raises UserError for an empty prompt and for NaN logits.
@@ -78,13 +79,13 @@ def generate(
         prefix = prefill_shared_prefix(model, prompts)
         batching = ContinuousBatching(model, prompts, prefix, {eos_id, *stop_ids}, max_new_tokens, next_tokens)
         waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        max_rows = batch_size or len(prompts)
+        max_rows, max_tokens = batch_size or len(prompts), max_batch_tokens or MAX_BATCH_TOKENS[model.device.type]
         fixed_shape = cuda_graph and model.device.type == "cuda"
         while waiting:
             capacity = batching.capacity_for(waiting[0])
             # Much shorter prompts wait for narrower rows, of which more fit.
             num_similar = sum(2 * batching.capacity_for(index) > capacity for index in waiting)
-            rows = max(1, min(max_rows, max_batch_tokens // capacity))
+            rows = max(1, min(max_rows, max_tokens // capacity))
             # Batches of equal size: a last batch of a few rows costs nearly as much as a full one.
             rows = math.ceil(num_similar / math.ceil(num_similar / rows))
             sizes = {"max_rows": rows, "capacity": capacity}
