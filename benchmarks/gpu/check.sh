@@ -9,10 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
 export PYTHONPATH=$PWD/eval:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-if [ -d .gpu/wheels ]; then
+if [ "$python" = python3 ] && [ -d .gpu/wheels ]; then
   site=$(mktemp -d)
-  python=python3
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" .gpu/wheels/*.whl
-  export PYTHONPATH=$PYTHONPATH:$site:$PWD/.gpu/site
+  export PYTHONPATH=$PYTHONPATH:$site
 fi
 exec "$python" benchmarks/gpu/check.py "$@"

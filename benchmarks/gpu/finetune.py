@@ -64,8 +64,9 @@ def main(args: Args) -> None:
     if importlib.util.find_spec("trl") is None:
         del peers["TRL"]
     config = OLMO_1B | (SMALL if args.tiny else {}) | {"eos_token_id": 2}
-    short = Comparison(figures, "short", SHORT, config, peak, num_steps=8, packing=False)
-    long = Comparison(figures, "long", TINY_LONG if args.tiny else LONG, config, peak, num_steps=4, packing=True)
+    compare = partial(Comparison, figures, config=config, peak=peak, num_passes=2 if args.tiny else NUM_PASSES)
+    short = compare("short", SHORT, num_steps=8, packing=False)
+    long = compare("long", TINY_LONG if args.tiny else LONG, num_steps=4, packing=True)
     for each in (short, long):
         each.run_ours("ours", goal=0.45 if each is long and not args.tiny else None)
         for peer, train in peers.items():
@@ -88,13 +89,14 @@ class Comparison:
         peak: float,
         *,
         num_steps: int,
+        num_passes: int,
         packing: bool,
     ) -> None:
         """peak: FLOP/s of matrix products; num_steps: of a pass."""
         self.figures, self.name, self.setting, self.config = figures, name, setting, config
         self.peak, self.packing = peak, packing
         one_pass = make_examples(setting, num_steps=num_steps)
-        self.rows = one_pass * NUM_PASSES
+        self.rows = one_pass * num_passes
         self.tokens_a_step = sum(len(row.ids) for row in one_pass) / num_steps
         with torch.device("meta"):
             self.flops_a_step = flops_a_step(one_pass, random_olmo(**config).config) / num_steps

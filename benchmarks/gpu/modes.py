@@ -89,6 +89,7 @@ MODES = {
     "bf16, FSDP on one device": Mode(BF16, is_sharded=True),
     "bf16 again": Mode(BF16),
 }
+TINY_MODES = ("fp32", "bf16", "bf16, packed", "fp32, FSDP on one device", "bf16 again")
 NO_GRAPHS = {"packing", "gradient_checkpointing", "use_lora"}
 MEMORY: dict[str, tuple[Setting, dict[str, Any]]] = {
     "8 padded examples of 60 tokens": (Setting("bf16", 8, (45, 75), (9, 17)), {}),
@@ -112,7 +113,7 @@ def main(args: Args) -> None:
         folder = Path(name)
         make_inputs(folder, SMALL if args.tiny else MEDIUM)
         killed = pool.submit(run_and_kill, folder)
-        modes = MODES if DEVICE == "cuda" else {name: mode for name, mode in MODES.items() if name != "fp16"}
+        modes = {name: mode for name, mode in MODES.items() if name in TINY_MODES or not args.tiny}
         runs = {name: pool.submit(run_mode, folder, name, mode) for name, mode in modes.items()}
         for name, (setting, options) in MEMORY.items():
             if args.tiny:

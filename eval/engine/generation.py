@@ -60,8 +60,9 @@ def generate(
     """Generate a continuation of each prompt, in the order of `prompts`.
 
     At most `batch_size` sequences are generated in parallel, with at most `max_batch_tokens` tokens in total (default:
-    MAX_BATCH_TOKENS; new ones included, the shared prefix not), and fewer where memory runs out. This does not change the output, beyond float
-    noise: a sampled token depends on the seed, the prompt's index and the step only. Prompts are not truncated here.
+    MAX_BATCH_TOKENS; new ones included, the shared prefix not), and fewer where memory runs out. This does not change
+    the output, beyond float noise: a sampled token depends on the seed, the prompt's index and the step only. Prompts
+    are not truncated here.
 
     Raises UserError for an empty prompt and for NaN logits.
     """

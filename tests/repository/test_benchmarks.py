@@ -1,8 +1,10 @@
 """benchmarks/README.md lists every program with commands that parse."""
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -28,3 +30,33 @@ def test_commands_of_the_readme_parse(script, arguments, monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look up their module
     spec.loader.exec_module(module)
     parse(module.Args, shlex.split(arguments))
+
+
+@pytest.mark.slow
+def test_the_gpu_check_runs_in_miniature_on_a_cpu(tmp_path):
+    command = ["bash", "benchmarks/gpu/check.sh", "--tiny", "--parts", "finetune", "generate", "modes"]
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "check")],
+        cwd=REPOSITORY,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = (tmp_path / "check" / "figures.txt").read_text()
+    assert "MISSED" not in figures
+    for expected in (
+        "short: Trainer, largest relative difference of a loss",
+        "that differ from transformers'",
+        "steps saved, largest difference",
+    ):
+        assert expected in figures
+
+
+def test_an_unknown_part_of_the_gpu_check_is_refused():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu/check.py", "--parts", "speed"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--parts speed: no such part; there are finetune, rank" in done.stderr
