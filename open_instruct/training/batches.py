@@ -29,13 +29,12 @@ class Batch(NamedTuple):
     """Packed: (examples + 1,) int32, where each example starts, and the end."""
 
     def to(self, device: torch.device) -> "Batch":
-        """On a GPU without waiting for the copy."""
         if self.ids.device.type == device.type:
             return self
         tensors = {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
-        return self._replace(
-            **{name: part.pin_memory().to(device, non_blocking=True) for name, part in tensors.items()}
-        )
+        if device.type == "cuda":  # of pinned memory, so that the processor does not wait for the copy
+            tensors = {name: part.pin_memory() for name, part in tensors.items()}
+        return self._replace(**{name: part.to(device, non_blocking=True) for name, part in tensors.items()})
 
 
 def micro_batches(

@@ -157,7 +157,7 @@ def clip_gradients(run: Run) -> Any:
     if accelerator.distributed_type != DistributedType.NO or accelerator.scaler is not None:
         return accelerator.clip_grad_norm_(run.module.parameters(), max_norm)
     gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
-    if accelerator.device.type != "cpu":
+    if accelerator.device.type == "cuda":
         return clip_inside_optimizer(run.optimizer.optimizer, gradients, max_norm)
     norm = torch.stack([gradient.flatten() @ gradient.flatten() for gradient in gradients]).sum().sqrt()
     if norm > max_norm:
