@@ -4,6 +4,7 @@ A graph computes the loss of a micro-batch of one shape and adds its gradients t
 come up, batches are padded to multiples; what is added is masked, and no result depends on it beyond float noise.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,8 @@ AddGradients = Callable[[Batch, int | Tensor], Tensor]
 MAX_TOKENS = 3072
 """Of a micro-batch: of larger ones the kernels take longer than their launch, and embeddings wait."""
 SEQ_MULTIPLE, TARGETS_MULTIPLE = 16, 64
+DROPOUT = re.compile(r"(?!classifier|summary).*(dropout.*|pdrop)")
+"""Fields of a config, without those of heads that causal language models lack: Pythia's classifier_dropout is 0.1."""
 MAX_GRAPHS = 32
 """Each takes some 20 MB."""
 
@@ -33,7 +36,7 @@ def uses_graphs(args: Args, config: Any, accelerator: Accelerator) -> bool:
 
     Not with dropout, whose random numbers a graph would change; nor in fp16, whose first steps are skipped.
     """
-    dropouts = [value for name, value in config.to_dict().items() if "dropout" in name or name.endswith("pdrop")]
+    dropouts = [value for name, value in config.to_dict().items() if DROPOUT.fullmatch(name)]
     has_dropout = any(dropouts) or (args.use_lora and args.lora_dropout > 0)
     is_alone = accelerator.distributed_type == DistributedType.NO and args.mixed_precision != "fp16"
     differs = args.packing or args.gradient_checkpointing or args.torch_compile

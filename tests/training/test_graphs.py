@@ -3,13 +3,20 @@
 On the CPU nothing is captured: what a graph would repeat is computed again.
 """
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from toy_examples import examples
 from toy_models import toy_olmo
+from transformers import GPT2Config, GPTNeoXConfig, OlmoConfig
 
+from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Batch, collate
-from open_instruct.training.graphs import GraphedGradients, padded_to_multiples
+from open_instruct.training.graphs import GraphedGradients, padded_to_multiples, uses_graphs
 from open_instruct.training.loss import TargetLoss
 
 NUM_TARGETS = 7
@@ -59,3 +66,20 @@ def test_what_pads_a_batch_is_masked():
     assert set(padded.targets[num_targets:].tolist()) == {-100}
     # At a place that is no token of any example.
     assert set(padded.places[num_targets:].tolist()) == {padded.ids.shape[1] - 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (OlmoConfig(), True),
+        (OlmoConfig(attention_dropout=0.1), False),
+        (GPTNeoXConfig(), True),  # classifier_dropout is 0.1
+        (GPTNeoXConfig(hidden_dropout=0.1), False),
+        (GPT2Config(), False),
+        (GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0), True),
+    ],
+)
+def test_graphs_are_for_language_models_without_dropout(config, expected):
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), distributed_type=DistributedType.NO)
+    args = Args(model_name_or_path="model", train_file=Path("train.jsonl"), learning_rate=1e-3)
+    assert uses_graphs(args, config, on_gpu) == expected
