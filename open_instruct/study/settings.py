@@ -71,7 +71,7 @@ class ExecutionOptions:
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: less memory, a third more computation."""
     torch_compile: bool = False
-    """Compile the model's layers: a minute at the start, for faster steps on a GPU."""
+    """Compile the model's layers: a minute at the start, for faster steps on a GPU. Needs a C++ compiler."""
     checkpointing_steps: str = "epoch"
     """When to save a state to resume from: `epoch`, a number of steps, or `never`. Signals save one in any case."""
     logging_steps: int = 1

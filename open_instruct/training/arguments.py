@@ -1,5 +1,7 @@
 """Arguments of a fine-tuning run, which of them affect the trained weights, and their validation."""
 
+import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -127,6 +129,14 @@ def resolve(args: Args, *, num_processes: int) -> Args:
         problems.append(
             f"checkpointing_steps is {args.checkpointing_steps!r}; expected epoch, never or a number of steps"
         )
+    if args.torch_compile and not any(map(shutil.which, compilers())):
+        problems.append("torch_compile needs a C++ compiler, and none is found; install g++, set CXX, or leave it out")
     if problems:
         raise UserError("; ".join(problems))
     return replace(args, total_batch_size=total or DEFAULT_BATCH_SIZE)
+
+
+def compilers() -> list[str]:
+    """What torch compiles with: C++ for a CPU, C for a GPU."""
+    chosen = [os.environ[name] for name in ("CC", "CXX") if os.environ.get(name)]
+    return [*chosen, "g++", "gcc", "clang"]

@@ -220,6 +220,12 @@ def test_invalid_arguments_are_refused(args, changes, message):
         finetune.main(replace(args, **changes))
 
 
+def test_compiling_without_a_compiler_is_refused(args, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    with pytest.raises(UserError, match=r"torch_compile needs a C\+\+ compiler, and none is found"):
+        finetune.main(replace(args, torch_compile=True))
+
+
 def test_a_model_and_a_train_file_of_ones_own_give_the_output_a_name_that_no_other_has(args, tmp_path):
     outputs = set()
     for run in ("runA", "runB"):
