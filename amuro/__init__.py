@@ -39,14 +39,13 @@ def prepare() -> None:
 
     Installed, outputs go to the folder where the program was started, unless base_dir names another.
     """
-    for folder in (str(FOLDER / "eval"), str(FOLDER)):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    own = [str(FOLDER), str(FOLDER / "eval")]
+    # Before the folder where `python -m amuro` was started, which may have an eval.py.
+    sys.path[:] = [*own, *(part for part in sys.path if part not in own)]
     if IS_INSTALLED:
-        inherited = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-        own = [part for part in (str(FOLDER), str(FOLDER / "eval")) if part not in inherited]
+        inherited = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part not in own]
         os.environ["PYTHONPATH"] = os.pathsep.join([*own, *inherited])
-        os.environ.setdefault("base_dir", os.getcwd())
+        os.environ["base_dir"] = os.environ.get("base_dir") or os.getcwd()
 
 
 def scripts() -> dict[str, Path]:

@@ -74,7 +74,7 @@ def check_args(args: Args, files: Sequence[Path]) -> None:
     if suites and not args.against:
         raise UserError(
             f"{', '.join(suites)}: suite files have their scores in them; to compare them with those of another model, "
-            "add --against; for a table of all, see analysis/produce_tables.py"
+            "add --against; for a table of all, see `python analysis/produce_tables.py`"
         )
 
 

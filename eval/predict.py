@@ -135,7 +135,9 @@ def make_spec(
     evaluation = identify_evaluation(input_file)
     eval_set, kind = evaluation["eval_set"], evaluation["kind"]
     if only_kind not in (None, kind):
-        raise UserError(f"{input_file}: {eval_set} is of kind {kind}, expected {only_kind}; use eval/predict.py")
+        raise UserError(
+            f"{input_file}: {eval_set} is of kind {kind}, expected {only_kind}; use `python eval/predict.py`"
+        )
     if kind == "text" and args.num_shots:
         raise UserError(f"{input_file}: {eval_set} is plain text; it takes no --num_shots")
     inputs = {"model": folder, "evaluation": input_file}

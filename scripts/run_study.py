@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import tyro
 
 from open_instruct.common import paths
-from open_instruct.common.cli import run
+from open_instruct.common.cli import as_typed, run
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError, nearest
 from open_instruct.study import integrity, status, status_page
 from open_instruct.study.config import Study
@@ -139,7 +139,8 @@ def run_here(args: Args, study: Study, jobs: Sequence[Job]) -> None:
 def same_study(args: Args) -> str:
     """The command that names this study, its changed values and its executor."""
     changes = ["--set", *args.set] if args.set else []
-    return shlex.join(["python", "scripts/run_study.py", str(args.study), *changes, "--executor", args.executor])
+    command = ["python", "scripts/run_study.py", str(args.study), *changes, "--executor", args.executor]
+    return as_typed(shlex.join(command))
 
 
 def current_status(args: Args, study: Study, jobs: Sequence[Job]) -> status.Status:

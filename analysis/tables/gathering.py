@@ -55,7 +55,8 @@ def gather_measurements(study: Study | None) -> Gathered:
     if not predictions and not suites:
         raise UserError(
             f"no finished measurement in {paths.base_dir()}: expected output/predictions/*.metrics.json with sidecars; "
-            "make them with eval/predict.py and eval/eval_pred.py, or set base_dir to the folder that has them"
+            "make them with `python eval/predict.py` and `python eval/eval_pred.py`, or set base_dir to the folder "
+            "that has them"
         )
     require_one_model_an_id([*predictions, *suites])
     rows = name_series([*performance_rows(predictions), *suite_rows(suites)])

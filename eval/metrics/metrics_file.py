@@ -36,4 +36,5 @@ def load_metrics(path: Path) -> Metrics:
         intervals = {name: Interval.from_json(fields) for name, fields in content["metrics"].items()}
         return Metrics(content["identity"], content["primary"], intervals, content["items"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a metrics file ({error}); make it again with eval/eval_pred.py") from error
+        again = "make it again with `python eval/eval_pred.py`"
+        raise UserError(f"{path}: not a metrics file ({error}); {again}") from error

@@ -27,7 +27,9 @@ def identify_predictions(path: Path) -> dict[str, Any]:
     if "kind" not in identity:
         first = next(read_jsonl(path, texts=("dataset",)), None)
         if first is None:
-            raise UserError(f"{path}: is empty; expected one prediction a line: make it again with eval/predict.py")
+            raise UserError(
+                f"{path}: is empty; expected one prediction a line: make it again with `python eval/predict.py`"
+            )
         try:
             eval_set = read_datasets().eval_set(first["dataset"])
         except UserError as error:

@@ -62,7 +62,7 @@ def identify_evaluation(input_file: Path) -> dict[str, Any]:
     Raises UserError for a file that is none of evaluation.
     """
     if not input_file.is_file():
-        raise UserError(f"{input_file}: no such file; make it with open_instruct/format_generalization.py")
+        raise UserError(f"{input_file}: no such file; make it with `python open_instruct/format_generalization.py`")
     if input_file.name.endswith(".exemplars.jsonl"):
         raise UserError(f"{input_file} contains exemplars, which are not evaluated; leave it out of --input_files")
     if has_sidecar(input_file):
@@ -111,7 +111,7 @@ def sample_items(input_file: Path, limit: int | None) -> list[dict[str, Any]]:
         seen.add(item["id"])
         items.append(item)
     if not items:
-        raise UserError(f"{input_file}: no items; make it again with open_instruct/format_generalization.py")
+        raise UserError(f"{input_file}: no items; make it again with `python open_instruct/format_generalization.py`")
     chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[:limit]
     return [items[i] for i in sorted(chosen)]
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
@@ -31,6 +32,8 @@ DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWri
 """In the errors of safetensors and of torch.save, which are no OSError."""
 SCRIPT = re.compile(r"\bpython (?:-m olmo_eval\.|(?:open_instruct|eval|analysis|scripts)/(?:\w+/)?)(\w+)(?:\.py)?")
 """A command that runs one of the scripts."""
+IS_INSTALLED = (REPOSITORY / "__init__.py").exists()
+"""Whether this is the package amuro of an environment, rather than the repository."""
 NO_DISK = ("/proc", "/sys")
 """Folders in which nobody can make a file; their errors call it missing."""
 
@@ -61,8 +64,7 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
 
 def as_typed(message: str) -> str:
     """A message with its commands as they are typed here: by the command amuro, where the project is installed."""
-    is_installed = (REPOSITORY / "__init__.py").exists()
-    return SCRIPT.sub(r"amuro \1", message) if is_installed else message
+    return SCRIPT.sub(r"amuro \1", message) if IS_INSTALLED else message
 
 
 def parse(args_type: type[Args], arguments: Sequence[str] | None = None) -> Args:
@@ -73,9 +75,10 @@ def parse(args_type: type[Args], arguments: Sequence[str] | None = None) -> Args
     arguments = sys.argv[1:] if arguments is None else arguments
     if empty := list(empty_values(arguments)):
         raise UserError(f"{', '.join(empty)}: an empty value; give one, or leave the option out")
-    description = with_line_breaks(sys.modules["__main__"].__doc__ or "")
+    description = as_typed(with_line_breaks(sys.modules["__main__"].__doc__ or ""))
     described = with_aliases_and_hints(args_type)
-    args = tyro.cli(described, args=arguments, description=description, use_underscores=True)
+    prog = f"amuro {Path(sys.argv[0]).stem}" if IS_INSTALLED else None
+    args = tyro.cli(described, prog=prog, args=arguments, description=description, use_underscores=True)
     require_values(args, arguments)
     require_in_range(args)
     return args

@@ -7,6 +7,7 @@ data_dir  folder of the formatted data                    (default: $base_dir/da
 
 import os
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def existing_base_dir(value: str) -> Path:
     # Cached because a plan needs hundreds of thousands of paths.
     path = Path(value).resolve()
     if not path.is_dir():
-        raise UserError(f"base_dir is {path}, which is no folder; make it (`mkdir -p {path}`) or unset base_dir")
+        command = shlex.join(["mkdir", "-p", str(path)])
+        raise UserError(f"base_dir is {path}, which is no folder; make it (`{command}`) or unset base_dir")
     return path
 
 

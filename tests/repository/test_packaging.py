@@ -140,6 +140,26 @@ def test_an_installed_script_reads_and_writes_the_folder_where_it_is_started(ins
     assert "arc_easy" in installed("olmo_eval.run_lm_eval", "--list_tasks")
 
 
+def test_an_empty_base_dir_is_the_folder_where_it_is_started(installed, tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", "")
+    assert f"no prediction file (*.jsonl) in {tmp_path / 'output'}" in installed("amuro", "eval_pred", exit_code=2)
+
+
+def test_modules_of_the_folder_where_it_is_started_are_not_imported(installed, site, tmp_path, monkeypatch):
+    for name in ("eval", "open_instruct", "metrics"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    # As in processes that amuro started.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (site / "amuro", site / "amuro" / "eval", site))))
+    assert "no prediction file" in installed("amuro", "eval_pred", exit_code=2)
+
+
+def test_help_shows_commands_as_they_are_typed(installed):
+    shown = installed("amuro", "eval_pred", "--help")
+    assert shown.startswith("usage: amuro eval_pred ")
+    assert "    amuro eval_pred" in shown
+    assert "python eval/" not in shown
+
+
 @pytest.mark.olmo
 def test_a_study_is_planned_outside_the_repository(installed, site, tmp_path):
     folder = Path(installed("amuro", "--folder").strip())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_instruct.common import locks, paths
+from open_instruct.common.cli import as_typed
 from open_instruct.common.errors import UserError
 from open_instruct.study import attempts
 from open_instruct.study.executors import warm_process
@@ -212,7 +213,7 @@ def report(one: Running, outcome: Outcome, *, number: int, total: int) -> None:
         print(f"stopped: {attempts.end_in_words(outcome.exit_code)}; log: {one.log}", flush=True)
     if outcome.state == "failed":
         why = failure_line(one.log) or "its log does not say why"
-        command = shlex.join(["python", *one.job.command])
+        command = as_typed(shlex.join(["python", *one.job.command]))
         print(
             f"failed: {attempts.end_in_words(outcome.exit_code)}: {why}\nlog: {one.log}\nrun it alone: {command}",
             flush=True,
