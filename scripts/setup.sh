@@ -7,6 +7,13 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras=${1:-olmo}
+known=$(sed -n '/^\[project.optional-dependencies\]/,/^\[project.scripts\]/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml)
+for extra in ${extras//,/ }; do # pip only warns of an unknown one
+  if ! grep -qxF -- "$extra" <<<"$known"; then
+    echo "error: $extra is no extra of pyproject.toml; expected some of ${known//$'\n'/,}" >&2
+    exit 2
+  fi
+done
 is_supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 candidates=(python3.11 python3.12 python3.13 python3.10 python3)
 if [ -n "${PYTHON:-}" ]; then

@@ -104,6 +104,14 @@ def test_setup_keeps_a_torch_that_is_there(clone):
     assert not {"sympy", "nvidia-cublas"} & names.keys()
 
 
+@pytest.mark.parametrize("extras", ["olmo,dve", "--dev", "olm", "../olmo"])
+def test_setup_refuses_an_unknown_extra(clone, extras):
+    done = subprocess.run(["bash", str(clone / "scripts" / "setup.sh"), extras], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is no extra of pyproject.toml; expected some of olmo,gpu,track,vllm,dev" in done.stderr
+    assert not (clone / "calls").exists()
+
+
 @pytest.mark.parametrize(
     ("python", "message"),
     [
