@@ -14,4 +14,8 @@ if [ "$python" = python3 ] && [ -d .gpu/wheels ]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" .gpu/wheels/*.whl
   export PYTHONPATH=$PYTHONPATH:$site
 fi
+"$python" -c 'import torch' 2>/dev/null || {
+  echo "error: $python has no torch; make .venv: bash scripts/setup.sh olmo,dev" >&2
+  exit 2
+}
 exec "$python" benchmarks/gpu/check.py "$@"

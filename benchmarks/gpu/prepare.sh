@@ -16,6 +16,12 @@ study=$(realpath "$study")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=${PYTHON:-.venv/bin/python}
 most_mib=60
+for program in "$python" zip; do
+  command -v "$program" >/dev/null || {
+    echo "error: $program is not there; bash scripts/setup.sh makes .venv, PYTHON names another Python" >&2
+    exit 2
+  }
+done
 
 rm -rf .gpu
 mkdir -p .gpu/wheels

@@ -1,15 +1,17 @@
-"""benchmarks/README.md lists every program with commands that parse."""
+"""benchmarks/README.md lists every program with commands that parse; the GPU check refuses what cannot run."""
 
 import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from open_instruct.common.cli import parse
+from open_instruct.common.json_files import write_json
 from open_instruct.common.paths import REPOSITORY
 
 TABLE = (REPOSITORY / "benchmarks" / "README.md").read_text()
@@ -60,3 +62,27 @@ def test_an_unknown_part_of_the_gpu_check_is_refused():
     )
     assert done.returncode == 2
     assert "--parts speed: no such part; there are finetune, rank" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("check.sh", "error: python3 has no torch; make .venv: bash scripts/setup.sh olmo,dev"),
+        ("prepare.sh", "error: .venv/bin/python is not there; bash scripts/setup.sh makes .venv"),
+    ],
+)
+def test_gpu_scripts_say_what_makes_the_environment(tmp_path, script, message):
+    folder = tmp_path / "benchmarks" / "gpu"
+    folder.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "benchmarks" / "gpu" / script, folder)
+    write_json(tmp_path / "study" / "results" / "tiny" / "findings.json", [])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to("/bin/false")
+    (tmp_path / ".gpu").mkdir()
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", str(folder / script), str(tmp_path / "study")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert (tmp_path / ".gpu").is_dir()
