@@ -84,12 +84,12 @@ def only_at(places: Tensor, module: nn.Module | None) -> Iterator[None]:
     # By indices, not by a boolean mask, whose number of true elements a GPU would have to tell first.
     def select(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         batch_and_seq.append(inputs[0].shape[:2])
-        return inputs[0].flatten(0, 1).index_select(0, places)  # (selected, d)
+        return inputs[0].flatten(0, 1).index_select(0, places)[None]  # (1, selected, d)
 
     def scatter(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         batch, seq = batch_and_seq.pop()
         zeros = output.new_zeros(batch * seq, output.shape[-1])
-        return zeros.index_copy(0, places, output).unflatten(0, (batch, seq))
+        return zeros.index_copy(0, places, output[0]).unflatten(0, (batch, seq))
 
     hooks = [module.register_forward_pre_hook(select), module.register_forward_hook(scatter)]
     try:

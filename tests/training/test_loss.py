@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_examples import LENGTHS, examples
 from toy_models import toy_olmo
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoModelForCausalLM, MixtralConfig, OlmoeConfig
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED, Encoded
@@ -63,6 +63,18 @@ def test_a_batch_without_targets_has_gradients_of_zero(make_model):
     loss = TargetLoss(make_model())
     loss(*collate([Encoded([1, 2, 3], [IGNORED] * 3)], packing=False)).backward()
     assert all(p.grad is not None and not p.grad.any() for p in loss.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("config_class", [MixtralConfig, OlmoeConfig])
+def test_mixtures_of_experts_have_the_loss_of_their_own_forward_pass(config_class):
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    ids = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
+    config = config_class(vocab_size=300, num_hidden_layers=2, initializer_range=0.3, **sizes, **ids)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=PLAIN)
+    assert last_mlp(model) is not None
+    check_projection(model, packing=False)
+    placeholder = collate([Encoded([1, 2, 3], [IGNORED] * 3)], packing=False)
+    TargetLoss(model)(*placeholder).backward()
 
 
 @pytest.mark.parametrize("num_at_once", [1, 3, 1000])
