@@ -4,7 +4,7 @@ Reads   models in transformers format, and an evaluation file (by default held-o
 Writes  output/perturbations/{eval_set}[_{format}]_{model_id}.json: bits per byte of the gold completions, without noise
         and for each size and draw of the noise.
 
-    python eval/perturb_weights.py --limit 100 \
+    python eval/perturb_weights.py --limit 100 \\
         --model_name_or_path output/tiny_tf_ckpts/checkpoint-200 output/tiny_tf_ckpts/checkpoint-600
 
 Noise of size s adds independent normal values with standard deviation s * rms(W) to every weight tensor W: results do

@@ -5,7 +5,7 @@ Reads   evaluation files with their sidecars (kind, evaluation set, format), a m
 Writes  output/predictions/{eval_set}[_{format}]_{model_id}[_{n}shots].jsonl: each evaluation record and "gold_logprob"
         (nats, EOS not included), for kind generation "output" and "finished", for kind labels "output" and "scores".
 
-    python eval/predict.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \
+    python eval/predict.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \\
         --input_files data/evaluation/socialiqa.jsonl data/evaluation/rte.jsonl
 
 Files that are done are skipped; an interrupted file is resumed from `{output}.partial`.

@@ -2,7 +2,7 @@
 
 Reads and writes the same files, and takes the same arguments.
 
-    python eval/predict_classification.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \
+    python eval/predict_classification.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \\
         --input_files data/evaluation/rte.jsonl data/evaluation/mrpc.jsonl
 """
 

@@ -2,8 +2,8 @@
 
 Reads and writes the files of eval/predict.py and eval/eval_pred.py; files that are done are skipped.
 
-    python eval/predict_sweep.py --num_shots 0 4 \
-        --model_name_or_path output/tiny_tf_ckpts/checkpoint-60 output/tiny_tf_ckpts/checkpoint-600 \
+    python eval/predict_sweep.py --num_shots 0 4 \\
+        --model_name_or_path output/tiny_tf_ckpts/checkpoint-60 output/tiny_tf_ckpts/checkpoint-600 \\
         --input_files data/evaluation/socialiqa.jsonl data/evaluation/rte.jsonl
 """
 

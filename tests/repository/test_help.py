@@ -40,3 +40,9 @@ def test_every_option_is_explained_and_its_default_is_that_of_the_code(script, c
         if field.default is not dataclasses.MISSING and field.default is not None and field.default != ():
             values = field.default if isinstance(field.default, tuple) else (field.default,)
             assert stated == " ".join(map(str, values)), field.name
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_commands_in_help_keep_their_lines(script):
+    # A single backslash at the end of a line joins it to the next one.
+    assert max(map(len, script_named(script).__doc__.splitlines())) <= 120
