@@ -10,6 +10,18 @@ from open_instruct.training.attention import PLAIN, WITHOUT_MASK
 from open_instruct.training.loss import check_projection, last_mlp
 
 
+def require_attention(config: Any) -> None:
+    """Raise UserError for a model without attention, or whose attention transformers does not compute by torch's."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is not None and not model_class._supports_sdpa:
+        raise UserError(
+            f"{model_class.__name__} does not support torch's scaled_dot_product_attention in transformers, so "
+            "finetune.py cannot train it; choose a model that does"
+        )
+
+
 def load_for_training(
     args: Args, folder: Path, config: Any, tokenizer: Any, *, without_mask: bool, is_sharded: bool
 ) -> Any:

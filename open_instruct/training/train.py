@@ -26,7 +26,7 @@ from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.graphs import uses_graphs
 from open_instruct.training.loop import Run, fit, prepare
 from open_instruct.training.loss import TargetLoss
-from open_instruct.training.model import load_for_training
+from open_instruct.training.model import load_for_training, require_attention
 from open_instruct.training.model_card import model_card
 from open_instruct.training.saving import save_model, save_tokenizer_and_generation_config
 from open_instruct.training.state import LOG_NAME, Progress, SavedAndStoppedError, State, seal, state_folder
@@ -57,6 +57,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     is_main, base = accelerator.is_main_process, artifact.inputs["model"]
     require_own_working_folder(state_folder(artifact.path))
     config = load_config(artifact.inputs.get("config", base))
+    require_attention(config)
     tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name_or_path")
     eos_id(tokenizer)  # raises UserError where the tokenizer names none
     examples, validation, num_cut = load_train_and_validation(

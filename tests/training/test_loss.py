@@ -6,7 +6,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_examples import LENGTHS, examples
 from toy_models import toy_olmo
-from transformers import AttentionInterface, AutoModelForCausalLM, MixtralConfig, OlmoeConfig
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPTJConfig,
+    MambaConfig,
+    MixtralConfig,
+    OlmoeConfig,
+)
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED, Encoded
@@ -14,7 +22,7 @@ from open_instruct.training import loss as loss_module
 from open_instruct.training.attention import PLAIN, WITHOUT_MASK, attention_without_mask
 from open_instruct.training.batches import collate
 from open_instruct.training.loss import TargetLoss, check_projection, last_mlp
-from open_instruct.training.model import choose_attention
+from open_instruct.training.model import choose_attention, require_attention
 
 
 @pytest.fixture
@@ -63,6 +71,13 @@ def test_a_batch_without_targets_has_gradients_of_zero(make_model):
     loss = TargetLoss(make_model())
     loss(*collate([Encoded([1, 2, 3], [IGNORED] * 3)], packing=False)).backward()
     assert all(p.grad is not None and not p.grad.any() for p in loss.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("config_class", [GPTJConfig, BloomConfig, MambaConfig])
+def test_models_without_attention_of_torch_are_refused_by_name(config_class):
+    require_attention(OlmoeConfig())
+    with pytest.raises(UserError, match=r"ForCausalLM does not support torch's scaled_dot_product_attention"):
+        require_attention(config_class())
 
 
 @pytest.mark.parametrize("config_class", [MixtralConfig, OlmoeConfig])
