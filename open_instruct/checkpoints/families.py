@@ -106,6 +106,8 @@ class Family:
         own = self.path if self.checkpoint_format == "hf" else None
         if own is None:
             stem = folder.parent.name.removesuffix(CONVERTED)
+            if not paths.is_safe(stem):
+                return None  # a folder of the user's
             if stem != self.name and stem in families():
                 return None  # olmo1b_hf is a family, not the run `hf` of olmo1b
             run = stem.removeprefix(self.name).removeprefix("_")
@@ -191,7 +193,7 @@ def parse_families(path: Path, _mtime_ns: int) -> dict[str, Family]:
 
 def parse_family(name: Any, values: Any, problems: list[str]) -> Any:
     """Build a Family from its section of the file.  Adds every problem to `problems`."""
-    if not isinstance(name, str) or not paths.SAFE_NAME.fullmatch(name) or ".." in name:
+    if not isinstance(name, str) or not paths.is_safe(name):
         problems.append(f"{name}: expected a name of letters, digits and . _ + - only")
     if not isinstance(values, dict) or "name" in values:
         problems.append(f"{name}: expected a mapping without `name`, found {values!r}")

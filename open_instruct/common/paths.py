@@ -52,9 +52,14 @@ def environment() -> dict[str, str]:
     return {"base_dir": str(base_dir()), "data_dir": str(data_dir())}
 
 
+def is_safe(name: str) -> bool:
+    """Whether a name is safe in a path and as a shell argument."""
+    return SAFE_NAME.fullmatch(name) is not None and ".." not in name
+
+
 def safe_name(name: str) -> str:
     """`name`, if it is safe in a path and as a shell argument.  Raises UserError where it is not."""
-    if not SAFE_NAME.fullmatch(name) or ".." in name:
+    if not is_safe(name):
         raise UserError(f"the name {name!r} would become a file name; expected letters, digits and . _ + - only")
     return name
 

@@ -1,5 +1,6 @@
 """Which model is in a folder: a family's checkpoint by its path, also through links, and never two."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_folder_of_a_family_is_no_run_of_a_family_with_a_shorter_name(base_dir
     folder = base_dir / "output" / f"{family}_tf_ckpts" / "checkpoint-7"
     folder.mkdir(parents=True)
     assert base_of(folder) == Checkpoint(family, 7)
+
+
+@pytest.mark.parametrize("parent", ["my models", "a..b", "-x", "é"])
+def test_a_checkpoint_may_be_in_a_folder_of_any_name(base_dir, parent):
+    folder = base_dir / parent / "checkpoint-7"
+    folder.mkdir(parents=True)
+    assert re.fullmatch(r"checkpoint-7-[0-9a-f]{8}", base_of(folder).model_id)
+    declare_families(base_dir, mine=folder.with_name("checkpoint-{step}"))
+    assert base_of(folder) == Checkpoint("mine", 7)
 
 
 def test_a_folder_of_two_families_is_refused_and_so_is_a_study_of_it(base_dir):
