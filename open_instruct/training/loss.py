@@ -54,7 +54,8 @@ def loss_by_parts(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     if len(targets) <= num_at_once:
         return summed_loss(head, hidden, targets)
     parts = zip(hidden.split(num_at_once), targets.split(num_at_once), strict=True)
-    losses = [checkpoint(summed_loss, head, *part, use_reentrant=False) for part in parts]
+    # Nothing in it is random, and a CUDA graph may not save the state of random numbers.
+    losses = [checkpoint(summed_loss, head, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
     return torch.stack(losses).sum()
 
 

@@ -104,6 +104,15 @@ def test_the_number_of_logits_in_memory_changes_no_gradient(make_model, monkeypa
         torch.testing.assert_close(one, other)
 
 
+def test_logits_in_parts_leave_the_state_of_random_numbers_alone(make_model, monkeypatch):
+    loss = TargetLoss(make_model())
+    monkeypatch.setattr(loss_module, "MAX_LOGITS", 1)
+    # Reading it fails while a CUDA graph is captured.
+    monkeypatch.setattr(torch, "get_rng_state", None)
+    loss(*collate(examples(), packing=False)).backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+
+
 def test_a_last_mlp_that_mixes_positions_is_refused(make_model):
     class Mixing(nn.Module):
         def forward(self, hidden):
