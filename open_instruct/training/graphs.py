@@ -49,8 +49,11 @@ class GraphedGradients:
     Small micro-batches are padded in either case, so that a resumed run has the same numbers.
     """
 
-    def __init__(self, add_gradients: AddGradients, module: nn.Module, device: torch.device) -> None:
-        self.add_gradients, self.device = add_gradients, device
+    def __init__(
+        self, add_gradients: AddGradients, module: nn.Module, device: torch.device, *, max_seq: int | None = None
+    ) -> None:
+        """max_seq: positions of the model, beyond which nothing is padded."""
+        self.add_gradients, self.device, self.max_seq = add_gradients, device, max_seq
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self.num_seen: Counter[tuple[int, ...]] = Counter()
         self.graphs: dict[tuple[int, ...], GraphOfShape] = {}
@@ -60,7 +63,8 @@ class GraphedGradients:
 
     def __call__(self, batch: Batch, num_targets: int | Tensor) -> Tensor:
         padded = padded_to_multiples(batch)
-        if padded.ids.numel() > MAX_TOKENS:
+        is_too_wide = self.max_seq is not None and padded.ids.shape[1] > self.max_seq
+        if is_too_wide or padded.ids.numel() > MAX_TOKENS:
             return self.add_gradients(batch, num_targets)
         shape = (*padded.ids.shape, len(padded.targets))
         self.num_seen[shape] += 1

@@ -107,8 +107,10 @@ def gradient_function(run: Run) -> AddGradients:
         return loss.detach()
 
     module: Any = accelerator.unwrap_model(run.module)
-    if uses_graphs(run.args, module.language_model.config, accelerator):
-        return GraphedGradients(add_gradients, run.module, accelerator.device)
+    config = module.language_model.config
+    if uses_graphs(run.args, config, accelerator):
+        max_seq = getattr(config, "max_position_embeddings", None)
+        return GraphedGradients(add_gradients, run.module, accelerator.device, max_seq=max_seq)
     return add_gradients
 
 

@@ -55,6 +55,19 @@ def test_losses_and_gradients_are_those_of_the_micro_batches(make_loss, device):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def test_nothing_is_padded_beyond_the_positions_of_the_model(make_loss, device):
+    batch, seen, loss = collate(examples(), packing=False), [], make_loss()
+
+    def record(batch: Batch, _: int | torch.Tensor) -> torch.Tensor:
+        seen.append(batch.ids.shape[1])
+        return torch.zeros((), device=device)
+
+    seq = batch.ids.shape[1]
+    for max_seq in (seq, 10_000):
+        GraphedGradients(record, loss, device, max_seq=max_seq)(batch, NUM_TARGETS)
+    assert seen == [seq, 16 * (seq // 16 + 1)]
+
+
 def test_what_pads_a_batch_is_masked():
     batch = collate(examples(), packing=False)
     padded = padded_to_multiples(batch)
