@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import check_vocabulary, load_model
 from open_instruct.training.arguments import Args
@@ -42,6 +44,18 @@ def load_for_training(
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def require_positions(model: Any, *, longest: int) -> None:
+    """Raise UserError where an example is longer than the model has embeddings of positions.  longest: tokens"""
+    others = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
+    num_positions = getattr(model.config, "max_position_embeddings", None)
+    # The last token is a target but no input.
+    if others and num_positions is not None and longest - 1 > num_positions:
+        raise UserError(
+            f"an example has {longest} tokens and the model embeddings of {num_positions} positions; cut examples by "
+            f"--max_seq_length {num_positions}"
+        )
 
 
 def choose_attention(model: Any, *, packing: bool) -> None:

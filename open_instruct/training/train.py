@@ -26,7 +26,7 @@ from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.graphs import uses_graphs
 from open_instruct.training.loop import Run, fit, prepare
 from open_instruct.training.loss import TargetLoss
-from open_instruct.training.model import load_for_training, require_attention
+from open_instruct.training.model import load_for_training, require_attention, require_positions
 from open_instruct.training.model_card import model_card
 from open_instruct.training.saving import save_model, save_tokenizer_and_generation_config
 from open_instruct.training.state import LOG_NAME, Progress, SavedAndStoppedError, State, seal, state_folder
@@ -88,6 +88,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         model = load_for_training(
             args, base, config, tokenizer, without_mask=without_mask and not is_sharded, is_sharded=is_sharded
         )
+        require_positions(model, longest=longest)
         module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
         state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
 

@@ -10,6 +10,7 @@ from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
     BloomConfig,
+    GPT2Config,
     GPTJConfig,
     MambaConfig,
     MixtralConfig,
@@ -22,7 +23,7 @@ from open_instruct.training import loss as loss_module
 from open_instruct.training.attention import PLAIN, WITHOUT_MASK, attention_without_mask
 from open_instruct.training.batches import collate
 from open_instruct.training.loss import TargetLoss, check_projection, last_mlp
-from open_instruct.training.model import choose_attention, require_attention
+from open_instruct.training.model import choose_attention, require_attention, require_positions
 
 
 @pytest.fixture
@@ -78,6 +79,15 @@ def test_models_without_attention_of_torch_are_refused_by_name(config_class):
     require_attention(OlmoeConfig())
     with pytest.raises(UserError, match=r"ForCausalLM does not support torch's scaled_dot_product_attention"):
         require_attention(config_class())
+
+
+def test_examples_beyond_learned_positions_are_refused(make_model):
+    sizes = {"n_positions": 10, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": None, "eos_token_id": None}
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=300, **sizes))
+    require_positions(model, longest=11)
+    with pytest.raises(UserError, match=r"has 12 tokens and .* 10 positions; .* --max_seq_length 10"):
+        require_positions(model, longest=12)
+    require_positions(make_model(max_position_embeddings=10), longest=12)  # rotary
 
 
 @pytest.mark.parametrize("config_class", [MixtralConfig, OlmoeConfig])
