@@ -137,7 +137,9 @@ def run_stage(job: Job, lock_descriptors: tuple[int, ...]) -> tuple[int, bool]:
         wait_for_group(stage.pid)
     # Slurm announced the time limit, or the stage stopped by itself. After a SIGTERM Slurm requeues or cancels.
     can_resume = signal.SIGUSR1 in signals or (exit_code == SAVED_AND_STOPPED and not signals)
-    return -signals[-1] if exit_code and signals else exit_code, can_resume
+    # A shell whose last command was stopped may end with 0.
+    is_finished = exit_code == 0 and all(path.exists() for path in job.outputs)
+    return -signals[-1] if signals and not is_finished else exit_code, can_resume
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

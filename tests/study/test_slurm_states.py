@@ -17,6 +17,8 @@ pytestmark = pytest.mark.slurm
 WRITE = 'echo made > "$output"'
 FAIL = "echo 'error: no cat was found; put one on the mat' >&2; echo 'warning: leaked' >&2; exit 3"
 HANG = 'echo $$ > "$output.pid"; sleep 60 & wait'
+HANG_THEN_END_WELL = f"trap 'exit 0' TERM; {HANG}"
+"""What a shell does, too, where the signal reaches the command that it waits for first."""
 on_slurm = {"executor": "slurm"}
 
 
@@ -52,7 +54,7 @@ def pid_when_started(job: Job) -> int:
 
 
 def test_states_of_failed_waiting_killed_and_cancelled_jobs(slurm, make_job):
-    bad, killed, cancelled = make_job("bad", FAIL), make_job("killed", HANG), make_job("cancelled", HANG)
+    bad, killed, cancelled = make_job("bad", FAIL), make_job("killed", HANG), make_job("cancelled", HANG_THEN_END_WELL)
     jobs = [bad, killed, cancelled, make_job("after-bad", WRITE, bad), make_job("after-killed", WRITE, killed)]
     assert set(states(*jobs, **on_slurm).values()) == {"waiting"}
     submit(*jobs)
