@@ -12,7 +12,8 @@ trap 'rm -f "$report"' EXIT
 .venv/bin/basedpyright >"$report" &
 types=$!
 status=0
-.venv/bin/python -m pytest "$@" || status=$?
+# A process for each core; tests of one file run in one process and share its fixtures.
+.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile "$@" || status=$?
 wait "$types" || status=$?
 cat "$report"
 exit "$status"
