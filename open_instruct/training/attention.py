@@ -23,14 +23,14 @@ CAUSAL = (-1, 0)
 @contextmanager
 def plain_attention(model: Any) -> Iterator[None]:
     """Inside the block the model has transformers' own attention."""
-    before = model.config._attn_implementation
-    if before == WITHOUT_MASK:
-        model.set_attn_implementation(PLAIN)
+    if model.config._attn_implementation != WITHOUT_MASK:
+        yield
+        return
+    model.set_attn_implementation(PLAIN)
     try:
         yield
     finally:
-        if before == WITHOUT_MASK:
-            model.set_attn_implementation(before)
+        model.set_attn_implementation(WITHOUT_MASK)
 
 
 def packed_arguments(batch: Batch) -> dict[str, Any]:
@@ -65,13 +65,12 @@ def attention_without_mask(
     -> (batch, tokens, heads, head_dim)
     """
     options |= {"dropout": dropout, "scaling": scaling}
-    if lengths is None and starts is None:
-        return sdpa_attention_forward(module, query, key, value, None, **options)
-    if lengths is None and starts is not None:
+    if lengths is None:
+        if starts is None:
+            return sdpa_attention_forward(module, query, key, value, None, **options)
         if not dropout:
             return packed_kernel(query, key, value, starts, longest=longest, scaling=scaling), None
         lengths = starts.diff().tolist()  # the kernel has no dropout
-    assert lengths is not None
     blocks = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
     return torch.cat([sdpa_attention_forward(module, *block, None, **options)[0] for block in blocks], dim=1), None
 

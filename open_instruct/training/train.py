@@ -84,10 +84,9 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     with artifact.making_folder() if is_main else nullcontext((None, {})) as (folder, facts):
         set_seed(args.seed)
         is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
-        without_mask = accelerator.device.type == "cuda" and not needs_mask(config, longest=longest)
-        model = load_for_training(
-            args, base, config, tokenizer, without_mask=without_mask and not is_sharded, is_sharded=is_sharded
-        )
+        is_on_gpu = accelerator.device.type == "cuda"
+        without_mask = is_on_gpu and not is_sharded and not needs_mask(config, longest=longest)
+        model = load_for_training(args, base, config, tokenizer, without_mask=without_mask, is_sharded=is_sharded)
         require_positions(model, longest=longest)
         module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
         state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
