@@ -6,17 +6,19 @@ are prefilled without padding (prefix_tree.py). Then every row of the key-value 
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from eval.engine.devices import to_device, to_host
 from eval.engine.kv_cache import KVCache
-from eval.engine.lm_head import check_lm_head, full_logits, greedy_tokens
+from eval.engine.lm_head import check_lm_head, check_token, full_logits, greedy_tokens, unless_nan
 from eval.engine.prefix_attention import TokenStates, forward, is_out_of_memory, prefix_attention
 from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
 from open_instruct.common.errors import UserError
@@ -27,10 +29,13 @@ MAX_PREFILL_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Prompt tokens of one forward pass."""
 MIN_SHARED_PREFIX = 32
 """A shorter prefix of all prompts is stored in each row instead of once."""
+MAX_IN_FLIGHT = {"cpu": 0, "cuda": 1}
+"""Steps that have been launched and whose tokens have not arrived, when the next one is launched."""
 REFILL_FRACTION = 1 / 8
 """Fraction of the rows that must be free before new prompts are prefilled: each prefill costs a forward pass."""
-NextTokens = Callable[[torch.Tensor, list[int], list[int]], torch.Tensor]
-"""Hidden states (rows, hidden), prompt index of each row, step of each row -> next token of each row (rows,)."""
+NextTokens = Callable[..., torch.Tensor]
+"""Hidden states (rows, hidden), and for each row `indices` (of its prompt) and `steps` -> the next tokens (rows,), -1
+where logits are NaN. Does not wait for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def generate(
     def next_tokens(hidden: torch.Tensor, indices: list[int], steps: list[int]) -> torch.Tensor:
         if draws is None:
             return greedy_tokens(model, hidden)
-        return sample(full_logits(model, hidden), draws[indices, steps], temperature=temperature, top_p=top_p)
+        draw = draws[tuple(to_device(np.array([indices, steps]), model.device))]
+        return sample(full_logits(model, hidden), draw, temperature=temperature, top_p=top_p)
 
     with prefix_attention(model):
         prefix = prefill_shared_prefix(model, prompts)
@@ -118,7 +124,11 @@ def prefill_shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) 
 
 @dataclass
 class ContinuousBatching:
-    """Sequences that are generated in the rows of a key-value cache."""
+    """Sequences that are generated in the rows of a key-value cache.
+
+    On a GPU a step is launched before the tokens of the step before have arrived on the host. A sequence that turns out
+    to have ended has one token too many, which `receive` drops.
+    """
 
     model: PreTrainedModel
     prompts: Sequence[list[int]]
@@ -140,32 +150,50 @@ class ContinuousBatching:
         waiting, sequences = deque(indices), {}
         active: list[int] = []
         """Prompt index of each row."""
-        while waiting or active:
+        num_tokens: Counter[int] = Counter()
+        """Tokens of each sequence by prompt index, counting those that have not arrived."""
+        in_flight: deque[tuple[list[int], Callable[[], list[int]]]] = deque()
+        """Prompt indices, and the function that waits for their next tokens."""
+
+        def remove_ended() -> None:
+            for row in reversed(range(len(active))):
+                if active[row] in self.completed or num_tokens[active[row]] == self.max_new_tokens:
+                    cache.remove_row(row)
+                    active[row] = active[-1]
+                    active.pop()
+
+        while waiting or active or in_flight:
             num_free = cache.max_rows - len(active)
             if waiting and num_free >= max(1, cache.max_rows * REFILL_FRACTION):
                 batch = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
                 for started, states in prefill(self.model, self.prompts, batch, self.prefix):
                     lengths = [len(self.prompts[index]) - self.prefix.num_tokens for index in started]
-                    cache.add_rows(states, lengths)
+                    last = to_device(np.cumsum(lengths) - 1, self.model.device)
+                    tokens = self.next_tokens(states.hidden[last], indices=started, steps=[0] * len(started))
+                    cache.add_rows(states, lengths, tokens)
                     active += started
-                    last = [end - 1 for end in accumulate(lengths)]
-                    tokens = self.next_tokens(states.hidden[last], started, [0] * len(started)).tolist()
-                    sequences |= {index: [token] for index, token in zip(started, tokens, strict=True)}
-            else:
-                hidden = cache.decode(self.model, [sequences[index][-1] for index in active])
-                tokens = self.next_tokens(hidden, active, [len(sequences[index]) for index in active]).tolist()
-                for index, token in zip(active, tokens, strict=True):
-                    sequences[index].append(token)
-            self.remove_ended(active, sequences, cache)
+                    num_tokens.update(started)
+                    sequences |= {index: [] for index in started}
+                    in_flight.append((started, to_host(tokens)))
+            elif active:
+                steps = [num_tokens[index] for index in active]
+                tokens = cache.decode(self.model, partial(self.next_tokens, indices=active, steps=steps))
+                num_tokens.update(active)
+                in_flight.append((list(active), to_host(tokens)))
+            remove_ended()
+            while len(in_flight) > (MAX_IN_FLIGHT[self.model.device.type] if active or waiting else 0):
+                self.receive(sequences, *in_flight.popleft())
+                remove_ended()
 
-    def remove_ended(self, active: list[int], sequences: dict[int, list[int]], cache: KVCache) -> None:
-        for row in reversed(range(len(active))):
-            ids = sequences[active[row]]
-            if ids[-1] in self.end_ids or len(ids) == self.max_new_tokens:
-                self.completed[active[row]] = sequences.pop(active[row])
-                cache.remove_row(row)
-                active[row] = active[-1]
-                active.pop()
+    def receive(self, sequences: dict[int, list[int]], indices: Sequence[int], tokens: Callable[[], list[int]]) -> None:
+        """Append the next tokens of these prompts' sequences, and complete those that end with them."""
+        for index, token in zip(indices, tokens(), strict=True):
+            if index in self.completed:
+                continue
+            check_token(token)
+            sequences[index].append(token)
+            if token in self.end_ids or len(sequences[index]) == self.max_new_tokens:
+                self.completed[index] = sequences[index]
 
 
 def prefill(
@@ -198,13 +226,13 @@ def uniform_draws(num_prompts: int, *, seed: int, steps: int) -> torch.Tensor:
 
 
 def sample(logits: torch.Tensor, draws: torch.Tensor, *, temperature: float, top_p: float) -> torch.Tensor:
-    """Sample by inverting the cumulative distribution.  (rows, vocabulary), (rows,) in [0, 1) -> (rows,) token ids
+    """Sample by inverting the cumulative distribution.  (rows, vocabulary), (rows,) in [0, 1) -> (rows,) tokens
 
-    Only the fewest most likely tokens whose probabilities add up to `top_p` can be sampled.
+    Only the fewest most likely tokens whose probabilities add up to `top_p` can be sampled; -1 where logits are NaN.
     """
-    probabilities, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True)
+    probabilities, ordered = (logits / temperature).softmax(-1).sort(dim=-1, descending=True)
     below = probabilities.cumsum(-1) - probabilities  # (rows, vocabulary): probability of all more likely tokens
     in_nucleus = below < top_p
     total = (probabilities * in_nucleus).sum(-1, keepdim=True)
     last_at_or_below = (in_nucleus & (below <= draws[:, None] * total)).sum(-1, keepdim=True) - 1
-    return tokens.gather(-1, last_at_or_below)[:, 0]
+    return unless_nan(ordered.gather(-1, last_at_or_below.clamp(min=0))[:, 0], probabilities[:, 0])

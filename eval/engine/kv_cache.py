@@ -4,19 +4,25 @@
     row 0     a b c d . .         the rest of a prompt, then the generated tokens; the next token goes to the next place
     row 1     e f g h i .
 
-When a row ends, the last row takes its place: the rows in use are always the first ones.
+When a row ends, the last row takes its place: the rows in use are always the first ones. No step waits for a GPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from eval.engine.devices import width_for_kernels
+from eval.engine.devices import to_device, width_for_kernels
 from eval.engine.prefix_attention import TokenStates
 from open_instruct.common.step_graph import StepGraph
+from open_instruct.common.varlen import fits_varlen_kernel, has_varlen_kernel
+
+Starts = tuple[torch.Tensor, torch.Tensor]
+"""`row_starts` of one query a row, and of the keys."""
 
 
 class KVCache:
@@ -34,26 +40,39 @@ class KVCache:
         """Keys and values (2, layers, max_rows, key heads, capacity, size); allocated with the first row."""
         self.lengths: list[int] = []
         """Tokens of each row in use."""
-        self.masked = torch.finfo(model.dtype).min
-        self.mask = torch.full((max_rows, self.capacity), self.masked, dtype=model.dtype, device=model.device)
-        """Added to the attention scores."""
+        self.mask: torch.Tensor | None = None
+        """Added to the attention scores (max_rows, capacity), unless a kernel reads the tokens of a row only."""
         self.graph = StepGraph(model.device) if fixed_shape else None
         self.inputs = torch.zeros(2, max_rows, dtype=torch.long, device=model.device)
-        """Next token and its place, for the graph; 0 in rows that are not in use, of which nothing is read."""
+        """Next token of each row and its place; of rows that are not in use, some token and place below `capacity`."""
 
-    def add_rows(self, states: TokenStates, lengths: Sequence[int]) -> None:
-        """Add rows of these lengths from the concatenated keys and values of their tokens."""
+    def add_rows(self, states: TokenStates, lengths: Sequence[int], next_tokens: torch.Tensor) -> None:
+        """Add rows of these lengths from the concatenated keys and values of their tokens.  next_tokens: (rows,)"""
         added = torch.stack([*states.keys, *states.values]).unflatten(0, (2, -1))  # (2, layers, tokens, heads, size)
         if not self.states.numel():
-            _, layers, _, heads, size = added.shape
-            self.states = added.new_zeros(2, layers, self.max_rows, heads, self.capacity, size)
+            self.allocate(added)
         begin, rows = 0, slice(len(self.lengths), len(self.lengths) + len(lengths))
         for row, length in enumerate(lengths, rows.start):
             self.states[:, :, row, :, :length] = added[:, :, begin : begin + length].transpose(2, 3)
             begin += length
-        is_token = torch.arange(self.capacity) < torch.tensor(lengths)[:, None]
-        self.mask[rows] = torch.full(is_token.shape, self.masked, dtype=self.mask.dtype).masked_fill_(is_token, 0)
+        places = to_device(np.array(lengths), self.inputs.device)
+        self.inputs[:, rows] = torch.stack([next_tokens.clamp(min=0), places])
+        if self.mask is not None:
+            is_token = torch.arange(self.capacity, device=places.device) < places[:, None]
+            self.mask[rows] = torch.zeros_like(self.mask[rows]).masked_fill_(
+                ~is_token, torch.finfo(self.mask.dtype).min
+            )
         self.lengths += lengths
+
+    def allocate(self, added: torch.Tensor) -> None:
+        """Allocate `states`, and `mask` where it is needed.  added: (2, layers, tokens, heads, size)"""
+        layers, _, heads, size = added.shape[1:]
+        has_kernel = has_varlen_kernel(added.device, added.dtype) and fits_varlen_kernel(size)
+        if has_kernel and not self.prefix.num_tokens:  # it reads all heads of a token together
+            self.states = added.new_zeros(2, layers, self.max_rows, self.capacity, heads, size).transpose(3, 4)
+        else:
+            self.states = added.new_zeros(2, layers, self.max_rows, heads, self.capacity, size)
+            self.mask = added.new_zeros(self.max_rows, self.capacity)
 
     def remove_row(self, row: int) -> None:
         """Remove a row; the last row takes its place."""
@@ -61,30 +80,40 @@ class KVCache:
         if row != last:
             length = self.lengths[last]
             self.states[:, :, row, :, :length] = self.states[:, :, last, :, :length]
-            self.mask[row] = self.mask[last]
+            if self.mask is not None:
+                self.mask[row] = self.mask[last]
+            self.inputs[:, row] = self.inputs[:, last]
             self.lengths[row] = length
         self.lengths.pop()
 
-    def decode(self, model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
-        """Append one token to each row.  -> last hidden states of these tokens (rows, hidden), until the next step"""
-        inputs = torch.tensor([tokens, self.lengths])
+    def decode(self, model: PreTrainedModel, choose: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Append its next token to each row, and choose the ones after them.  -> (rows,)
+
+        choose: last hidden states (rows, hidden) -> tokens (rows,); negative ones stand for none
+        """
+        rows = len(self.lengths)
         if self.graph:
-            self.inputs.copy_(torch.nn.functional.pad(inputs, (0, self.max_rows - len(tokens))))
-            hidden = self.graph(partial(self.step, model, self.inputs, width=self.capacity))[: len(tokens)]
+            hidden = self.graph(partial(self.step, model, self.inputs, width=self.capacity))[:rows]
         else:
-            hidden = self.step(model, inputs.to(model.device), width=max(self.lengths) + 1)
+            hidden = self.step(model, self.inputs[:, :rows], width=max(self.lengths) + 1)
+        tokens = choose(hidden)
+        self.inputs[:, :rows] = torch.stack([tokens.clamp(min=0), self.inputs[1, :rows] + 1])
         self.lengths = [length + 1 for length in self.lengths]
-        return hidden
+        return tokens
 
     def step(self, model: PreTrainedModel, inputs: torch.Tensor, *, width: int) -> torch.Tensor:
         """inputs: (2, rows), next tokens and their places, which are below `width`.  -> (rows, hidden)"""
         tokens, places = inputs
-        self.mask[: len(tokens)].scatter_(1, places[:, None], 0.0)
+        starts = None
+        if self.mask is not None:
+            self.mask[: len(tokens)].scatter_(1, places[:, None], 0.0)
+        else:
+            starts = (row_starts(torch.ones_like(places), 1), row_starts(places + 1, self.capacity))
         return model.base_model(
             input_ids=tokens[:, None],
             position_ids=(self.prefix.num_tokens + places)[:, None],
             use_cache=False,
-            tree_attention=partial(self.attend, places=places, width=width),
+            tree_attention=partial(self.attend, places=places, width=width, starts=starts),
         ).last_hidden_state[:, -1]
 
     def attend(
@@ -97,15 +126,20 @@ class KVCache:
         scaling: float,
         places: torch.Tensor,
         width: int,
+        starts: Starts | None,
     ) -> torch.Tensor:
         rows = len(places)
         all_keys, all_values = self.states[:, layer, :rows]
         index = torch.arange(rows, device=places.device)
         all_keys[index, :, places] = k[:, :, 0]
         all_values[index, :, places] = v[:, :, 0]
-        keys, values = all_keys[:, :, :width], all_values[:, :, :width]  # (rows, key heads, keys, size)
         # Several query heads may share a key head: (rows, key heads, queries, size)
-        q, mask = q[:, :, 0].unflatten(1, (keys.shape[1], -1)), self.mask[:rows, None, None, :width]
+        q = q[:, :, 0].unflatten(1, (all_keys.shape[1], -1))
+        if starts is not None:
+            return attend_to_tokens(q, all_keys, all_values, starts, scaling=scaling)
+        keys, values = all_keys[:, :, :width], all_values[:, :, :width]  # (rows, key heads, keys, size)
+        assert self.mask is not None
+        mask = self.mask[:rows, None, None, :width]
         if self.graph and not self.prefix.num_tokens:
             return scaled_dot_product_attention(q, keys, values, mask, scale=scaling).flatten(1, 2)[:, None]
         q = q * scaling
@@ -120,6 +154,33 @@ class KVCache:
         output = prefix_weights.transpose(0, 1).flatten(1, 2) @ self.prefix.values[layer].transpose(0, 1)
         output = output.view(by_head.shape).transpose(0, 1) + row_weights @ values
         return output.flatten(1, 2)[:, None]
+
+
+def row_starts(lengths: torch.Tensor, capacity: int) -> torch.Tensor:
+    """Where the tokens of each row start, and the places after them; and the end.  (rows,) -> (2 rows + 1,) int32"""
+    begins = torch.arange(len(lengths), dtype=torch.int32, device=lengths.device) * capacity
+    starts = torch.stack([begins, begins + lengths.int()], dim=1).flatten()
+    return torch.nn.functional.pad(starts, (0, 1), value=len(lengths) * capacity)
+
+
+def attend_to_tokens(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    starts: Starts,
+    *,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention of the queries of each row to its tokens; the places after them are a sequence that no query reads.
+
+    q: (rows, key heads, queries, size); keys, values: (rows, key heads, capacity, size)  -> (rows, 1, heads, size)
+    """
+    rows, _, num_queries, _ = q.shape
+    capacity = keys.shape[2]
+    q, keys, values = (part.transpose(1, 2).flatten(0, 1) for part in (q, keys, values))  # (tokens, key heads, size)
+    out = varlen_attn(q, keys, values, starts[0] * num_queries, starts[1], num_queries, capacity, scale=scaling)
+    assert isinstance(out, torch.Tensor)
+    return out.unflatten(0, (rows, num_queries)).transpose(1, 2).flatten(1, 2)[:, None]
 
 
 def softmax(scores: torch.Tensor) -> torch.Tensor:

@@ -79,29 +79,32 @@ def positions_per_block(model: PreTrainedModel) -> int:
 
 
 def greedy_tokens(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Most likely tokens, the first of equals.  (rows, hidden) -> (rows,)  Raises UserError for NaN logits."""
+    """Most likely tokens, the first of equals; -1 where logits are NaN.  (rows, hidden) -> (rows,)"""
     firsts, slices = zip(*logit_slices(model, hidden), strict=True)
     # The maximum of every slice, then the argmax of one slice: faster than one argmax over the vocabulary.
     values, winners = torch.stack([logits.amax(-1) for logits in slices]).max(0)
-    check_not_nan(values)
     if len(slices) == 1:
-        return slices[0].argmax(-1)
+        return unless_nan(slices[0].argmax(-1), values)
     tokens = torch.empty_like(winners)
     for number in winners.unique().tolist():
         rows = (winners == number).nonzero()[:, 0]
         tokens[rows] = slices[number][rows].argmax(-1) + firsts[number]
-    return tokens
+    return unless_nan(tokens, values)
 
 
 def full_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits in float32.  (rows, hidden) -> (rows, vocabulary)  Raises UserError for NaN logits."""
-    logits = torch.cat([logits for _, logits in logit_slices(model, hidden)], dim=-1)
-    check_not_nan(logits)
-    return logits
+    """Logits in float32.  (rows, hidden) -> (rows, vocabulary)"""
+    return torch.cat([logits for _, logits in logit_slices(model, hidden)], dim=-1)
 
 
-def check_not_nan(values: torch.Tensor) -> None:
-    if values.isnan().any():
+def unless_nan(tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The tokens, and -1 where a value is NaN, for `check_token`.  (rows,), (rows,) -> (rows,)"""
+    return tokens.masked_fill(values.isnan(), -1)
+
+
+def check_token(token: int) -> None:
+    """Raises UserError for a token of NaN logits."""
+    if token < 0:
         raise UserError("the model gives logits that are NaN; its weights are broken, or overflow in float16")
 
 

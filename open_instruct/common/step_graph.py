@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 Step = Callable[[], torch.Tensor]
-"""Reads and writes the same tensors in every call, of the same shapes; twice in a row is as good as once."""
+"""Reads and writes the same tensors in every call, of the same shapes; it can be repeated after it failed midway."""
 
 
 class StepGraph:
-    """Runs a step: its first call captures the step as a CUDA graph, later calls replay the graph.
+    """Runs a step: its second call captures the step as a CUDA graph, which that and later calls replay.
 
     On other devices, and for a step that waits for the device (some rotary embeddings look at the positions, some
     mixtures of experts at the experts), every call runs the step itself.
@@ -24,35 +24,38 @@ class StepGraph:
         self.pool = pool
         self.can_capture = device.type == "cuda"
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.output = torch.empty(0)
+        self.output: torch.Tensor | None = None
 
     def __call__(self, step: Step) -> torch.Tensor:
         """The output of the step; the next call overwrites it."""
-        if self.can_capture and self.graph is None:
-            self._capture(step)
-        if self.graph is None:
-            return step()
-        self.graph.replay()
-        return self.output
+        if self.can_capture and self.output is None:
+            self.output = self._run_first(step)
+        elif self.can_capture:
+            self.graph = self.graph or self._capture(step)
+            self.graph.replay()
+        return self.output if self.output is not None else step()
 
-    def _capture(self, step: Step) -> None:
-        # A first run prepares what may not happen in a capture, such as the work space of matrix products, and finds
-        # steps that cannot be captured: after a capture that failed, the device is in no known state.
+    def _run_first(self, step: Step) -> torch.Tensor | None:
+        # It prepares what may not happen in a capture, such as the work space of matrix products, and finds steps that
+        # cannot be captured: after a capture that failed, the device is in no known state.
         stream = capture_stream()
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream), refuse_waiting():
-                step()
+                return step()
         except RuntimeError as error:
             if "synchronizing" not in str(error):
                 raise
             self.can_capture = False
-        torch.cuda.current_stream().wait_stream(stream)
-        if self.can_capture:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, stream=stream):
-                self.output = step()
-            self.graph = graph
+            return None
+        finally:
+            torch.cuda.current_stream().wait_stream(stream)
+
+    def _capture(self, step: Step) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=capture_stream()):
+            self.output = step()
+        return graph
 
 
 @cache

@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.varlen import fits_varlen_kernel, has_varlen_kernel
 from open_instruct.training.batches import Batch
 
 PLAIN, WITHOUT_MASK = "sdpa", "without_mask"
@@ -38,7 +39,8 @@ def packed_arguments(batch: Batch) -> dict[str, Any]:
     if batch.lengths is None:
         return {}
     # A list would make compiled layers compile again for every batch.
-    if batch.ids.is_cuda and torch.is_autocast_enabled("cuda"):
+    is_half = torch.is_autocast_enabled("cuda")
+    if is_half and has_varlen_kernel(batch.ids.device, torch.get_autocast_dtype("cuda")):
         return {"position_ids": batch.position_ids, "starts": batch.starts, "longest": max(batch.lengths)}
     return {"position_ids": batch.position_ids, "lengths": batch.lengths}
 
@@ -68,9 +70,9 @@ def attention_without_mask(
     if lengths is None:
         if starts is None:
             return sdpa_attention_forward(module, query, key, value, None, **options)
-        if not dropout:
+        if not dropout and fits_varlen_kernel(query.shape[-1]) and query.shape[-1] == value.shape[-1]:
             return packed_kernel(query, key, value, starts, longest=longest, scaling=scaling), None
-        lengths = starts.diff().tolist()  # the kernel has no dropout
+        lengths = starts.diff().tolist()  # the kernel has no dropout, nor such heads
     blocks = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
     return torch.cat([sdpa_attention_forward(module, *block, None, **options)[0] for block in blocks], dim=1), None
 

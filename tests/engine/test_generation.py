@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 from toy_families import toy_model
-from transformers import OlmoForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OlmoForCausalLM
 
-from eval.engine import generation, lm_head
+from eval.engine import generation, kv_cache, lm_head
 from eval.engine.generation import generate, sample
 from open_instruct.common.errors import UserError
 
@@ -45,6 +46,13 @@ def decode_greedily(model, prompt, max_new_tokens, endings):
     return ids[len(prompt) :]
 
 
+@pytest.fixture(params=[0, 1])
+def in_flight(request, monkeypatch):
+    """Steps that are launched before the tokens of the one before have arrived, on any device."""
+    monkeypatch.setattr(generation, "MAX_IN_FLIGHT", {"cpu": request.param, "cuda": request.param})
+
+
+@pytest.mark.usefixtures("in_flight")
 @pytest.mark.parametrize("exemplars", [0, 36])
 def test_generation_equals_plain_greedy_decoding_for_any_batch(model, prompts, exemplars, device):
     """In batches of one, few or all prompts; with and without a prefix that all prompts share."""
@@ -77,6 +85,44 @@ def test_decoding_with_fixed_shapes_gives_the_same_text(model, prompts, exemplar
     assert len({len(each.ids) for each in expected}) > 2, "rows must end at different steps, or none is out of use"
     monkeypatch.setattr(generation, "KVCache", WithFixedShape)
     assert generate(model, prompts, **options) == expected
+
+
+def attention_one_by_one(q, keys, values, query_starts, key_starts, longest_query, longest_key, *, scale):
+    """As torch's varlen_attn: of each sequence to itself, without a mask.  (tokens, heads, size)"""
+    pairs = zip(query_starts.tolist(), query_starts.tolist()[1:], strict=False)
+    pairs = zip(pairs, zip(key_starts.tolist(), key_starts.tolist()[1:], strict=False), strict=False)
+    out = torch.zeros_like(q)
+    for (query_begin, query_end), (key_begin, key_end) in pairs:
+        assert query_end - query_begin <= longest_query
+        assert key_end - key_begin <= longest_key
+        parts = (q[query_begin:query_end], keys[key_begin:key_end], values[key_begin:key_end])
+        found = scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), scale=scale)
+        out[query_begin:query_end] = found.transpose(0, 1)
+    return out
+
+
+def test_decoding_by_the_kernel_for_unequal_lengths_gives_the_same_text(model, prompts, monkeypatch):
+    """The kernel itself runs on GPUs only; here is what it is told to read."""
+    options = {"max_new_tokens": 8, "eos_id": EOS, "stop_ids": STOPS, "batch_size": 6}
+    expected = generate(model, prompts[:20], **options)
+    monkeypatch.setattr(kv_cache, "has_varlen_kernel", lambda *_: True)
+    monkeypatch.setattr(kv_cache, "fits_varlen_kernel", lambda _: True)
+    monkeypatch.setattr(kv_cache, "varlen_attn", attention_one_by_one)
+    assert generate(model, prompts[:20], **options) == expected
+
+
+def test_half_precision_on_a_gpu_has_the_text_of_the_cpu(device):
+    """Of a model whose heads fit the kernel, and whose two key heads have two query heads each."""
+    shape = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=64, intermediate_size=64, num_hidden_layers=2, **shape)
+    model = LlamaForCausalLM(config).bfloat16()
+    prompts = [[number, *range(number % 7)] for number in range(1, 41)]
+    expected = [decode_greedily(model, prompt, 6, {EOS}) for prompt in prompts]
+    found = generate(model.to(device), prompts, max_new_tokens=6, eos_id=EOS, batch_size=16)
+    same = sum(each.ids == [token for token in ids if token != EOS] for each, ids in zip(found, expected, strict=True))
+    # Where two tokens are nearly equally likely, float noise decides.
+    assert same >= 0.8 * len(prompts)
 
 
 token_lists = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=10)
@@ -120,6 +166,7 @@ def test_out_of_memory_halves_the_number_of_rows(olmo, prompts, monkeypatch):
     assert generate(olmo, prompts[:20], **options) == expected
 
 
+@pytest.mark.usefixtures("in_flight")
 def test_samples_depend_on_the_seed_not_on_the_batch(olmo, prompts):
     def texts(seed, rows):
         found = generate(
@@ -184,6 +231,16 @@ def test_nan_logits_are_refused(do_sample):
         model.lm_head.weight[3] = float("nan")
     with pytest.raises(UserError, match="NaN"):
         generate(model, [[1, 2]], max_new_tokens=2, eos_id=EOS, do_sample=do_sample)
+
+
+@pytest.mark.usefixtures("in_flight")
+def test_nan_after_the_end_is_not_computed_or_dropped(olmo):
+    first, second = decode_greedily(olmo, [1, 2, 3], 2, set())
+    model = copy.deepcopy(olmo)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[second] = float("nan")
+    (generated,) = generate(model, [[1, 2, 3]], max_new_tokens=5, eos_id=second)
+    assert generated.ids == [first]
 
 
 def test_empty_prompt_is_refused(olmo):
