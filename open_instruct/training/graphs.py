@@ -1,7 +1,8 @@
 """Small micro-batches on a GPU as CUDA graphs: computing their kernels takes less time than launching them one by one.
 
-A graph computes the loss of a micro-batch of one shape and adds its gradients to those of the step. So that few shapes
-come up, batches are padded to multiples; what is added is masked, and no result depends on it beyond float noise.
+A graph computes the loss of a micro-batch of one shape, and writes its gradients or adds them to those of earlier ones
+of the step. So that few shapes come up, batches are padded to multiples; what is added is masked, and no result depends
+on it beyond float noise.
 """
 
 import re
@@ -15,10 +16,11 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from open_instruct.common.step_graph import StepGraph
+from open_instruct.common.step_graph import Step, StepGraph
 from open_instruct.data.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Batch
+from open_instruct.training.linear_gradients import write_linear_gradients
 
 AddGradients = Callable[[Batch, int | Tensor], Tensor]
 """Micro-batch, targets of the step -> () summed loss of the micro-batch, in nats; its gradients are added."""
@@ -54,45 +56,69 @@ class GraphedGradients:
     ) -> None:
         """max_seq: positions of the model, beyond which nothing is padded."""
         self.add_gradients, self.device, self.max_seq = add_gradients, device, max_seq
+        self.gradients = StaticGradients(module)
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        self.num_seen: Counter[tuple[int, ...]] = Counter()
-        self.graphs: dict[tuple[int, ...], GraphOfShape] = {}
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
+        self.num_seen: Counter[tuple] = Counter()
+        self.graphs: dict[tuple, GraphOfShape] = {}
 
     def __call__(self, batch: Batch, num_targets: int | Tensor) -> Tensor:
         padded = padded_to_multiples(batch)
         is_too_wide = self.max_seq is not None and padded.ids.shape[1] > self.max_seq
         if is_too_wide or padded.ids.numel() > MAX_TOKENS:
-            return self.add_gradients(batch, num_targets)
-        shape = (*padded.ids.shape, len(padded.targets))
+            return self.gradients.kept(lambda: self.add_gradients(batch, num_targets))
+        shape = (*padded.ids.shape, len(padded.targets), self.gradients.none())
         self.num_seen[shape] += 1
         if shape not in self.graphs:
             if self.num_seen[shape] == 1 or len(self.graphs) == MAX_GRAPHS:
-                return self.add_gradients(padded, num_targets)
-            self.graphs[shape] = GraphOfShape(self.add_gradients, padded.to(self.device), self.pool)
+                return self.gradients.kept(lambda: self.add_gradients(padded, num_targets))
+            self.graphs[shape] = GraphOfShape(self.add_gradients, self.gradients, padded.to(self.device), self.pool)
         return self.graphs[shape](padded, num_targets)
 
 
-class GraphOfShape:
-    """`add_gradients` for micro-batches of one shape."""
+class StaticGradients:
+    """Gradients that have the same memory in every step, and are None where a step begins."""
 
-    def __init__(self, add_gradients: AddGradients, batch: Batch, pool: object) -> None:
-        self.batch, self.add_gradients = batch, add_gradients
-        # Nothing is added while the graph is captured.
+    def __init__(self, module: nn.Module) -> None:
+        self.memory = {p: torch.empty_like(p) for p in module.parameters() if p.requires_grad}
+        write_linear_gradients(module, self.memory)
+
+    def none(self) -> frozenset[nn.Parameter]:
+        return frozenset(parameter for parameter in self.memory if parameter.grad is None)
+
+    def kept(self, add_gradients: Step) -> Tensor:
+        """Run a step that adds gradients, and move those to their memory to which autograd has given other one."""
+        loss = add_gradients()
+        for parameter, memory in self.memory.items():
+            if parameter.grad is not None and parameter.grad is not memory:
+                parameter.grad = memory.copy_(parameter.grad)
+        return loss
+
+
+class GraphOfShape:
+    """`add_gradients` for micro-batches of one shape, before which the same gradients are None."""
+
+    def __init__(self, add_gradients: AddGradients, gradients: StaticGradients, batch: Batch, pool: object) -> None:
+        self.add_gradients, self.gradients, self.batch = add_gradients, gradients, batch
+        self.none = gradients.none()
+        # The first run, which may fail midway and be repeated, adds nothing.
         self.num_targets = torch.full((), float("inf"), device=batch.ids.device)
         self.graph = StepGraph(batch.ids.device, pool)
         self.graph(self.step)
+        self.not_none = [parameter for parameter in gradients.memory if parameter.grad is not None]
 
     def step(self) -> Tensor:
-        return self.add_gradients(self.batch, self.num_targets)
+        for parameter in self.none:
+            parameter.grad = None
+        return self.gradients.kept(lambda: self.add_gradients(self.batch, self.num_targets))
 
     def __call__(self, batch: Batch, num_targets: int | Tensor) -> Tensor:
         for static, new in zip(self.batch[:3], batch.to(self.batch.ids.device)[:3], strict=True):
             static.copy_(new)
         self.num_targets.fill_(num_targets)
-        return self.graph(self.step)
+        loss = self.graph(self.step)
+        for parameter in self.not_none:
+            parameter.grad = self.gradients.memory[parameter]
+        return loss
 
 
 def padded_to_multiples(batch: Batch) -> Batch:

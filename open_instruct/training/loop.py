@@ -16,6 +16,7 @@ from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Batch, micro_batches, validation_batches
 from open_instruct.training.data import Examples
 from open_instruct.training.graphs import AddGradients, GraphedGradients, uses_graphs
+from open_instruct.training.linear_gradients import write_linear_gradients
 from open_instruct.training.loss import TargetLoss, use_cpu_kernels
 from open_instruct.training.model import compile_layers
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, StopRequest
@@ -111,6 +112,9 @@ def gradient_function(run: Run) -> AddGradients:
     if uses_graphs(run.args, config, accelerator):
         max_seq = getattr(config, "max_position_embeddings", None)
         return GraphedGradients(add_gradients, run.module, accelerator.device, max_seq=max_seq)
+    is_one_gpu = accelerator.device.type == "cuda" and accelerator.distributed_type == DistributedType.NO
+    if is_one_gpu and not run.args.torch_compile:
+        write_linear_gradients(run.module, {})
     return add_gradients
 
 
@@ -138,8 +142,7 @@ def optimiser_step(run: Run, progress: Progress, add_gradients: AddGradients) ->
     run.optimizer.step()
     lr = run.scheduler.get_last_lr()[0]
     run.scheduler.step()
-    # A graph adds to the same memory in every step.
-    run.optimizer.zero_grad(set_to_none=not isinstance(add_gradients, GraphedGradients))
+    run.optimizer.zero_grad()
     mean_loss: Any = accelerator.reduce(loss, "sum")
     # Tensors: reading them would make the processor wait for the GPU, which then waits for the next step.
     num_tokens, seconds = int(run.train.lengths[rows].sum()), time.monotonic() - started

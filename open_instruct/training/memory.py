@@ -30,7 +30,7 @@ class MemoryEstimate:
     head_gradient: float = 0.0
     """The part of the gradients that is there before the first activations are freed."""
     gradients_remain: bool = False
-    """While a micro-batch is computed: those of others of the same step, or zeros to which CUDA graphs add."""
+    """While a micro-batch is computed: those of others of the same step, or the memory of CUDA graphs for them."""
 
     @property
     def total(self) -> float:

@@ -168,13 +168,15 @@ def trackers(args: Args, artifact: Artifact) -> list[Any]:
     return made
 
 
-def check_memory(args: Args, accelerator: Accelerator, config: Any, examples: Examples, steps: list[list[int]]) -> None:
-    """Print the memory that the run needs and that is free.  Raises UserError if it cannot fit."""
+def estimate_memory(
+    args: Args, accelerator: Accelerator, config: Any, examples: Examples, steps: list[list[int]]
+) -> memory.MemoryEstimate:
+    """The memory that the run needs on each device.  config: of the model"""
     world = accelerator.num_processes
     num_tokens, num_targets, num_micro_batches = largest_micro_batch(
         examples.lengths, examples.num_targets, steps, args.micro_batch_limits, num_processes=world
     )
-    need = memory.estimate(
+    return memory.estimate(
         config,
         num_tokens=num_tokens,
         num_targets=num_targets,
@@ -184,7 +186,12 @@ def check_memory(args: Args, accelerator: Accelerator, config: Any, examples: Ex
         lora_rank=args.lora_rank if args.use_lora else None,
         num_shards=world if accelerator.distributed_type in SHARDED else 1,
     )
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or world)
+
+
+def check_memory(args: Args, accelerator: Accelerator, config: Any, examples: Examples, steps: list[list[int]]) -> None:
+    """Print the memory that the run needs and that is free.  Raises UserError if it cannot fit."""
+    need = estimate_memory(args, accelerator, config, examples, steps)
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
     free = memory.available_bytes(accelerator.device, num_local_processes=local_world)
     accelerator.print(f"memory: about {need}; {free / memory.GB:.3g} GB are free")
     if args.check_memory:

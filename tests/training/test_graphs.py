@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from torch import nn
 from toy_examples import examples
 from toy_models import toy_olmo
 from transformers import GPT2Config, GPTNeoXConfig, OlmoConfig
 
+from open_instruct.data.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Batch, collate
 from open_instruct.training.graphs import GraphedGradients, padded_to_multiples, uses_graphs
@@ -37,22 +39,27 @@ def gradient_function(loss: TargetLoss, device: torch.device):
 
 
 def gradients_of(loss: TargetLoss) -> list[torch.Tensor]:
-    return [parameter.grad.cpu() for parameter in loss.parameters() if parameter.grad is not None]
+    """Copies, and the next step begins."""
+    gradients = [parameter.grad.cpu().clone() for parameter in loss.parameters() if parameter.grad is not None]
+    loss.zero_grad()
+    return gradients
 
 
 def test_losses_and_gradients_are_those_of_the_micro_batches(make_loss, device):
     made = examples()
-    # The first shape comes up four times with other tokens, the second one once.
-    parts = [made[:3], made[3:], [*reversed(made[:3])], made[:3], made[:3]]
-    batches = [collate(part, packing=False) for part in parts]
+    # The first shape comes up again with other tokens, first in its step and later in it; the second one once.
+    parts = {"a": made[:3], "b": [*reversed(made[:3])], "c": made[3:]}
+    batches = {name: collate(part, packing=False) for name, part in parts.items()}
     plain, graphed = make_loss(), make_loss()
-    expected = [gradient_function(plain, device)(batch, NUM_TARGETS).item() for batch in batches]
+    add_gradients = gradient_function(plain, device)
     by_graphs = GraphedGradients(gradient_function(graphed, device), graphed, device)
-    found = [by_graphs(batch, NUM_TARGETS).item() for batch in batches]
-    assert len(by_graphs.graphs) == 1
-    assert found == pytest.approx(expected, rel=1e-4)
-    for one, other in zip(gradients_of(graphed), gradients_of(plain), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for step in ("ab", "bab", "c", "aa", "b"):
+        expected = [add_gradients(batches[name], NUM_TARGETS).item() for name in step]
+        found = [by_graphs(batches[name], NUM_TARGETS).item() for name in step]
+        assert found == pytest.approx(expected, rel=1e-4), step
+        for one, other in zip(gradients_of(graphed), gradients_of(plain), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert sorted(len(none) > 0 for *_, none in by_graphs.graphs) == [False, True]
 
 
 def test_nothing_is_padded_beyond_the_positions_of_the_model(make_loss, device):
@@ -96,3 +103,32 @@ def test_graphs_are_for_language_models_without_dropout(config, expected):
     on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), distributed_type=DistributedType.NO)
     args = Args(model_name_or_path="model", train_file=Path("train.jsonl"), learning_rate=1e-3)
     assert uses_graphs(args, config, on_gpu) == expected
+
+
+class WithRawWeight(nn.Module):
+    """A loss in which the weight of a linear layer is used without the layer, as Mamba layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.raw, self.called = nn.Embedding(1024, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, *fields: Any) -> torch.Tensor:
+        batch = Batch(*fields)
+        states = self.embedding(batch.ids) @ self.raw.weight + self.raw.bias
+        return (self.called(states).flatten()[batch.places].square() * (batch.targets != IGNORED)).sum()
+
+
+def test_gradients_of_weights_that_are_used_without_their_layer_are_kept(device):
+    batches = [collate(part, packing=False) for part in (examples()[:3], [*reversed(examples()[:3])])]
+    plain, graphed = WithRawWeight().to(device), WithRawWeight().to(device)
+    add_gradients = gradient_function(plain, device)
+    by_graphs = GraphedGradients(gradient_function(graphed, device), graphed, device)
+    for memory in by_graphs.gradients.memory.values():
+        memory.fill_(777.0)
+    for _ in range(4):
+        for batch in batches:
+            add_gradients(batch, NUM_TARGETS)
+            by_graphs(batch, NUM_TARGETS)
+        for one, other in zip(gradients_of(graphed), gradients_of(plain), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
