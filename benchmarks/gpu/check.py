@@ -21,7 +21,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 
 HERE = Path(__file__).parent
-SECONDS = {"finetune": 120, "rank": 75, "generate": 60, "tests": 75, "modes": 90, "study": 120}
+SECONDS = {"finetune": 120, "rank": 75, "generate": 90, "tests": 75, "modes": 90, "study": 120}
 """Time limit of each part, the most valuable first."""
 GROUPS = [["finetune"], ["rank"], ["generate"], ["tests", "modes", "study"]]
 """Parts that run at once: the last ones measure no speed."""
@@ -85,7 +85,7 @@ def start(name: str, args: Args) -> subprocess.Popen:
 
 def command(name: str, args: Args) -> list[str]:
     if name == "tests":
-        return [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--durations=5", "-rf", *TESTS]
+        return [sys.executable, "-m", "pytest", "-m", "gpu", "--durations=5", "-rf", *TESTS]
     tiny = ["--tiny"] if args.tiny else []
     return [sys.executable, str(HERE / f"{name}.py"), "--output_file", str(json_of(args, name)), *tiny]
 

@@ -22,17 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.training.arguments import Args as TrainingArgs
 from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.data import Examples, as_table
-from open_instruct.training.memory import GB, MemoryEstimate, estimate
+from open_instruct.training.memory import GB, MemoryEstimate
 from open_instruct.training.model import add_adapters
-from open_instruct.training.steps import MicroBatchLimits, largest_micro_batch
+from open_instruct.training.train import estimate_memory
 
 sys.path.extend([str(REPOSITORY / "benchmarks"), str(REPOSITORY / "benchmarks" / "speed")])
 from figures import Figures
@@ -90,7 +92,6 @@ MODES = {
     "bf16 again": Mode(BF16),
 }
 TINY_MODES = ("fp32", "bf16", "bf16, packed", "fp32, FSDP on one device", "bf16 again")
-NO_GRAPHS = {"packing", "gradient_checkpointing", "use_lora"}
 MEMORY: dict[str, tuple[Setting, dict[str, Any]]] = {
     "8 padded examples of 60 tokens": (Setting("bf16", 8, (45, 75), (9, 17)), {}),
     "16 of them in two micro-batches": (Setting("bf16", 16, (45, 75), (9, 17)), {"per_device_train_batch_size": 8}),
@@ -280,22 +281,11 @@ def compare_memory(
 
 def estimate_of(config: Any, setting: Setting, options: dict[str, Any]) -> MemoryEstimate:
     """As finetune.py prints it."""
-    size = setting.batch_size
+    size, same = setting.batch_size, {"mixed_precision": setting.precision}
     train = Examples(as_table(make_examples(setting, num_steps=3)))
-    limits = MicroBatchLimits(16_384, options.get("per_device_train_batch_size"), options.get("packing", False))
     steps = [list(range(first, first + size)) for first in range(0, len(train), size)]
-    num_tokens, num_targets, num_micro_batches = largest_micro_batch(
-        train.lengths, train.num_targets, steps, limits, num_processes=1
-    )
-    return estimate(
-        config,
-        num_tokens=num_tokens,
-        num_targets=num_targets,
-        gradients_remain=num_micro_batches > 1 or (DEVICE == "cuda" and not {*options} & NO_GRAPHS),
-        half_precision=True,
-        gradient_checkpointing=options.get("gradient_checkpointing", False),
-        lora_rank=64 if options.get("use_lora") else None,
-    )
+    args = TrainingArgs(model_name_or_path="", train_file=Path(), learning_rate=1e-4, **same, **options)
+    return estimate_memory(args, Accelerator(**same), config, train, steps)
 
 
 if __name__ == "__main__":
