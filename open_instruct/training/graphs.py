@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from open_instruct.common.step_graph import Step, StepGraph
+from open_instruct.common.step_graph import StepGraph
 from open_instruct.data.encode import IGNORED
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Batch
@@ -65,12 +65,12 @@ class GraphedGradients:
         padded = padded_to_multiples(batch)
         is_too_wide = self.max_seq is not None and padded.ids.shape[1] > self.max_seq
         if is_too_wide or padded.ids.numel() > MAX_TOKENS:
-            return self.gradients.kept(lambda: self.add_gradients(batch, num_targets))
+            return self.gradients.kept(self.add_gradients, batch, num_targets)
         shape = (*padded.ids.shape, len(padded.targets), self.gradients.none())
         self.num_seen[shape] += 1
         if shape not in self.graphs:
             if self.num_seen[shape] == 1 or len(self.graphs) == MAX_GRAPHS:
-                return self.gradients.kept(lambda: self.add_gradients(padded, num_targets))
+                return self.gradients.kept(self.add_gradients, padded, num_targets)
             self.graphs[shape] = GraphOfShape(self.add_gradients, self.gradients, padded.to(self.device), self.pool)
         return self.graphs[shape](padded, num_targets)
 
@@ -85,9 +85,9 @@ class StaticGradients:
     def none(self) -> frozenset[nn.Parameter]:
         return frozenset(parameter for parameter in self.memory if parameter.grad is None)
 
-    def kept(self, add_gradients: Step) -> Tensor:
-        """Run a step that adds gradients, and move those to their memory to which autograd has given other one."""
-        loss = add_gradients()
+    def kept(self, add_gradients: AddGradients, batch: Batch, num_targets: int | Tensor) -> Tensor:
+        """As `add_gradients`; where autograd has made new memory for a gradient, that is copied to its own."""
+        loss = add_gradients(batch, num_targets)
         for parameter, memory in self.memory.items():
             if parameter.grad is not None and parameter.grad is not memory:
                 parameter.grad = memory.copy_(parameter.grad)
@@ -109,7 +109,7 @@ class GraphOfShape:
     def step(self) -> Tensor:
         for parameter in self.none:
             parameter.grad = None
-        return self.gradients.kept(lambda: self.add_gradients(self.batch, self.num_targets))
+        return self.gradients.kept(self.add_gradients, self.batch, self.num_targets)
 
     def __call__(self, batch: Batch, num_targets: int | Tensor) -> Tensor:
         for static, new in zip(self.batch[:3], batch.to(self.batch.ids.device)[:3], strict=True):
