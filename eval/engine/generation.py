@@ -33,9 +33,9 @@ MAX_IN_FLIGHT = {"cpu": 0, "cuda": 1}
 """Steps that have been launched and whose tokens have not arrived, when the next one is launched."""
 REFILL_FRACTION = 1 / 8
 """Fraction of the rows that must be free before new prompts are prefilled: each prefill costs a forward pass."""
-NextTokens = Callable[..., torch.Tensor]
-"""Hidden states (rows, hidden), and for each row `indices` (of its prompt) and `steps` -> the next tokens (rows,), -1
-where logits are NaN. Does not wait for a GPU."""
+NextTokens = Callable[[list[int], list[int], torch.Tensor], torch.Tensor]
+"""Prompt index of each row, step of each row, hidden states (rows, hidden) -> next token of each row (rows,), -1 where
+logits are NaN. Does not wait for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def generate(
     check_lm_head(model)
     draws = uniform_draws(len(prompts), seed=seed, steps=max_new_tokens).to(model.device) if do_sample else None
 
-    def next_tokens(hidden: torch.Tensor, indices: list[int], steps: list[int]) -> torch.Tensor:
+    def next_tokens(indices: list[int], steps: list[int], hidden: torch.Tensor) -> torch.Tensor:
         if draws is None:
             return greedy_tokens(model, hidden)
         draw = draws[tuple(to_device(np.array([indices, steps]), model.device))]
@@ -169,7 +169,7 @@ class ContinuousBatching:
                 for started, states in prefill(self.model, self.prompts, batch, self.prefix):
                     lengths = [len(self.prompts[index]) - self.prefix.num_tokens for index in started]
                     last = to_device(np.cumsum(lengths) - 1, self.model.device)
-                    tokens = self.next_tokens(states.hidden[last], indices=started, steps=[0] * len(started))
+                    tokens = self.next_tokens(started, [0] * len(started), states.hidden[last])
                     cache.add_rows(states, lengths, tokens)
                     active += started
                     num_tokens.update(started)
@@ -177,7 +177,7 @@ class ContinuousBatching:
                     in_flight.append((started, to_host(tokens)))
             elif active:
                 steps = [num_tokens[index] for index in active]
-                tokens = cache.decode(self.model, partial(self.next_tokens, indices=active, steps=steps))
+                tokens = cache.decode(self.model, partial(self.next_tokens, active, steps))
                 num_tokens.update(active)
                 in_flight.append((list(active), to_host(tokens)))
             remove_ended()

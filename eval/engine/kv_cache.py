@@ -40,8 +40,8 @@ class KVCache:
         """Keys and values (2, layers, max_rows, key heads, capacity, size); allocated with the first row."""
         self.lengths: list[int] = []
         """Tokens of each row in use."""
-        self.mask: torch.Tensor | None = None
-        """Added to the attention scores (max_rows, capacity), unless a kernel reads the tokens of a row only."""
+        self.uses_varlen = False
+        """Whether a kernel reads the tokens of each row only; without it, the other places are masked."""
         self.graph = StepGraph(model.device) if fixed_shape else None
         self.inputs = torch.zeros(2, max_rows, dtype=torch.long, device=model.device)
         """Next token of each row and its place; of rows that are not in use, some token and place below `capacity`."""
@@ -57,22 +57,17 @@ class KVCache:
             begin += length
         places = to_device(np.array(lengths), self.inputs.device)
         self.inputs[:, rows] = torch.stack([next_tokens.clamp(min=0), places])
-        if self.mask is not None:
-            is_token = torch.arange(self.capacity, device=places.device) < places[:, None]
-            self.mask[rows] = torch.zeros_like(self.mask[rows]).masked_fill_(
-                ~is_token, torch.finfo(self.mask.dtype).min
-            )
         self.lengths += lengths
 
     def allocate(self, added: torch.Tensor) -> None:
-        """Allocate `states`, and `mask` where it is needed.  added: (2, layers, tokens, heads, size)"""
+        """Allocate `states` in the order that suits the attention.  added: (2, layers, tokens, heads, size)"""
         layers, _, heads, size = added.shape[1:]
         has_kernel = has_varlen_kernel(added.device, added.dtype) and fits_varlen_kernel(size)
-        if has_kernel and not self.prefix.num_tokens:  # it reads all heads of a token together
+        self.uses_varlen = has_kernel and not self.prefix.num_tokens
+        if self.uses_varlen:  # it reads all heads of a token together
             self.states = added.new_zeros(2, layers, self.max_rows, self.capacity, heads, size).transpose(3, 4)
         else:
             self.states = added.new_zeros(2, layers, self.max_rows, heads, self.capacity, size)
-            self.mask = added.new_zeros(self.max_rows, self.capacity)
 
     def remove_row(self, row: int) -> None:
         """Remove a row; the last row takes its place."""
@@ -80,8 +75,6 @@ class KVCache:
         if row != last:
             length = self.lengths[last]
             self.states[:, :, row, :, :length] = self.states[:, :, last, :, :length]
-            if self.mask is not None:
-                self.mask[row] = self.mask[last]
             self.inputs[:, row] = self.inputs[:, last]
             self.lengths[row] = length
         self.lengths.pop()
@@ -104,16 +97,16 @@ class KVCache:
     def step(self, model: PreTrainedModel, inputs: torch.Tensor, *, width: int) -> torch.Tensor:
         """inputs: (2, rows), next tokens and their places, which are below `width`.  -> (rows, hidden)"""
         tokens, places = inputs
-        starts = None
-        if self.mask is not None:
-            self.mask[: len(tokens)].scatter_(1, places[:, None], 0.0)
-        else:
+        mask, starts = None, None
+        if self.uses_varlen:
             starts = (row_starts(torch.ones_like(places), 1), row_starts(places + 1, self.capacity))
+        else:
+            mask = mask_after(places, width, model.dtype)
         return model.base_model(
             input_ids=tokens[:, None],
             position_ids=(self.prefix.num_tokens + places)[:, None],
             use_cache=False,
-            tree_attention=partial(self.attend, places=places, width=width, starts=starts),
+            tree_attention=partial(self.attend, places=places, mask=mask, starts=starts),
         ).last_hidden_state[:, -1]
 
     def attend(
@@ -125,9 +118,10 @@ class KVCache:
         *,
         scaling: float,
         places: torch.Tensor,
-        width: int,
+        mask: torch.Tensor | None,
         starts: Starts | None,
     ) -> torch.Tensor:
+        """With either a mask (rows, 1, 1, keys) or starts.  -> (rows, 1, heads, size)"""
         rows = len(places)
         all_keys, all_values = self.states[:, layer, :rows]
         index = torch.arange(rows, device=places.device)
@@ -137,9 +131,10 @@ class KVCache:
         q = q[:, :, 0].unflatten(1, (all_keys.shape[1], -1))
         if starts is not None:
             return attend_to_tokens(q, all_keys, all_values, starts, scaling=scaling)
-        keys, values = all_keys[:, :, :width], all_values[:, :, :width]  # (rows, key heads, keys, size)
-        assert self.mask is not None
-        mask = self.mask[:rows, None, None, :width]
+        assert mask is not None
+        keys, values = (
+            part[:, :, : mask.shape[-1]] for part in (all_keys, all_values)
+        )  # (rows, key heads, keys, size)
         if self.graph and not self.prefix.num_tokens:
             return scaled_dot_product_attention(q, keys, values, mask, scale=scaling).flatten(1, 2)[:, None]
         q = q * scaling
@@ -154,6 +149,13 @@ class KVCache:
         output = prefix_weights.transpose(0, 1).flatten(1, 2) @ self.prefix.values[layer].transpose(0, 1)
         output = output.view(by_head.shape).transpose(0, 1) + row_weights @ values
         return output.flatten(1, 2)[:, None]
+
+
+def mask_after(places: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Added to attention scores, it hides the keys after each row's place.  (rows,) -> (rows, 1, 1, width)"""
+    is_hidden = torch.arange(width, device=places.device) > places[:, None]
+    mask = torch.zeros(is_hidden.shape, dtype=dtype, device=places.device)
+    return mask.masked_fill_(is_hidden, torch.finfo(dtype).min)[:, None, None]
 
 
 def row_starts(lengths: torch.Tensor, capacity: int) -> torch.Tensor:

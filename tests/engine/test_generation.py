@@ -2,6 +2,7 @@
 
 import copy
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -89,10 +90,9 @@ def test_decoding_with_fixed_shapes_gives_the_same_text(model, prompts, exemplar
 
 def attention_one_by_one(q, keys, values, query_starts, key_starts, longest_query, longest_key, *, scale):
     """As torch's varlen_attn: of each sequence to itself, without a mask.  (tokens, heads, size)"""
-    pairs = zip(query_starts.tolist(), query_starts.tolist()[1:], strict=False)
-    pairs = zip(pairs, zip(key_starts.tolist(), key_starts.tolist()[1:], strict=False), strict=False)
     out = torch.zeros_like(q)
-    for (query_begin, query_end), (key_begin, key_end) in pairs:
+    sequences = zip(pairwise(query_starts.tolist()), pairwise(key_starts.tolist()), strict=True)
+    for (query_begin, query_end), (key_begin, key_end) in sequences:
         assert query_end - query_begin <= longest_query
         assert key_end - key_begin <= longest_key
         parts = (q[query_begin:query_end], keys[key_begin:key_end], values[key_begin:key_end])
