@@ -29,6 +29,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import REPOSITORY
+from open_instruct.data.encode import Encoded
 from open_instruct.training.arguments import Args as TrainingArgs
 from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.data import Examples, as_table
@@ -260,16 +261,16 @@ def compare_memory(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
+    # The optimiser's moments are there from the first step on.
+    rows = make_examples(setting, num_steps=3)
     with torch.device(DEVICE):
         model: Any = random_olmo(**config, attn_implementation=WITHOUT_MASK)
-        need = estimate_of(model.config, setting, options)
+        need = estimate_of(model.config, rows, setting, options)
         if options.get("use_lora"):
             model = add_adapters(model, rank=64, alpha=16, dropout=0.1)
         if options.get("gradient_checkpointing"):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with tempfile.TemporaryDirectory() as folder:
-        # The optimiser's moments are there from the first step on.
-        rows = make_examples(setting, num_steps=3)
         fine_tune(model, rows, setting.batch_size, Path(folder), mixed_precision=setting.precision, **options)
     figures.add(f"memory, {name}: estimate", need.total / GB, "GB")
     if DEVICE == "cuda":
@@ -279,10 +280,10 @@ def compare_memory(
     print(f"  {need}", flush=True)
 
 
-def estimate_of(config: Any, setting: Setting, options: dict[str, Any]) -> MemoryEstimate:
+def estimate_of(config: Any, rows: list[Encoded], setting: Setting, options: dict[str, Any]) -> MemoryEstimate:
     """As finetune.py prints it."""
     size, same = setting.batch_size, {"mixed_precision": setting.precision}
-    train = Examples(as_table(make_examples(setting, num_steps=3)))
+    train = Examples(as_table(rows))
     steps = [list(range(first, first + size)) for first in range(0, len(train), size)]
     args = TrainingArgs(model_name_or_path="", train_file=Path(), learning_rate=1e-4, **same, **options)
     return estimate_memory(args, Accelerator(**same), config, train, steps)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from eval.engine.devices import to_device, to_host
 from eval.engine.kv_cache import KVCache
 from eval.engine.lm_head import check_lm_head, check_token, full_logits, greedy_tokens, unless_nan
 from eval.engine.prefix_attention import TokenStates, forward, is_out_of_memory, prefix_attention
 from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
+from open_instruct.common.devices import to_device, to_host
 from open_instruct.common.errors import UserError
 
 MAX_BATCH_TOKENS = {"cpu": 2**15, "cuda": 2**17}

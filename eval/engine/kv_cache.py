@@ -16,10 +16,9 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from eval.engine.devices import to_device, width_for_kernels
 from eval.engine.prefix_attention import TokenStates
+from open_instruct.common.devices import fits_varlen_kernel, has_varlen_kernel, to_device, width_for_kernels
 from open_instruct.common.step_graph import StepGraph
-from open_instruct.common.varlen import fits_varlen_kernel, has_varlen_kernel
 
 Starts = tuple[torch.Tensor, torch.Tensor]
 """`row_starts` of one query a row, and of the keys."""

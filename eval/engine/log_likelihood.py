@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from eval.engine.devices import to_device
 from eval.engine.lm_head import check_finite, check_lm_head, target_log_probs
 from eval.engine.prefix_attention import TokenStates, forward, is_out_of_memory, prefix_attention
 from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
+from open_instruct.common.devices import to_device
 from open_instruct.common.errors import UserError
 
 MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}

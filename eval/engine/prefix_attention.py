@@ -14,8 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PreTrainedModel
 
-from eval.engine.devices import to_device
 from eval.engine.prefix_tree import PrefixTree
+from open_instruct.common.devices import to_device
 from open_instruct.common.errors import UserError
 
 NAME = "prefix_tree"

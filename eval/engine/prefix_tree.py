@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from eval.engine.devices import to_device, width_for_kernels
+from open_instruct.common.devices import to_device, width_for_kernels
 
 NO_END = 2**31 - 1
 """End of a token whose successors in the row are all its descendants."""

@@ -10,8 +10,8 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from open_instruct.common.devices import fits_varlen_kernel, has_varlen_kernel
 from open_instruct.common.errors import UserError
-from open_instruct.common.varlen import fits_varlen_kernel, has_varlen_kernel
 from open_instruct.training.batches import Batch
 
 PLAIN, WITHOUT_MASK = "sdpa", "without_mask"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from open_instruct.common.devices import to_device
 from open_instruct.data.encode import IGNORED, Encoded
 from open_instruct.training.steps import MicroBatchLimits, split_step
 
@@ -32,9 +33,7 @@ class Batch(NamedTuple):
         if self.ids.device.type == device.type:
             return self
         tensors = {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
-        if device.type == "cuda":  # of pinned memory, so that the processor does not wait for the copy
-            tensors = {name: part.pin_memory() for name, part in tensors.items()}
-        return self._replace(**{name: part.to(device, non_blocking=True) for name, part in tensors.items()})
+        return self._replace(**{name: to_device(part, device) for name, part in tensors.items()})
 
 
 def micro_batches(

@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from open_instruct.common.devices import next_multiple
 from open_instruct.common.step_graph import StepGraph
 from open_instruct.data.encode import IGNORED
 from open_instruct.training.arguments import Args
@@ -132,7 +133,3 @@ def padded_to_multiples(batch: Batch) -> Batch:
         pad(batch.targets, (0, num_more), value=IGNORED),
         pad(places, (0, num_more), value=wider - 1),
     )
-
-
-def next_multiple(number: int, of: int) -> int:
-    return -(-number // of) * of

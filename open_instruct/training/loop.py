@@ -44,7 +44,7 @@ class Run:
 
 def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_steps: int) -> tuple[nn.Module, Any, Any]:
     """Model, optimiser and learning rate schedule, distributed as accelerate is configured."""
-    if is_one_cpu(accelerator):
+    if is_one(accelerator, "cpu"):
         use_cpu_kernels(module)
     # Recent GPUs would take cuDNN's attention, which is compiled anew for every shape of a batch.
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -67,8 +67,9 @@ def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_ste
     return module, prepared, scheduler
 
 
-def is_one_cpu(accelerator: Accelerator) -> bool:
-    return accelerator.device.type == "cpu" and accelerator.distributed_type == DistributedType.NO
+def is_one(accelerator: Accelerator, device_type: str) -> bool:
+    """Whether the run has one process, on a device of this type."""
+    return accelerator.device.type == device_type and accelerator.distributed_type == DistributedType.NO
 
 
 def fit(run: Run) -> Progress:
@@ -112,8 +113,7 @@ def gradient_function(run: Run) -> AddGradients:
     if uses_graphs(run.args, config, accelerator):
         max_seq = getattr(config, "max_position_embeddings", None)
         return GraphedGradients(add_gradients, run.module, accelerator.device, max_seq=max_seq)
-    is_one_gpu = accelerator.device.type == "cuda" and accelerator.distributed_type == DistributedType.NO
-    if is_one_gpu and not run.args.torch_compile:
+    if is_one(accelerator, "cuda") and not run.args.torch_compile:
         write_linear_gradients(run.module, {})
     return add_gradients
 
