@@ -13,7 +13,7 @@ from open_instruct.data.train_records import read_train_records, require_train_f
 
 PAIR = {"id": "0", "prompt": "The cat", "completion": " sat"}
 LINES = "".join(json.dumps(PAIR | {"id": str(i)}) + "\n" for i in range(500)).encode()
-ZIPPED = gzip.compress(LINES)
+ZIPPED = gzip.compress(LINES, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,19 @@ def test_line_separators_of_unicode_do_not_end_a_line(tmp_path):
         ("a.jsonl.gz", ZIPPED[:-6] + b"\0" * 6, r"a\.jsonl\.gz:501: not readable as gzip"),
         ("a.jsonl.gz", LINES, r"a\.jsonl\.gz:1: not readable as gzip"),
     ],
-    ids=str,
+    # Short ones: with the contents in them, processes that collect the tests would have to make equal bytes.
+    ids=[
+        "utf-16",
+        "latin-1",
+        "a list",
+        "an empty line",
+        "deep",
+        "a long number",
+        "half a gzip file",
+        "a damaged gzip file",
+        "a gzip file without its checksum",
+        "no gzip file",
+    ],
 )
 def test_damaged_json_lines_are_refused_by_file_and_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
