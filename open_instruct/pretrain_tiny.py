@@ -1,6 +1,6 @@
 """Pre-train a small OLMo and save intermediate checkpoints, so that the whole study can run without any download.
 
-Reads   the corpus of data/tiny_corpus.py, offline.
+Reads   the corpus of data/tiny_corpus.py, offline. Trains on a GPU where there is one.
 Writes  output/tiny_tokenizer/ (byte-level BPE trained on that corpus) and, for every step of --steps,
         output/tiny_ckpts/checkpoint-{step}/ in OLMo's own format (config.yaml + model.pt).
 
@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_named
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
+from open_instruct.common.devices import to_device
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 from open_instruct.common.olmo_package import CODE, require_installed
@@ -66,19 +67,13 @@ def main(args: Args) -> None:
         return
 
     require_installed("pre-training the embedded model", CODE)
-    batch_size = tokens_per_step() // SEQUENCE_LENGTH
-    documents = read_documents(num_tokens=max(args.steps) * tokens_per_step())
+    documents = read_documents()
     if not has_tokenizer:
         with of_tokenizer.making_folder() as (folder, _):
             train_tokenizer(documents[:TOKENIZER_DOCUMENTS], args.vocab_size, folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(of_tokenizer.path)
-    rows = pack(tokenizer, documents)
-    needed = max(args.steps) * batch_size
-    if len(rows) < needed:
-        raise UserError(
-            f"the corpus has {len(rows)} rows of {SEQUENCE_LENGTH} tokens, {needed} are needed; train for fewer --steps"
-        )
-    train(args, artifacts, torch.from_numpy(rows[:needed]).split(batch_size), eos_id(tokenizer))
+    batches = training_batches(pack(tokenizer, documents), num_steps=max(args.steps), seed=args.seed)
+    train(args, artifacts, batches, eos_id(tokenizer))
 
 
 def check_arguments(args: Args) -> None:
@@ -117,18 +112,15 @@ def tokens_per_step() -> int:
     return num_tokens
 
 
-def read_documents(*, num_tokens: int) -> list[str]:
-    """Clean documents, enough for at least `num_tokens`."""
-    documents, num_characters, num_left_out = [], 0, 0
+def read_documents() -> list[str]:
+    """All clean documents of the corpus, for the order of the rows is one of all of them, however many are needed."""
+    documents, num_left_out = [], 0
     for text, is_clean in train_documents():
-        if not is_clean:
+        if is_clean:
+            documents.append(text)
+        else:
             num_left_out += 1
-            continue
-        documents.append(text)
-        num_characters += len(text)
-        # With this vocabulary, English has about 4 characters per token; 6 is a safe upper bound.
-        if num_characters > 6 * num_tokens and len(documents) >= TOKENIZER_DOCUMENTS:
-            break
+    num_characters = sum(map(len, documents))
     print(f"corpus: {len(documents)} documents, {num_characters / 1e6:.1f} M characters; left out: {num_left_out}")
     return documents
 
@@ -152,10 +144,28 @@ def train_tokenizer(documents: list[str], vocab_size: int, folder: Path) -> None
 
 def pack(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> np.ndarray:
     """Concatenate documents, an EOS before each, and split into rows.  -> (rows, SEQUENCE_LENGTH) int64"""
-    encoded = tokenizer(documents, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(documents, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     stream = list(itertools.chain.from_iterable([eos_id(tokenizer), *ids] for ids in encoded))
     num_rows = len(stream) // SEQUENCE_LENGTH
     return np.array(stream[: num_rows * SEQUENCE_LENGTH], dtype=np.int64).reshape(num_rows, SEQUENCE_LENGTH)
+
+
+def training_batches(rows: np.ndarray, *, num_steps: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """The rows of each step, pass after pass over all of them, each pass in a seeded order of its own.
+
+    The first steps are the same whatever `num_steps` is, so that a checkpoint depends on its own step only.
+
+    rows: (rows, seq).  -> for each step (tokens_per_step / seq, seq)
+    """
+    batch_size = tokens_per_step() // SEQUENCE_LENGTH
+    num_needed = num_steps * batch_size
+    num_passes = -(-num_needed // len(rows))
+    if num_passes > 1:
+        print(f"{num_steps} steps are {num_needed / len(rows):.1f} passes over the text, each in an order of its own")
+    passes = (np.random.default_rng((seed, number)).permutation(len(rows)) for number in range(num_passes))
+    order = list(itertools.chain.from_iterable(passes))
+    starts = range(0, num_needed, batch_size)
+    return tuple(torch.from_numpy(rows[order[start : start + batch_size]]) for start in starts)
 
 
 def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tensor, ...], eos: int) -> None:
@@ -163,7 +173,9 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
 
     torch.manual_seed(args.seed)
     config = model_config(args, eos)
-    model = OLMo(config)
+    # Initialised on the CPU: the same weights whatever the device.
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = OLMo(config).to(device)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -174,7 +186,10 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
         fused=True,
     )
     num_parameters = sum(p.numel() for p in model.parameters())
-    print(f"model: {num_parameters / 1e6:.1f} M parameters; {len(batches)} steps of {tokens_per_step()} tokens")
+    print(
+        f"model: {num_parameters / 1e6:.1f} M parameters, on {device.type}; "
+        f"{len(batches)} steps of {tokens_per_step()} tokens"
+    )
     log: list[dict] = []
     progress, started = ProgressLine("pre-training", len(batches), unit="step"), time.monotonic()
     for step in range(len(batches) + 1):
@@ -184,7 +199,7 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
             break
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * min(1.0, (step + 1) / args.warmup_steps)
-        ids = batches[step]  # (batch, seq)
+        ids = to_device(batches[step], device)  # (batch, seq)
         logits = model(ids).logits[:, :-1]  # (batch, seq - 1, vocabulary)
         loss = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
         loss.backward()
@@ -234,7 +249,7 @@ def save(artifact: Artifact, model: "OLMo", config: "ModelConfig", log: list[dic
         tokenizer = TokenizerConfig(identifier="tiny_tokenizer")
         TrainConfig(model=config, tokenizer=tokenizer).save(folder / "config.yaml")
         with atomic_write(folder / "model.pt", "wb") as file:
-            torch.save(model.state_dict(), file)
+            torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
         facts["training_log"] = list(log)
     print(f"wrote {artifact.path}" + (f", loss {log[-1]['loss']}" if log else ""), flush=True)
 

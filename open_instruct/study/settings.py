@@ -186,7 +186,7 @@ class PretrainingOptions:
     weight_decay: float = named(0.1, "decay{}")
     """Weight decay of AdamW."""
     seed: int = named(DEFAULT_SEED, "seed{}")
-    """Of the initial weights."""
+    """Of the initial weights and of the order of the text: a run is both anew."""
 
     @property
     def run(self) -> str | None:
