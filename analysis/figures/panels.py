@@ -9,7 +9,7 @@ from scipy import stats
 
 from analysis.figures.style import Style, styles_of
 from analysis.inference.degenerate_results import constant_gold
-from analysis.tables.columns import BITS, METRIC_LABELS, Comparison
+from analysis.tables.columns import BITS, MACRO_F1, METRIC_LABELS, Comparison
 from analysis.tables.frames import Tables, found_checkpoints, groups, in_order, related, select, usual, where
 
 MOST_COLUMNS = 5
@@ -102,7 +102,7 @@ def in_domain(performance: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def metrics_of(rows: pd.DataFrame) -> list[str]:
     """The primary one, then bits per byte."""
-    return sorted(set(rows["metric"]), key=lambda name: (name == BITS, name))
+    return sorted(set(rows["metric"]) - {MACRO_F1}, key=lambda name: (name == BITS, name))
 
 
 def checkpoints_of(tables: Tables, rows: pd.DataFrame) -> list[str]:

@@ -1,20 +1,26 @@
 """Degenerate results: scores that carry no information about the model, detected from the scores alone.
 
-constant gold    gold labels are hidden or all the same: base models score almost perfectly already at the first
-                 checkpoint, where they cannot do the task; predicting always that label is right
-perfect row      one model scores exactly 0 or 1 without spread on labels, while others of its curve do not
-repeated value   the same score to the last digit at different checkpoints of a curve: one model evaluated twice, or a
-                 copied row
+constant gold       gold labels are hidden or all the same: base models score almost perfectly already at the first
+                    checkpoint, where they cannot do the task; predicting always that label is right
+perfect row         one model scores exactly 0 or 1 without spread on labels, while others of its curve do not
+constant predictor  one answer for at least 95% of the items: the score is that answer's share of the gold labels
+repeated value      the same score to the last digit at different checkpoints of a curve: one model evaluated twice, or
+                    a copied row
 """
 
 from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.tables.frames import Tables, groups, in_order, select, where
+from analysis.tables.columns import PRIMARY_METRICS
+from analysis.tables.frames import Tables, groups, in_order, number, select, stacked, where
+from eval.metrics.aggregation import TOP_PREDICTION
 
 NEARLY_ALL = 0.99
 MOSTLY = 0.95
+CONSTANT_SHARE = 0.95
+"""A model with this share of equal predictions is a constant predictor."""
+ACCURACIES = ("accuracy", PRIMARY_METRICS["suite"])
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ def degenerate_results(tables: Tables) -> list[DegenerateResult]:
         for name, why in constant.items()
     ]
     found += [result for result in perfect_rows(tables.performance) if result.setting not in constant]
+    found += constant_predictor_results(stacked(tables.performance, tables.suites))
     return found + repeated_values(tables.scores)
 
 
@@ -57,6 +64,41 @@ def constant_gold(performance: pd.DataFrame) -> dict[str, str]:
     # The gold is the same with any number of exemplars.
     settings = zip(performance["setting"], performance["eval_set"], performance["kind"], strict=True)
     return {setting: found[eval_set] for setting, eval_set, kind in settings if eval_set in found and kind == "labels"}
+
+
+def constant_predictors(scores: pd.DataFrame) -> set[tuple[str, str, str]]:
+    """(model_id, setting, format) of the models that give one answer to nearly all items.
+
+    `scores`: rows of performance, or of suites; not both, since a suite task may have the name of an evaluation set.
+    Their accuracy and macro F1 say nothing about the model; their bits per byte still do. A model whose most frequent
+    prediction was not recorded counts as sound.
+    """
+    rows = zip(*(scores[name] for name in ("model_id", "setting", "format")), constant_evidence(scores), strict=True)
+    return {(model, setting, task_format) for model, setting, task_format, why in rows if why}
+
+
+def constant_evidence(scores: pd.DataFrame) -> list[str | None]:
+    """Why each row is of a constant predictor; None where it is not, where that is unknown, and beside the accuracy."""
+    return [
+        f"{share:.1%} of its predictions are one answer"
+        if row["metric"] in ACCURACIES and (share := number(row.get(TOP_PREDICTION)) or 0.0) >= CONSTANT_SHARE
+        else None
+        for row in scores.to_dict("records")
+    ]
+
+
+def constant_predictor_results(scores: pd.DataFrame) -> list[DegenerateResult]:
+    return [
+        DegenerateResult(
+            "constant predictor",
+            row["setting"],
+            f"{row['model_id']} on {row['eval dataset']}",
+            why,
+            (str(row["source"]),),
+        )
+        for row, why in zip(scores.to_dict("records"), constant_evidence(scores), strict=True)
+        if why
+    ]
 
 
 def perfect_rows(performance: pd.DataFrame) -> list[DegenerateResult]:

@@ -10,7 +10,15 @@ import pandas as pd
 from analysis.inference.contrasts import Contrast, compare_all
 from analysis.inference.paired import evaluate_paired
 from analysis.inference.unpaired import evaluate_unpaired, levels_of
-from analysis.tables.columns import ALL_CHECKPOINTS, DIFFERENCE_COLUMNS, FILES, MISSING_COLUMNS, OPTIONAL, TIDY_TABLE
+from analysis.tables.columns import (
+    ALL_CHECKPOINTS,
+    DIFFERENCE_COLUMNS,
+    FILES,
+    MACRO_F1,
+    MISSING_COLUMNS,
+    OPTIONAL,
+    TIDY_TABLE,
+)
 from analysis.tables.curve_names import labels_of_runs
 from analysis.tables.frames import (
     Tables,
@@ -20,6 +28,7 @@ from analysis.tables.frames import (
     primary_only,
     stacked,
     table_files,
+    where,
     write_table,
 )
 from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
@@ -76,7 +85,7 @@ def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
     performance = table_of(row for row in gathered.rows if row["kind"] != "suite")
     suites = table_of(row for row in gathered.rows if row["kind"] == "suite")
     missing = as_table(gathered.missing, MISSING_COLUMNS)
-    compared = stacked(performance, primary_only(suites))
+    compared = stacked(where(performance, performance["metric"] != MACRO_F1), primary_only(suites))
     configs = study.family_configs() if study else {}
     expected = {
         label: [step_name(step) for step in config.steps]

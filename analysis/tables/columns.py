@@ -1,5 +1,6 @@
 """Names of the result tables, their columns, and labels of metrics, comparisons and task groups."""
 
+from eval.metrics.aggregation import TOP_PREDICTION
 from open_instruct.tasks import declarations as tasks
 
 TIDY_TABLE = "measurements.parquet"
@@ -20,7 +21,7 @@ OPTIONAL = ("noise", "distances")
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
 IDENTITY = ("family", "run", "step", "tokens", "train_set", "format", "shots", "limit", "conditions")
 IDENTITY += ("lr", "epochs", "rows", "batch_size", "seed", "settings")
-PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", "protocol")
+PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", TOP_PREDICTION, "protocol")
 PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint", "group")
 PERFORMANCE_COLUMNS += ("source",)
 DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric")
@@ -40,7 +41,7 @@ MEAN_CHANGES = (
 SUMMARY_COLUMNS = ("series", "eval dataset", "metric", "checkpoints", *MEAN_CHANGES)
 GROUP_COLUMNS = ("family", "group", "checkpoint", "tasks", *MEAN_CHANGES, "missing")
 WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n")
-REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", "difference", "p_value", "lr")
+REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr")
 REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
 
 
@@ -58,11 +59,14 @@ class Comparison:
 
 
 BITS = "bits_per_byte"
+MACRO_F1 = "macro_f1"
+"""Stands beside accuracy. It has no values per item, so it takes part in no comparison of models."""
 LOWER_IS_BETTER = frozenset({BITS, "toxicity"})
 METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
     "exact_match": "exact match",
     "accuracy": "accuracy",
+    MACRO_F1: "macro F1",
     "acc": "accuracy",
     BITS: "bits per byte",
     "win_rate": "win rate in %",

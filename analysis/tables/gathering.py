@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.tables.columns import PERFORMANCE_COLUMNS
+from analysis.tables.columns import MACRO_F1, PERFORMANCE_COLUMNS
 from analysis.tables.curve_names import name_series
 from analysis.tables.frames import as_table, checkpoint_order, found_checkpoints, groups
 from analysis.tables.intervals import binomial
@@ -21,12 +21,15 @@ from analysis.tables.measurements import (
 )
 from analysis.tables.released import read_released
 from analysis.tables.summaries import task_groups
+from eval.metrics.aggregation import TOP_PREDICTION
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import Study
 from open_instruct.study.variants import IDENTITY_FIELDS
 
 SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
+SAME_CHOICES = ("boolq", "rte", "mrpc", "sst2")
+"""Suite tasks that have the same choices, in one order, for every item."""
 EVALUATION_FIELDS = ("eval_set", "format", "protocol", "kind", "role")
 Key = tuple[str, str, str]
 """Series, checkpoint, format."""
@@ -77,7 +80,9 @@ def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]
     rows = []
     for measurement in measurements:
         identity, metrics = measurement.identity, measurement.content["metrics"]
-        for metric in dict.fromkeys((measurement.content["primary"], "bits_per_byte")):
+        primary = measurement.content["primary"]
+        beside = (MACRO_F1,) if primary == "accuracy" else ()
+        for metric in dict.fromkeys((primary, *beside, "bits_per_byte")):
             if metric in metrics:
                 value = metrics[metric]
                 row = model_fields(measurement) | {name: identity[name] for name in EVALUATION_FIELDS}
@@ -85,7 +90,9 @@ def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]
                 row |= {name: identity.get(name) for name in ("limit", "conditions")}
                 row |= {"eval dataset": paths.formatted_name(identity["eval_set"], identity["format"])}
                 row |= {"Performance": value["mean"], "std": value["standard_error"], "n": value["n"]}
-                rows.append(row | {"ci_low": value["ci_low"], "ci_high": value["ci_high"]})
+                row |= {"ci_low": value["ci_low"], "ci_high": value["ci_high"]}
+                is_known = metric == "accuracy" and TOP_PREDICTION in metrics
+                rows.append(row | {TOP_PREDICTION: metrics[TOP_PREDICTION]["mean"] if is_known else None})
     return rows
 
 
@@ -103,8 +110,22 @@ def suite_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
             for metric in SUITE_METRICS:
                 if metric in found:
                     score = {"metric": metric, "Performance": found[metric], **binomial(found[metric], n)}
-                    rows.append(model_fields(measurement) | task | score)
+                    rows.append(model_fields(measurement) | task | score | {TOP_PREDICTION: top_choice(result, metric)})
     return rows
+
+
+def top_choice(result: Mapping[str, Any], metric: str) -> float | None:
+    """Share of the most frequent choice by this form of accuracy, where the same index is the same answer."""
+    found = result["metrics"]["rc_metrics"]
+    form = (found.get("primary_metric", "") if metric == "acc" else metric).removeprefix("acc_")
+    chosen = found.get(f"predicted_indices_{form}")
+    return chosen[0][1] if chosen and has_same_choices(result["task"]) else None
+
+
+def has_same_choices(task: str) -> bool:
+    """Whether an index means the same answer for every item; multiple-choice prompts name the choices by letters."""
+    name, _, variant = task.partition(":")
+    return name in SAME_CHOICES or variant.startswith("mc_") or (name.startswith("mmlu") and not variant)
 
 
 def model_fields(measurement: Measurement) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The metrics of one prediction file by its kind: item by item, and over all items with bootstrap intervals."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ from eval.metrics.bootstrap import Interval, Method, bootstrap_mean, bootstrap_t
 
 NO_LABEL = ""
 """Stands in the confusion matrix for every output that is not a label; it is never correct."""
+TOP_PREDICTION = "most_frequent_prediction"
+"""Metric: share of the items that get the prediction which is the most frequent one."""
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -56,10 +59,13 @@ def aggregate(
     if kind == "labels":
         is_correct, num_labels = np.array(values["accuracy"]), [len(record["scores"]) for record in records]
         labels = {label.strip() for record in records for label in record["scores"]}
-        confusion = item_metrics.confusion([output if output in labels else NO_LABEL for output in outputs], gold)
+        predicted = [output if output in labels else NO_LABEL for output in outputs]
+        confusion = item_metrics.confusion(predicted, gold)
         result["accuracy"] = mean(is_correct)
         result["chance_corrected_accuracy"] = mean(item_metrics.chance_corrected(is_correct, num_labels))
         result["macro_f1"] = bootstrap_table(confusion, item_metrics.macro_f1, seed=seed, num_resamples=num_resamples)
+        top, _ = Counter(predicted).most_common(1)[0]
+        result[TOP_PREDICTION] = mean([float(label == top) for label in predicted])
     if "finished" in records[0]:
         result["finished"] = mean([float(record["finished"]) for record in records])
     if "gold_bits" in values:
