@@ -31,6 +31,8 @@ MISSING_COLUMNS = ("model_id", "eval dataset", "reason", "file")
 MODEL_COLUMNS = ("model_id", "family", "series", "train_set", "checkpoint", "tokens")
 NOISE_COLUMNS = (*MODEL_COLUMNS, "setting", "size", "draws", "n", "bits_per_byte", "difference", "std")
 NOISE_COLUMNS += ("ci_low", "ci_high", "source")
+CURVE_NOISE_COLUMNS = ("series", "setting", "kind", "format", "metric", "checkpoints", "late_checkpoints")
+CURVE_NOISE_COLUMNS += ("checkpoint_sd", "signal", "signal_to_noise")
 DISTANCE_COLUMNS = (*MODEL_COLUMNS, "layer", "weights", "distance", "base_norm", "relative", "source")
 MEAN_CHANGES = (
     "mean raw change",
