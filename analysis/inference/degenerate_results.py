@@ -1,19 +1,24 @@
-"""Degenerate results: scores that carry no information about the model, detected from the scores alone.
+"""Degenerate results: scores that carry no information about the model, with the evidence.
+
+Of every table, from what it has:
 
 constant gold       gold labels are hidden or all the same: base models score almost perfectly already at the first
                     checkpoint, where they cannot do the task; predicting always that label is right
 perfect row         one model scores exactly 0 or 1 without spread on labels, while others of its curve do not
 constant predictor  one answer for at least 95% of the items: the score is that answer's share of the gold labels
-repeated value      the same score to the last digit at different checkpoints of a curve: one model evaluated twice, or
-                    a copied row
+
+Of published tables besides (published_faults.py): repeated values, broken checkpoints, and what is known of an
+evaluation set.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
+from analysis.inference.published_faults import DegenerateResult, equals_a_constant_answer, published_faults, sources_of
 from analysis.tables.columns import PRIMARY_METRICS
-from analysis.tables.frames import Tables, groups, in_order, number, select, stacked, where
+from analysis.tables.frames import Tables, groups, in_order, number, select, where
 from eval.metrics.aggregation import TOP_PREDICTION
 
 NEARLY_ALL = 0.99
@@ -23,16 +28,6 @@ CONSTANT_SHARE = 0.95
 ACCURACIES = ("accuracy", PRIMARY_METRICS["suite"])
 
 
-@dataclass(frozen=True)
-class DegenerateResult:
-    kind: str
-    setting: str
-    where: str
-    why: str
-    sources: tuple[str, ...]
-    """Of the rows: file and line of a released table, or metrics file."""
-
-
 def degenerate_results(tables: Tables) -> list[DegenerateResult]:
     constant = constant_gold(tables.performance)
     found = [
@@ -40,12 +35,8 @@ def degenerate_results(tables: Tables) -> list[DegenerateResult]:
         for name, why in constant.items()
     ]
     found += [result for result in perfect_rows(tables.performance) if result.setting not in constant]
-    found += constant_predictor_results(stacked(tables.performance, tables.suites))
-    return found + repeated_values(tables.scores)
-
-
-def sources_of(rows: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(str(source) for source in rows["source"])
+    found += [result for result in constant_predictor_results(tables.scores) if result.setting not in constant]
+    return found + published_faults(tables.scores)
 
 
 def constant_gold(performance: pd.DataFrame) -> dict[str, str]:
@@ -79,12 +70,14 @@ def constant_predictors(scores: pd.DataFrame) -> set[tuple[str, str, str]]:
 
 def constant_evidence(scores: pd.DataFrame) -> list[str | None]:
     """Why each row is of a constant predictor; None where it is not, where that is unknown, and beside the accuracy."""
-    return [
-        f"{share:.1%} of its predictions are one answer"
-        if row["metric"] in ACCURACIES and (share := number(row.get(TOP_PREDICTION)) or 0.0) >= CONSTANT_SHARE
-        else None
-        for row in scores.to_dict("records")
-    ]
+    return [one_answer(row) if row["metric"] in ACCURACIES else None for row in scores.to_dict("records")]
+
+
+def one_answer(row: Mapping[str, Any]) -> str | None:
+    share = number(row.get(TOP_PREDICTION))
+    if share is None:
+        return equals_a_constant_answer(row)
+    return f"{share:.1%} of its predictions are one answer" if share >= CONSTANT_SHARE else None
 
 
 def constant_predictor_results(scores: pd.DataFrame) -> list[DegenerateResult]:
@@ -114,18 +107,3 @@ def perfect_rows(performance: pd.DataFrame) -> list[DegenerateResult]:
         )
         for row in extreme.to_dict("records")
     ]
-
-
-def repeated_values(scores: pd.DataFrame) -> list[DegenerateResult]:
-    found = []
-    # With a known number of items n, the score k/n may occur twice by chance.
-    published = where(scores, scores["n"].isna())
-    for (series, dataset, setting, metric), rows in groups(published, "series", "eval dataset", "setting", "metric"):
-        for value, same in rows.groupby("Performance"):
-            score = float(str(value))
-            # 0, 1 and thousandths occur twice by chance; sixteen equal digits do not.
-            if len(same) > 1 and abs(round(score, 3) - score) > 1e-9:
-                place = f"{series} at {', '.join(in_order(same)['checkpoint'])} on {dataset}"
-                why = f"{score:.6g} ({metric}) to the last digit at each: one model measured twice, or copied"
-                found.append(DegenerateResult("repeated value", setting, place, why, sources_of(same)))
-    return found

@@ -75,7 +75,7 @@ def compare_numbers(own: Tables, released: Tables, degenerate: pd.DataFrame) -> 
 
     Errors are assumed to be independent; if both evaluated the same items, the interval is too wide.
     """
-    why_degenerate = dict(zip(degenerate["source"], degenerate["why"], strict=True))
+    why_degenerate = {source: "; ".join(rows["why"]) for (source,), rows in groups(degenerate, "source")}
     own_rows: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
     for row in own.scores.to_dict("records"):
         own_rows.setdefault(key_of(row), []).append(row)

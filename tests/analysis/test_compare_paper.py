@@ -43,7 +43,7 @@ def test_every_published_row_has_a_verdict(compared):
 
 def test_shifted_scores_differ_and_the_others_agree(compared):
     _, found = compared
-    numbers = found["numbers"][found["numbers"]["own"].notna()]
+    numbers = found["numbers"][found["numbers"]["own"].notna() & (found["numbers"]["verdict"] != "unsound")]
     shifted = numbers[numbers["eval_set"] == "xsum"]
     assert set(shifted["verdict"]) == {"differ"}
     assert shifted["difference"].mean() == pytest.approx(SHIFT, abs=0.01)
@@ -71,7 +71,8 @@ def test_each_curve_counts_its_numbers(compared):
     curves, numbers = found["curves"], found["numbers"]
     assert curves["checkpoints"].sum() == numbers["own"].notna().sum()
     xsum = curves[(curves["series"] == "base") & (curves["eval dataset"] == "xsum") & (curves["shots"] == 4)].iloc[0]
-    assert xsum["differ"] == xsum["checkpoints"]
+    assert xsum["differ"] > 0
+    assert xsum["differ"] + xsum["unsound"] == xsum["checkpoints"]
     assert 0 < xsum["ci_low"] < SHIFT < xsum["ci_high"] + 0.01
 
 

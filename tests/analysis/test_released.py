@@ -10,8 +10,10 @@ from released_tables import CONSTANT, SOURCES, tables_of, write_released
 
 from analysis import produce_tables
 from analysis.figures.study_figures import draw_figure
-from analysis.inference.degenerate_results import degenerate_results
+from analysis.inference.degenerate_results import constant_predictors, degenerate_results
+from analysis.inference.result_tables import build_tables
 from analysis.tables.frames import Tables, read_tables
+from analysis.tables.gathering import gather_released
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 
@@ -161,6 +163,28 @@ def test_only_sets_with_constant_gold_are_detected_as_such(released):
     _, tables = released
     constant = [result.setting for result in degenerate_results(tables) if result.kind == "constant gold"]
     assert {setting.split()[0] for setting in constant} == set(CONSTANT)
+
+
+def test_known_faults_of_the_original_tables_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    folder = tables_of("released", tmp_path)
+    tables = build_tables(gather_released(folder))
+    constant = {
+        dataset: {
+            model_of(model)[1]
+            for model, name, task_format in constant_predictors(tables.performance)
+            if (name, task_format) == (dataset, "default") and model_of(model)[::2] == (None, "4")
+        }
+        for dataset in ("mnli_matched", "paws")
+    }
+    assert constant["mnli_matched"] == {"1000", "738000", "main"}
+    assert constant["paws"] == {"1000", "18000", "424000", "738000", "main"}
+    by_kind: dict[str, list[str]] = {}
+    for result in degenerate_results(tables):
+        by_kind.setdefault(result.kind, []).append(result.where)
+    assert by_kind["broken checkpoint"] == ["424000 on xsum"]
+    assert "tulu conversion=native at 342000, 424000, 505000, main on gsm" in by_kind["repeated value"]
+    assert {where.split("_")[0] for where in by_kind["gold in prompt"]} == {"all rows of llmbar"}
 
 
 def test_standard_error_of_a_suite_score_is_binomial(released):
