@@ -1,7 +1,7 @@
 """The schema of a study file (scripts/studies/*.yaml): models, recipes, evaluation sets, resources."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,6 +48,19 @@ class RecipeConfig(TrainingOptions, ExecutionOptions):
     """Train on the first `rows` formatted rows (`all`: every row)."""
     adapter: tuple[Literal["full", "lora"], ...] = ("full",)
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+
+
+@dataclass(frozen=True)
+class PretrainingConfig(PretrainingOptions):
+    """Pre-training of the embedded model; each seed is a run."""
+
+    seeds: tuple[int, ...] = ()
+    """Seeds of its runs, in place of `seed`."""
+
+    @property
+    def runs(self) -> tuple[PretrainingOptions, ...]:
+        options = part_of(self, PretrainingOptions)
+        return tuple(replace(options, seed=seed) for seed in self.seeds or (self.seed,))
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,7 @@ class Study:
     families: dict[str, FamilyConfig | Steps] = field(default_factory=dict)
     """Several families, in place of family, steps and runs."""
     suite: SuiteConfig | None = None
-    pretrain: PretrainingOptions | None = None
+    pretrain: PretrainingConfig | None = None
     """Pre-training of the embedded model (family `tiny` only)."""
     format: DataOptions = field(default_factory=DataOptions)
     predict: PredictionOptions = field(default_factory=PredictionOptions)
@@ -192,13 +205,18 @@ class Study:
         return ({self.family: FamilyConfig(self.steps, self.runs)} if self.family else {}) | several
 
     def checkpoints(self) -> list[Checkpoint]:
-        embedded_run = (self.pretrain or PretrainingOptions()).run
+        """Those of each family, run by run."""
+        embedded = tuple(one.run for one in self.pretraining_runs())
         return [
             Checkpoint(family, step, run)
             for family, config in self.family_configs().items()
-            for run in (config.runs or (embedded_run if family == EMBEDDED else None,))
+            for run in (embedded if family == EMBEDDED else config.runs or (None,))
             for step in config.steps
         ]
+
+    def pretraining_runs(self) -> tuple[PretrainingOptions, ...]:
+        """The pre-training runs of the embedded model, whether this study has it or not."""
+        return (self.pretrain or PretrainingConfig()).runs
 
     @property
     def data_settings(self) -> DataSettings:

@@ -138,9 +138,11 @@ def check_models(study: Study, validator: Validator) -> None:
             found = ", ".join(map(step_name, steps))
             validator.error(place[1], f"expected ascending numbers, each once, {MAIN} last; found {found}")
         if family == EMBEDDED and (config.runs or None in steps):
-            validator.error(place[1], f"{EMBEDDED} has no runs and no {MAIN}; `pretrain` sets its seed")
+            validator.error(place[1], f"{EMBEDDED} has no runs and no {MAIN}; `pretrain` sets its seeds")
         if not validator.errors:
             check(validator, place[1], lambda _: [one.folder for one in study.checkpoints()], family)
+    if study.pretrain and study.pretrain.seeds and "pretrain.seed" in validator.lines:
+        validator.error("pretrain.seed", "is one of the runs' seeds, and `seeds` is given, too; keep one of the two")
     if study.pretrain and EMBEDDED not in study.family_configs():
         validator.error("pretrain", f"is for family {EMBEDDED} only, which this study has not")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
-from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.checkpoints.families import Checkpoint, family_named
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.data.availability import (
@@ -36,6 +36,7 @@ def plan(study: Study, *, overwrite: bool = False) -> list[Job]:
     require_own_results(study)
     refuse_duplicates_on_disk(study.checkpoints())
     require_identities(study.checkpoints())
+    require_runs(study.checkpoints())
     jobs = all_jobs(study)
     require_data(study, jobs, overwrite=overwrite)
     require_inputs(jobs)
@@ -53,6 +54,21 @@ def require_identities(checkpoints: Sequence[Checkpoint]) -> None:
                 f"{folder} is {found}, and not {checkpoint.model_id} as this study has it: see meta.json there, and "
                 "the families' paths in families.yaml"
             )
+
+
+def require_runs(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raises UserError for named pre-training runs that are neither on the disk nor in their family's store."""
+    missing = [
+        one
+        for one in checkpoints
+        if one.run and (family_named(one.family).hub or family_named(one.family).urls) and not one.folder.is_dir()
+    ]
+    if missing:
+        names = ", ".join(dict.fromkeys(f"{one.family}: {one.run}" for one in missing))
+        raise UserError(
+            f"runs that cannot be downloaded: {names}; the store of a family has one run, without a name. Put their "
+            f"checkpoints into {missing[0].folder} and so on, or declare a family for each run in families.yaml"
+        )
 
 
 def all_jobs(study: Study) -> list[Job]:

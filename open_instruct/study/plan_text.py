@@ -21,7 +21,9 @@ def print_plan(study: Study, jobs: Sequence[Job], cache: JobCache, *, keep_weigh
     variants = list(study.variants())
     num_tuned = sum(variant.train_set is not None for variant in variants)
     evaluations = study.evaluations()
-    print(f"study {study.name}: {len(variants) - num_tuned} base models, {num_tuned} fine-tuned ones")
+    num_runs = len({(one.family, one.run) for one in study.checkpoints()})
+    runs = f"{num_runs} pre-training run{'s' if num_runs > 1 else ''}"
+    print(f"study {study.name}: {runs}, {len(variants) - num_tuned} base models, {num_tuned} fine-tuned ones")
     print(f"each is evaluated on {len(evaluations)} combinations of evaluation set, format and number of exemplars")
     print(f"results: {paths.results_dir(study.name)}")
     print_costs(study, jobs, cache, keep_weights)

@@ -35,33 +35,32 @@ def flags(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def pretraining(study: Study) -> Iterator[Job]:
-    checkpoints = [checkpoint for checkpoint in study.checkpoints() if checkpoint.family == EMBEDDED]
-    if not checkpoints:
-        return
-    arguments = ("--steps", *(str(checkpoint.step) for checkpoint in checkpoints))
-    arguments += flags(changed(study.pretrain or PretrainingOptions(), PretrainingOptions))
-    yield Job(
-        "pretrain",
-        checkpoints[0].stem,
-        ("open_instruct/pretrain_tiny.py", *arguments),
-        outputs=(checkpoints[0].tokenizer_folder, *(checkpoint.folder for checkpoint in checkpoints)),
-        script="pretrain_tiny.sh",
-        arguments=arguments,
-        whole_machine=True,
-    )
+    """One job a run of the embedded model."""
+    for options in study.pretraining_runs():
+        checkpoints = [one for one in study.checkpoints() if (one.family, one.run) == (EMBEDDED, options.run)]
+        if not checkpoints:
+            return
+        arguments = ("--steps", *(str(checkpoint.step) for checkpoint in checkpoints))
+        arguments += flags(changed(options, PretrainingOptions))
+        # Not on the whole machine: a model this small gains nothing from a second thread, a second run beside it does.
+        yield Job(
+            "pretrain",
+            checkpoints[0].stem,
+            ("open_instruct/pretrain_tiny.py", *arguments),
+            outputs=(checkpoints[0].tokenizer_folder, *(checkpoint.folder for checkpoint in checkpoints)),
+            script="pretrain_tiny.sh",
+            arguments=arguments,
+        )
 
 
 def downloads(study: Study) -> Iterator[Job]:
     """One job a family: before the first byte it checks that all checkpoints exist and fit on the disk."""
     for name in study.family_configs():
-        family = family_named(name)
-        if not (family.hub or family.urls):
-            continue
-        checkpoints = [c for c in study.checkpoints() if c.family == name and not is_from_user(c.folder)]
+        checkpoints = [c for c in study.checkpoints() if c.family == name and is_to_be_downloaded(c)]
         if not checkpoints:
             continue
         listed = ",".join(step_name(checkpoint.step) for checkpoint in checkpoints)
-        tokenizer = (checkpoints[0].tokenizer_folder,) if family.checkpoint_format == "olmo" else ()
+        tokenizer = (checkpoints[0].tokenizer_folder,) if family_named(name).checkpoint_format == "olmo" else ()
         yield Job(
             "download",
             name,
@@ -70,6 +69,12 @@ def downloads(study: Study) -> Iterator[Job]:
             script="download_ckpts.sh",
             variables={"family": name, "steps": listed},
         )
+
+
+def is_to_be_downloaded(checkpoint: Checkpoint) -> bool:
+    """Whether its family's store has it, and no user put it there. A store has one run, which has no name."""
+    family = family_named(checkpoint.family)
+    return bool(family.hub or family.urls) and checkpoint.run is None and not is_from_user(checkpoint.folder)
 
 
 def is_from_user(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toy_study import TOY
+from toy_study import FAMILY, TOY
 
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
@@ -32,6 +32,39 @@ def test_every_job_reads_existing_files_or_outputs_of_earlier_jobs(tmp_path):
     stages = [job.stage for job in jobs]
     counts = {"pretrain": 1, "format": 1, "convert": 2, "finetune": 2, "predict": 4, "score": 4, "suite": 4}
     assert {stage: stages.count(stage) for stage in stages} == counts | {"report": 1, "notebook": 1}
+
+
+def test_each_seed_of_the_embedded_model_is_a_run_of_its_own(tmp_path):
+    seeds = {"pretrain": TOY["pretrain"] | {"seeds": [42, 43]}}
+    jobs = jobs_of(tmp_path, **seeds)
+    one, other = [job for job in jobs if job.stage == "pretrain"]
+    assert one.id in {job.id for job in jobs_of(tmp_path)}
+    assert (one.name, other.name) == (FAMILY, f"{FAMILY}-seed43")
+    assert "--seed" not in one.command
+    assert other.command[-2:] == ("--seed", "43")
+    assert not set(one.outputs) & set(other.outputs)
+    # A model is converted, fine-tuned and evaluated from its own run.
+    made = {path: job for job in jobs for path in job.outputs}
+    converted = [job for job in jobs if job.stage == "convert"]
+    assert {(made[job.inputs[0]].name, "seed43" in job.name) for job in converted} == {
+        (one.name, False),
+        (other.name, True),
+    }
+    assert sum(job.stage == "predict" for job in jobs) == 2 * 4
+
+
+def test_named_runs_of_a_family_with_a_store_are_refused_unless_they_are_there(tmp_path, base_dir):
+    changes = {"family": "olmo1b", "steps": [1000], "runs": ["mine", "yours"], "pretrain": None}
+    with pytest.raises(UserError, match=r"cannot be downloaded: olmo1b: mine, olmo1b: yours; .* a family for each run"):
+        jobs_of(tmp_path, **changes)
+    (base_dir / "output" / "olmo1b_tokenizer").mkdir(parents=True)
+    for run in changes["runs"]:
+        folder = base_dir / "output" / f"olmo1b_{run}_ckpts" / "checkpoint-1000"
+        folder.mkdir(parents=True)
+        (folder / "model.pt").write_text(run)
+    jobs = jobs_of(tmp_path, **changes)
+    assert not [job for job in jobs if job.stage == "download"]
+    assert sum(job.stage == "convert" for job in jobs) == 2
 
 
 def test_checkpoints_are_downloaded_unless_the_user_provided_them(tmp_path, base_dir):
