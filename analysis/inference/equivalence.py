@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from analysis.inference.error_parts import corrected
 from open_instruct.common.errors import UserError
 
 MARGINS = {
@@ -19,17 +20,25 @@ what separates neighbouring models in published comparisons, and what several hu
 
 
 def equivalent(
-    mean: npt.ArrayLike, standard_error: npt.ArrayLike, df: npt.ArrayLike, margin: npt.ArrayLike
+    mean: npt.ArrayLike,
+    standard_error: npt.ArrayLike,
+    df: npt.ArrayLike,
+    margin: npt.ArrayLike,
+    skew: npt.ArrayLike = 0.0,
 ) -> npt.NDArray[np.float64]:
     """p-value of the hypothesis that an effect is `margin` or more away from zero: the larger of two one-sided t-tests.
 
-    Arguments broadcast; `df` may be infinite. NaN where an argument is; without any error, 0 inside the margin and 1
-    outside.  Raises UserError where a margin is not positive.  (Schuirmann 1987.)
+    Arguments broadcast, are those of `crossed.Effects`, and `df` may be infinite. NaN where one of them is; without
+    any error, 0 inside the margin and 1 outside.  Raises UserError where a margin is not positive.  (Schuirmann 1987;
+    corrected for `skew` as in `error_parts`.)
     """
-    mean, error, margin = (np.asarray(x, dtype=np.float64) for x in (mean, standard_error, margin))
+    arrays = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (mean, standard_error, margin, skew)))
+    mean, error, margin, skew = arrays
     if not (margin > 0).all():
         raise UserError(f"found the margin {margin.min()}; expected a positive number, in the unit of the metric")
-    inside = margin - np.abs(mean)  # distance to the nearer bound
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where(inside == 0, 0.0, inside / error)
-    return stats.t.sf(statistic, df)
+        above, below = (mean + margin) / error, (mean - margin) / error  # studentised distances from both bounds
+    is_exact = error == 0
+    certain = np.where(np.abs(mean) < margin, 0.0, 1.0)
+    above, below = (corrected(np.where(is_exact, 0.0, t), skew) for t in (above, below))
+    return np.where(is_exact, certain, np.fmax(stats.t.sf(above, df), stats.t.cdf(below, df)))
