@@ -1,25 +1,29 @@
 """Compare your own results with the authors' released tables: where they agree, where they differ, and what to ignore.
 
+Two numbers agree if their difference is equivalent to zero within a margin; see docs/analysis.md.
+
 Reads    the tables of results/{study} (made by produce_tables.py), and the released tables.
 Writes   into the folder paper beside your own tables:
          numbers.csv  a row for each published number: your own, difference, verdict
          curves.csv   the same for each curve over checkpoints
-         claims.csv   the claims that can be tested on both, and both verdicts
-         unsound.csv  degenerate published rows, which carry no information, with the evidence
+         claims.csv   effects that both have, by claim: sign and size
+         unsound.csv  published rows that carry no information about the model, with the evidence
          The first three also as LaTeX (booktabs): numbers.tex, curves.tex, claims.tex
 
     python analysis/compare_paper.py --study scripts/studies/paper.yaml --released ../released_tables
+    python analysis/compare_paper.py --released ../released_tables --margin rouge_l=0.01 accuracy=0.03
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.inference.findings import LEVEL
-from analysis.inference.paper_comparison import VERDICTS, compare, of_released_family
+from analysis.inference.equivalence import MARGINS
+from analysis.inference.paper_comparison import DIRECTIONS, LEVEL, VERDICTS, compare, of_released_family
 from analysis.inference.result_tables import build_tables
 from analysis.tables.frames import groups, read_tables, select, table_files, to_csv
 from analysis.tables.gathering import gather_released
@@ -27,12 +31,13 @@ from analysis.tables.latex import to_latex
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
+from open_instruct.common.errors import UserError
 
 RESULT = ("difference", "ci_low", "ci_high", "verdict")
 LATEX_COLUMNS = {
     "numbers": ("own_series", "checkpoint", "eval dataset", "metric", "own", "published", *RESULT),
-    "curves": ("series", "eval dataset", "metric", "checkpoints", "agree", "differ", "mean_difference", *RESULT[1:3]),
-    "claims": ("claim", "own", "published", "agreement"),
+    "curves": ("series", "eval dataset", "metric", "checkpoints", "agree", "differ", *RESULT),
+    "claims": ("claim", "own_effect", "published_effect", "agreement"),
 }
 
 
@@ -44,21 +49,38 @@ class Args:
     """Use your tables of this study, in results/{its name} (default: results/all, of all finished measurements)."""
     folder: Path | None = None
     """Use your tables in this folder."""
+    margin: tuple[str, ...] = ()
+    """METRIC=VALUE: the largest difference that counts as none (default: 0.02 of each metric)."""
 
 
 def main(args: Args) -> None:
+    margins = MARGINS | parse_margins(args.margin)
     folder = existing_results(args.study, args.folder)
     output = folder / "paper"
     own, gathered = of_released_family(read_tables(folder), folder), gather_released(args.released)
-    results = compare(own, build_tables(gathered))
+    results = compare(own, build_tables(gathered), margins)
     inputs = table_files(folder) | {f"released {name}": path for name, path in gathered.inputs.items()}
-    with Artifact(output, arguments={"level": LEVEL}, inputs=inputs).making_folder() as (made, _):
+    with Artifact(output, arguments={"level": LEVEL, "margins": margins}, inputs=inputs).making_folder() as (made, _):
         for name, frame in results.items():
             to_csv(frame, made / f"{name}.csv")
             if name in LATEX_COLUMNS and len(frame):
                 to_latex(frame.filter(LATEX_COLUMNS[name]), made / f"{name}.tex")
     report(results)
     print(f"wrote {', '.join(f'{name}.csv' for name in results)} to {output}")
+
+
+def parse_margins(options: Sequence[str]) -> dict[str, float]:
+    """`metric=value` -> {metric: value}.  Raises UserError where a value is no positive number."""
+    margins = {}
+    for option in options:
+        metric, _, text = option.partition("=")
+        try:
+            margins[metric] = float(text)
+        except ValueError:
+            margins[metric] = 0.0
+        if not 0 < margins[metric] < math.inf:
+            raise UserError(f"--margin {option}: expected METRIC=VALUE with a positive number, e.g. rouge_l=0.02")
+    return margins
 
 
 def report(results: Mapping[str, pd.DataFrame]) -> None:
@@ -70,22 +92,24 @@ def report(results: Mapping[str, pd.DataFrame]) -> None:
         print(
             f"your numbers use protocol {', '.join(protocols)}, the published ones paper: a difference may be due to it"
         )
+    print("errors are over items: if a side is one run, a difference may be due to the run")
     for row in results["curves"].to_dict("records"):
-        if row["differ"]:
+        if row["verdict"] == "differ":
             print(
-                f"differ: {row['series']} on {row['eval dataset']} ({row['metric']}) at {row['differ']} of "
-                f"{row['checkpoints']} checkpoints; own minus published {row['mean_difference']:+.3g} on average, 95% "
-                f"interval {row['ci_low']:+.3g} to {row['ci_high']:+.3g}"
+                f"differ: {row['series']} on {row['eval dataset']} ({row['metric']}), over {row['checkpoints']} "
+                f"checkpoints: own minus published {row['difference']:+.3g} on average, 95% interval over items "
+                f"{row['ci_low']:+.3g} to {row['ci_high']:+.3g}, margin {row['margin']:g}"
             )
-    agreements = Counter(claims["agreement"])
+    signs = Counter(claims["agreement"])
     print(
-        f"{len(claims)} claims tested on both: "
-        + (", ".join(f"{n} {name}" for name, n in agreements.items()) or "none")
+        f"{len(claims)} effects that both have: "
+        + (", ".join(f"{signs[name]} {name}" for name in DIRECTIONS if signs[name]) or "none")
     )
-    for claim in select(claims, agreement="differ").to_dict("records"):
-        print(f"differ: {claim['claim']}: own {claim['own']}, published {claim['published']}")
-    for (kind, setting, why), rows in groups(results["unsound"], "kind", "setting", "why"):
-        print(f"degenerate: {len(rows)} published rows of {setting} ({kind}): {why}")
+    for claim in select(claims, agreement="opposite sign").to_dict("records"):
+        effects = f"own {claim['own_effect']:+.3g}, published {claim['published_effect']:+.3g}"
+        print(f"opposite sign: {claim['claim']}: {effects}")
+    for (kind, setting), rows in groups(results["unsound"], "kind", "setting"):
+        print(f"unsound: {len(rows)} published rows of {setting} ({kind}), e.g. {rows['why'].iloc[0]}")
 
 
 if __name__ == "__main__":

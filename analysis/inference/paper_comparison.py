@@ -1,4 +1,10 @@
-"""Compare your own results with the authors' released tables: numbers, curves over checkpoints, and claims."""
+"""Compare your own results with the authors' released tables: numbers, curves over checkpoints, and effects.
+
+Two numbers agree if their difference is equivalent to zero within a margin of their metric (two one-sided tests at 5%).
+They differ if the difference is larger than the margin and significant, with the false discovery rate over all numbers
+held at 5%. Else it is unclear: an interval that covers zero is no agreement. Errors are over items only: both sides may
+be one run each, so that a difference may be due to the run.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,33 +14,43 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.inference.degenerate_results import degenerate_results
-from analysis.inference.findings import LEVEL, NOT_TESTABLE, find
-from analysis.inference.unpaired import normal_result
+from analysis.inference.equivalence import equivalent
+from analysis.inference.findings import find
+from analysis.inference.multiplicity import adjusted
 from analysis.tables.columns import TIDY_TABLE
-from analysis.tables.frames import Tables, groups, in_order, is_empty, select, where
+from analysis.tables.frames import Tables, groups, in_order, is_empty, number, select, where
 from analysis.tables.intervals import Z_95
 from analysis.tables.released import FAMILY, RELEASED
-from eval.metrics.significance import holm, trend
+from eval.metrics.significance import trend
 from open_instruct.common.errors import UserError
 
-VERDICTS = ("agree", "unclear", "differ", "no error published", "unsound", "not measured")
+LEVEL = 0.05
+COMPARED = ("agree", "unclear", "differ")
+VERDICTS = (*COMPARED, "no error published", "unsound", "not measured")
+DIRECTIONS = ("same sign", "opposite sign", "unclear")
 EVALUATION = ("kind", "eval_set", "format", "metric", "shots")
 MODEL = ("checkpoint", "train_set", "epochs", "lr")
+TESTED = ("difference", "std", "ci_low", "ci_high", "p_value", "p_adjusted", "margin", "p_equivalence", "verdict")
 NUMBER_COLUMNS = ("own_series", "eval dataset", *EVALUATION, *MODEL, "own", "own_std", "published", "published_std")
-NUMBER_COLUMNS += ("difference", "ci_low", "ci_high", "p_value", "p_holm", "verdict", "note", "own_n", "own_protocol")
-NUMBER_COLUMNS += ("own_source", "published_source")
-CLAIM_COLUMNS = ("family", "claim", "own", "published", "agreement", "own_effect", "published_effect")
-CLAIM_COLUMNS += ("own_sentence", "published_sentence")
+NUMBER_COLUMNS += (*TESTED, "note", "own_n", "own_protocol", "own_source", "published_source")
+CURVE_COLUMNS = ("series", "eval dataset", "kind", "metric", "shots", "checkpoints", *VERDICTS[:-1])
+CURVE_COLUMNS += (*TESTED, "kendall_tau")
+EFFECT = ("effect", "ci_low", "ci_high")
+CLAIM_COLUMNS = ("question", "claim", *(f"own_{name}" for name in EFFECT), *(f"published_{name}" for name in EFFECT))
+CLAIM_COLUMNS += ("difference", "agreement", "own_verdict")
 
 
-def compare(own: Tables, released: Tables) -> dict[str, pd.DataFrame]:
-    """File name (without ending) -> table, of the folder paper."""
-    degenerate = degenerate_rows(released)
-    numbers = compare_numbers(own, released, degenerate)
-    claims = compare_claims(own, released)
-    return {"numbers": numbers, "curves": compare_curves(numbers), "claims": claims, "unsound": degenerate}
+def compare(own: Tables, released: Tables, margins: Mapping[str, float]) -> dict[str, pd.DataFrame]:
+    """File name (without ending) -> table, of the folder paper.
+
+    `margins`: metric -> largest difference that counts as none.
+    """
+    numbers = compare_numbers(own, released, margins)
+    curves, claims = compare_curves(numbers, margins), compare_claims(own, released)
+    return {"numbers": numbers, "curves": curves, "claims": claims, "unsound": degenerate_rows(released)}
 
 
 def of_released_family(own: Tables, folder: Path) -> Tables:
@@ -70,12 +86,21 @@ def position_in_file(row: Mapping[str, Any]) -> tuple[str, int]:
     return name, int(line)
 
 
-def compare_numbers(own: Tables, released: Tables, degenerate: pd.DataFrame) -> pd.DataFrame:
+def why_degenerate(tables: Tables) -> dict[str, str]:
+    """Source of each degenerate row -> the evidence."""
+    found: dict[str, list[str]] = {}
+    for result in degenerate_results(tables):
+        for source in result.sources:
+            found.setdefault(source, []).append(result.why)
+    return {source: "; ".join(reasons) for source, reasons in found.items()}
+
+
+def compare_numbers(own: Tables, released: Tables, margins: Mapping[str, float]) -> pd.DataFrame:
     """Each published row, beside each own row of the same model and evaluation: recipe, format and shots.
 
     Errors are assumed to be independent; if both evaluated the same items, the interval is too wide.
     """
-    why_degenerate = {source: "; ".join(rows["why"]) for (source,), rows in groups(degenerate, "source")}
+    unsound, own_unsound = why_degenerate(released), why_degenerate(own)
     own_rows: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
     for row in own.scores.to_dict("records"):
         own_rows.setdefault(key_of(row), []).append(row)
@@ -85,14 +110,16 @@ def compare_numbers(own: Tables, released: Tables, degenerate: pd.DataFrame) -> 
         key, source = key_of(published), published["source"]
         about = {name: published[name] for name in ("eval dataset", *EVALUATION, *MODEL)}
         about |= {"published": published["Performance"], "published_std": published["std"]}
-        about |= {"published_source": source, "note": why_degenerate.get(source)}
+        about |= {"published_source": source, "note": unsound.get(source)}
         for mine in own_rows.get(key, []):
-            compared.append(about | difference(mine, published, is_degenerate=source in why_degenerate))
+            reason = own_unsound.get(mine["source"])
+            note = "; ".join(filter(None, (unsound.get(source), reason and f"own: {reason}")))
+            compared.append(about | difference(mine, published, is_degenerate=bool(note)) | {"note": note or None})
         if key not in own_rows:
             is_known = key[len(EVALUATION) :] in own_models
             note = "the model was not evaluated in this format and number of shots" if is_known else "no such model"
             compared.append(about | {"verdict": "not measured", "note": note})
-    return judge_numbers(pd.DataFrame(compared))
+    return judge(pd.DataFrame(compared).reindex(columns=list(NUMBER_COLUMNS)), margins)
 
 
 def key_of(row: Mapping[Any, Any]) -> tuple[Any, ...]:
@@ -106,60 +133,101 @@ def comparable(value: Any) -> Any:
 
 def difference(own: Mapping[Any, Any], published: Mapping[Any, Any], *, is_degenerate: bool) -> dict[str, Any]:
     effect = own["Performance"] - published["Performance"]
-    result = normal_result(effect, float(np.hypot(own["std"], published["std"])))
+    error = float(np.hypot(own["std"], published["std"]))
     row = {"own_series": own["series"], "own": own["Performance"], "own_std": own["std"], "own_n": own["n"]}
-    row |= {"own_protocol": own["protocol"], "own_source": own["source"], "difference": effect}
-    verdict = "unsound" if is_degenerate else "no error published" if "missing" in result else None
-    return row | {"verdict": verdict} | {name: value for name, value in result.items() if name != "missing"}
+    row |= {"own_protocol": own["protocol"], "own_source": own["source"]}
+    verdict = "unsound" if is_degenerate else "no error published" if np.isnan(error) else None
+    return row | {"verdict": verdict, **with_interval(effect, error)}
 
 
-def judge_numbers(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts: `agree` within the 95% interval, `differ` after Holm's correction over all numbers, else `unclear`."""
-    numbers = numbers.reindex(columns=list(NUMBER_COLUMNS))
-    tested = np.flatnonzero(numbers["verdict"].isna())
-    if len(tested) == 0:
-        return numbers
-    is_inside = ((numbers["ci_low"] <= 0) & (numbers["ci_high"] >= 0)).to_numpy()
-    verdicts = numbers["verdict"].astype(object).to_numpy(copy=True)
-    p_holm = np.full(len(numbers), np.nan)
-    p_holm[tested] = holm(numbers["p_value"].to_numpy(float)[tested])
+def with_interval(effect: float, error: float) -> dict[str, float]:
+    """Normal interval and test of a difference; NaN where the error is."""
+    # Errors of exactly zero: the scores are equal, or different for certain.
+    p_value = 2 * stats.norm.sf(abs(effect) / error) if error != 0 else float(effect == 0)
+    interval = {"ci_low": effect - Z_95 * error, "ci_high": effect + Z_95 * error}
+    return {"difference": effect, "std": error, **interval, "p_value": float(p_value)}
+
+
+def judge(compared: pd.DataFrame, margins: Mapping[str, float]) -> pd.DataFrame:
+    """Verdict, adjusted p-value and p-value of equivalence of the rows that have no verdict yet.
+
+    Raises UserError where their metric has no margin.
+    """
+    tested = np.flatnonzero(compared["verdict"].isna())
+    metrics = [str(name) for name in compared["metric"].iloc[tested]]
+    if unknown := sorted(set(metrics) - set(margins)):
+        options = " ".join(f"{name}=0.02" for name in unknown)
+        raise UserError(f"no margin of {', '.join(unknown)}; add --margin {options}, in units of the metric")
+    margin, p_adjusted, p_equivalence = (np.full(len(compared), np.nan) for _ in range(3))
+    effect, error, p_value = (compared[name].to_numpy(float) for name in ("difference", "std", "p_value"))
+    verdicts = compared["verdict"].astype(object).to_numpy(copy=True)
+    if len(tested):
+        margin[tested] = [margins[name] for name in metrics]
+        p_adjusted[tested] = adjusted(p_value[tested])
+        p_equivalence[tested] = equivalent(effect[tested], error[tested], np.inf, margin[tested])
     for i in tested:
-        verdicts[i] = "agree" if is_inside[i] else "differ" if p_holm[i] <= LEVEL else "unclear"
-    return numbers.assign(verdict=verdicts, p_holm=p_holm)
+        is_different = p_adjusted[i] <= LEVEL and abs(effect[i]) > margin[i]
+        verdicts[i] = "agree" if p_equivalence[i] <= LEVEL else "differ" if is_different else "unclear"
+    return compared.assign(margin=margin, p_adjusted=p_adjusted, p_equivalence=p_equivalence, verdict=verdicts)
 
 
-def compare_curves(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Of each curve over checkpoints: counts of verdicts, mean difference with interval, Kendall's tau of the two."""
+def compare_curves(numbers: pd.DataFrame, margins: Mapping[str, float]) -> pd.DataFrame:
+    """Of each curve over checkpoints: counts of verdicts, the mean difference, its verdict, Kendall's tau of the two.
+
+    The mean is over the checkpoints that can be compared. They share the items, so their errors are taken as fully
+    correlated: the error of the mean is the mean error.
+    """
     rows = []
     found = where(numbers, numbers["own"].notna())
-    for (series, dataset, kind, metric, shots), curve in groups(
-        found, "own_series", "eval dataset", "kind", "metric", "shots"
-    ):
-        ordered = in_order(curve)
-        columns = ("own", "published", "own_std", "published_std")
-        own, published, own_error, published_error = (ordered[name].to_numpy(float) for name in columns)
-        counts = Counter(ordered["verdict"])
-        mean = float(np.mean(own - published))
-        half = Z_95 * float(np.sqrt(np.square(own_error).sum() + np.square(published_error).sum())) / len(ordered)
+    names = ("own_series", "eval dataset", "kind", "metric", "shots")
+    for (series, dataset, kind, metric, shots), curve in groups(found, *names):
+        counts = Counter(curve["verdict"])
         row: dict[str, Any] = {"series": series, "eval dataset": dataset, "kind": kind, "metric": metric}
-        row |= {"shots": shots, "checkpoints": len(ordered), **{name: counts[name] for name in VERDICTS[:-1]}}
-        row |= {"mean_difference": mean, "ci_low": mean - half, "ci_high": mean + half}
+        row |= {"shots": shots, "checkpoints": len(curve), **{name: counts[name] for name in VERDICTS[:-1]}}
+        ordered = in_order(where(curve, curve["verdict"].isin(COMPARED)))
+        own, published, effect, error = (
+            ordered[name].to_numpy(float) for name in ("own", "published", "difference", "std")
+        )
+        if len(ordered):
+            row |= with_interval(float(np.mean(effect)), float(np.mean(error)))
+        row["verdict"] = None if len(ordered) else "not compared"
         row["kendall_tau"] = trend(own, published).tau if len(ordered) >= 3 and np.ptp(own) > 0 else None
         rows.append(row)
-    return pd.DataFrame(rows)
+    return judge(pd.DataFrame(rows).reindex(columns=list(CURVE_COLUMNS)), margins)
 
 
 def compare_claims(own: Tables, released: Tables) -> pd.DataFrame:
-    """Verdicts on the claims that both tables have; a claim that is testable in neither is left out."""
-    published = {(finding.family, finding.claim): finding for finding in find(released)}
+    """Sign and size of the effects that both tables have, by claim.
+
+    The published ones are of one run without seeds, so they have no verdict to compare. The sign is unclear where the
+    interval of one of the two covers zero; the intervals may be over other things, as each finding says.
+    """
+    published = {claim_of(finding): finding for finding in map(asdict, find(released))}
     rows = []
-    for mine in find(own):
-        theirs = published.get((mine.family, mine.claim))
-        if theirs is None or mine.verdict == theirs.verdict == NOT_TESTABLE:
+    for mine in map(asdict, find(own)):
+        theirs = published.get(claim_of(mine))
+        if theirs is None or (effect := number(mine["effect"])) is None or theirs["effect"] is None:
             continue
-        is_decided = {mine.verdict, theirs.verdict} <= {"supported", "contradicted"}
-        agreement = "undecided" if not is_decided else "agree" if mine.verdict == theirs.verdict else "differ"
-        row = {"family": mine.family, "claim": mine.claim, "own": mine.verdict, "published": theirs.verdict}
-        row |= {"agreement": agreement, "own_effect": mine.effect, "published_effect": theirs.effect}
-        rows.append(row | {"own_sentence": mine.sentence, "published_sentence": theirs.sentence})
+        row = dict(zip(("question", "claim"), claim_of(mine), strict=True))
+        for side, finding in (("own", mine), ("published", theirs)):
+            row |= {f"{side}_{name}": finding[name] for name in EFFECT}
+        row |= {"difference": effect - theirs["effect"], "agreement": agreement(mine, theirs)}
+        rows.append(row | {"own_verdict": mine["verdict"]})
     return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
+
+
+def claim_of(finding: Mapping[str, Any]) -> tuple[str, str]:
+    """The question that the claim belongs to, and the claim."""
+    return finding.get("question") or finding.get("family") or "", finding["claim"]
+
+
+def agreement(*findings: Mapping[str, Any]) -> str:
+    """One of DIRECTIONS."""
+    signs = {sign_of(finding) for finding in findings}
+    return "unclear" if 0 in signs else "same sign" if len(signs) == 1 else "opposite sign"
+
+
+def sign_of(finding: Mapping[str, Any]) -> int:
+    """Sign of an effect whose interval does not cover zero; else 0."""
+    low, high = number(finding["ci_low"]), number(finding["ci_high"])
+    return 0 if low is None or high is None or low <= 0 <= high else int(np.sign(low))

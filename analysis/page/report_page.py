@@ -193,8 +193,8 @@ def paper_section(folder: Path) -> list[str]:
     measured = where(numbers, numbers["own"].notna())
     return [
         f"<h2>Comparison with the paper</h2><p>{len(numbers)} published numbers: {counts}.</p>",
-        "<h3>Claims tested on both</h3>",
-        table(claims, ("claim", "own", "published", "agreement"), file="paper/claims.csv"),
+        "<h3>Effects that both have</h3>",
+        table(claims, ("claim", "own_effect", "published_effect", "agreement"), file="paper/claims.csv"),
         "<h3>Curves</h3>",
         table(curves, file="paper/curves.csv"),
         "<h3>Numbers</h3>",
