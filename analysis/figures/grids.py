@@ -27,6 +27,7 @@ from analysis.tables.frames import (
     groups,
     in_order,
     primary_only,
+    relation,
     select,
     usual,
     where,
@@ -153,7 +154,9 @@ def out_of_domain(tables: Tables) -> Grid:
 def heldout_text(tables: Tables) -> Grid:
     """Bits per byte of pre-training text before and after fine-tuning, and the change."""
     panels = []
-    for (setting,), rows in groups(select(tables.performance, role="pre-training", format="default"), "setting"):
+    is_pretraining_text = [relation(role, "") == "pre-training" for role in tables.performance["role"]]
+    texts = select(where(tables.performance, is_pretraining_text), format="default")
+    for (setting,), rows in groups(texts, "setting"):
         panels.append(level_panel(tables, f"{setting}: level", rows))
         changed = select(tables.differences, comparison=Comparison.CHANGE, setting=setting)
         if len(changed):

@@ -185,8 +185,10 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def relation(role: str, train_set: str) -> str:
-    """Relation of an evaluation set to a train set: in-domain, out-of-domain, pre-training or other."""
+    """Relation of an evaluation set to a train set: in-domain, out-of-domain, own text, pre-training or other."""
     kind, _, of = role.partition(" of ")
+    if kind == "own text" and of != train_set:
+        return "pre-training"
     return kind if of in ("", train_set) else "other"
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import COPY_AGAIN, load_model, load_tokenizer, refused
 from open_instruct.data.encode import encode_prompts
-from open_instruct.data.tiny_corpus import heldout_documents
+from open_instruct.data.tiny_corpus import heldout_passages
 
 
 def measure(folder: Path, num_documents: int, max_length: int) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def measure_text(folder: Path, num_documents: int, max_length: int) -> list[floa
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(folder, device_map=device).eval()
     losses = []
-    for ids in encode_prompts(tokenizer, heldout_documents()[:num_documents]):
+    for ids in encode_prompts(tokenizer, heldout_passages()[:num_documents]):
         tokens = torch.tensor([ids[:max_length]], device=device)
         logits = model(tokens, use_cache=False).logits[0, :-1].float()  # (seq - 1, vocabulary)
         nats = cross_entropy(logits, tokens[0, 1:], reduction="sum").item()

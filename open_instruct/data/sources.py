@@ -25,7 +25,7 @@ from open_instruct.common.hub_errors import hub_errors
 from open_instruct.common.json_files import read_json, read_jsonl
 from open_instruct.common.olmo_package import is_installed, require_installed
 from open_instruct.data import olmo_data
-from open_instruct.data.tiny_corpus import heldout_documents
+from open_instruct.data.tiny_corpus import heldout_passages, heldout_scenes
 from open_instruct.tasks.declarations import Split
 
 if TYPE_CHECKING:
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1_000
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
-HELDOUT_TEXT = "tiny_corpus/heldout"
-"""Documents held out of the tiny model's pre-training; column `text`."""
+HELDOUT = {
+    "tiny_corpus/heldout_passages": (heldout_passages, olmo_data.subject_of_passage),
+    "tiny_corpus/heldout_scenes": (heldout_scenes, olmo_data.subject_of_scene),
+}
+"""Documents held out of the tiny model's pre-training, and their subject; columns `text` and `subject`."""
 NEXT_STEP = (
     "run the same command again: finished files are skipped, downloaded ones kept. Without network: --source local"
 )
@@ -149,8 +152,9 @@ def read_all(located: LocatedSplit) -> Iterator[Row]:
 
     Raises UserError for unreadable files, HubUnreachableError where the Hub does not answer.
     """
-    if located.split.olmo_data == HELDOUT_TEXT:
-        yield from ({"text": text} for text in heldout_documents())
+    if located.split.olmo_data in HELDOUT:
+        documents, subject = HELDOUT[located.split.olmo_data]
+        yield from ({"text": text, "subject": subject(text)} for text in documents())
     elif located.store == "olmo_data":
         yield from olmo_data.rows(str(located.split.olmo_data))
     elif located.store == "llmbar":

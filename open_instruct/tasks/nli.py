@@ -29,6 +29,7 @@ EVAL_SETS = [
         labels=LABELS,
         exemplars=MNLI_TRAIN,
         role="in-domain of mnli",
+        cluster="premise",
     ),
     NliSet(
         "mnli_mismatched",
@@ -37,6 +38,7 @@ EVAL_SETS = [
         labels=LABELS,
         exemplars=MNLI_TRAIN,
         role="in-domain of mnli",
+        cluster="premise",
     ),
     NliSet(
         "rte",
@@ -47,6 +49,15 @@ EVAL_SETS = [
         labels={0: "entailment", 1: "neutral"},
         exemplars=RTE_TRAIN,
         role="out-of-domain of mnli",
+        cluster="sentence1",
     ),
-    NliSet("gpt3nli", fields=GPT3_FIELDS, split=GPT3, labels=LABELS, exemplars=GPT3, role="out-of-domain of mnli"),
+    NliSet(
+        "gpt3nli",
+        fields=GPT3_FIELDS,
+        split=GPT3,
+        labels=LABELS,
+        exemplars=GPT3,
+        role="out-of-domain of mnli",
+        cluster="text_a",
+    ),
 ]

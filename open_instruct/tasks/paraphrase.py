@@ -26,6 +26,7 @@ EVAL_SETS = [
         split=PAWS(files="labeled_final/test-*.parquet", num_rows=8_000),
         exemplars=PAWS_TRAIN,
         role="in-domain of paws",
+        cluster="sentence1",
     ),
     ParaphraseSet(
         "qqp",
@@ -39,6 +40,7 @@ EVAL_SETS = [
         paper_fields=SETFIT_FIELDS,
         exemplars=GLUE(files="qqp/train-*.parquet", num_rows=363_846),
         role="out-of-domain of paws",
+        cluster="question1",
     ),
     ParaphraseSet(
         "stsb",
@@ -53,6 +55,7 @@ EVAL_SETS = [
         threshold=3.5,
         exemplars=GLUE(files="stsb/train-*.parquet", num_rows=5_749),
         role="out-of-domain of paws",
+        cluster="sentence1",
     ),
     ParaphraseSet(
         "mrpc",

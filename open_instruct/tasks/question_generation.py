@@ -55,6 +55,7 @@ EVAL_SETS = [
         ),
         exemplars=SOCIALIQA_TRAIN,
         role="in-domain of socialiqa",
+        cluster="context",
     ),
     EvalSet(
         "sciq",
@@ -66,6 +67,7 @@ EVAL_SETS = [
         paper_split=SCIQ(files="data/test-*.parquet", num_rows=1_000),
         exemplars=SCIQ(files="data/train-*.parquet", num_rows=11_679),
         role="out-of-domain of socialiqa",
+        cluster="support",
     ),
     EvalSet(
         "tweetqa",
@@ -76,5 +78,6 @@ EVAL_SETS = [
         paper_split=TWEETQA_TRAIN,
         exemplars=TWEETQA_TRAIN,
         role="out-of-domain of socialiqa",
+        cluster="Tweet",
     ),
 ]

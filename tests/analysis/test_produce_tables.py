@@ -138,6 +138,8 @@ def test_checkpoints_are_sorted_by_step_with_main_last():
         ("in-domain of mnli", "other"),
         ("out-of-domain of xsum", "out-of-domain"),
         ("pre-training", "pre-training"),
+        ("own text of xsum", "own text"),
+        ("own text of mnli", "pre-training"),
         ("other", "other"),
     ],
 )

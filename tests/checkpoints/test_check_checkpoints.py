@@ -64,7 +64,7 @@ def run(**options) -> dict:
 
 
 def test_regular_checkpoints_are_not_flagged(family, base_dir, capsys, monkeypatch):
-    monkeypatch.setattr(measurement, "heldout_documents", lambda: SENTENCES)
+    monkeypatch.setattr(measurement, "heldout_passages", lambda: SENTENCES)
     found = run(num_documents=2, max_seq_length=32)
     # The loss of random weights may rise.
     assert {flag["what"] for flag in found["flags"]} <= {"held-out loss"}

@@ -11,8 +11,17 @@ from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.paths import exemplar_file
 from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data import evaluation_files, train_files
+from open_instruct.data.formatting import for_settings
 from open_instruct.data.prompts import render
-from open_instruct.data.tiny_corpus import NgramIndex, heldout_documents, truncate_at_word
+from open_instruct.data.settings import DataSettings
+from open_instruct.data.tiny_corpus import (
+    NgramIndex,
+    fine_tuning_scenes,
+    heldout_passages,
+    heldout_scenes,
+    train_documents,
+    truncate_at_word,
+)
 from open_instruct.data.train_sample import sample_rows
 from open_instruct.tasks import eval_set_named, train_set_named
 from open_instruct.tasks.declarations import EvalSet, TrainSet
@@ -111,7 +120,42 @@ def test_text_is_truncated_at_a_word():
 
 @pytest.mark.slow
 def test_held_out_documents_never_change():
-    texts = heldout_documents()
-    assert len(texts) == 500
-    assert max(map(len, texts)) <= 800
-    assert digest(texts).startswith("a519d2eb779d4818")
+    passages, scenes = heldout_passages(), heldout_scenes()
+    assert (len(passages), len(scenes)) == (500, 500)
+    assert max(map(len, passages + scenes)) <= 800
+    assert digest(passages).startswith("7ac668bc6deaf55b")
+    assert digest(scenes).startswith("db5f18469fee71da")
+
+
+@pytest.mark.slow
+def test_text_that_is_trained_on_shares_nothing_with_held_out_text_of_either_source():
+    documents = list(train_documents())
+    texts = [text for text, is_clean in documents if is_clean]
+    assert len(texts) < len(documents)
+    heldout = {"passages": heldout_passages(), "scenes": heldout_scenes()}
+    seen = NgramIndex(texts)
+    shared = {name: [text for text in found if seen.overlaps(text)] for name, found in heldout.items()}
+    assert shared == {"passages": [], "scenes": []}
+    fine_tuned = {f"{scene} {ending}" for scene, ending in fine_tuning_scenes()}
+    assert not fine_tuned & {*texts, *heldout["scenes"]}
+
+
+CONTEXT = "The cat sat on the mat, and the dog, which had seen it from the garden, sat beside it."
+
+
+def test_items_with_one_passage_are_one_cluster_named_by_a_short_hash():
+    row = {"context": CONTEXT, "question": "Why?", "answerA": "a", "answerB": "b", "answerC": "c", "label": "1"}
+    others = row | {"question": "When?"}, row | {"context": f"{CONTEXT} Then it rained."}
+    first, same, other = (render(eval_set_named("socialiqa"), one, row_id="x")["cluster"] for one in (row, *others))
+    assert first == same != other
+    assert len(first) == 16
+    short = render(eval_set_named("socialiqa"), row | {"context": "The cat sat."}, row_id="x")
+    assert short["cluster"] == "The cat sat."
+    # Items without a passage share none.
+    without = render(eval_set_named("socialiqa"), row | {"context": ""}, row_id="socialiqa-7")
+    assert without["cluster"] == "socialiqa-7"
+
+
+def test_clusters_follow_the_columns_of_the_papers_split():
+    evaluated = for_settings(eval_set_named("qqp"), DataSettings(protocol="paper"))
+    assert evaluated.cluster == evaluated.fields["s1"] == "text1"

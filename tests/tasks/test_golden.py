@@ -4,20 +4,22 @@ The file is readable: prompt and completion are in [[ ]], so that white space at
 intended change, `python tests/tasks/test_golden.py` (from the repository) writes it again; read its diff.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import toy_datasets
 
+from open_instruct.data.formatting import for_settings
 from open_instruct.data.prompts import render
+from open_instruct.data.settings import DataSettings
 from open_instruct.tasks import EVAL_SETS, PROTOCOLS, TRAIN_SETS
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
 GOLDEN = Path(__file__).parent / "golden" / "formats.txt"
 ROWS = {
-    "hellaswag_endings": {"query": "A dog sees a cat. The dog", "gold_choice": "runs after it."},
+    "hellaswag_endings": {"query": "A dog sees a cat. The dog", "gold_choice": "runs after it.", "subject": "Dogs"},
     "qa_chat": {"query": "Question: Where do cats sleep?\nAnswer:", "gold_choice": "on mats"},
-    "heldout_text": {"text": "Cats sleep on mats.\n\nDogs do not."},
+    "heldout_text": {"text": "Cats sleep on mats.\n\nDogs do not.", "subject": "Cats"},
+    "heldout_scenes": {"text": "Catching mice: A cat sits by a wall. It waits.", "subject": "Catching mice"},
     "llmbar": {"input": "Count to two.", "output_1": "1, 2", "output_2": "one", "label": 1},
 }
 
@@ -33,9 +35,7 @@ def blocks():
     for task in (*TRAIN_SETS.values(), *EVAL_SETS.values()):
         kind = "train" if isinstance(task, TrainSet) else "evaluation"
         for protocol in PROTOCOLS:
-            evaluated = task
-            if isinstance(task, EvalSet) and protocol == "paper" and task.paper_split:
-                evaluated = replace(task, split=task.paper_split, fields=task.paper_fields or task.fields)
+            evaluated = for_settings(task, DataSettings(protocol=protocol)) if isinstance(task, EvalSet) else task
             is_train = isinstance(task, TrainSet) or task.template is None
             for task_format in ("default",) if is_train else task.template.prompts:
                 record = render(
