@@ -103,6 +103,19 @@ class SuiteConfig(SuiteOptions):
 
 
 @dataclass(frozen=True)
+class PrimaryClaim:
+    """The one claim that is tested at 5% alone, whatever the others are; what is None restricts it to nothing."""
+
+    question: str
+    """Its question, as the report names it, e.g. `fine-tuning gain`."""
+    train_set: str | None = None
+    eval_set: str | None = None
+    metric: str | None = None
+    checkpoint: Annotated[int | str | None, Aliases({MAIN: MAIN})] = None
+    """Pre-training step, or `main`."""
+
+
+@dataclass(frozen=True)
 class Resources:
     """Slurm resources of one job of a stage. Those not given are the stage script's #SBATCH lines."""
 
@@ -185,6 +198,10 @@ class Study:
     """Send the logs of fine-tuning there too."""
     accelerate_config: str | None = None
     """Parallelism of fine-tuning on several GPUs, e.g. scripts/accelerate/fsdp.yaml."""
+    primary: PrimaryClaim | None = None
+    """The study's primary claim; all others share a false discovery rate of 5%."""
+    margins: dict[str, float] = field(default_factory=dict)
+    """Metric -> largest absolute effect that counts as none, where it is not the report's own."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """By stage."""
     costs: Costs = Costs()

@@ -1,9 +1,11 @@
 """Read a study file and check it: all problems are reported together, each with its line."""
 
 import dataclasses
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from open_instruct.common.yaml_schema import Validator, compose, join
 from open_instruct.data.registry import read_datasets
 from open_instruct.study.config import STAGES, RecipeConfig, Resources, Study
 from open_instruct.study.overrides import override, pop, share_options
+from open_instruct.tasks.declarations import ITEM_METRICS
 
 DISTINCT = ("lr", "epochs", "rows", "batch_size", "adapter", "seeds", "runs", "formats", "shots", "tasks")
 NOT_EMPTY = ("rows", "batch_size", "adapter", "formats", "shots", "tasks")
+METRICS = (*dict.fromkeys(chain.from_iterable(ITEM_METRICS.values())), "macro_f1", "acc")
+"""Of evaluation sets; `acc` is the suite's."""
 SLURM_TIME = re.compile(r"\d+|(\d+-)?\d{1,2}(:\d{2}){0,2}")
 SLURM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
 SBATCH_OPTION = re.compile(r"--[a-z][a-z-]*(=[A-Za-z0-9_.,:/@%+=\[\]&|*()-]+)?")
@@ -42,6 +47,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         check_values(study, "", validator)
         check_names(study, validator)
         check_models(study, validator)
+        check_claims(study, validator)
         for stage, resources in study.resources.items():
             check_resources(f"resources.{stage}", resources, validator)
     validator.raise_errors()
@@ -145,6 +151,27 @@ def check_models(study: Study, validator: Validator) -> None:
         validator.error("pretrain.seed", "is one of the runs' seeds, and `seeds` is given, too; keep one of the two")
     if study.pretrain and EMBEDDED not in study.family_configs():
         validator.error("pretrain", f"is for family {EMBEDDED} only, which this study has not")
+
+
+def check_claims(study: Study, validator: Validator) -> None:
+    """The primary claim is about models and evaluations of the study, and margins are of known metrics."""
+    if primary := study.primary:
+        suite_tasks = study.suite.tasks if study.suite else ()
+        steps = [step_name(step) for config in study.family_configs().values() for step in config.steps]
+        for key, kind, known in (
+            ("train_set", "train set", study.train_sets),
+            ("eval_set", "evaluation set", (*study.evaluation, *suite_tasks)),
+            ("metric", "metric", METRICS),
+            ("checkpoint", "checkpoint", steps),
+        ):
+            value = getattr(primary, key)
+            if value is not None and str(value) not in known:
+                nearby = nearest(str(value), known)
+                validator.error(f"primary.{key}", f"{kind} {value} is not among those of this study ({nearby})")
+    for metric, margin in study.margins.items():
+        check_known(validator, f"margins.{metric}", "metric", metric, METRICS)
+        if not 0 < margin < math.inf:
+            validator.error(f"margins.{metric}", f"expected a number above 0, found {margin}")
 
 
 def check_resources(key: str, resources: Resources, validator: Validator) -> None:

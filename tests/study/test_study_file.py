@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from open_instruct.common.errors import UserError
+from open_instruct.study.config import PrimaryClaim
 from open_instruct.study.loading import load_study
 
 TINY = {
@@ -14,6 +15,7 @@ TINY = {
     "train_sets": {"socialiqa": {"epochs": 1, "lr": "1e-3"}},
     "evaluation": {"socialiqa": {"formats": ["default", "instruct"]}, "rte": None},
 }
+CLAIM = {"question": "fine-tuning gain"}
 RUN = "d32-heads2-vocab300-lr1e-3"
 """What differs from the defaults of the embedded model."""
 
@@ -37,6 +39,17 @@ def test_omitted_keys_have_their_defaults(tmp_path):
     ]
 
 
+def test_a_primary_claim_and_margins_are_those_of_the_file(tmp_path):
+    changes = {"primary": CLAIM | {"eval_set": "rte", "checkpoint": 10}, "margins": {"accuracy": 0.02}}
+    study = load_study(write(tmp_path, **changes))
+    assert study.primary == PrimaryClaim("fine-tuning gain", eval_set="rte", checkpoint=10)
+    assert study.margins == {"accuracy": 0.02}
+    assert load_study(write(tmp_path)).primary is None
+    of_released = {"family": "olmo1b", "pretrain": None, "steps": [1000, "main"]}
+    study = load_study(write(tmp_path, **of_released, primary=CLAIM | {"checkpoint": "main"}))
+    assert study.primary == PrimaryClaim("fine-tuning gain", checkpoint="main")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -55,6 +68,27 @@ def test_omitted_keys_have_their_defaults(tmp_path):
         ({"steps": [10, 0]}, r"ascending numbers"),
         ({"steps": ["ten"]}, r"steps\[0\]: expected int, found 'ten'"),
         ({"train_sets": {"qa_chat": {"epochs": 1}}}, r"qa_chat: expected lr: qa_chat has no registered recipe"),
+        ({"primary": {"train_set": "socialiqa"}}, r"primary: missing key question"),
+        (
+            {"primary": CLAIM | {"train_set": "mnli"}},
+            r"primary.train_set: train set mnli is not among those of this study \(known",
+        ),
+        (
+            {"primary": CLAIM | {"eval_set": "rtee"}},
+            r"evaluation set rtee is not among those of this study \(did you mean rte",
+        ),
+        (
+            {"primary": CLAIM | {"metric": "rouge"}},
+            r"metric rouge is not among those of this study \(did you mean rouge_l",
+        ),
+        (
+            {"primary": CLAIM | {"checkpoint": 20}},
+            r"primary.checkpoint: checkpoint 20 is not among those of this study \(did",
+        ),
+        ({"primary": CLAIM | {"checkpoint": "main"}}, r"checkpoint main is not among those of this study"),
+        ({"margins": {"acuracy": 0.1}}, r"margins.acuracy: unknown metric acuracy \(did you mean accuracy"),
+        ({"margins": {"accuracy": 0}}, r"margins.accuracy: expected a number above 0, found 0.0"),
+        ({"margins": {"accuracy": float("nan")}}, r"margins.accuracy: expected a number above 0, found nan"),
         ({"pretrain": {"seeds": [1, 2, 1]}}, r"pretrain.seeds: expected each once, found \[1, 2, 1\]"),
         ({"pretrain": {"seed": 42, "seeds": [42, 43]}}, r"pretrain.seed: .*`seeds` is given, too; keep one of the two"),
         ({"pretrain": {"seeds": [-1]}}, r"pretrain.seeds: expected a number at least 0"),
