@@ -1,4 +1,4 @@
-"""Test the study's claims: for each an effect, an interval, a corrected p-value, a verdict and one sentence.
+"""Test the study's claims: for each an effect, an interval, an adjusted p-value, a verdict and one sentence.
 
 Reads    the tables of results/{study} (made by produce_tables.py).
 Writes   findings.json, findings.csv and, for a paper, findings.tex beside them.
@@ -13,6 +13,7 @@ from analysis.inference.findings import find, write_findings
 from analysis.tables.frames import read_tables, table_files
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.cli import run
+from open_instruct.study.loading import load_study
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Args:
 
 def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder)
-    write_findings(find(read_tables(folder)), folder, table_files(folder))
+    primary = load_study(args.study).primary if args.study else None
+    write_findings(find(read_tables(folder), primary), folder, table_files(folder))
 
 
 if __name__ == "__main__":

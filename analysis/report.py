@@ -45,7 +45,7 @@ def main(args: Args) -> None:
     produce_tables(study, args.released, folder)
     # Read back, since the files have twelve digits: run alone, findings.py and plotting.py see the same numbers.
     tables, inputs = read_tables(folder), table_files(folder)
-    findings = find(tables)
+    findings = find(tables, study.primary if study else None)
     write_findings(findings, folder, inputs)
     grids = build_grids(tables)
     printed = build_grids(in_tokens(tables)) if args.axis == "tokens" else grids

@@ -95,7 +95,7 @@ def instruction_suites(tables: Tables) -> Grid:
 
 
 def task_format(tables: Tables) -> Grid:
-    """Every format, base and fine-tuned, and the spread over formats: a row for each task and metric."""
+    """Every format, base and fine-tuned, and the variance between formats: a row for each task and metric."""
     rows = []
     performance = usual(tables.performance)
     styles = style_of(sorted(set(performance["format"])), colours=FORMAT_COLOURS)
@@ -115,10 +115,10 @@ def task_format(tables: Tables) -> Grid:
                 title = f"{setting}\n{'base' if name == base else f'fine-tuned on {name}'}"
                 row.append(Panel(title, METRIC_LABELS[metric], curves, checkpoints_of(tables, measured)))
             both = {"series": [base, series], "setting": setting, "metric": metric}
-            spreads = select(tables.differences, comparison=Comparison.SPREAD, **both)
+            spreads = select(tables.differences, comparison=Comparison.FORMATS, **both)
             if len(spreads):
-                label = f"spread of {METRIC_LABELS[metric]}"
-                title = f"{setting}\nspread over formats"
+                label = f"variance of {METRIC_LABELS[metric]}"
+                title = f"{setting}\nvariance between formats"
                 row.append(series_panel(tables, title, spreads, label, value="difference"))
             rows.append(row)
     return rows or [[Panel("Prompt formats", "")]]

@@ -55,7 +55,7 @@ FIGURES = {
     "fig5_task_format": StudyFigure(
         "Sensitivity to the prompt format",
         task_format,
-        "The same items in several prompt formats, and the largest minus the smallest of their scores. "
+        "The same items in several prompt formats, and the variance of the score between formats, less its noise. "
         "Fine-tuning uses the default format only.",
     ),
     "fig6_cross_task": StudyFigure(
@@ -106,7 +106,7 @@ FIGURES = {
 def build_grids(tables: Tables) -> dict[str, Grid]:
     """Name -> panels of every figure that these tables have rows for."""
     return {
-        name: figure.grid(tables)
+        name: figure.grid(tables.pooled)
         for name, figure in FIGURES.items()
         if not figure.table or len(getattr(tables, figure.table))
     }
@@ -124,5 +124,5 @@ def write_figures(
 
 
 def draw_figure(name: str, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
-    grid = FIGURES[name].grid(in_tokens(tables) if axis == "tokens" else tables)
+    grid = FIGURES[name].grid((in_tokens(tables) if axis == "tokens" else tables).pooled)
     return draw(grid, title=FIGURES[name].title, scale=scale, axis=axis)

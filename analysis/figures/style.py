@@ -40,7 +40,7 @@ def style_of(names: Iterable[str], base: Iterable[str] = (), *, colours: Sequenc
 
 def styles_of(tables: Tables) -> dict[str, Style]:
     """The style of each series, the same in all figures."""
-    frames = (tables.performance, tables.suites, tables.differences)
+    frames = (tables.performance, tables.suites)
     both = pd.concat([pd.DataFrame(frame[["series", "train_set"]]).drop_duplicates() for frame in frames])
     bases = sorted({str(name) for name in select(pd.DataFrame(both), train_set=None)["series"] if "=" not in name})
     # Varied recipes come last, so that the usual ones have solid lines.

@@ -1,26 +1,24 @@
 """Contrasts: which models are compared with each other, as rows of paired_differences.csv.
 
-A cell is one model's result on one evaluation set in one format. A linear contrast is a weighted sum of cells; a spread
-over formats is the largest minus the smallest of their means. Effect and interval are computed in paired.py where the
-values of each item are recorded, in unpaired.py where only means and standard errors are.
+A cell is one model's result on one evaluation set in one format. A contrast is a weighted sum of cells, the same in
+every replicate (pre-training run or fine-tuning seed). Effect, interval and test are computed in estimates.py.
 A contrast with a missing cell has no value: its row says what is missing.
+
+A slope is the least-squares slope over log2 of the pre-training tokens (of the steps where the tokens are not known),
+which is a weighted sum of the checkpoints' cells. Step 0, the random initialisation, is in no slope and no mean.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
 from analysis.tables.columns import ALL_CHECKPOINTS, Comparison
-from analysis.tables.frames import base_series, groups
 from analysis.tables.gathering import Key
+from analysis.tables.replicates import SHARED
 
-Spreads = Sequence[tuple[float, Sequence[Key]]]
-"""Coefficient, and the cells whose means are spread."""
+FEWEST_IN_A_SLOPE = 3
 
 
 @dataclass(frozen=True)
@@ -30,163 +28,120 @@ class Contrast:
     checkpoint: str
     """The later one where two are compared; `all` where several are averaged."""
     reference: str
-    terms: Mapping[Key, float] = field(default_factory=dict)
+    terms: Mapping[Key, float]
     """Cell -> coefficient."""
-    spreads: Spreads = ()
-    """In place of `terms`."""
-    seeds: Sequence[str] = ()
-    """Series of each seed, where `terms` is the mean over them."""
-    columns: Mapping[str, str | None] = field(default_factory=dict)
+    pairs: Sequence[tuple[Key, Key]] = ()
+    """(fine-tuned, base) cells whose log-odds are compared, too."""
+    replicates: tuple[str, ...] = (SHARED,)
+    unit: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
     """Family, train set, format and evaluation set of the row."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One series, and the checkpoints that are expected of it."""
+
+    series: str
+    family: str
+    train_set: str | None
+    base: str | None
+    """Series of the base models; None where there are none."""
+    checkpoints: tuple[str, ...]
+    """Ascending."""
+    doublings: Mapping[str, float]
+    """Checkpoint -> log2 of its tokens or steps, of those after step 0 where they are known."""
+    unit: str | None
+    replicates: tuple[str, ...]
 
     @property
-    def keys(self) -> list[Key]:
-        return [*self.terms, *(key for _, cells in self.spreads for key in cells)]
+    def is_base(self) -> bool:
+        return self.series == self.base
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The checkpoints after step 0."""
+        return tuple(name for name in self.checkpoints if name != "0")
+
+    def cell(self, checkpoint: str, task_format: str, *, of_base: bool = False) -> Key:
+        return (self.base or "") if of_base else self.series, checkpoint, task_format
 
 
-Evaluator = Callable[[str, str, Sequence[Contrast]], list[dict[str, Any]]]
-"""(setting, metric, contrasts) -> difference, std, ci_low, ci_high, p_value and n of each contrast, or `missing`."""
+def columns_of(curve: Curve, task_format: str, dataset: str) -> dict[str, Any]:
+    return {"family": curve.family, "train_set": curve.train_set, "format": task_format, "eval dataset": dataset}
 
 
-def compare_all(
-    performance: pd.DataFrame, evaluate: Evaluator, checkpoints: Mapping[str, Sequence[str]]
-) -> Iterator[dict[str, Any]]:
-    """Every comparison of every series, setting and metric, as rows of paired_differences.csv.
-
-    `checkpoints`: the expected ones of each family, ascending.
-    """
-    bases = {family: base_series(performance, family) for family in checkpoints}
-    for (setting, metric), group in groups(performance, "setting", "metric"):
-        contrasts = list(plan_contrasts(group, bases, checkpoints))
-        results = evaluate(setting, metric, contrasts)
-        effects = {key_of(c): result.get("difference", np.nan) for c, result in zip(contrasts, results, strict=True)}
-        about = {name: group[name].iloc[0] for name in ("setting", "metric", "eval_set", "kind", "role")}
-        for c, result in zip(contrasts, results, strict=True):
-            if c.seeds and result.get("missing") is None:
-                result = over_seeds(result, [effects[key_of(replace(c, series=series))] for series in c.seeds])
-            names = {"comparison": c.comparison, "series": c.series, "checkpoint": c.checkpoint}
-            yield {**names, "reference": c.reference or None, **about, **c.columns, "missing": None, **result}
+def linear_contrasts(curve: Curve, task_format: str, dataset: str) -> Iterator[Contrast]:
+    """The contrasts of one series in one format."""
+    about: dict[str, Any] = {"replicates": curve.replicates, "unit": curve.unit}
+    about["columns"] = columns_of(curve, task_format, dataset)
+    level = {name: {curve.cell(name, task_format): 1.0} for name in curve.checkpoints}
+    last = curve.checkpoints[-1]
+    if weights := slope_weights(curve.doublings):
+        yield Contrast(Comparison.SLOPE, curve.series, last, "", weighted(level, weights), **about)
+    if curve.is_base:
+        for earlier in curve.trained[:-1]:
+            terms = weighted(level, {last: 1.0, earlier: -1.0})
+            yield Contrast(Comparison.LAST_MINUS_EARLIER, curve.series, last, earlier, terms, **about)
+    elif curve.base is not None:
+        yield from changes(curve, task_format, about)
 
 
-def key_of(contrast: Contrast) -> tuple[str | None, ...]:
-    return contrast.comparison, contrast.series, contrast.checkpoint, contrast.columns["format"]
+def changes(curve: Curve, task_format: str, about: Mapping[str, Any]) -> Iterator[Contrast]:
+    """Fine-tuned minus base: at each checkpoint, their mean, their slope."""
+    base = curve.base or ""
+    pairs = {
+        name: (curve.cell(name, task_format), curve.cell(name, task_format, of_base=True)) for name in curve.checkpoints
+    }
+    change = change_terms(curve, task_format)
+    for name in curve.checkpoints:
+        yield Contrast(Comparison.CHANGE, curve.series, name, base, change[name], [pairs[name]], **about)
+    if trained := curve.trained:
+        mean = weighted(change, dict.fromkeys(trained, 1 / len(trained)))
+        of_mean = [pairs[name] for name in trained]
+        yield Contrast(Comparison.MEAN_CHANGE, curve.series, ALL_CHECKPOINTS, base, mean, of_mean, **about)
+    if weights := slope_weights(curve.doublings):
+        terms = weighted(change, weights)
+        yield Contrast(Comparison.CHANGE_SLOPE, curve.series, curve.checkpoints[-1], base, terms, **about)
 
 
-def plan_contrasts(
-    group: pd.DataFrame, bases: Mapping[str, str | None], checkpoints: Mapping[str, Sequence[str]]
-) -> Iterator[Contrast]:
-    """The contrasts of one setting and metric."""
-    names = dict(zip(group["format"], group["eval dataset"], strict=True))
-    formats = sorted(names, key=lambda name: (name != "default", name))
-    for (series,), of_series in groups(group, "series"):
-        family, train_set = of_series["family"].iloc[0], of_series["train_set"].iloc[0]
-        if family is None or (train_set is None and series != bases[family]):
-            continue
-        base, models = bases[family], {"family": family, "train_set": train_set}
-        measured = [name for name in formats if name in set(of_series["format"])]
-        for task_format in measured:
-            columns = models | {"format": task_format, "eval dataset": names[task_format]}
-            for contrast in linear_contrasts(series, base, task_format, checkpoints[family]):
-                yield replace(contrast, columns=columns)
-        if len(measured) > 1:
-            columns = models | {"format": " ".join(measured), "eval dataset": group["eval_set"].iloc[0]}
-            for contrast in spread_contrasts(series, base, measured, checkpoints[family]):
-                yield replace(contrast, columns=columns)
-    for (family, train_set), several in seed_groups(group):
-        models = {"family": family, "train_set": train_set}
-        for task_format in formats:
-            columns = models | {"format": task_format, "eval dataset": names[task_format]}
-            for contrast in mean_over_seeds(several, bases[family], task_format, checkpoints[family]):
-                yield replace(contrast, columns=columns)
+def plateau_contrast(curve: Curve, task_format: str, dataset: str, level: Sequence[str]) -> Contrast:
+    """Slope of fine-tuned minus base over the checkpoints at which the base is level."""
+    weights = slope_weights({name: curve.doublings[name] for name in level if name in curve.doublings})
+    return Contrast(
+        Comparison.PLATEAU_SLOPE,
+        curve.series,
+        curve.checkpoints[-1],
+        curve.base or "",
+        weighted(change_terms(curve, task_format), weights),
+        replicates=curve.replicates,
+        unit=curve.unit,
+        columns=columns_of(curve, task_format, dataset),
+    )
 
 
-def seed_groups(group: pd.DataFrame) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """Series that differ only in their seed, in groups of at least two."""
-    recipes: dict[tuple[Any, ...], dict[Any, str]] = {}
-    columns = ["family", "train_set", "lr", "epochs", "adapter", "seed", "series"]
-    for *recipe, seed, series in zip(*(group[name].tolist() for name in columns), strict=True):
-        if recipe[1] is not None:
-            recipes.setdefault(tuple(map(str, recipe)), {})[seed] = series
-    for (family, train_set, *_), series_of in sorted(recipes.items()):
-        if len(series_of) > 1:
-            yield (family, train_set), sorted(series_of.values())
+def change_terms(curve: Curve, task_format: str) -> dict[str, dict[Key, float]]:
+    """Checkpoint -> terms of fine-tuned minus base."""
+    return {
+        name: {curve.cell(name, task_format): 1.0, curve.cell(name, task_format, of_base=True): -1.0}
+        for name in curve.checkpoints
+    }
 
 
-def mean_over_seeds(
-    several: Sequence[str], base: str | None, task_format: str, checkpoints: Sequence[str]
-) -> Iterator[Contrast]:
-    of_each = [list(linear_contrasts(series, base, task_format, checkpoints)) for series in several]
-    without_seed = [part for part in several[0].split() if not part.startswith("seed=")]
-    name = f"{' '.join(without_seed)} ({len(several)} seeds)"
-    for same in zip(*of_each, strict=True):
-        mean: dict[Key, float] = {}
-        for contrast in same:
-            for key, coefficient in contrast.terms.items():
-                mean[key] = mean.get(key, 0.0) + coefficient / len(several)
-        yield replace(same[0], series=name, terms=mean, seeds=several)
+def weighted(terms: Mapping[str, Mapping[Key, float]], weights: Mapping[str, float]) -> dict[Key, float]:
+    """The weighted sum of each checkpoint's terms."""
+    total: dict[Key, float] = {}
+    for checkpoint, weight in weights.items():
+        for key, coefficient in terms[checkpoint].items():
+            total[key] = total.get(key, 0.0) + weight * coefficient
+    return total
 
 
-def over_seeds(result: Mapping[str, Any], of_seeds: Sequence[float]) -> dict[str, Any]:
-    """Interval and p-value with seeds as a random effect, so that they apply to further seeds too.
-
-    The variance of the mean is the variance over items plus the variance between seeds / number of seeds. The latter
-    includes some of the items' variance, so this is conservative. Student's t with seeds - 1 degrees of freedom.
-    """
-    between = float(np.var(of_seeds, ddof=1)) / len(of_seeds)
-    error = float(np.sqrt(result["std"] ** 2 + between))
-    half = float(stats.t.ppf(0.975, len(of_seeds) - 1)) * error
-    mean = result["difference"]
-    p_value = float(2 * stats.t.sf(abs(mean) / error, len(of_seeds) - 1)) if error > 0 else float(mean == 0)
-    return {**result, "std": error, "ci_low": mean - half, "ci_high": mean + half, "p_value": p_value}
-
-
-def linear_contrasts(series: str, base: str | None, task_format: str, checkpoints: Sequence[str]) -> Iterator[Contrast]:
-    """The linear contrasts of one series in one format; `checkpoints` ascend."""
-    first, last = checkpoints[0], checkpoints[-1]
-
-    def cell(name: str, checkpoint: str) -> Key:
-        return (name, checkpoint, task_format)
-
-    if len(checkpoints) > 1:
-        terms = {cell(series, last): 1.0, cell(series, first): -1.0}
-        yield Contrast(Comparison.LAST_MINUS_FIRST, series, last, first, terms)
-    if series == base:
-        for earlier, later in itertools.pairwise(checkpoints):
-            terms = {cell(series, later): 1.0, cell(series, earlier): -1.0}
-            yield Contrast(Comparison.STEP_MINUS_PREVIOUS, series, later, earlier, terms)
-        return
-    if base is None:
-        return
-    for checkpoint in checkpoints:
-        terms = {cell(series, checkpoint): 1.0, cell(base, checkpoint): -1.0}
-        yield Contrast(Comparison.CHANGE, series, checkpoint, base, terms)
-    share = 1 / len(checkpoints)
-    terms = {cell(name, c): sign * share for c in checkpoints for name, sign in ((series, 1), (base, -1))}
-    yield Contrast(Comparison.MEAN_CHANGE, series, ALL_CHECKPOINTS, base, terms)
-    if len(checkpoints) > 1:
-        terms = {cell(series, last): 1.0, cell(base, last): -1.0, cell(series, first): -1.0, cell(base, first): 1.0}
-        yield Contrast(Comparison.CHANGE_GROWTH, series, last, base, terms)
-
-
-def spread_contrasts(
-    series: str, base: str | None, formats: Sequence[str], checkpoints: Sequence[str]
-) -> Iterator[Contrast]:
-    def spread(name: str, checkpoint: str, coefficient: float = 1.0) -> tuple[float, list[Key]]:
-        return coefficient, [(name, checkpoint, task_format) for task_format in formats]
-
-    for checkpoint in checkpoints:
-        yield Contrast(Comparison.SPREAD, series, checkpoint, "", spreads=[spread(series, checkpoint)])
-    if len(checkpoints) > 1:
-        first, last = checkpoints[0], checkpoints[-1]
-        yield Contrast(
-            Comparison.SPREAD_GROWTH, series, last, first, spreads=[spread(series, last), spread(series, first, -1.0)]
-        )
-    if base is not None and series != base:
-        share = 1 / len(checkpoints)
-        pairs = [spread(name, c, sign * share) for c in checkpoints for name, sign in ((series, 1), (base, -1))]
-        yield Contrast(Comparison.MEAN_SPREAD_CHANGE, series, ALL_CHECKPOINTS, base, spreads=pairs)
-
-
-def absent_cells(keys: Sequence[Key], cells: Mapping[Key, Any]) -> str | None:
-    absent = [key for key in keys if key not in cells]
-    return "missing: " + "; ".join(" ".join(key) for key in dict.fromkeys(absent)) if absent else None
+def slope_weights(doublings: Mapping[str, float]) -> dict[str, float]:
+    """Checkpoint -> its coefficient in the least-squares slope over log2 of the tokens; empty for fewer than three."""
+    if len(doublings) < FEWEST_IN_A_SLOPE:
+        return {}
+    x = np.array(list(doublings.values()))
+    centred = x - x.mean()
+    return dict(zip(doublings, (centred / np.square(centred).sum()).tolist(), strict=True))

@@ -68,9 +68,14 @@ def constant_predictors(scores: pd.DataFrame) -> set[tuple[str, str, str]]:
     return {(model, setting, task_format) for model, setting, task_format, why in rows if why}
 
 
+def is_constant(row: Mapping[Any, Any]) -> bool:
+    """Whether a score is that of a model which gives one answer to nearly all items."""
+    return row["metric"] in ACCURACIES and one_answer(row) is not None
+
+
 def constant_evidence(scores: pd.DataFrame) -> list[str | None]:
     """Why each row is of a constant predictor; None where it is not, where that is unknown, and beside the accuracy."""
-    return [one_answer(row) if row["metric"] in ACCURACIES else None for row in scores.to_dict("records")]
+    return [one_answer(row) if is_constant(row) else None for row in scores.to_dict("records")]
 
 
 def one_answer(row: Mapping[str, Any]) -> str | None:

@@ -1,136 +1,158 @@
 """Every finding of a study: all claims tested, corrected for multiple comparisons, with verdict and sentence.
 
-P-values are Holm-corrected within each family of claims. A claim is supported or contradicted where the corrected
-p-value is at most 0.05 and the interval excludes zero on the side that the test found; elsewhere it is undecided.
+A claim is judged where it was seen in at least FEWEST_REPLICATES replicates: supported or contradicted where its
+adjusted p-value is at most 5%, else undecided. With fewer it is described. The primary claim of a study is tested
+alone; the false discovery rate of all others together is held at 5% (Benjamini and Hochberg 1995).
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.inference.claims import (
     forgetting,
     format_sensitivity,
+    gain,
     latent_benefit,
     other_tasks,
-    own_task,
+    over_training,
     pre_training,
     suites,
+    who_gains_most,
 )
-from analysis.inference.finding import KENDALL, KENDALL_TASKS, Finding
-from analysis.inference.gains import who_gains_most
-from analysis.inference.overtraining import over_training
+from analysis.inference.finding import Finding, sign
+from analysis.inference.multiplicity import adjusted
 from analysis.inference.weight_claims import distance_and_gain, noise_sensitivity
-from analysis.tables.columns import METRIC_LABELS
 from analysis.tables.frames import Tables
 from analysis.tables.latex import to_latex
-from eval.metrics.significance import holm
+from analysis.tables.replicates import FEWEST_REPLICATES
 from open_instruct.common.artifacts import Artifact
+from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, write_json
+from open_instruct.study.config import PrimaryClaim
 
 LEVEL = 0.05
-NOT_TESTABLE = "not testable"
-LATEX_COLUMNS = ("claim", "effect", "ci_low", "ci_high", "p_holm", "verdict")
-VERDICTS = ("supported", "contradicted", "undecided", NOT_TESTABLE)
-FAMILIES = {
-    "pre-training": "Does bits per byte on held-out text fall from each checkpoint to the next?",
-    "pre-training trend": "Does bits per byte on held-out text fall over all checkpoints?",
+NOT_TESTABLE, DESCRIBED = "not testable", "described"
+LATEX_COLUMNS = ("claim", "effect", "ci_low", "ci_high", "p_adjusted", "verdict")
+VERDICTS = ("supported", "contradicted", "undecided", DESCRIBED, NOT_TESTABLE)
+QUESTIONS = {
+    "pre-training": "Do bits per byte on held-out text fall with longer pre-training?",
     "fine-tuning gain": "Does fine-tuning improve in-domain performance at every checkpoint?",
     "latent benefit: level": "Does the fine-tuned model's bits per byte fall with longer pre-training?",
     "latent benefit: level, score": "Does the fine-tuned model's score rise with longer pre-training?",
     "latent benefit: gain": "Does the gain by fine-tuning in bits per byte grow with longer pre-training?",
     "latent benefit: gain, score": "Does the gain by fine-tuning in score grow with longer pre-training?",
-    "latent benefit: after levelling": "Does the gain in bits per byte grow after the base model has plateaued?",
-    "latent benefit: after levelling, score": "Does the gain in score grow after the base model has plateaued?",
+    "latent benefit: plateau": "Does the gain in bits per byte grow while the base model is level?",
+    "latent benefit: plateau, score": "Does the gain in score grow while the base model is level?",
     "over-training": "Is there a checkpoint after which fine-tuned quality falls?",
     "who gains most": "Do tasks on which the base model is weak gain most from fine-tuning?",
     "forgetting": "Does fine-tuning raise bits per byte on held-out text (forgetting)?",
-    "forgetting trend": "Does forgetting change with pre-training?",
-    "noise: base": "Are base models more sensitive to weight noise after longer pre-training?",
-    "noise: fine-tuned": "Are fine-tuned models more sensitive to weight noise after longer pre-training?",
+    "forgetting trend": "Does forgetting depend on the length of pre-training?",
+    "weight noise": "Are models more sensitive to weight noise after longer pre-training?",
     "distance and gain": "Is a larger weight change by fine-tuning accompanied by a larger gain?",
     "other tasks": "How does fine-tuning change performance on tasks it was not trained on?",
     "suites": "How does fine-tuning change accuracy on the ranked-classification suites?",
     "format sensitivity": "Are fine-tuned models more sensitive to the prompt format than base models?",
-    "format sensitivity trend": "Does the format sensitivity of fine-tuned models fall with pre-training?",
-    "format sensitivity trend: base": "Does the format sensitivity of base models fall with pre-training?",
+    "format sensitivity trend": "Does the sensitivity to the prompt format fall with pre-training?",
 }
 
 
-def find(tables: Tables) -> list[Finding]:
-    """Every finding that the tables allow, with verdicts, in the order of FAMILIES."""
-    found = [*pre_training(tables), *own_task(tables), *latent_benefit(tables), *forgetting(tables)]
-    found += [*over_training(tables), *who_gains_most(tables)]
+def find(tables: Tables, primary: PrimaryClaim | None = None) -> list[Finding]:
+    """Every finding that the tables allow, with verdicts, in the order of QUESTIONS.
+
+    Raises UserError where `primary` is not exactly one of them.
+    """
+    found = [*pre_training(tables), *gain(tables), *latent_benefit(tables), *over_training(tables)]
+    found += [*who_gains_most(tables), *forgetting(tables)]
     found += [*noise_sensitivity(tables), *distance_and_gain(tables)]
     found += [*other_tasks(tables), *suites(tables), *format_sensitivity(tables)]
-    return [finding for family in FAMILIES for finding in judge([f for f in found if f.family == family])]
+    found = [one for question in QUESTIONS for one in found if one.question == question]
+    return judge(found if primary is None else with_primary(found, primary))
 
 
-def judge(family: list[Finding]) -> list[Finding]:
-    """Correct one family of claims by Holm's method, then add verdict and sentence to each."""
-    tested = [f for f in family if f.p_value is not None]
-    corrected = dict(zip(map(id, tested), holm([f.p_value or 0.0 for f in tested]), strict=True)) if tested else {}
+def with_primary(found: Sequence[Finding], primary: PrimaryClaim) -> list[Finding]:
+    wanted = {name: str(value) for name, value in asdict(primary).items() if value is not None}
+    matching = [one for one in found if all(str(getattr(one, name)) == value for name, value in wanted.items())]
+    if len(matching) != 1:
+        listed = "; ".join(one.claim for one in matching[:5]) or "none"
+        raise UserError(
+            f"primary: found {len(matching)} claims with {', '.join(f'{k} {v}' for k, v in wanted.items())} "
+            f"({listed}); expected one: narrow it by train_set, eval_set, metric, checkpoint; "
+            f"questions are {', '.join(QUESTIONS)}"
+        )
+    return [replace(one, is_primary=True) if one is matching[0] else one for one in found]
+
+
+def judge(found: Sequence[Finding]) -> list[Finding]:
+    """Add adjusted p-value, verdict and sentence to every finding."""
+    is_judged = [one.p_value is not None and one.replicates >= FEWEST_REPLICATES and not one.missing for one in found]
+    p_values = np.array(
+        [one.p_value if judged else np.nan for one, judged in zip(found, is_judged, strict=True)], float
+    )
+    primary = np.array([one.is_primary for one in found], dtype=bool)
+    p_adjusted = np.where(primary, p_values, adjusted(np.where(primary, np.nan, p_values)))
     judged = []
-    for finding in family:
-        p_holm = corrected.get(id(finding))
-        verdict = verdict_of(finding, p_holm)
-        # Of n! orders of n checkpoints two are monotone, so no trend has a smaller p-value than 2 / n!.
-        if verdict == "undecided" and finding.test in (KENDALL, KENDALL_TASKS):
-            reachable = 2 / math.factorial(finding.n or 1) * len(tested)
-            unit = "checkpoints" if finding.test == KENDALL else "tasks"
-            if reachable > LEVEL + 1e-9:
-                finding = replace(finding, note=f"{finding.note}; with so few {unit} p >= {reachable:.2g}")
-        judged.append(replace(finding, p_holm=p_holm, verdict=verdict, sentence=sentence_of(finding, p_holm, verdict)))
+    for one, p in zip(found, p_adjusted.tolist(), strict=True):
+        one = replace(one, p_adjusted=None if np.isnan(p) else p)
+        one = replace(one, verdict=verdict_of(one))
+        judged.append(replace(one, sentence=sentence_of(one)))
     return judged
 
 
-def verdict_of(finding: Finding, p_holm: float | None) -> str:
-    if finding.effect is None or p_holm is None:
+def verdict_of(one: Finding) -> str:
+    if one.effect is None or one.missing:
         return NOT_TESTABLE
-    # 2/5! times 3 claims is 0.05 exactly and a little more in floating point.
-    if p_holm > LEVEL + 1e-9 or not interval_agrees(finding):
+    if one.replicates < FEWEST_REPLICATES:
+        return DESCRIBED
+    if one.p_adjusted is None:
+        return NOT_TESTABLE
+    if one.p_adjusted > LEVEL:
         return "undecided"
-    return "supported" if finding.expected in (0, finding.direction) else "contradicted"
+    return "supported" if one.expected in (0, sign(one.effect)) else "contradicted"
 
 
-def interval_agrees(finding: Finding) -> bool:
-    """Whether the whole interval is on the side of zero that the test found.
+def sentence_of(one: Finding) -> str:
+    if one.verdict == NOT_TESTABLE:
+        why = one.missing or "no variation over items and replicates"
+        return f"Not testable: {one.claim} ({why})."
+    note = f"; {one.note}" if one.note else ""
+    if one.verdict == DESCRIBED:
+        these = "this run" if one.replicates == 1 else f"these {one.replicates} {one.unit}s"
+        over = "over items only" if one.replicates == 1 else "over items and replicates"
+        return f"In {these}, the {one.quantity} is {effect_of(one)}{interval_of(one, over)}{note}."
+    opening = one.verdict.capitalize() + (" (opposite sign)" if one.verdict == "contradicted" else "")
+    test = f"primary claim, p {format_p(one.p_adjusted)}" if one.is_primary else f"q {format_p(one.p_adjusted)}"
+    over = f"over {one.replicates} {one.unit or 'replicate'}s" + (f" and {one.n} items" if one.n else "")
+    return f"{opening}: {one.claim} ({effect_of(one)}{interval_of(one, over)}; {test}{note})."
 
-    Five checkpoints can be in monotone order by chance while their values hardly differ: a trend needs an effect, too.
-    """
-    if finding.ci_low is None or finding.ci_high is None:
-        return False
-    return finding.ci_low > 0 if finding.direction > 0 else finding.ci_high < 0
+
+def effect_of(one: Finding) -> str:
+    return f"{one.effect:+.3g}"
 
 
-def sentence_of(finding: Finding, p_holm: float | None, verdict: str) -> str:
-    if verdict == NOT_TESTABLE:
-        return f"Not testable: {finding.claim} ({finding.missing or 'too few checkpoints'})."
-    interval = ""
-    if finding.ci_low is not None and finding.ci_high is not None:
-        interval = f", 95% interval {finding.ci_low:+.3g} to {finding.ci_high:+.3g}"
-    effect = f"change of {METRIC_LABELS.get(finding.metric, finding.metric)} {finding.effect:+.3g}{interval}"
-    opening = verdict.capitalize() + (" (opposite sign)" if verdict == "contradicted" else "")
-    return f"{opening}: {finding.claim} ({effect}; p {format_p(p_holm)} after Holm{finding.note})."
+def interval_of(one: Finding, over: str) -> str:
+    if one.ci_low is None or one.ci_high is None:
+        return ""
+    return f", 95% interval {one.ci_low:+.3g} to {one.ci_high:+.3g} {over}"
 
 
 def format_p(p_value: float | None) -> str:
     return "n/a" if p_value is None else "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
 
 
-def write_findings(findings: list[Finding], folder: Path, inputs: Mapping[str, Path]) -> None:
+def write_findings(findings: Sequence[Finding], folder: Path, inputs: Mapping[str, Path]) -> None:
     """Write findings.json, findings.csv, and the claims with their verdicts as LaTeX to findings.tex."""
     rows = [asdict(finding) for finding in findings]
     frame = pd.DataFrame(rows, columns=list(Finding.__dataclass_fields__))
     with Artifact(folder / "findings.json", arguments={"level": LEVEL}, inputs=inputs).making():
-        write_json(folder / "findings.json", {"level": LEVEL, "families": FAMILIES, "findings": rows})
+        write_json(folder / "findings.json", {"level": LEVEL, "questions": QUESTIONS, "findings": rows})
     table = Artifact(folder / "findings.csv", arguments={"level": LEVEL}, inputs=inputs)
     with table.making(), atomic_write(table.path) as file:
         frame.to_csv(file, index=False)
     with Artifact(folder / "findings.tex", arguments={"level": LEVEL}, inputs=inputs).making():
         to_latex(frame.filter(LATEX_COLUMNS), folder / "findings.tex")
     for finding in findings:
-        print(f"[{finding.family}] {finding.sentence}")
+        print(f"[{finding.question}] {finding.sentence}")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.inference.contrasts import Contrast, compare_all
-from analysis.inference.paired import evaluate_paired
-from analysis.inference.unpaired import evaluate_unpaired, levels_of
+from analysis.inference.comparisons import Plan, compare_all
+from analysis.inference.degenerate_results import is_constant
+from analysis.inference.item_values import ItemValues
+from analysis.inference.levels import pooled_levels
 from analysis.tables.columns import (
     ALL_CHECKPOINTS,
     DIFFERENCE_COLUMNS,
@@ -17,23 +18,28 @@ from analysis.tables.columns import (
     MACRO_F1,
     MISSING_COLUMNS,
     OPTIONAL,
+    PRIMARY_METRICS,
     TIDY_TABLE,
 )
-from analysis.tables.curve_names import labels_of_runs
 from analysis.tables.frames import (
     Tables,
     as_table,
     checkpoint_order,
-    found_checkpoints,
-    primary_only,
-    stacked,
+    level_table,
     table_files,
-    where,
     write_table,
 )
-from analysis.tables.gathering import Gathered, gather_measurements, gather_released, table_of
+from analysis.tables.gathering import (
+    Gathered,
+    Key,
+    expected_runs,
+    gather_measurements,
+    gather_released,
+    key_of,
+    table_of,
+)
 from analysis.tables.latex import write_latex_tables
-from analysis.tables.summaries import summarise_changes, summarise_groups
+from analysis.tables.summaries import summarise_changes, summarise_groups, task_groups
 from analysis.tables.weight_tables import weight_tables
 from open_instruct.checkpoints.families import step_name
 from open_instruct.common.ownership import remove_own_file
@@ -52,8 +58,8 @@ def produce_tables(study: Study | None, released: Path | None, folder: Path) -> 
     tables = build_tables(gathered, study)
     tables = replace(
         tables,
-        changes=summarise_changes(tables.differences, tables.scores),
-        groups=summarise_groups(tables.scores),
+        changes=summarise_changes(tables.differences, tables.levels),
+        groups=summarise_groups(tables.levels),
         **weight_tables(tables.scores, study),
     )
     arguments = {
@@ -74,26 +80,48 @@ def produce_tables(study: Study | None, released: Path | None, folder: Path) -> 
 
 
 def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
-    """The tables of performance and of paired differences, in memory."""
-    levels = levels_of(gathered.rows)
+    """The tables of performance, of levels over replicates, and of paired differences, in memory."""
+    plan = plan_of(study)
+    constant: dict[tuple[str, str], set[tuple[Key, str]]] = {}
+    for row in gathered.rows:
+        if is_constant(row):
+            constant.setdefault((row["setting"], row["metric"]), set()).add((key_of(row), row["replicate"]))
+    cells = {place: ItemValues(of_place, constant.get(place, ())) for place, of_place in gathered.cells.items()}
+    levels = level_table(pooled_levels(gathered.rows, cells, plan))
+    if not any(row.get("group") for row in gathered.rows):
+        gathered, levels = grouped(gathered, levels)
+    rows = gathered.rows
+    performance = table_of(row for row in rows if row["kind"] != "suite")
+    suites = table_of(row for row in rows if row["kind"] == "suite")
+    differences = as_table(sorted(compare_all(compared(rows), cells, plan), key=row_order), DIFFERENCE_COLUMNS)
+    return Tables(performance, suites, differences, as_table(gathered.missing, MISSING_COLUMNS), levels)
 
-    def evaluate(setting: str, metric: str, contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
-        if (setting, metric) in gathered.cells:
-            return evaluate_paired(contrasts, gathered.cells[setting, metric])
-        return evaluate_unpaired(contrasts, levels[setting, metric])
 
-    performance = table_of(row for row in gathered.rows if row["kind"] != "suite")
-    suites = table_of(row for row in gathered.rows if row["kind"] == "suite")
-    missing = as_table(gathered.missing, MISSING_COLUMNS)
-    compared = stacked(where(performance, performance["metric"] != MACRO_F1), primary_only(suites))
-    configs = study.family_configs() if study else {}
-    expected = {
-        label: [step_name(step) for step in config.steps]
-        for family, config in configs.items()
-        for label in labels_of_runs(family, config.runs)
-    }
-    differences = compare_all(compared, evaluate, found_checkpoints(compared) | expected)
-    return Tables(performance, suites, as_table(sorted(differences, key=row_order), DIFFERENCE_COLUMNS), missing)
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of metrics that models are compared by: of a suite task its primary one, where it has that."""
+    primary = PRIMARY_METRICS["suite"]
+    has_primary = {row["eval dataset"] for row in rows if row["kind"] == "suite" and row["metric"] == primary}
+    return [
+        row
+        for row in rows
+        if row["metric"] != MACRO_F1
+        and (row["kind"] != "suite" or row["metric"] == primary or row["eval dataset"] not in has_primary)
+    ]
+
+
+def grouped(gathered: Gathered, levels: pd.DataFrame) -> tuple[Gathered, pd.DataFrame]:
+    """Both with the group of each task; released tables come with the authors' own."""
+    group_of = task_groups(levels)
+    rows = [row | {"group": group_of.get((row["family"], row["setting"], row["kind"]))} for row in gathered.rows]
+    keys = zip(levels["family"], levels["setting"], levels["kind"], strict=True)
+    return replace(gathered, rows=rows), levels.assign(group=pd.Series(map(group_of.get, keys), levels.index, object))
+
+
+def plan_of(study: Study | None) -> Plan:
+    if study is None:
+        return Plan({}, {}, {})
+    steps = {family: [step_name(step) for step in config.steps] for family, config in study.family_configs().items()}
+    return Plan(steps, expected_runs(study), study.margins)
 
 
 def row_order(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -4,78 +4,109 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from scipy import stats
 
-from analysis.inference.finding import (
-    KENDALL,
-    Finding,
-    change_by_checkpoint,
-    checkpoints_of,
-    direction_of,
-    kendall,
-    metric_on,
-    missing_checkpoints,
-    normal_interval,
-    own_task_rows,
+from analysis.inference.contrasts import slope_weights
+from analysis.inference.estimates import from_replicates
+from analysis.inference.finding import Finding, direction_of, finding, metric_on, own_task_rows
+from analysis.tables.columns import ALL_LAYERS, BITS, Comparison
+from analysis.tables.frames import Tables, groups, in_order, is_empty, select
+
+FEWEST_FOR_CORRELATION = 4
+"""With three replicates a correlation has one degree of freedom."""
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("ci_low", "ci_high", "p_value", "df", "next_low", "next_high", "n", "note", "missing", "difference", "unit")
 )
-from analysis.tables.columns import ALL_CHECKPOINTS, ALL_LAYERS, BITS, Comparison
-from analysis.tables.frames import Tables, groups, in_order, number, select
-
-Array = npt.NDArray[np.float64]
 
 
 def noise_sensitivity(tables: Tables) -> Iterator[Finding]:
-    """Does the same noise cost more after longer pre-training? Tested at the middle one of the noise sizes."""
-    for (family, series, setting), rows in groups(tables.noise, "family", "series", "setting"):
+    """Does the same noise cost more after longer pre-training? At the middle one of the noise sizes."""
+    for (_, series, setting), rows in groups(tables.noise, "family", "series", "setting"):
         sizes = sorted(set(rows["size"]))
         size = sizes[len(sizes) // 2]
-        of_size = in_order(select(rows, size=size))
+        of_size = select(rows, size=size)
         is_base = bool(of_size["train_set"].isna().all())
         models = "base models" if is_base else f"models fine-tuned on {series}"
         claim = (
             f"weight noise of size {size:g} raises bits per byte of {models} on {setting} more with longer pre-training"
         )
-        first, last = of_size.iloc[0], of_size.iloc[-1]
-        change, error = last["difference"] - first["difference"], float(np.hypot(first["std"], last["std"]))
-        about = {"series": series, "eval_set": setting, "metric": BITS, "checkpoint": last["checkpoint"]}
-        about |= {"claim": claim, "effect": number(change), **normal_interval(change, error)}
-        about |= {"missing": missing_checkpoints(checkpoints_of(tables, family), of_size["checkpoint"])}
-        x, y = np.arange(len(of_size), dtype=float), of_size["difference"].to_numpy(float)
-        yield over_checkpoints("noise: base" if is_base else "noise: fine-tuned", about, x, y)
+        quantity = f"change of the cost in bits per byte of weight noise of size {size:g} in {models} on {setting}"
+        row = NOTHING | {"series": series, "train_set": of_size["train_set"].iloc[0], "eval_set": setting}
+        row |= {"metric": BITS, "checkpoint": in_order(of_size)["checkpoint"].iloc[-1], "replicates": 1}
+        slopes, errors = [], []
+        expected = {name for name in of_size["checkpoint"] if name != "0"}
+        for (replicate,), of_replicate in groups(
+            of_size.assign(replicate=of_size["replicate"].fillna("")), "replicate"
+        ):
+            trained = in_order(select(of_replicate, checkpoint=sorted(expected)))
+            if set(trained["checkpoint"]) != expected:
+                row["missing"] = f"missing: checkpoints {', '.join(sorted(expected - set(trained['checkpoint'])))}"
+                row["missing"] += f" of {replicate}" if replicate else ""
+                break
+            tokens = {c: float(np.log2(t)) for c, t in zip(trained["checkpoint"], trained["tokens"], strict=True)}
+            weights = np.array(list(slope_weights(tokens).values()))
+            if len(weights) == 0:
+                row["missing"] = f"{len(tokens)} checkpoints after step 0; 3 needed"
+                break
+            slopes.append(float(weights @ trained["difference"].to_numpy(float)))
+            errors.append(float(np.square(weights * trained["std"].to_numpy(float)).sum()))
+        else:
+            unit = of_size["unit"].iloc[0]
+            row |= from_replicates(np.array(slopes), float(np.mean(errors)) if len(slopes) == 1 else 0.0)
+            row |= {"unit": None if is_empty(unit) else unit, "note": "items and draws of the noise are fixed"}
+        yield finding("weight noise", claim, f"{quantity}, per doubling of the pre-training tokens", row, expected=1)
 
 
 def distance_and_gain(tables: Tables) -> Iterator[Finding]:
-    """Is a larger weight change accompanied by a larger gain? Over checkpoints, on the task trained on."""
+    """Is a larger weight change accompanied by a larger gain? Over replicates at the last checkpoint.
+
+    Never along one course of pre-training: any two quantities that change steadily are correlated over checkpoints.
+    """
     moved = select(tables.distances, layer=ALL_LAYERS)
-    for row in own_task_rows(tables, Comparison.MEAN_CHANGE):
+    for row in own_task_rows(tables, Comparison.CHANGE):
         of_series = select(moved, series=row["series"], family=row["family"])
-        if of_series.empty:
+        if of_series.empty or row["checkpoint"] != in_order(of_series)["checkpoint"].iloc[-1]:
             continue
-        gains = change_by_checkpoint(tables, row).set_index("checkpoint")[["difference", "std"]]
-        both = in_order(of_series).join(gains, on="checkpoint").dropna(subset=["relative", "difference"])
-        _, better = direction_of(row["metric"])
-        x, y = both["relative"].to_numpy(float), both["difference"].to_numpy(float) * better
+        distance = {
+            "" if is_empty(replicate) else replicate: value
+            for replicate, value in select(of_series, checkpoint=row["checkpoint"])[
+                ["replicate", "relative"]
+            ].itertuples(index=False, name=None)
+        }
+        gains = gains_by_replicate(tables, row)
+        both = sorted(set(distance) & set(gains))
+        x, y = np.array([distance[name] for name in both]), np.array([gains[name] for name in both])
         claim = (
             f"the larger the weight change by fine-tuning on {row['series']}, the larger the gain in {metric_on(row)}"
         )
-        about = {"series": row["series"], "eval_set": row["eval_set"], "metric": "gain_by_distance", "claim": claim}
-        about |= {"checkpoint": ALL_CHECKPOINTS, **slope(x, y, both["std"].to_numpy(float))}
-        about |= {"missing": missing_checkpoints(checkpoints_of(tables, row["family"]), both["checkpoint"])}
-        yield over_checkpoints("distance and gain", about, x, y)
+        quantity = f"correlation of weight change and gain in {metric_on(row)} by fine-tuning on {row['series']}"
+        found = row | NOTHING | {"replicates": len(both), "unit": row["unit"], "metric": "correlation"}
+        if len(both) < FEWEST_FOR_CORRELATION or np.ptp(x) == 0 or np.ptp(y) == 0:
+            found["missing"] = (
+                f"{len(both)} replicates at checkpoint {row['checkpoint']}; {FEWEST_FOR_CORRELATION} needed"
+            )
+        else:
+            result: Any = stats.pearsonr(x, y)
+            low, high = result.confidence_interval()
+            found |= {"difference": result.statistic, "p_value": result.pvalue, "ci_low": low, "ci_high": high}
+            found["df"] = len(both) - 2
+        yield finding("distance and gain", claim, quantity, found, expected=1)
 
 
-def slope(x: Array, y: Array, errors: Array) -> dict[str, float | None]:
-    """Least-squares slope over (checkpoints,) with a 95% interval from the errors of y."""
-    centred = x - x.mean() if len(x) else x
-    if len(x) < 2 or not np.square(centred).sum():
-        return dict.fromkeys(("effect", "ci_low", "ci_high"))
-    weights = centred / np.square(centred).sum()
-    effect = float(weights @ y)
-    return {"effect": effect, **normal_interval(effect, float(np.sqrt(np.square(weights * errors).sum())))}
-
-
-def over_checkpoints(family: str, about: dict[str, Any], x: Array, y: Array) -> Finding:
-    tested: dict[str, Any] = {"p_value": None, "n": len(y), "test": KENDALL, "direction": 0}
-    if about["missing"] is None and about["effect"] is not None:
-        tested |= kendall(x, y)
-    return Finding(family=family, expected=1, **about, **tested)
+def gains_by_replicate(tables: Tables, row: dict[Any, Any]) -> dict[str, float]:
+    """Replicate -> improvement by fine-tuning, of one row of paired_differences.csv."""
+    _, better = direction_of(row["metric"])
+    levels = select(tables.performance, **{name: row[name] for name in ("setting", "format", "metric", "checkpoint")})
+    of_series: dict[str, dict[str, float]] = {}
+    for series in (row["series"], row["reference"]):
+        rows = select(levels, series=series)
+        several: dict[str, list[float]] = {}
+        for replicate, value in zip(rows["replicate"].fillna(""), rows["Performance"], strict=True):
+            several.setdefault(str(replicate), []).append(float(value))
+        of_series[series] = {name: float(np.mean(values)) for name, values in several.items()}
+    tuned, base = of_series[row["series"]], of_series[row["reference"]]
+    return {
+        name: better * (value - base[name if name in base else ""])
+        for name, value in tuned.items()
+        if name in base or "" in base
+    }

@@ -17,10 +17,11 @@ from analysis.figures.panels import Grid
 from analysis.figures.study_figures import FIGURES
 from analysis.inference.degenerate_results import degenerate_results
 from analysis.inference.finding import Finding
-from analysis.inference.findings import FAMILIES, LEVEL, VERDICTS
+from analysis.inference.findings import DESCRIBED, LEVEL, QUESTIONS, VERDICTS
 from analysis.page.html_tables import joined, table
 from analysis.tables.columns import FILES, OPTIONAL
 from analysis.tables.frames import Tables, order_checkpoints, read_table, where
+from analysis.tables.replicates import FEWEST_REPLICATES
 from open_instruct.common.provenance import git_commit, package_version
 from open_instruct.study.config import Study
 
@@ -117,14 +118,17 @@ def num_items(low: Any, high: Any) -> str:
 
 
 def findings_section(findings: Sequence[Finding]) -> list[str]:
-    """One line for each family of claims with its verdicts; its sentences are folded where they are many."""
+    """The primary claim, then a line for each question with its verdicts; sentences are folded where they are many."""
     parts = [
         "<h2>Findings</h2>",
-        f"<p>Significance level {LEVEL}, Holm-corrected within each question. Intervals and p-values are over the "
-        "items (for trends, over the checkpoints) of one training run: they do not cover variation between seeds.</p>",
+        f"<p>A claim is judged where it was seen in at least {FEWEST_REPLICATES} pre-training runs, or fine-tuning "
+        "seeds of one run: its interval and test then cover the next run (or seed) and other items. With fewer it is "
+        f"described, and its interval covers other items only. The primary claim is tested at {LEVEL:.0%}; of all "
+        f"other verdicts together at most {LEVEL:.0%} are expected to be false.</p>",
     ]
-    for family, question in FAMILIES.items():
-        found = [finding for finding in findings if finding.family == family]
+    parts += [f"<p>Primary claim. {coloured(finding)}</p>" for finding in findings if finding.is_primary]
+    for question, text in QUESTIONS.items():
+        found = [finding for finding in findings if finding.question == question]
         if not found:
             continue
         counts = Counter(finding.verdict for finding in found)
@@ -134,7 +138,7 @@ def findings_section(findings: Sequence[Finding]) -> list[str]:
         sentences = "".join(f"<li>{coloured(finding)}</li>" for finding in found)
         is_open = " open" if len(found) <= 5 else ""
         parts.append(
-            f"<details{is_open}><summary><strong>{html.escape(question)}</strong> {verdicts}</summary>"
+            f"<details{is_open}><summary><strong>{html.escape(text)}</strong> {verdicts}</summary>"
             f"<ul>{sentences}</ul></details>"
         )
     return parts
@@ -142,8 +146,9 @@ def findings_section(findings: Sequence[Finding]) -> list[str]:
 
 def coloured(finding: Finding) -> str:
     """The sentence, with its verdict in colour."""
-    verdict, _, rest = finding.sentence.partition(":")
-    return f"<b class='{css_class(finding.verdict)}'>{html.escape(verdict)}:</b>{html.escape(rest)}"
+    separator = "," if finding.verdict == DESCRIBED else ":"
+    verdict, _, rest = finding.sentence.partition(separator)
+    return f"<b class='{css_class(finding.verdict)}'>{html.escape(verdict)}{separator}</b>{html.escape(rest)}"
 
 
 def css_class(verdict: str) -> str:

@@ -7,6 +7,7 @@ TIDY_TABLE = "measurements.parquet"
 FILES = {
     "performance": "all_perf_table.csv",
     "suites": "official_eval_table.csv",
+    "levels": "levels.csv",
     "differences": "paired_differences.csv",
     "changes": "change_summary.csv",
     "groups": "group_summary.csv",
@@ -23,12 +24,19 @@ IDENTITY = ("family", "run", "step", "tokens", "train_set", "format", "shots", "
 IDENTITY += ("lr", "epochs", "rows", "batch_size", "seed", "settings")
 PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", TOP_PREDICTION, "protocol")
 PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint", "group")
+PERFORMANCE_COLUMNS += ("unit", "replicate")
 PERFORMANCE_COLUMNS += ("source",)
-DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric")
-DIFFERENCE_COLUMNS += ("difference", "std", "ci_low", "ci_high", "p_value", "n", "family", "train_set", "eval_set")
-DIFFERENCE_COLUMNS += ("format", "setting", "kind", "role", "missing")
+ESTIMATE_COLUMNS = ("std", "df", "ci_low", "ci_high", "p_value", "next_low", "next_high")
+ESTIMATE_COLUMNS += ("item_error", "replicate_sd", "replicates", "unit", "n")
+"""Of an effect: standard error and its degrees of freedom, interval, prediction interval for one further replicate,
+standard error over items of one replicate, SD between replicates, their number, what they are, number of items."""
+DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric", "difference")
+DIFFERENCE_COLUMNS += (*ESTIMATE_COLUMNS, "log_odds", "family", "train_set", "eval_set")
+DIFFERENCE_COLUMNS += ("format", "setting", "kind", "role", "note", "missing")
+LEVEL_COLUMNS = ("series", "checkpoint", "eval dataset", "metric", "Performance", *ESTIMATE_COLUMNS)
+LEVEL_COLUMNS += ("family", "step", "tokens", "train_set", "eval_set", "format", "setting", "kind", "role", "group")
 MISSING_COLUMNS = ("model_id", "eval dataset", "reason", "file")
-MODEL_COLUMNS = ("model_id", "family", "series", "train_set", "checkpoint", "tokens")
+MODEL_COLUMNS = ("model_id", "family", "series", "unit", "replicate", "train_set", "checkpoint", "tokens")
 NOISE_COLUMNS = (*MODEL_COLUMNS, "setting", "size", "draws", "n", "bits_per_byte", "difference", "std")
 NOISE_COLUMNS += ("ci_low", "ci_high", "source")
 CURVE_NOISE_COLUMNS = ("series", "setting", "kind", "format", "metric", "checkpoints", "late_checkpoints")
@@ -42,22 +50,27 @@ MEAN_CHANGES = (
 )
 SUMMARY_COLUMNS = ("series", "eval dataset", "metric", "checkpoints", *MEAN_CHANGES)
 GROUP_COLUMNS = ("family", "group", "checkpoint", "tasks", *MEAN_CHANGES, "missing")
-WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n")
-REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr")
+WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates")
+REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr", "df")
+REAL_NUMBERS += ("log_odds", "next_low", "next_high", "item_error", "replicate_sd")
 REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
 
 
 class Comparison:
-    """Values of `comparison` in paired_differences.csv."""
+    """Values of `comparison` in paired_differences.csv. A slope is per doubling of the pre-training tokens."""
 
     CHANGE = "fine-tuned - base"
     MEAN_CHANGE = "fine-tuned - base, mean over checkpoints"
-    CHANGE_GROWTH = "fine-tuned - base, last - first checkpoint"
-    STEP_MINUS_PREVIOUS = "checkpoint - previous checkpoint"
-    LAST_MINUS_FIRST = "last - first checkpoint"
-    SPREAD = "spread over formats"
-    SPREAD_GROWTH = "spread over formats, last - first checkpoint"
-    MEAN_SPREAD_CHANGE = "spread over formats, fine-tuned - base, mean over checkpoints"
+    CHANGE_SLOPE = "fine-tuned - base, slope"
+    PLATEAU_SLOPE = "fine-tuned - base, slope where the base is level"
+    SLOPE = "slope"
+    LAST_MINUS_EARLIER = "last - earlier checkpoint"
+    LAST_MINUS_PEAK = "last - best checkpoint of other runs"
+    FORMATS = "variance between formats"
+    FORMATS_MEAN_CHANGE = "variance between formats, fine-tuned - base, mean over checkpoints"
+    FORMATS_SLOPE = "variance between formats, slope"
+    GAIN_BY_SKILL = "gain per unit of base skill"
+    GAIN_BY_SKILL_IN_LOG_ODDS = "gain per unit of base skill, in log-odds"
 
 
 BITS = "bits_per_byte"

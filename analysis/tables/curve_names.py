@@ -1,8 +1,9 @@
 """Names of series and settings.
 
-A series is one curve over checkpoints: a family's base models, or the models fine-tuned by one recipe. A setting is an
-evaluation set, with number of shots and protocol where a table has several. A name states only what differs from the
-usual value, which is the value of at least nine rows in ten.
+A series is one curve over checkpoints: a family's base models, or the models fine-tuned by one recipe, of all
+pre-training runs and fine-tuning seeds (replicates.py tells these apart). A setting is an evaluation set, with number
+of shots and protocol where a table has several. A name states only what differs from the usual value, which is the
+value of at least nine rows in ten.
 """
 
 from collections import Counter
@@ -18,14 +19,13 @@ OF_SET = ("eval_set", "kind")
 """A suite task may have the name of an evaluation set."""
 DEFAULTS = {"limit": "all", "rows": "all"}
 """Column -> what None means there; `default` elsewhere."""
-RECIPE = ("lr", "epochs", "rows", "batch_size", "seed", "adapter", "settings", "conversion")
+RECIPE = ("lr", "epochs", "rows", "batch_size", "adapter", "settings", "conversion")
 Usual = Mapping[tuple[Hashable, ...], Any]
 NONE_IS_USUAL = object()
 
 
 def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add `series`, `setting` and `checkpoint` to rows with the identity of a model and of its evaluation."""
-    rows = label_runs(rows)
     several_families = len({row["family"] for row in rows}) > 1
     conditions = usual_values(rows, ("shots", "protocol"), by=("kind",))
     conditions |= usual_values(rows, ("limit", "conditions"), by=OF_SET)
@@ -45,20 +45,6 @@ def name_series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         setting = " ".join([row["eval_set"], *conditions_of_row])
         named.append({**row, "series": series, "setting": setting, "checkpoint": step_name(row["step"])})
     return named
-
-
-def label_runs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose family names the pre-training run too, where there are several: each run is a family of curves."""
-    runs: dict[str, set[str | None]] = {}
-    for row in rows:
-        runs.setdefault(row["family"], set()).add(row.get("run"))
-    several = {family for family, found in runs.items() if len(found) > 1}
-    return [row | {"family": f"{row['family']} {row['run']}"} if row["family"] in several else row for row in rows]
-
-
-def labels_of_runs(family: str, runs: Sequence[str]) -> list[str]:
-    """The same labels, of a family and its runs."""
-    return [f"{family} {run}" for run in runs] if len(runs) > 1 else [family]
 
 
 def usual_values(

@@ -1,7 +1,7 @@
 """Read, write, filter and order the result tables, as data frames."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ from analysis.tables.columns import (
     DISTANCE_COLUMNS,
     FILES,
     GROUP_COLUMNS,
+    LEVEL_COLUMNS,
     NOISE_COLUMNS,
     PRIMARY_METRICS,
     REAL_NUMBERS,
@@ -29,6 +30,10 @@ DIGITS = "%.12g"
 """The last digits of a float depend on the order of sums, and so on the number of cores."""
 
 
+REQUIRED = ("performance", "suites", "levels", "differences", "missing")
+"""Tables without which there are no results."""
+
+
 @dataclass(frozen=True)
 class Tables:
     """All result tables of a study."""
@@ -37,6 +42,8 @@ class Tables:
     suites: pd.DataFrame
     differences: pd.DataFrame
     missing: pd.DataFrame
+    levels: pd.DataFrame = field(default_factory=lambda: empty_table(LEVEL_COLUMNS))
+    """Scores of every series over its replicates, of `performance` and `suites`."""
     changes: pd.DataFrame = field(default_factory=lambda: empty_table(SUMMARY_COLUMNS))
     """Mean change by fine-tuning, a row for each series and evaluation."""
     groups: pd.DataFrame = field(default_factory=lambda: empty_table(GROUP_COLUMNS))
@@ -47,6 +54,12 @@ class Tables:
     """Weight change by fine-tuning, a row for each layer; empty where that was not measured."""
 
     @property
+    def pooled(self) -> "Tables":
+        """The tables with a row for each series in place of one for each model."""
+        is_suite = np.asarray(self.levels["kind"] == "suite", dtype=bool)
+        return replace(self, performance=where(self.levels, ~is_suite), suites=where(self.levels, is_suite))
+
+    @property
     def scores(self) -> pd.DataFrame:
         """Rows of `performance`, then of `suites`."""
         return stacked(self.performance, self.suites)
@@ -55,7 +68,7 @@ class Tables:
 def read_tables(folder: Path) -> Tables:
     """The tables of a results folder.  Raises UserError where a required one is missing."""
     found = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
-    absent = [FILES[name] for name in ("performance", "suites", "differences", "missing") if name not in found]
+    absent = [FILES[name] for name in REQUIRED if name not in found]
     if absent:
         raise UserError(
             f"{folder}: no {', '.join(absent)}; make them with `python analysis/produce_tables.py`, or choose other "
@@ -66,7 +79,7 @@ def read_tables(folder: Path) -> Tables:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """Files of the tables from which findings and figures are made, by name."""
-    names = ("performance", "suites", "differences", "noise", "distances")
+    names = ("performance", "suites", "levels", "differences", "noise", "distances")
     return {FILES[name]: folder / FILES[name] for name in names if (folder / FILES[name]).is_file()}
 
 
@@ -80,6 +93,15 @@ def as_table(rows: Iterable[Mapping[Any, Any]], columns: tuple[str, ...]) -> pd.
     """A frame with these columns, typed; a row that lacks one has an empty cell there."""
     rows = list(rows)
     return typed({name: [row.get(name) for row in rows] for name in columns})
+
+
+def level_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of levels.csv, sorted by evaluation set, metric, series and checkpoint."""
+
+    def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return row["eval dataset"], row["setting"], row["metric"], row["series"], checkpoint_order(row["checkpoint"])
+
+    return as_table(sorted(rows, key=order), LEVEL_COLUMNS)
 
 
 @cache

@@ -20,10 +20,11 @@ from analysis.tables.measurements import (
     require_one_model_an_id,
 )
 from analysis.tables.released import read_released
-from analysis.tables.summaries import task_groups
+from analysis.tables.replicates import RUN, families_by_architecture, label_replicates
 from eval.metrics.aggregation import TOP_PREDICTION
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import read_json
 from open_instruct.study.config import Study
 from open_instruct.study.variants import IDENTITY_FIELDS
 
@@ -31,6 +32,9 @@ SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond"
 SAME_CHOICES = ("boolq", "rte", "mrpc", "sst2")
 """Suite tasks that have the same choices, in one order, for every item."""
 EVALUATION_FIELDS = ("eval_set", "format", "protocol", "kind", "role")
+ARCHITECTURE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+ARCHITECTURE += ("vocab_size",)
+"""Fields of config.json that are equal in replicates."""
 Key = tuple[str, str, str]
 """Series, checkpoint, format."""
 
@@ -39,8 +43,8 @@ Key = tuple[str, str, str]
 class Gathered:
     rows: list[dict[str, Any]]
     """Of performance, with names of series and settings; kind `suite` among them."""
-    cells: Mapping[tuple[str, str], Mapping[Key, Cell]]
-    """(setting, metric) -> per-item values of every model, where they are recorded."""
+    cells: Mapping[tuple[str, str], Mapping[Key, Mapping[str, Mapping[str, Cell]]]]
+    """(setting, metric) -> model -> replicate -> seed (where replicates are runs) -> items, where they are recorded."""
     missing: list[dict[str, Any]]
     inputs: Mapping[str, Path] = field(default_factory=dict)
     """Small files that were read; of measurements, each row names its file."""
@@ -62,16 +66,18 @@ def gather_measurements(study: Study | None) -> Gathered:
             "that has them"
         )
     require_one_model_an_id([*predictions, *suites])
-    rows = name_series([*performance_rows(predictions), *suite_rows(suites)])
-    cells = cells_of([*predictions, *suites], rows)
-    group_of = task_groups(table_of(rows))
-    rows = [{**row, "group": group_of.get((row["family"], row["setting"], row["kind"]))} for row in rows]
+    everything = [*predictions, *suites]
+    rows = [*performance_rows(predictions), *suite_rows(suites)]
+    rows = name_series(families_by_architecture(rows, architectures(everything)))
+    rows = label_replicates(rows, expected_runs(study))
+    cells = cells_of(everything, rows)
     return Gathered(rows, cells, missing)
 
 
 def gather_released(folder: Path) -> Gathered:
     """Rows of the authors' released tables, which have no per-item values."""
     rows, files = read_released(folder)
+    rows = label_replicates(rows)
     performance = table_of(row for row in rows if row["kind"] != "suite")
     return Gathered(rows, {}, missing_in_curves(performance), files)
 
@@ -147,21 +153,47 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 def cells_of(
     measurements: Sequence[Measurement], rows: Sequence[Mapping[str, Any]]
-) -> dict[tuple[str, str], dict[Key, Cell]]:
+) -> dict[tuple[str, str], dict[Key, dict[str, dict[str, Cell]]]]:
     """Per-item values of every model.  Raises UserError where two models have the same place in the tables."""
     named = {(row["source"], row["metric"]): row for row in rows}
-    cells: dict[tuple[str, str], dict[Key, Cell]] = {}
+    cells: dict[tuple[str, str], dict[Key, dict[str, dict[str, Cell]]]] = {}
     for measurement in measurements:
         for metric, cell in measurement.cells.items():
             row = named[measurement.source, metric]
-            of_setting, key = cells.setdefault((row["setting"], metric), {}), key_of(row)
-            if key in of_setting:
+            key = key_of(row)
+            # Of one run every seed is averaged; where seeds are the replicates, each of them has one model.
+            seed = str(row.get("seed")) if row["unit"] == RUN and row["train_set"] is not None else ""
+            seeds = cells.setdefault((row["setting"], metric), {}).setdefault(key, {}).setdefault(row["replicate"], {})
+            if seed in seeds:
                 raise UserError(
                     f"{measurement.path}: a second model is {' '.join(key)} on {row['setting']}; "
                     "choose one grid with --study, or move the other away"
                 )
-            of_setting[key] = cell
+            seeds[seed] = cell
     return cells
+
+
+def expected_runs(study: Study | None) -> dict[str, set[str | None]]:
+    """Family -> the pre-training runs of the study."""
+    runs: dict[str, set[str | None]] = {}
+    for checkpoint in study.checkpoints() if study else ():
+        runs.setdefault(checkpoint.family, set()).add(checkpoint.run)
+    return runs
+
+
+def architectures(measurements: Sequence[Measurement]) -> dict[tuple[str, str | None], tuple[Any, ...]]:
+    """(family, run) -> size of its base models, where their folder is still there."""
+    found: dict[tuple[str, str | None], tuple[Any, ...]] = {}
+    for measurement in measurements:
+        identity, model = measurement.identity, measurement.model or {}
+        family, run = identity.get("family"), identity.get("run")
+        if family is None or (family, run) in found or identity.get("train_set") is not None or "folder" not in model:
+            continue
+        config = paths.absolute(model["folder"]) / "config.json"
+        if config.is_file():
+            content = read_json(config)
+            found[family, run] = tuple(content.get(name) for name in ARCHITECTURE)
+    return found
 
 
 def missing_in_curves(performance: pd.DataFrame) -> list[dict[str, Any]]:

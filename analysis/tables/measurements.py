@@ -29,7 +29,8 @@ PREDICTIONS, SUITES = ("output/predictions", "metrics.json"), ("eval_results/eva
 REQUIRED_IDENTITY = {PREDICTIONS: ("model_id", "eval_set", "format", "protocol", "kind", "role"), SUITES: ("model_id",)}
 SUITE_FIELDS = ("task", "task_options", "metrics", "num_instances")
 CACHE_COLUMNS = ("path", "stamp", "identity", "model", "content", "ids", "primary_values", "gold_bits", "gold_bytes")
-"""Identity, model, content and ids as JSON, values as float64 bytes."""
+CACHE_COLUMNS += ("clusters",)
+"""Identity, model, content, ids and clusters as JSON, values as float64 bytes."""
 NO_SIDECAR = "unfinished: it has no sidecar"
 
 
@@ -41,6 +42,8 @@ class Cell:
     values: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64] | None
     """Bytes, for bits per byte; None where every item has the same weight."""
+    clusters: npt.NDArray[np.int64] | None = None
+    """A number for each passage, subject or user that several items share; None where each item stands alone."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def read_file(path: Path, place: tuple[str, str]) -> dict[str, Any]:
         "primary_values": to_bytes(items.get(content.get("primary"))),
         "gold_bits": to_bytes(items.get("gold_bits")),
         "gold_bytes": to_bytes(items.get("gold_bytes")),
+        "clusters": json.dumps(items.get("cluster")),
     }
 
 
@@ -192,7 +196,7 @@ def to_measurement(row: Mapping[str, Any]) -> Measurement:
         blob = row["gold_bits" if metric == "bits_per_byte" else "primary_values"]
         if blob is not None and (is_suite or metric in content["metrics"]):
             weights = parse_floats(row["gold_bytes"]) if metric == "bits_per_byte" else None
-            cells[metric] = Cell(parse_ids(row["ids"]), np.frombuffer(blob), weights)
+            cells[metric] = Cell(parse_ids(row["ids"]), np.frombuffer(blob), weights, parse_clusters(row["clusters"]))
     path = paths.base_dir() / row["path"]
     return Measurement(path, row["path"], json.loads(row["identity"]), content, cells, json.loads(row["model"]))
 
@@ -206,6 +210,17 @@ def parse_ids(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=256)
 def parse_floats(blob: bytes) -> npt.NDArray[np.float64]:
     return np.frombuffer(blob)
+
+
+@lru_cache(maxsize=256)
+def parse_clusters(text: str) -> npt.NDArray[np.int64] | None:
+    """Codes of the names; an item without one is a cluster of its own."""
+    names = json.loads(text)
+    if not names or len({*names} - {None}) == len(names):
+        return None
+    codes: dict[Any, int] = {}
+    keys = [(i, None) if name is None else (None, name) for i, name in enumerate(names)]
+    return np.array([codes.setdefault(key, len(codes)) for key in keys])
 
 
 def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path, tuple[str, str]]]:

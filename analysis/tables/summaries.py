@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.tables.chance import bottom_of
 from analysis.tables.columns import (
     ALL_CHECKPOINTS,
     GROUP_COLUMNS,
@@ -28,40 +29,47 @@ from analysis.tables.frames import (
 )
 
 
-def summarise_changes(differences: pd.DataFrame, performance: pd.DataFrame) -> pd.DataFrame:
+def summarise_changes(differences: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
     """Mean raw change, mean relative change and slope per checkpoint of every fine-tuned series and evaluation.
 
-    The mean relative change is the mean over checkpoints of change / base. Series that lack a checkpoint are left out:
+    Step 0, the random initialisation, is left out. The mean relative change is the mean over checkpoints of
+    change / base, where every base is clearly above the score by chance. Series that lack a checkpoint are left out:
     missing.csv lists them.
     """
     keys = ["series", "setting", "format", "metric", "checkpoint"]
-    level_of = dict(zip(performance[keys].itertuples(index=False, name=None), performance["Performance"], strict=True))
+    names = levels[keys].itertuples(index=False, name=None)
+    level_of = dict(zip(names, zip(levels["Performance"], levels["ci_low"], strict=True), strict=True))
     rows = []
     changes = select(differences, comparison=Comparison.CHANGE)
+    changes = where(changes, changes["checkpoint"] != "0")
     for (series, setting, task_format, metric), group in groups(changes, "series", "setting", "format", "metric"):
         ordered = in_order(group)
         change = ordered["difference"].to_numpy(float)
         if np.isnan(change).any():
             continue
         reference = ordered["reference"].iloc[0]
-        base = np.array([level_of[reference, setting, task_format, metric, c] for c in ordered["checkpoint"]], float)
+        base, base_low = np.array(
+            [level_of[reference, setting, task_format, metric, c] for c in ordered["checkpoint"]], float
+        ).T
+        chance = bottom_of(metric, ordered["eval_set"].iloc[0], ordered["kind"].iloc[0])
+        is_above_chance = chance is not None and bool((base_low > chance).all())
         rows.append(
             {
                 "series": series,
                 "eval dataset": ordered["eval dataset"].iloc[0],
                 "metric": metric,
                 "checkpoints": len(change),
-                **means_and_slopes(base, base + change),
+                **means_and_slopes(base, base + change, has_relative=is_above_chance),
             }
         )
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
-def means_and_slopes(base: np.ndarray, tuned: np.ndarray) -> dict[str, float | None]:
-    """Over checkpoints (checkpoints,); there is no relative change where a base score is zero."""
+def means_and_slopes(base: np.ndarray, tuned: np.ndarray, *, has_relative: bool) -> dict[str, float | None]:
+    """Over checkpoints (checkpoints,)."""
     return {
         "mean raw change": float(np.mean(tuned - base)),
-        "mean relative change": float(np.mean((tuned - base) / base)) if (base != 0).all() else None,
+        "mean relative change": float(np.mean((tuned - base) / base)) if has_relative else None,
         "base slope per checkpoint": slope(base) if len(base) > 1 else None,
         "fine-tuned slope per checkpoint": slope(tuned) if len(base) > 1 else None,
     }
@@ -73,13 +81,14 @@ def slope(values: np.ndarray) -> float:
     return float(index @ (values - values[0]) / (index @ index))
 
 
-def task_groups(performance: pd.DataFrame) -> dict[tuple[str, str, str], str]:
-    """(family, setting, kind) -> improving or not: whether the base model's last 95% interval is above its first.
+def task_groups(levels: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """(family, setting, kind) -> improving or not: whether the base's last 95% interval is above that after step 0.
 
     Judged by the primary metric of tasks in the default format; held-out text is no task.
     """
     found = {}
-    scored = primary_only(usual(select(performance, format="default")))
+    scored = primary_only(usual(select(levels, format="default")))
+    scored = where(scored, scored["checkpoint"] != "0")
     for family in found_checkpoints(scored):
         of_base = select(scored, series=base_series(scored, family))
         for (setting, kind), rows in groups(of_base, "setting", "kind"):
@@ -90,15 +99,16 @@ def task_groups(performance: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     return found
 
 
-def summarise_groups(performance: pd.DataFrame) -> pd.DataFrame:
+def summarise_groups(levels: pd.DataFrame) -> pd.DataFrame:
     """For each group of tasks and checkpoint, the mean over its tasks of the change by fine-tuning, and of the slopes.
 
     A suite task counts with every model evaluated on it. The slope at a checkpoint is the difference to the previous
     one; over all checkpoints, that of the least-squares line. A checkpoint that lacks a task has no value, and
-    `missing` names the task.
+    `missing` names the task. Step 0, the random initialisation, is not in the mean over all checkpoints, and there is
+    no relative change where the base of a task is not clearly above chance.
     """
     rows = []
-    scored = primary_only(usual(select(performance, format="default")))
+    scored = primary_only(usual(select(levels, format="default")))
     for family, checkpoints in found_checkpoints(scored).items():
         of_family = select(scored, family=family)
         curves = list(task_curves(of_family, base_series(of_family, family), checkpoints))
@@ -119,20 +129,27 @@ class TaskCurve(NamedTuple):
     base: np.ndarray
     """(checkpoints,), NaN where there is none."""
     tuned: np.ndarray
+    is_above_chance: np.ndarray
+    """Whether the base's 95% interval is."""
 
 
 def task_curves(scored: pd.DataFrame, base_name: str | None, checkpoints: Sequence[str]) -> Iterator[TaskCurve]:
     """Of every task, with the models fine-tuned on its train set; of a suite task, with every fine-tuned model."""
     for (setting, eval_set, kind), rows in groups(scored, "setting", "eval_set", "kind"):
         tuned = where(rows, rows["train_set"].notna()) if kind == "suite" else related(rows, "in-domain")
-        base = by_checkpoint(select(rows, series=base_name), checkpoints)
+        of_base = select(rows, series=base_name)
+        base = by_checkpoint(of_base, checkpoints)
+        chance = bottom_of(str(rows["metric"].iloc[0]), eval_set, kind)
+        is_above = by_checkpoint(of_base, checkpoints, "ci_low") > (np.inf if chance is None else chance)
         for (series,), of_series in groups(tuned, "series"):
             group = rows["group"].iloc[0]
-            yield TaskCurve(setting, eval_set, kind, group, series, base, by_checkpoint(of_series, checkpoints))
+            yield TaskCurve(
+                setting, eval_set, kind, group, series, base, by_checkpoint(of_series, checkpoints), is_above
+            )
 
 
-def by_checkpoint(rows: pd.DataFrame, checkpoints: Sequence[str]) -> np.ndarray:
-    found = dict(zip(rows["checkpoint"], rows["Performance"], strict=True))
+def by_checkpoint(rows: pd.DataFrame, checkpoints: Sequence[str], column: str = "Performance") -> np.ndarray:
+    found = dict(zip(rows["checkpoint"], rows[column], strict=True))
     return np.array([found.get(name, np.nan) for name in checkpoints], float)
 
 
@@ -145,8 +162,8 @@ def group_rows(curves: Sequence[TaskCurve], checkpoints: Sequence[str]) -> Itera
     )  # (tasks, checkpoints)
     absent = np.isnan(base + tuned)
     base_mean, tuned_mean = base.mean(axis=0), tuned.mean(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = ((tuned - base) / base).mean(axis=0)
+    is_above_chance = np.stack([curve.is_above_chance for curve in curves])
+    relative = ((tuned - base) / np.where(is_above_chance, base, np.nan)).mean(axis=0)
     for i, checkpoint in enumerate(checkpoints):
         yield {
             "checkpoint": checkpoint,
@@ -158,8 +175,12 @@ def group_rows(curves: Sequence[TaskCurve], checkpoints: Sequence[str]) -> Itera
             "missing": ", ".join(curve.setting for curve, gone in zip(curves, absent[:, i], strict=True) if gone)
             or None,
         }
-    gone = [checkpoint for i, checkpoint in enumerate(checkpoints) if absent[:, i].any()]
-    whole = {} if gone else means_and_slopes(base_mean, tuned_mean) | {"mean relative change": finite(relative.mean())}
+    trained = [i for i, checkpoint in enumerate(checkpoints) if checkpoint != "0"]
+    gone = [checkpoints[i] for i in trained if absent[:, i].any()]
+    whole: dict[str, float | None] = {}
+    if trained and not gone:
+        whole = means_and_slopes(base_mean[trained], tuned_mean[trained], has_relative=False)
+        whole["mean relative change"] = finite(relative[trained].mean())
     yield {"checkpoint": ALL_CHECKPOINTS, "tasks": len(curves), **whole, "missing": ", ".join(gone) or None}
 
 

@@ -50,8 +50,9 @@ def test_a_figure_without_data_states_not_measured(tables):
 
 
 def test_a_suite_of_two_settings_has_a_panel_for_each(tables):
-    other = tables.suites.assign(setting=tables.suites["setting"] + " 5 items")
-    twice = replace(tables, suites=pd.concat([tables.suites, other], ignore_index=True))
+    suites = tables.pooled.suites
+    other = suites.assign(setting=suites["setting"] + " 5 items")
+    twice = replace(tables, levels=pd.concat([tables.levels, other], ignore_index=True))
     titles = [axes.get_title() for axes in draw_figure("fig4_suites", twice).axes]
     assert {"boolq", "boolq 5 items"} <= set(titles)
 

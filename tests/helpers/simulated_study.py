@@ -2,7 +2,7 @@
 
 By checkpoint index i = 0, 1, ...: base models have 3 - 0.3 i bits per byte; fine-tuning on a generative set lowers them
 by 0.5 + 0.2 i on it, and raises them by 0.2 on held-out text; prompt formats differ by 0.05 for base models and by
-0.4 - 0.08 i for fine-tuned ones. With `effect=0` there are no effects.
+0.4 - 0.08 i for fine-tuned ones. With `effect=0` there are no effects. Models differ by noise of their own.
 """
 
 from pathlib import Path
@@ -35,6 +35,9 @@ evaluation:
   heldout_text: {}
 suite: {tasks: [arc_easy, sciq, openbookqa, hellaswag, boolq], train_sets: [qa_chat]}
 """
+WITH_RUNS = STUDY.replace("family: olmo1b", "family: tiny\npretrain: {seeds: [42, 43, 44]}")
+"""The same with three pre-training runs."""
+RUN_SD = 0.005
 FORMAT_STEP = {"default": 0.0, "instruct": 0.5, "inputoutput": 1.0}
 
 
@@ -74,6 +77,7 @@ def write_metrics(
     noise = np.random.default_rng([num_items, *variant.model_id.encode(), *eval_set.encode(), *task_format.encode()])
     gold_bytes = np.full(num_items, 50.0)
     expected = 2 + effect * (true_bits_per_byte(study, variant, eval_set, task_format) - 2)
+    expected += RUN_SD * noise.normal()
     gold_bits = gold_bytes * (expected + 0.2 * difficulty + 0.02 * noise.normal(size=num_items))
     items = {"id": [f"{eval_set}_{i}" for i in range(num_items)]}
     items |= {"gold_bits": gold_bits.tolist(), "gold_bytes": gold_bytes.tolist()}

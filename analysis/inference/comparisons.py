@@ -1,0 +1,249 @@
+"""Every comparison of a study, as rows of paired_differences.csv."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from analysis.inference.contrasts import (
+    FEWEST_IN_A_SLOPE,
+    Contrast,
+    Curve,
+    columns_of,
+    linear_contrasts,
+)
+from analysis.inference.equivalence import MARGINS
+from analysis.inference.estimates import Level, estimate_with_items, estimate_without_items
+from analysis.inference.format_variance import ALL_FORMATS, format_cells, series_p_value
+from analysis.inference.gain_by_skill import Task, gain_by_skill, task_of
+from analysis.inference.item_values import ItemValues
+from analysis.inference.over_training import last_minus_peak
+from analysis.inference.plateau import plateau_slopes
+from analysis.tables.chance import bottom_of, chance_of
+from analysis.tables.columns import ALL_CHECKPOINTS, BITS, PRIMARY_METRICS, Comparison
+from analysis.tables.frames import order_checkpoints, relation
+from analysis.tables.gathering import Key
+from analysis.tables.replicates import replicates_of
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is expected of a study beside what was found."""
+
+    checkpoints: Mapping[str, Sequence[str]]
+    """Family -> names, ascending."""
+    runs: Mapping[str, Collection[str | None]]
+    margins: Mapping[str, float]
+    """Metric -> largest difference that counts as none, in place of MARGINS."""
+
+
+def compare_all(
+    rows: Sequence[Row],
+    cells: Mapping[tuple[str, str], ItemValues],
+    plan: Plan,
+) -> Iterator[Row]:
+    """rows: of performance and of the suites' primary metrics."""
+    curves = curves_of(rows, plan)
+    margins = MARGINS | dict(plan.margins)
+    tasks: dict[tuple[str, str], list[Task | str]] = {}
+    grouped: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["setting"], row["metric"], row["kind"]), []).append(row)
+    for (setting, metric, kind), group in sorted(grouped.items()):
+        items = cells.get((setting, metric)) if kind != "suite" or metric == "acc" else None
+        yield from compare_evaluation(group, curves, items, margins.get(metric))
+        if items is not None and metric == PRIMARY_METRICS.get(kind) and kind != "text":
+            add_tasks(tasks, group, curves, items)
+    yield from skill_rows(tasks)
+
+
+def curves_of(rows: Sequence[Row], plan: Plan) -> dict[str, Curve]:
+    """Every series of a family, by name."""
+    replicates = replicates_of(rows, plan.runs)
+    base_counts: dict[str, Counter[str]] = {}
+    models: dict[str, tuple[str, str | None]] = {}
+    places: dict[str, dict[str, tuple[int | None, int | None]]] = {}
+    for row in rows:
+        family = row["family"]
+        if family is None:
+            continue
+        models[row["series"]] = family, row["train_set"]
+        places.setdefault(family, {})[row["checkpoint"]] = row["step"], row["tokens"]
+        if row["train_set"] is None:
+            base_counts.setdefault(family, Counter())[row["series"]] += 1
+    curves = {}
+    for series, (family, train_set) in models.items():
+        found = order_checkpoints([*places[family], *plan.checkpoints.get(family, ())])
+        bases = base_counts.get(family)
+        base = min(bases.items(), key=lambda found: (-found[1], found[0]))[0] if bases else None
+        if train_set is None and series != base:
+            continue
+        unit, names = replicates[series]
+        curves[series] = Curve(
+            series, family, train_set, base, tuple(found), doublings_of(places[family], found), unit, names
+        )
+    return curves
+
+
+def doublings_of(places: Mapping[str, tuple[int | None, int | None]], names: Sequence[str]) -> dict[str, float]:
+    """Checkpoint -> log2 of its tokens, or of its steps where the tokens of one are not known; those after step 0."""
+    trained = [name for name in names if name != "0" and name in places]
+    with_tokens = [name for name in trained if places[name][1] is not None]
+    position = 1 if len(with_tokens) >= FEWEST_IN_A_SLOPE else 0
+    known = {name: places[name][position] for name in trained}
+    return {name: float(np.log2(value)) for name, value in known.items() if value}
+
+
+def compare_evaluation(
+    group: Sequence[Row], curves: Mapping[str, Curve], items: ItemValues | None, margin: float | None
+) -> Iterator[Row]:
+    """The comparisons of one setting and metric."""
+    first = group[0]
+    datasets = {row["format"]: row["eval dataset"] for row in group}
+    formats = sorted(datasets, key=lambda name: (name != "default", name))
+    about = {name: first[name] for name in ("setting", "metric", "eval_set", "kind", "role")}
+    of_series: dict[str, set[str]] = {}
+    for row in group:
+        if row["series"] in curves:
+            of_series.setdefault(row["series"], set()).add(row["format"])
+
+    def estimate(contrasts: Sequence[Contrast]) -> list[Row]:
+        if items is not None:
+            return estimate_with_items(contrasts, items, first["metric"])
+        return estimate_without_items(contrasts, levels, first["metric"])
+
+    levels = {} if items is not None else levels_of(group)
+    contrasts = [
+        contrast
+        for series in sorted(of_series)
+        for name in formats
+        if name in of_series[series]
+        for contrast in linear_contrasts(curves[series], name, datasets[name])
+    ]
+    results = estimate(contrasts)
+    yield from (row_of(c, result, about) for c, result in zip(contrasts, results, strict=True))
+    bottom = bottom_of(first["metric"], first["eval_set"], first["kind"])
+    own = [curves[name] for name in sorted(of_series) if is_own_task(curves[name], first["role"])]
+    for contrast, result in plateau_slopes(own, contrasts, results, estimate, margin, bottom):
+        yield row_of(contrast, result, about)
+    if items is None:
+        return
+    several = [name for name in formats if name in datasets]
+    if len(several) > 1 and first["kind"] != "text":
+        yield from format_rows(several, curves, sorted(of_series), items, about)
+    for curve in own:
+        result = last_minus_peak(items, curve, formats[0], first["metric"])
+        columns = columns_of(curve, formats[0], datasets[formats[0]])
+        contrast = Contrast(Comparison.LAST_MINUS_PEAK, curve.series, curve.checkpoints[-1], "", {}, columns=columns)
+        yield row_of(replace(contrast, unit=curve.unit), result, about)
+
+
+def is_own_task(curve: Curve, role: str) -> bool:
+    return curve.train_set is not None and relation(role, curve.train_set) == "in-domain"
+
+
+def row_of(contrast: Contrast, result: Row, about: Row) -> Row:
+    names = {"comparison": contrast.comparison, "series": contrast.series, "checkpoint": contrast.checkpoint}
+    names |= {"reference": contrast.reference or None, "unit": contrast.unit, "note": contrast.note or None}
+    return {**names, **about, **contrast.columns, "missing": None, **result}
+
+
+def levels_of(group: Sequence[Row]) -> dict[Key, dict[str, Level]]:
+    """Level of every model and replicate, seeds of one run averaged."""
+    several: dict[tuple[Key, str], list[Level]] = {}
+    for row in group:
+        key = (row["series"], row["checkpoint"], row["format"])
+        several.setdefault((key, row["replicate"]), []).append((row["Performance"], row["std"]))
+    levels: dict[Key, dict[str, Level]] = {}
+    for (key, replicate), found in several.items():
+        means, errors = np.array(found, dtype=float).T
+        levels.setdefault(key, {})[replicate] = float(means.mean()), float(np.sqrt(np.square(errors).mean()))
+    return levels
+
+
+def format_rows(
+    formats: Sequence[str], curves: Mapping[str, Curve], series: Sequence[str], items: ItemValues, about: Row
+) -> Iterator[Row]:
+    """Variance between formats: of each model, its change by fine-tuning and its slope."""
+    variances = ItemValues(format_cells(items, formats))
+    if not variances.cells:
+        return
+    kept = {
+        Comparison.MEAN_CHANGE: Comparison.FORMATS_MEAN_CHANGE,
+        Comparison.SLOPE: Comparison.FORMATS_SLOPE,
+    }
+    contrasts: list[Contrast] = []
+    p_values: dict[str, float | None] = {}
+    for name in series:
+        curve = curves[name]
+        if not curve.is_base and not is_own_task(curve, about["role"]):
+            continue
+        columns = columns_of(curve, " ".join(formats), about["eval_set"])
+        for checkpoint in curve.checkpoints:
+            terms = {curve.cell(checkpoint, ALL_FORMATS): 1.0}
+            contrasts.append(
+                Contrast(Comparison.FORMATS, name, checkpoint, "", terms, (), curve.replicates, curve.unit, columns)
+            )
+        for contrast in linear_contrasts(curve, ALL_FORMATS, about["eval_set"]):
+            if contrast.comparison in kept:
+                renamed = replace(contrast, comparison=kept[contrast.comparison], columns=columns, pairs=())
+                contrasts.append(renamed)
+        keys = {c: [curve.cell(c, task_format) for task_format in formats] for c in curve.trained}
+        p_values[name] = series_p_value(items, keys, curve.replicates) if keys else None
+    for contrast, result in zip(contrasts, estimate_with_items(contrasts, variances, BITS), strict=True):
+        if contrast.comparison in kept.values() and result.get("missing") is None:
+            changed = contrast.comparison == Comparison.FORMATS_MEAN_CHANGE and result["difference"] < 0
+            of = contrast.reference if changed else contrast.series
+            p_permuted = p_values.get(of)
+            if p_permuted is None:
+                result = {"missing": f"missing: all formats of {of}"}
+            else:
+                result["p_value"] = max(result["p_value"], p_permuted)
+                result["note"] = f"formats of {of} differ with p = {p_permuted:.2g}, permuted within items"
+        yield row_of(contrast, result, about)
+
+
+def add_tasks(
+    tasks: dict[tuple[str, str], list[Task | str]],
+    group: Sequence[Row],
+    curves: Mapping[str, Curve],
+    items: ItemValues,
+) -> None:
+    """Add the fine-tuned series of one evaluation to the tasks trained on, or to the suite tasks."""
+    first = group[0]
+    if first["setting"] != first["eval_set"]:
+        return  # another number of shots or protocol: the same task again
+    chance = chance_of(first["eval_set"], first["kind"])
+    for series in sorted({row["series"] for row in group if row["format"] == "default"}):
+        curve = curves.get(series)
+        if curve is None or curve.base is None or curve.train_set is None:
+            continue
+        is_suite = first["kind"] == "suite"
+        if not is_suite and not is_own_task(curve, first["role"]):
+            continue
+        name = first["setting"] if is_suite else series
+        key = curve.family, f"suite tasks, {series}" if is_suite else "tasks trained on"
+        task = f"{name}: its score by chance is not known" if chance is None else None
+        tasks.setdefault(key, []).append(task or task_of(items, curve, "default", name, chance or 0.0))
+
+
+def skill_rows(tasks: Mapping[tuple[str, str], Sequence[Task | str]]) -> Iterator[Row]:
+    for (family, name), found in sorted(tasks.items()):
+        usable = [task for task in found if isinstance(task, Task)]
+        left_out = [task for task in found if isinstance(task, str)]
+        about = {"series": name, "checkpoint": ALL_CHECKPOINTS, "reference": None, "family": family, "metric": "skill"}
+        about |= dict.fromkeys(("eval dataset", "eval_set", "setting"), "all")
+        about |= {"format": "default", "kind": "tasks", "role": "other", "train_set": None, "missing": None}
+        for comparison, in_log_odds in (
+            (Comparison.GAIN_BY_SKILL, False),
+            (Comparison.GAIN_BY_SKILL_IN_LOG_ODDS, True),
+        ):
+            result = gain_by_skill(usable, in_log_odds=in_log_odds)
+            notes = [result.get("note"), f"left out: {'; '.join(left_out)}" if left_out else None]
+            note = "; ".join(part for part in notes if part) or None
+            unit = usable[0].unit if usable else None
+            yield about | {"comparison": comparison, "unit": unit} | result | {"note": note}

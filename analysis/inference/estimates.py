@@ -1,0 +1,154 @@
+"""Effect, interval and test of contrasts, with replicates and items as crossed random effects (crossed.py).
+
+Where the items of a model are not recorded, as in published tables, the errors of two models are taken as independent,
+and those of replicates as shared: both are conservative for the same items.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from analysis.inference.contrasts import Contrast
+from analysis.inference.crossed import Effects, crossed_effects, replicate_effect
+from analysis.inference.item_values import ItemValues
+from analysis.tables.columns import BITS
+from analysis.tables.gathering import Key
+from analysis.tables.replicates import SHARED
+
+CHUNK_ELEMENTS = 20_000_000
+FLOAT_NOISE = 1e-12
+LOG_ODDS_METRICS = frozenset({"accuracy", "acc", "exact_match"})
+Array = npt.NDArray[np.float64]
+Level = tuple[float, float]
+"""Mean and standard error; the error is NaN where none was published."""
+NO_ERROR = "no standard error was published"
+OF_EFFECTS = {
+    "difference": "mean",
+    "std": "standard_error",
+    "df": "df",
+    "ci_low": "ci_low",
+    "ci_high": "ci_high",
+    "p_value": "p_value",
+    "skew": "skew",
+    "next_low": "next_low",
+    "next_high": "next_high",
+    "item_error": "item_error",
+    "replicate_sd": "replicate_sd",
+    "replicates": "replicates",
+    "n": "items",
+}
+"""Column -> field of Effects."""
+
+
+def estimate_with_items(contrasts: Sequence[Contrast], items: ItemValues, metric: str) -> list[dict[str, Any]]:
+    """ESTIMATE_COLUMNS, `difference` and `log_odds` of each contrast, or `missing`: why there are none."""
+    results: list[dict[str, Any]] = [{} for _ in contrasts]
+    alike: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    for i, contrast in enumerate(contrasts):
+        if problem := items.problem(contrast.terms, contrast.replicates):
+            results[i] = {"missing": problem}
+        else:
+            first = items.cell(next(iter(contrast.terms)), contrast.replicates[0])
+            alike.setdefault((contrast.replicates, items.items[first]), []).append(i)
+    for (replicates, _), positions in alike.items():
+        keys = list(dict.fromkeys(key for i in positions for key in contrasts[i].terms))
+        values = items.values(keys, replicates)
+        shared = items.about(keys, replicates)
+        num_rows = max(1, CHUNK_ELEMENTS // values[0].size)
+        for start in range(0, len(positions), num_rows):
+            chunk = positions[start : start + num_rows]
+            matrix = coefficients([contrasts[i].terms for i in chunk], keys)
+            combined = without_noise((matrix @ values.reshape(len(keys), -1)).reshape(-1, *values.shape[1:]), values)
+            effects = crossed_effects(combined, shared.weights, shared.clusters)
+            limits = limits_of(matrix, metric)
+            for i, row in zip(chunk, rows_of(effects, limits), strict=True):
+                results[i] = row
+        if metric in LOG_ODDS_METRICS:
+            means = values.sum(axis=2) / values.shape[2]  # (keys, replicates)
+            levels = dict(zip(keys, log_odds(means, values.shape[2]), strict=True))
+            for i in positions:
+                if pairs := contrasts[i].pairs:
+                    results[i]["log_odds"] = float(np.mean([levels[tuned] - levels[base] for tuned, base in pairs]))
+    return results
+
+
+def coefficients(terms: Sequence[Mapping[Key, float]], keys: Sequence[Key]) -> sparse.csr_array:
+    """(contrasts, keys)"""
+    column = {key: i for i, key in enumerate(keys)}
+    rows = [i for i, of_contrast in enumerate(terms) for _ in of_contrast]
+    columns = [column[key] for of_contrast in terms for key in of_contrast]
+    found = [c for of_contrast in terms for c in of_contrast.values()]
+    return sparse.csr_array((found, (rows, columns)), shape=(len(terms), len(keys)))
+
+
+def without_noise(differences: Array, values: Array) -> Array:
+    """Set values to zero that differ from it only by float rounding: their sign has no meaning."""
+    differences[np.abs(differences) <= FLOAT_NOISE * np.abs(values).max(initial=0.0)] = 0.0
+    return differences
+
+
+def limits_of(matrix: sparse.csr_array, metric: str) -> Array:
+    """(contrasts, 2): what a weighted sum of scores between 0 and 1 can be; bits per byte have no upper limit."""
+    dense = matrix.toarray()
+    if metric == BITS:
+        return np.full((len(dense), 2), (-np.inf, np.inf))
+    return np.stack([np.minimum(dense, 0).sum(axis=1), np.maximum(dense, 0).sum(axis=1)], axis=1)
+
+
+def rows_of(effects: Effects, limits: Array | None = None) -> list[dict[str, Any]]:
+    """A row for each effect, its intervals clipped to `limits` (effects, 2)."""
+    columns = {name: getattr(effects, of) for name, of in OF_EFFECTS.items()}
+    if limits is not None:
+        for name in ("ci_low", "ci_high", "next_low", "next_high"):
+            columns[name] = np.clip(columns[name], limits[:, 0], limits[:, 1])
+    names = tuple(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+
+
+def log_odds(means: Array, num_items: int) -> Array:
+    """Log-odds of shares of `num_items`; half an item on each side keeps those of 0 and 1 finite (Haldane 1956)."""
+    counts = means * num_items
+    return np.log((counts + 0.5) / (num_items - counts + 0.5))
+
+
+def estimate_without_items(
+    contrasts: Sequence[Contrast], levels: Mapping[Key, Mapping[str, Level]], metric: str
+) -> list[dict[str, Any]]:
+    """The same from means and standard errors: Key -> replicate -> level."""
+    results = []
+    for contrast in contrasts:
+        found: list[tuple[float, Level]] = []
+        absent = []
+        for key, coefficient in contrast.terms.items():
+            of_key = levels.get(key, {})
+            for replicate in contrast.replicates:
+                level = of_key.get(SHARED, of_key.get(replicate))
+                if level is None:
+                    absent.append(" ".join([*key, *([f"of {replicate}"] if replicate else [])]))
+                else:
+                    found.append((coefficient, level))
+        if absent:
+            results.append({"missing": "missing: " + "; ".join(absent)})
+            continue
+        num_replicates = len(contrast.replicates)
+        scores = np.array([c * level[0] for c, level in found]).reshape(-1, num_replicates)
+        errors = np.array([c * level[1] for c, level in found]).reshape(-1, num_replicates)
+        each = scores.sum(axis=0)  # (replicates,)
+        variance = float(np.square(errors).sum(axis=0).mean())
+        limits = limits_of(coefficients([contrast.terms], list(contrast.terms)), metric)
+        results.append(from_replicates(each, variance, limits))
+    return results
+
+
+def from_replicates(each: Array, item_variance: float, limits: Array | None = None) -> dict[str, Any]:
+    """Estimate from the effect in each replicate and the variance over items that they share (NaN: unknown)."""
+    is_known = not np.isnan(item_variance)
+    (row,) = rows_of(replicate_effect(each, item_variance if is_known else 0.0), limits)
+    row["n"] = None
+    if is_known:
+        return row
+    unknown = ("std", "ci_low", "ci_high", "item_error") if len(each) == 1 else ("item_error",)
+    return row | dict.fromkeys(unknown, None) | {"note": NO_ERROR}

@@ -1,0 +1,112 @@
+"""The items of all models on one evaluation, as arrays over replicates and items, where they can be compared."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.tables.gathering import Key
+from analysis.tables.measurements import Cell
+from analysis.tables.replicates import SHARED
+
+Array = npt.NDArray[np.float64]
+Seeds = Mapping[str, Cell]
+"""Seed -> items of one replicate's model."""
+
+
+class ItemValues:
+    """One (setting, metric): the items of each model and replicate."""
+
+    def __init__(self, cells: Mapping[Key, Mapping[str, Seeds]], constant: Collection[tuple[Key, str]] = ()) -> None:
+        """`constant`: models that give one answer for nearly all items, which take part in no test."""
+        self.absent: dict[tuple[Key, str], str] = {}
+        self.cells: dict[tuple[Key, str], Cell] = {}
+        self.constant = frozenset(constant)
+        expected: dict[tuple[str, str], set[str]] = {}
+        for key, of_key in cells.items():
+            for seeds in of_key.values():
+                expected.setdefault((key[0], key[2]), set()).update(seeds)
+        for key, of_key in cells.items():
+            for replicate, seeds in of_key.items():
+                missing = expected[key[0], key[2]] - set(seeds)
+                problem = f"seed {', '.join(sorted(missing))}" if missing else unequal(seeds.values())
+                if problem:
+                    self.absent[key, replicate] = problem
+                else:
+                    self.cells[key, replicate] = mean_cell(list(seeds.values()))
+        self.items = numbered(self.cells)
+
+    def with_constant(self) -> "ItemValues":
+        """The same, in which models that always give one answer are as good as any, as for a table of scores."""
+        everything = copy(self)
+        everything.constant = frozenset()
+        return everything
+
+    def cell(self, key: Key, replicate: str) -> tuple[Key, str]:
+        """Where the cell of a replicate is: all seeds of one run share its base model."""
+        shared = (key, SHARED)
+        return shared if shared in self.cells or shared in self.absent else (key, replicate)
+
+    def problem(self, keys: Iterable[Key], replicates: Sequence[str]) -> str | None:
+        """Why these models cannot be compared, or None."""
+        places = [self.cell(key, replicate) for key in keys for replicate in replicates]
+        absent = [place for place in dict.fromkeys(places) if place not in self.cells]
+        if absent:
+            return "missing: " + "; ".join(named(place, self.absent.get(place)) for place in absent)
+        if constant := [place for place in dict.fromkeys(places) if place in self.constant]:
+            return "one answer for nearly all items: " + "; ".join(map(named, constant))
+        first = places[0]
+        for place in places:
+            if not np.isfinite(self.cells[place].values).all():
+                return f"values that are no numbers: {named(place)}"
+            if self.items[place] != self.items[first]:
+                a, b = self.cells[first], self.cells[place]
+                if a.ids != b.ids:
+                    return f"other items: {len(a.ids)} in {named(first)}, {len(b.ids)} in {named(place)}"
+                return f"other completions in {named(first)} and {named(place)}"
+        return None
+
+    def values(self, keys: Sequence[Key], replicates: Sequence[str]) -> Array:
+        """(keys, replicates, items)"""
+        return np.stack([[self.cells[self.cell(key, name)].values for name in replicates] for key in keys])
+
+    def about(self, keys: Sequence[Key], replicates: Sequence[str]) -> Cell:
+        """A cell with the ids, weights and clusters that all of them share."""
+        return self.cells[self.cell(keys[0], replicates[0])]
+
+
+def unequal(cells: Iterable[Cell]) -> str | None:
+    """Why the seeds of one replicate cannot be averaged, or None."""
+    first, *others = cells
+    for other in others:
+        if other.ids != first.ids:
+            return f"seeds with other items, {len(first.ids)} and {len(other.ids)}"
+        if not same_weights(first, other):
+            return "seeds with other completions"
+    return None
+
+
+def mean_cell(cells: Sequence[Cell]) -> Cell:
+    return cells[0] if len(cells) == 1 else replace(cells[0], values=np.mean([cell.values for cell in cells], axis=0))
+
+
+def same_weights(a: Cell, b: Cell) -> bool:
+    if a.weights is None or b.weights is None:
+        return a.weights is b.weights
+    return np.array_equal(a.weights, b.weights)
+
+
+def numbered(cells: Mapping[tuple[Key, str], Cell]) -> dict[tuple[Key, str], int]:
+    """Number each cell by its items and weights: cells with the same number can be compared."""
+    numbers: dict[tuple[tuple[str, ...], bytes], int] = {}
+    return {
+        place: numbers.setdefault((c.ids, b"" if c.weights is None else c.weights.tobytes()), len(numbers))
+        for place, c in cells.items()
+    }
+
+
+def named(place: tuple[Key, str], why: str | None = None) -> str:
+    key, replicate = place
+    return " ".join([*key, *([f"of {replicate}"] if replicate else [])]) + (f" ({why})" if why else "")

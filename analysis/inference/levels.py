@@ -1,0 +1,38 @@
+"""The score of every series at every checkpoint, over its replicates: levels.csv."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from analysis.inference.comparisons import Plan, levels_of
+from analysis.inference.contrasts import Contrast
+from analysis.inference.estimates import estimate_with_items, estimate_without_items
+from analysis.inference.item_values import ItemValues
+from analysis.tables.replicates import replicates_of
+
+Row = dict[str, Any]
+OF_ONE = ("std", "ci_low", "ci_high", "n")
+"""Of a single model, as they were measured."""
+
+
+def pooled_levels(rows: Sequence[Row], cells: Mapping[tuple[str, str], ItemValues], plan: Plan) -> Iterator[Row]:
+    """A row for each series, checkpoint and evaluation whose replicates are all there."""
+    replicates = replicates_of(rows, plan.runs)
+    grouped: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["setting"], row["metric"], row["kind"]), []).append(row)
+    for (setting, metric, kind), group in grouped.items():
+        models = {(row["series"], row["checkpoint"], row["format"]): row for row in group}
+        contrasts = [Contrast("", *key[:2], "", {key: 1.0}, replicates=replicates[key[0]][1]) for key in models]
+        items = cells.get((setting, metric)) if kind != "suite" or metric == "acc" else None
+        if items is not None:
+            results = estimate_with_items(contrasts, items.with_constant(), metric)
+        else:
+            results = estimate_without_items(contrasts, levels_of(group), metric)
+        for row, result in zip(models.values(), results, strict=True):
+            if result.get("missing"):
+                continue
+            unit, names = replicates[row["series"]]
+            level = row | {"Performance": result["difference"], "unit": unit} | result
+            if len(names) == 1:
+                level |= {name: row[name] for name in (*OF_ONE, "Performance")}
+            yield level

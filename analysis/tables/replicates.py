@@ -1,0 +1,81 @@
+"""Which models are replicates of each other: the pre-training runs of a family or, with one run, the fine-tuning seeds.
+
+A claim about pre-training or fine-tuning holds for the next run only if it was seen in several: every series of a
+family with several runs has these as replicates (its seeds are averaged within each), a series of a single run its
+seeds. The base model of a single run is shared by all seeds.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+RUN, SEED = "pre-training run", "fine-tuning seed"
+"""Values of `unit` in the tables; empty where there are no replicates."""
+SHARED = ""
+"""Replicate of a model that all replicates of a series share."""
+FIRST_RUN = "default"
+"""Replicate of a run without a name."""
+FEWEST_REPLICATES = 3
+"""With fewer, an effect is described, and no claim is judged."""
+
+
+def label_replicates(
+    rows: Sequence[dict[str, Any]], runs: Mapping[str, Collection[str | None]] | None = None
+) -> list[dict[str, Any]]:
+    """Add `unit` and `replicate` to rows that have their series.
+
+    runs  those expected of each family, whether or not there is a row of each
+    """
+    runs_of: dict[str, set[str | None]] = {family: set(names) for family, names in (runs or {}).items()}
+    seeds_of: dict[str, set[Any]] = {}
+    for row in rows:
+        runs_of.setdefault(row["family"], set()).add(row.get("run"))
+        seeds_of.setdefault(row["series"], set()).add(row.get("seed"))
+    labelled = []
+    for row in rows:
+        if row["family"] is not None and len(runs_of[row["family"]]) > 1:
+            label = {"unit": RUN, "replicate": row.get("run") or FIRST_RUN}
+        elif row["train_set"] is not None and len(seeds_of[row["series"]]) > 1:
+            label = {"unit": SEED, "replicate": str(row.get("seed"))}
+        else:
+            label = {"unit": None, "replicate": SHARED}
+        labelled.append(row | label)
+    return labelled
+
+
+def families_by_architecture(
+    rows: Sequence[dict[str, Any]], architectures: Mapping[tuple[str, str | None], Any]
+) -> list[dict[str, Any]]:
+    """Rows in which runs of different architecture are families of their own, since no mean over them means anything.
+
+    architectures  (family, run) -> what must be equal, of the runs of which it is known
+    """
+    found: dict[str, set[Any]] = {}
+    for (family, _), architecture in architectures.items():
+        found.setdefault(family, set()).add(architecture)
+    unequal = {family for family, several in found.items() if len(several) > 1}
+    for family in sorted(unequal):
+        runs = ", ".join(sorted(run or FIRST_RUN for name, run in architectures if name == family))
+        print(f"note: the pre-training runs of {family} differ in architecture ({runs}), so they are no replicates")
+    return [
+        row | {"family": f"{row['family']} {row.get('run') or FIRST_RUN}"} if row["family"] in unequal else row
+        for row in rows
+    ]
+
+
+def replicates_of(
+    rows: Sequence[Mapping[str, Any]], runs: Mapping[str, Collection[str | None]] | None = None
+) -> dict[str, tuple[str | None, tuple[str, ...]]]:
+    """Series -> unit, and all of its replicates: of runs those of the whole family, so that an absent one is missed."""
+    of_family: dict[Any, set[str]] = {
+        family: {name or FIRST_RUN for name in names} for family, names in (runs or {}).items() if len(names) > 1
+    }
+    of_series: dict[str, set[str]] = {}
+    about: dict[str, tuple[str | None, Any]] = {}
+    for row in rows:
+        about[row["series"]] = row["unit"], row["family"]
+        where, name = (of_family, row["family"]) if row["unit"] == RUN else (of_series, row["series"])
+        where.setdefault(name, set()).add(row["replicate"])
+    return {
+        series: (unit, tuple(sorted(of_family[family] if unit == RUN else of_series[series])))
+        for series, (unit, family) in about.items()
+    }
