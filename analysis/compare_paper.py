@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.inference.equivalence import MARGINS
-from analysis.inference.paper_comparison import DIRECTIONS, LEVEL, VERDICTS, compare, of_released_family
+from analysis.inference.paper_comparison import COMPARED, DIRECTIONS, LEVEL, VERDICTS, compare, of_released_family
 from analysis.inference.result_tables import build_tables
 from analysis.tables.frames import groups, read_tables, select, table_files, to_csv
 from analysis.tables.gathering import gather_released
@@ -95,10 +95,11 @@ def report(results: Mapping[str, pd.DataFrame]) -> None:
     print("errors are over items: if a side is one run, a difference may be due to the run")
     for row in results["curves"].to_dict("records"):
         if row["verdict"] == "differ":
+            where = f"{row['series']} on {row['eval dataset']} ({row['metric']}, {row['shots']} shots)"
             print(
-                f"differ: {row['series']} on {row['eval dataset']} ({row['metric']}), over {row['checkpoints']} "
-                f"checkpoints: own minus published {row['difference']:+.3g} on average, 95% interval over items "
-                f"{row['ci_low']:+.3g} to {row['ci_high']:+.3g}, margin {row['margin']:g}"
+                f"differ: {where}: own minus published {row['difference']:+.3g} on average of "
+                f"{sum(row[name] for name in COMPARED)} checkpoints, 95% interval over items {row['ci_low']:+.3g} to "
+                f"{row['ci_high']:+.3g}, margin {row['margin']:g}"
             )
     signs = Counter(claims["agreement"])
     print(

@@ -19,12 +19,15 @@ import pandas as pd
 from analysis.inference.published_faults import DegenerateResult, equals_a_constant_answer, published_faults, sources_of
 from analysis.tables.columns import PRIMARY_METRICS
 from analysis.tables.frames import Tables, groups, in_order, number, select, where
+from analysis.tables.released import is_published
 from eval.metrics.aggregation import TOP_PREDICTION
 
 NEARLY_ALL = 0.99
 MOSTLY = 0.95
 CONSTANT_SHARE = 0.95
 """A model with this share of equal predictions is a constant predictor."""
+READ = ["metric", TOP_PREDICTION, "source", "kind", "eval_set", "Performance", "std", "n"]
+"""Columns that show a constant predictor."""
 ACCURACIES = ("accuracy", PRIMARY_METRICS["suite"])
 
 
@@ -70,22 +73,27 @@ def constant_predictors(scores: pd.DataFrame) -> set[tuple[str, str, str]]:
 
 def is_constant(row: Mapping[Any, Any]) -> bool:
     """Whether a score is that of a model which gives one answer to nearly all items."""
-    return row["metric"] in ACCURACIES and one_answer(row) is not None
+    return one_answer(row) is not None
 
 
 def constant_evidence(scores: pd.DataFrame) -> list[str | None]:
     """Why each row is of a constant predictor; None where it is not, where that is unknown, and beside the accuracy."""
-    return [one_answer(row) if is_constant(row) else None for row in scores.to_dict("records")]
+    return [one_answer(row) for row in scores.filter(READ).to_dict("records")]
 
 
-def one_answer(row: Mapping[str, Any]) -> str | None:
+def one_answer(row: Mapping[Any, Any]) -> str | None:
+    """The evidence of one row."""
+    if row["metric"] not in ACCURACIES:
+        return None
     share = number(row.get(TOP_PREDICTION))
     if share is None:
-        return equals_a_constant_answer(row)
+        return equals_a_constant_answer(row) if is_published(row["source"]) else None
     return f"{share:.1%} of its predictions are one answer" if share >= CONSTANT_SHARE else None
 
 
 def constant_predictor_results(scores: pd.DataFrame) -> list[DegenerateResult]:
+    evidence = constant_evidence(scores)
+    is_constant = [why is not None for why in evidence]
     return [
         DegenerateResult(
             "constant predictor",
@@ -94,8 +102,7 @@ def constant_predictor_results(scores: pd.DataFrame) -> list[DegenerateResult]:
             why,
             (str(row["source"]),),
         )
-        for row, why in zip(scores.to_dict("records"), constant_evidence(scores), strict=True)
-        if why
+        for row, why in zip(where(scores, is_constant).to_dict("records"), filter(None, evidence), strict=True)
     ]
 
 

@@ -21,7 +21,7 @@ from scipy import stats
 
 from analysis.tables.columns import LOWER_IS_BETTER
 from analysis.tables.frames import groups, in_order, number, stacked, where
-from analysis.tables.released import UNKNOWN_SHOTS, dataset_of
+from analysis.tables.released import UNKNOWN_SHOTS, dataset_of, is_published
 
 MIDPOINT_SD = math.sqrt(0.025 * 0.975 / 3000 / 2) / float(stats.norm.pdf(stats.norm.ppf(0.975)))
 """Resampling noise of a published score, in its standard errors: it is the middle of a 95% percentile interval of 3,000
@@ -49,21 +49,20 @@ def sources_of(rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def published_faults(scores: pd.DataFrame) -> list[DegenerateResult]:
-    declared = [dataset_of(row) for row in scores.to_dict("records")]
-    published = where(scores, [dataset is not None for dataset in declared])
+    published = where(scores, [is_published(source) for source in scores["source"]])
     return [*repeated_values(published), *broken_checkpoints(published), *declared_faults(published)]
 
 
 def equals_a_constant_answer(row: Mapping[str, Any]) -> str | None:
-    """Evidence that a published accuracy is that of always giving one answer; None where it is not.
+    """Evidence that the accuracy of a published row is that of always giving one answer; None where it is not.
 
     A score with a published error is compared within its resampling noise, another one exactly.
     """
-    dataset, score, error = dataset_of(row), float(row["Performance"]), number(row["std"])
-    if dataset is None or error is None:
+    gold, score, error = dataset_of(row).gold, float(row["Performance"]), number(row["std"])
+    if error is None:
         return None
-    num_items = sum(dataset.gold.values())
-    for label, count in dataset.gold.items():
+    num_items = sum(gold.values())
+    for label, count in gold.items():
         tolerance = 0.5 / num_items if number(row["n"]) else 3 * MIDPOINT_SD * error
         if abs(score - count / num_items) < tolerance:
             share = f"{count:,} of {num_items:,} gold labels are {label}"
@@ -142,8 +141,7 @@ def falls(scores: npt.NDArray[np.float64]) -> list[int]:
 def declared_faults(scores: pd.DataFrame) -> list[DegenerateResult]:
     found = []
     for (dataset, setting, _), rows in groups(scores, "eval dataset", "setting", "kind"):
-        declared = dataset_of(rows.iloc[0].to_dict())
-        fault = declared.fault if declared else None
+        fault = dataset_of(rows.iloc[0].to_dict()).fault
         # A name that ends in a number of shots states it.
         is_stated = fault is UNKNOWN_SHOTS and rows["shots"].iloc[0] > 0
         if fault and not is_stated:

@@ -203,10 +203,13 @@ def scored(value: float, published_error: Any, dataset: Dataset) -> dict[str, An
     return {"Performance": value, "n": size, **interval, **about}
 
 
-def dataset_of(row: Mapping[str, Any]) -> Dataset | None:
-    """What is declared of the evaluation set of a row of the tables; None where the row is no published one."""
-    if str(row["source"]).partition(":")[0] not in RELEASED:
-        return None
+def is_published(source: str | None) -> bool:
+    """Whether a row with this source came from the released tables."""
+    return source is not None and source.partition(":")[0] in RELEASED
+
+
+def dataset_of(row: Mapping[str, Any]) -> Dataset:
+    """What is declared of the evaluation set of a published row."""
     return (SUITES if row["kind"] == "suite" else EVALUATED)[row["eval_set"]]
 
 
