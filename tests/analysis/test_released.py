@@ -12,6 +12,7 @@ from analysis import produce_tables
 from analysis.figures.study_figures import draw_figure
 from analysis.inference.degenerate_results import constant_predictors, degenerate_results
 from analysis.inference.result_tables import build_tables
+from analysis.tables.chance import chance_of
 from analysis.tables.frames import Tables, read_tables
 from analysis.tables.gathering import gather_released
 from open_instruct.common import paths
@@ -131,6 +132,18 @@ def test_figures_6_and_7_show_every_change(released):
     assert num_crossed > 20
 
 
+def is_above_chance(tables, checkpoints, pairs):
+    """Whether all base scores are, of each checkpoint."""
+    found = []
+    for _, train_set, name in pairs:
+        rows = tables.levels[(tables.levels["series"] == "base") & (tables.levels["eval dataset"] == name)]
+        rows = rows[(rows["setting"] == name) & ((rows["kind"] == "suite") == (train_set == "tulu"))]
+        rows = rows.set_index("checkpoint").loc[checkpoints]
+        chance = chance_of(rows["eval_set"].iloc[0], rows["kind"].iloc[0])
+        found.append(rows["ci_low"].to_numpy(float) > (np.inf if chance is None else chance))
+    return np.all(found, axis=0)
+
+
 @pytest.mark.parametrize("group", ["improving", "not improving"])
 def test_group_averages_match_the_released_scores(released, group):
     folder, tables = released
@@ -148,17 +161,16 @@ def test_group_averages_match_the_released_scores(released, group):
     each = rows.loc[checkpoints]
     assert rows["tasks"].unique().tolist() == [5]
     assert each["mean raw change"].to_numpy(float) == pytest.approx((tuned - base).mean(axis=0))
-    # Where a base is not clearly above chance there is no relative change.
-    relative, expected = each["mean relative change"].to_numpy(float), ((tuned - base) / base).mean(axis=0)
-    assert relative == pytest.approx(np.where(np.isnan(relative), np.nan, expected), nan_ok=True)
+    # No relative change where a base is not clearly above chance.
+    relative, has_relative = ((tuned - base) / base).mean(axis=0), is_above_chance(tables, checkpoints, pairs)
+    assert each["mean relative change"].notna().tolist() == has_relative.tolist()
+    assert each["mean relative change"].to_numpy(float)[has_relative] == pytest.approx(relative[has_relative])
     assert each["base slope per checkpoint"].to_numpy(float)[1:] == pytest.approx(np.diff(base.mean(axis=0)))
     assert each["fine-tuned slope per checkpoint"].to_numpy(float)[1:] == pytest.approx(np.diff(tuned.mean(axis=0)))
     overall, x = rows.loc["all"], np.arange(len(checkpoints)) - (len(checkpoints) - 1) / 2
     assert overall["mean raw change"] == pytest.approx((tuned - base).mean())
-    if np.isnan(relative).any():
-        assert overall[["mean relative change"]].isna().all()
-    else:
-        assert overall["mean relative change"] == pytest.approx(((tuned - base) / base).mean())
+    expected = pytest.approx(relative.mean()) if has_relative.all() else None
+    assert overall["mean relative change"] == expected
     # The least-squares slope over centred x, by hand.
     assert overall["base slope per checkpoint"] == pytest.approx((base.mean(axis=0) @ x) / (x @ x))
     assert overall["fine-tuned slope per checkpoint"] == pytest.approx((tuned.mean(axis=0) @ x) / (x @ x))
