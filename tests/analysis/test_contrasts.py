@@ -1,5 +1,7 @@
 """Contrasts between models over replicates and items, on values whose result can be computed by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from analysis.inference.crossed import crossed_effects
 from analysis.inference.estimates import estimate_with_items, estimate_without_items
 from analysis.inference.item_values import ItemValues
 from analysis.tables.measurements import Cell
+from open_instruct.common.paths import REPOSITORY
 
 TUNED, BASE = ("tuned", "0", "default"), ("base", "0", "default")
 CHANGE = {TUNED: 1.0, BASE: -1.0}
@@ -147,3 +150,21 @@ def test_slope_weights_are_those_of_the_least_squares_line():
     weights = slope_weights(x)
     assert np.array(list(weights.values())) @ y == pytest.approx(np.polyfit(list(x.values()), y, 1)[0])
     assert slope_weights({"20": 1.0, "60": 2.0}) == {}
+
+
+def test_the_worked_example_of_the_documentation():
+    text = (REPOSITORY / "docs" / "analysis.md").read_text()
+    table = [line.split("|")[2:-2] for line in text.splitlines() if re.match(r"\| run \d \| 0", line)]
+    gains = np.array(table, dtype=float)
+    assert gains.shape == (3, 4)
+    found = crossed_effects(gains[None])
+    numbers = {
+        "0.0642": found.standard_error,
+        "0.221": found.ci_high - found.mean,
+        "0.079": found.ci_low,
+        "0.521": found.ci_high,
+        "0.248": found.next_high - found.mean,
+    }
+    for written, value in numbers.items():
+        assert f"{value.item():.{len(written) - 2}f}" == written
+        assert written in text
