@@ -92,13 +92,13 @@ def report(results: Mapping[str, pd.DataFrame]) -> None:
         print(
             f"your numbers use protocol {', '.join(protocols)}, the published ones paper: a difference may be due to it"
         )
-    print("errors are over items: if a side is one run, a difference may be due to the run")
+    print("the published models are one run each: a difference may be due to that run")
     for row in results["curves"].to_dict("records"):
         if row["verdict"] == "differ":
             where = f"{row['series']} on {row['eval dataset']} ({row['metric']}, {row['shots']} shots)"
             print(
                 f"differ: {where}: own minus published {row['difference']:+.3g} on average of "
-                f"{sum(row[name] for name in COMPARED)} checkpoints, 95% interval over items {row['ci_low']:+.3g} to "
+                f"{sum(row[name] for name in COMPARED)} checkpoints, 95% interval {row['ci_low']:+.3g} to "
                 f"{row['ci_high']:+.3g}, margin {row['margin']:g}"
             )
     signs = Counter(claims["agreement"])

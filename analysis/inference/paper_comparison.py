@@ -2,8 +2,8 @@
 
 Two numbers agree if their difference is equivalent to zero within a margin of their metric (two one-sided tests at 5%).
 They differ if the difference is larger than the margin and significant, with the false discovery rate over all numbers
-held at 5%. Else it is unclear: an interval that covers zero is no agreement. Errors are over items only: both sides may
-be one run each, so that a difference may be due to the run.
+held at 5%. Else it is unclear: an interval that covers zero is no agreement. The published models are one run each, so
+their errors are over items only, and a difference may be due to that run. Yours are over your replicates too.
 """
 
 from collections import Counter
@@ -20,9 +20,8 @@ from analysis.inference.degenerate_results import degenerate_results
 from analysis.inference.equivalence import equivalent
 from analysis.inference.findings import find
 from analysis.inference.multiplicity import adjusted
-from analysis.tables.columns import TIDY_TABLE
+from analysis.tables.columns import FILES, TIDY_TABLE
 from analysis.tables.frames import Tables, groups, in_order, is_empty, number, select, where
-from analysis.tables.intervals import Z_95
 from analysis.tables.released import FAMILY, RELEASED
 from eval.metrics.significance import trend
 from open_instruct.common.errors import UserError
@@ -32,10 +31,21 @@ COMPARED = ("agree", "unclear", "differ")
 VERDICTS = (*COMPARED, "no error published", "unsound", "not measured")
 DIRECTIONS = ("same sign", "opposite sign", "unclear")
 EVALUATION = ("kind", "eval_set", "format", "metric", "shots")
+PLACE = ("series", "checkpoint", "setting", "format", "metric", "kind")
+"""Columns that name a score in the tables; its replicates share them."""
 MODEL = ("checkpoint", "train_set", "epochs", "lr")
-TESTED = ("difference", "std", "ci_low", "ci_high", "p_value", "p_adjusted", "margin", "p_equivalence", "verdict")
+TESTED = ("difference", "std", "df", "ci_low", "ci_high", "p_value", "p_adjusted", "margin", "p_equivalence", "verdict")
 NUMBER_COLUMNS = ("own_series", "eval dataset", *EVALUATION, *MODEL, "own", "own_std", "published", "published_std")
-NUMBER_COLUMNS += (*TESTED, "note", "own_n", "own_protocol", "own_source", "published_source")
+NUMBER_COLUMNS += (
+    *TESTED,
+    "note",
+    "own_n",
+    "own_replicates",
+    "own_unit",
+    "own_protocol",
+    "own_source",
+    "published_source",
+)
 CURVE_COLUMNS = ("series", "eval dataset", "kind", "metric", "shots", "checkpoints", *VERDICTS[:-1])
 CURVE_COLUMNS += (*TESTED, "kendall_tau")
 EFFECT = ("effect", "ci_low", "ci_high")
@@ -96,14 +106,11 @@ def why_degenerate(tables: Tables) -> dict[str, str]:
 
 
 def compare_numbers(own: Tables, released: Tables, margins: Mapping[str, float]) -> pd.DataFrame:
-    """Each published row, beside each own row of the same model and evaluation: recipe, format and shots.
+    """Each published row, beside each own score of the same model and evaluation: recipe, format and shots.
 
     Errors are assumed to be independent; if both evaluated the same items, the interval is too wide.
     """
-    unsound, own_unsound = why_degenerate(released), why_degenerate(own)
-    own_rows: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
-    for row in own.scores.to_dict("records"):
-        own_rows.setdefault(key_of(row), []).append(row)
+    unsound, own_rows = why_degenerate(released), own_scores(own)
     own_models = {key[len(EVALUATION) :] for key in own_rows}
     compared = []
     for published in released.scores.to_dict("records"):
@@ -112,14 +119,34 @@ def compare_numbers(own: Tables, released: Tables, margins: Mapping[str, float])
         about |= {"published": published["Performance"], "published_std": published["std"]}
         about |= {"published_source": source, "note": unsound.get(source)}
         for mine in own_rows.get(key, []):
-            reason = own_unsound.get(mine["source"])
-            note = "; ".join(filter(None, (unsound.get(source), reason and f"own: {reason}")))
+            note = "; ".join(filter(None, (unsound.get(source), mine["why"] and f"own: {mine['why']}")))
             compared.append(about | difference(mine, published, is_degenerate=bool(note)) | {"note": note or None})
         if key not in own_rows:
             is_known = key[len(EVALUATION) :] in own_models
             note = "the model was not evaluated in this format and number of shots" if is_known else "no such model"
             compared.append(about | {"verdict": "not measured", "note": note})
     return judge(pd.DataFrame(compared).reindex(columns=list(NUMBER_COLUMNS)), margins)
+
+
+def own_scores(own: Tables) -> dict[tuple[Any, ...], list[dict[Any, Any]]]:
+    """Own scores by key_of; `why` says why one is unsound.  Replicates are one score, that of the table of levels."""
+    levels = own.levels.to_dict("records")
+    pooled = {place_of(level): level for level in levels if (number(level["replicates"]) or 1) > 1}
+    unsound = why_degenerate(own)
+    found: dict[tuple[Any, ...], dict[Any, dict[Any, Any]]] = {}
+    for row in own.scores.to_dict("records"):
+        score = row | {"df": np.inf, "replicates": 1, "unit": None, "why": unsound.get(row["source"])}
+        same_model = found.setdefault(key_of(row), {})
+        if level := pooled.get(place_of(row)):
+            score |= {name: level[name] for name in ("Performance", "std", "df", "replicates", "unit", "n")}
+            score["source"] = FILES["levels"]
+            score["why"] = score["why"] or same_model.get(place_of(row), score)["why"]
+        same_model[place_of(row) if level else row["source"]] = score
+    return {key: list(scores.values()) for key, scores in found.items()}
+
+
+def place_of(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in PLACE)
 
 
 def key_of(row: Mapping[Any, Any]) -> tuple[Any, ...]:
@@ -135,16 +162,19 @@ def difference(own: Mapping[Any, Any], published: Mapping[Any, Any], *, is_degen
     effect = own["Performance"] - published["Performance"]
     error = float(np.hypot(own["std"], published["std"]))
     row = {"own_series": own["series"], "own": own["Performance"], "own_std": own["std"], "own_n": own["n"]}
-    row |= {"own_protocol": own["protocol"], "own_source": own["source"]}
+    row |= {f"own_{name}": own[name] for name in ("replicates", "unit", "protocol", "source")}
     verdict = "unsound" if is_degenerate else "no error published" if np.isnan(error) else None
-    return row | {"verdict": verdict, **with_interval(effect, error)}
+    # Welch: only the own error has degrees of freedom, those of its replicates.
+    df = own["df"] * (error / own["std"]) ** 4 if own["std"] > 0 else np.inf
+    return row | {"verdict": verdict, **with_interval(effect, error, df)}
 
 
-def with_interval(effect: float, error: float) -> dict[str, float]:
-    """Normal interval and test of a difference; NaN where the error is."""
+def with_interval(effect: float, error: float, df: float) -> dict[str, float]:
+    """t-interval and test of a difference; NaN where the error is."""
     # Errors of exactly zero: the scores are equal, or different for certain.
-    p_value = 2 * stats.norm.sf(abs(effect) / error) if error != 0 else float(effect == 0)
-    interval = {"ci_low": effect - Z_95 * error, "ci_high": effect + Z_95 * error}
+    p_value = 2 * stats.t.sf(abs(effect) / error, df) if error != 0 else float(effect == 0)
+    half = float(stats.t.ppf(0.975, df)) * error
+    interval = {"df": df, "ci_low": effect - half, "ci_high": effect + half}
     return {"difference": effect, "std": error, **interval, "p_value": float(p_value)}
 
 
@@ -159,12 +189,12 @@ def judge(compared: pd.DataFrame, margins: Mapping[str, float]) -> pd.DataFrame:
         options = " ".join(f"{name}=0.02" for name in unknown)
         raise UserError(f"no margin of {', '.join(unknown)}; add --margin {options}, in units of the metric")
     margin, p_adjusted, p_equivalence = (np.full(len(compared), np.nan) for _ in range(3))
-    effect, error, p_value = (compared[name].to_numpy(float) for name in ("difference", "std", "p_value"))
+    effect, error, df, p_value = (compared[name].to_numpy(float) for name in ("difference", "std", "df", "p_value"))
     verdicts = compared["verdict"].astype(object).to_numpy(copy=True)
     if len(tested):
         margin[tested] = [margins[name] for name in metrics]
         p_adjusted[tested] = adjusted(p_value[tested])
-        p_equivalence[tested] = equivalent(effect[tested], error[tested], np.inf, margin[tested])
+        p_equivalence[tested] = equivalent(effect[tested], error[tested], df[tested], margin[tested])
     for i in tested:
         is_different = p_adjusted[i] <= LEVEL and abs(effect[i]) > margin[i]
         verdicts[i] = "agree" if p_equivalence[i] <= LEVEL else "differ" if is_different else "unclear"
@@ -174,7 +204,7 @@ def judge(compared: pd.DataFrame, margins: Mapping[str, float]) -> pd.DataFrame:
 def compare_curves(numbers: pd.DataFrame, margins: Mapping[str, float]) -> pd.DataFrame:
     """Of each curve over checkpoints: counts of verdicts, the mean difference, its verdict, Kendall's tau of the two.
 
-    The mean is over the checkpoints that can be compared. They share the items, so their errors are taken as fully
+    The mean is over the checkpoints that can be compared. They share items and runs, so their errors are taken as fully
     correlated: the error of the mean is the mean error.
     """
     rows = []
@@ -185,11 +215,11 @@ def compare_curves(numbers: pd.DataFrame, margins: Mapping[str, float]) -> pd.Da
         row: dict[str, Any] = {"series": series, "eval dataset": dataset, "kind": kind, "metric": metric}
         row |= {"shots": shots, "checkpoints": len(curve), **{name: counts[name] for name in VERDICTS[:-1]}}
         ordered = in_order(where(curve, curve["verdict"].isin(COMPARED)))
-        own, published, effect, error = (
-            ordered[name].to_numpy(float) for name in ("own", "published", "difference", "std")
+        own, published, effect, error, df = (
+            ordered[name].to_numpy(float) for name in ("own", "published", "difference", "std", "df")
         )
         if len(ordered):
-            row |= with_interval(float(np.mean(effect)), float(np.mean(error)))
+            row |= with_interval(float(np.mean(effect)), float(np.mean(error)), float(np.min(df)))
         row["verdict"] = None if len(ordered) else "not compared"
         row["kendall_tau"] = trend(own, published).tau if len(ordered) >= 3 and np.ptp(own) > 0 else None
         rows.append(row)

@@ -104,8 +104,11 @@ def test_a_common_shift_of_base_and_fine_tuned_scores_changes_the_sign_of_no_eff
 def judged(effect: float, error: float, **more) -> str:
     """Verdict of a difference among others that are certainly none."""
     p_value = 2 * stats.norm.sf(abs(effect) / error)
-    rows = [{"difference": effect, "std": error, "p_value": p_value} | more, *[{"difference": 0.0, "p_value": 1.0}] * 9]
-    frame = pd.DataFrame(rows).fillna({"std": 0.001}).assign(metric="accuracy", verdict=None)
+    rows = [
+        {"difference": effect, "std": error, "df": np.inf, "p_value": p_value} | more,
+        *[{"difference": 0.0, "p_value": 1.0}] * 9,
+    ]
+    frame = pd.DataFrame(rows).fillna({"std": 0.001, "df": np.inf}).assign(metric="accuracy", verdict=None)
     return judge(frame, {"accuracy": 0.02})["verdict"].iloc[0]
 
 
@@ -126,13 +129,20 @@ def test_verdict_by_equivalence_and_false_discovery_rate(effect, error, expected
 
 def test_an_unsound_number_is_not_judged_and_costs_the_others_nothing():
     rows = {"difference": [0.5, 0.05], "std": [0.001, 0.02], "p_value": [0.0, 0.0124], "verdict": ["unsound", None]}
-    found = judge(pd.DataFrame(rows).assign(metric="rouge_l"), MARGINS)
+    found = judge(pd.DataFrame(rows).assign(metric="rouge_l", df=np.inf), MARGINS)
     assert found["verdict"].tolist() == ["unsound", "differ"]
     assert found["p_adjusted"].tolist() == [pytest.approx(np.nan, nan_ok=True), 0.0124]
 
 
 def test_a_metric_without_a_margin_is_refused_with_the_option_that_gives_one():
-    rows = {"difference": [0.5], "std": [0.1], "p_value": [0.1], "verdict": [None], "metric": ["toxicity"]}
+    rows = {
+        "difference": [0.5],
+        "std": [0.1],
+        "p_value": [0.1],
+        "verdict": [None],
+        "metric": ["toxicity"],
+        "df": [np.inf],
+    }
     with pytest.raises(UserError, match="no margin of toxicity; add --margin toxicity="):
         judge(pd.DataFrame(rows), MARGINS)
 
@@ -152,6 +162,26 @@ def test_a_wider_margin_lets_more_numbers_agree(compared):
         verdicts = set(numbers.loc[numbers["kind"] != "suite", "verdict"])
         assert expected in verdicts
         assert verdicts <= {expected, "unclear", "unsound"}
+
+
+def test_own_seeds_are_one_score_whose_error_is_over_the_seeds(tmp_path):
+    released = build_tables(gather_released(write_released(tmp_path / "tables")))
+    one = select(released.performance, series="xsum", setting="xsum", format="default").iloc[:1]
+    scores = pd.concat(
+        [one.assign(Performance=value, seed=i, source=f"{i}.json") for i, value in enumerate((0.4, 0.5))]
+    )
+    level = one.assign(Performance=0.45, std=0.03, df=1.0, replicates=2, unit="fine-tuning seed", n=100)
+    own = replace(released, performance=scores, suites=released.suites.iloc[:0], levels=level)
+    numbers = select(compare(own, released, MARGINS)["numbers"], own_series="xsum")
+    row = numbers.iloc[0]
+    assert len(numbers) == 1
+    assert (row["own"], row["own_replicates"], row["own_source"]) == (0.45, 2, "levels.csv")
+    error = np.hypot(0.03, one["std"].item())
+    df = (error / 0.03) ** 4
+    assert (row["std"], row["df"]) == (pytest.approx(error), pytest.approx(df))
+    effect = 0.45 - one["Performance"].item()
+    assert row["p_value"] == pytest.approx(2 * stats.t.sf(abs(effect) / error, df))
+    assert row["ci_high"] == pytest.approx(effect + stats.t.ppf(0.975, df) * error)
 
 
 def test_sign_of_an_effect_whose_interval_covers_zero_is_unclear():
