@@ -23,7 +23,6 @@ from analysis.inference.multiplicity import adjusted
 from analysis.tables.columns import FILES, TIDY_TABLE
 from analysis.tables.frames import Tables, groups, in_order, is_empty, number, select, where
 from analysis.tables.released import FAMILY, RELEASED
-from eval.metrics.significance import trend
 from open_instruct.common.errors import UserError
 
 LEVEL = 0.05
@@ -221,7 +220,9 @@ def compare_curves(numbers: pd.DataFrame, margins: Mapping[str, float]) -> pd.Da
         if len(ordered):
             row |= with_interval(float(np.mean(effect)), float(np.mean(error)), float(np.min(df)))
         row["verdict"] = None if len(ordered) else "not compared"
-        row["kendall_tau"] = trend(own, published).tau if len(ordered) >= 3 and np.ptp(own) > 0 else None
+        varies = len(ordered) >= 3 and np.ptp(own) > 0 and np.ptp(published) > 0
+        correlation: Any = stats.kendalltau(own, published) if varies else None
+        row["kendall_tau"] = correlation.statistic if varies else None
         rows.append(row)
     return judge(pd.DataFrame(rows).reindex(columns=list(CURVE_COLUMNS)), margins)
 

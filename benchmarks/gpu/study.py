@@ -40,7 +40,7 @@ TINY = (
     "evaluation={socialiqa: {limit: 10}, rte: {limit: 10}, heldout_text: {limit: 10}}",
     "suite={tasks: [arc_easy, boolq], limit: 10}",
 )
-KEY = ("family", "claim", "series", "eval_set", "metric", "checkpoint")
+KEY = ("question", "claim", "series", "eval_set", "metric", "checkpoint")
 """Fields that name a finding."""
 BORDERLINE = 0.1
 """Change of an effect, in half-widths of its interval. Where it is smaller and the verdict differs all the same, the
@@ -156,7 +156,7 @@ def report(
     figures.add("study: largest difference of an effect, in scores", largest(differences(others)))
     figures.add("study: largest difference of an effect, in half-widths", largest(relative_differences(pairs)))
     for cpu, gpu in differing:
-        sides = (f"{one['verdict']} (p {one['p_holm']:.3g})" for one in (cpu, gpu) if one["p_holm"] is not None)
+        sides = (f"{one['verdict']} (p {one['p_adjusted']:.3g})" for one in (cpu, gpu) if one["p_adjusted"] is not None)
         figures.add(f"study: {cpu['claim']}", ", on the GPU ".join(sides))
 
 

@@ -85,7 +85,7 @@ def finding(**changes):
     }
     values |= {"eval_set": "text", "metric": "bits_per_byte", "checkpoint": "all", "expected": 1, "effect": 0.5}
     values |= {"ci_low": 0.4, "ci_high": 0.6, "p_value": 0.02, "df": 2.0, "next_low": 0.3, "next_high": 0.7}
-    values |= {"replicates": 3, "unit": "pre-training run", "n": 9}
+    values |= {"replicates": 3, "unit": "pre-training run", "n": 90}
     return Finding(**(values | changes))
 
 
@@ -118,6 +118,11 @@ def test_fewer_than_three_replicates_are_described():
     assert two.p_adjusted is None
 
 
+def test_a_handful_of_items_is_not_judged():
+    (judged,) = judge([finding(n=19)])
+    assert (judged.verdict, judged.missing, judged.p_adjusted) == (NOT_TESTABLE, "19 items, 20 needed", None)
+
+
 def test_a_clear_effect_of_the_other_sign_contradicts():
     (judged,) = judge([finding(effect=-0.5, ci_low=-0.6, ci_high=-0.4)])
     assert judged.verdict == "contradicted"
@@ -126,7 +131,7 @@ def test_a_clear_effect_of_the_other_sign_contradicts():
 
 def test_the_sentence_states_claim_effect_interval_and_p_value():
     (judged,) = judge([finding(claim="scores rise", effect=0.25, ci_low=0.125, ci_high=0.375, p_value=0.02)])
-    for part in ("scores rise", "+0.25", "+0.125 to +0.375 over 3 pre-training runs and 9 items", "q = 0.02"):
+    for part in ("scores rise", "+0.25", "+0.125 to +0.375 over 3 pre-training runs and 90 items", "q = 0.02"):
         assert part in judged.sentence
 
 

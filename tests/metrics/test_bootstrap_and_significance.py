@@ -1,11 +1,7 @@
 """Intervals and tests, compared with scipy and with numbers worked out by hand."""
 
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from eval.metrics import bootstrap, paired_comparison, significance
@@ -156,57 +152,3 @@ def test_p_value_of_correct_or_wrong_items_is_mcnemars():
 def test_different_numbers_of_items_are_refused():
     with pytest.raises(UserError, match="same items in both"):
         paired_comparison.paired_difference([1, 2], [1])
-
-
-def test_trend_of_a_rising_line():
-    # Of 4! orders, only all-rising and all-falling agree as much.
-    rising = significance.trend([1_000, 2_000, 3_000, 4_000], [0.1, 0.3, 0.5, 0.7])
-    assert (rising.tau, rising.p_value) == (1, pytest.approx(2 / 24))
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.permutations(range(5)))
-def test_p_value_of_a_short_trend_is_the_fraction_of_orders_that_agree_as_much(order):
-    def agreement(y):
-        return abs(sum(np.sign(b - a) for a, b in itertools.combinations(y, 2)))
-
-    orders = list(itertools.permutations(range(5)))
-    expected = sum(agreement(y) >= agreement(order) for y in orders) / len(orders)
-    assert significance.trend(range(5), order).p_value == pytest.approx(expected)
-
-
-def test_p_value_of_a_short_trend_with_ties_counts_every_order():
-    y = [0, 0, 1, 1]
-    # The six positions of the two ones: agreement 4, 2, 0, 0, -2, -4; two of six reach 4.
-    assert significance.trend(range(4), y).p_value == pytest.approx(2 / 6)
-    assert significance.trend(range(4), y).tau == pytest.approx(4 / np.sqrt(6 * 4))
-
-
-def test_long_trend_equals_scipys():
-    x, y = np.arange(30), np.arange(30) + RNG.normal(0, 20, size=30)
-    ours = significance.trend(x, y)
-    assert (ours.tau, ours.p_value) == pytest.approx(tuple(scipy_stats.kendalltau(x, y)))
-
-
-def test_constant_values_have_no_trend():
-    assert significance.trend([1, 2, 3], [0.5, 0.5, 0.5]) == significance.Trend(0, 1)
-
-
-@pytest.mark.parametrize(("x", "y"), [([1, 2], [1]), ([1, 1], [1, 2])])
-def test_trend_of_one_point_or_unequal_lengths_is_refused(x, y):
-    with pytest.raises(UserError, match="two different x"):
-        significance.trend(x, y)
-
-
-def test_holm_multiplies_sorted_p_values_by_the_number_of_remaining_tests():
-    # 0.01 * 3; 0.02 * 2; 0.5 * 1, in the order given.
-    assert significance.holm([0.5, 0.01, 0.02]) == pytest.approx([0.5, 0.03, 0.04])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_holm_equals_the_closed_bonferroni_test(p_values):
-    """Holm is the closed test by Bonferroni: adjusted p = max over subsets with i of min(1, size * smallest p)."""
-    indices = range(len(p_values))
-    for i, adjusted in enumerate(significance.holm(p_values)):
-        subsets = [s for k in indices for s in itertools.combinations(indices, k + 1) if i in s]
-        assert adjusted == pytest.approx(max(min(1, len(s) * min(p_values[j] for j in s)) for s in subsets))
