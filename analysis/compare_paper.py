@@ -32,6 +32,7 @@ from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
+from open_instruct.study.loading import load_study
 
 RESULT = ("difference", "ci_low", "ci_high", "verdict")
 LATEX_COLUMNS = {
@@ -50,12 +51,13 @@ class Args:
     folder: Path | None = None
     """Use your tables in this folder."""
     margin: tuple[str, ...] = ()
-    """METRIC=VALUE: the largest difference that counts as none (default: 0.02 of each metric)."""
+    """METRIC=VALUE: the largest difference that counts as none (default: the study file's margins, else 0.02)."""
 
 
 def main(args: Args) -> None:
-    margins = MARGINS | parse_margins(args.margin)
+    margins = parse_margins(args.margin)
     folder = existing_results(args.study, args.folder)
+    margins = MARGINS | (load_study(args.study).margins if args.study else {}) | margins
     output = folder / "paper"
     own, gathered = of_released_family(read_tables(folder), folder), gather_released(args.released)
     results = compare(own, build_tables(gathered), margins)

@@ -4,7 +4,7 @@ Of every table, from what it has:
 
 constant gold       gold labels are hidden or all the same: base models score almost perfectly already at the first
                     checkpoint, where they cannot do the task; predicting always that label is right
-perfect row         one model scores exactly 0 or 1 without spread on labels, while others of its curve do not
+perfect row         a model scores exactly 0 or 1 without spread on labels
 constant predictor  one answer for at least 95% of the items: the score is that answer's share of the gold labels
 
 Of published tables besides (published_faults.py): repeated values, broken checkpoints, and what is known of an
@@ -114,7 +114,7 @@ def perfect_rows(performance: pd.DataFrame) -> list[DegenerateResult]:
             "perfect row",
             row["setting"],
             f"{row['model_id']} on {row['eval dataset']}",
-            f"scores exactly {row['Performance']:g} with no spread, while others of its curve do not",
+            f"scores exactly {row['Performance']:g} with no spread",
             (str(row["source"]),),
         )
         for row in extreme.to_dict("records")
