@@ -6,8 +6,10 @@ Writes   into results/{study}, results/all or results/released:
          measurements.parquet     a row for each model, evaluation and metric, and its source
          all_perf_table.csv       the same rows without the suites
          official_eval_table.csv  the ranked-classification suites
+         levels.csv               both, over pre-training runs or fine-tuning seeds
          paired_differences.csv   models compared on the same items
          change_summary.csv       mean change and slope over checkpoints
+         variation.csv            how much items, seeds, runs and checkpoints vary, and the smallest gain that shows
          group_summary.csv        the same over tasks that improve with pre-training, and others
          missing.csv              what the study expects and is not there
          perturbation.csv         what eval/perturb_weights.py measured, if it was run

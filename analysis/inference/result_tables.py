@@ -11,6 +11,7 @@ from analysis.inference.comparisons import Plan, compare_all
 from analysis.inference.degenerate_results import is_constant
 from analysis.inference.item_values import ItemValues
 from analysis.inference.levels import pooled_levels
+from analysis.inference.variation import variation_table
 from analysis.tables.columns import (
     ALL_CHECKPOINTS,
     DIFFERENCE_COLUMNS,
@@ -60,6 +61,7 @@ def produce_tables(study: Study | None, released: Path | None, folder: Path) -> 
         tables,
         changes=summarise_changes(tables.differences, tables.levels),
         groups=summarise_groups(tables.levels),
+        variation=variation_table(tables),
         **weight_tables(tables.scores, study),
     )
     arguments = {

@@ -18,6 +18,7 @@ from analysis.figures.study_figures import FIGURES
 from analysis.inference.degenerate_results import degenerate_results
 from analysis.inference.finding import Finding
 from analysis.inference.findings import DESCRIBED, LEVEL, QUESTIONS, VERDICTS
+from analysis.inference.power import POWER
 from analysis.page.html_tables import joined, table
 from analysis.tables.columns import FILES, OPTIONAL
 from analysis.tables.frames import Tables, order_checkpoints, read_table, where
@@ -35,6 +36,9 @@ DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval d
 DIFFERENCE_COLUMNS += ("difference", "ci_low", "ci_high", "p_value", "n")
 PAPER_COLUMNS = ("own_series", "checkpoint", "eval dataset", "metric", "shots", "own", "published", "difference")
 PAPER_COLUMNS += ("ci_low", "ci_high", "verdict", "note", "own_source", "published_source")
+VARIATION_COLUMNS = ("series", "setting", "format", "metric", "unit", "replicates", "item_error", "seed_sd", "run_sd")
+VARIATION_COLUMNS += ("checkpoint_sd", "signal", "signal_to_noise", "gain_replicate_sd", "gain_next_half_width")
+VARIATION_COLUMNS += ("smallest_gain",)
 SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "groups": ("Mean change by fine-tuning, for tasks that improve with pre-training and others", ()),
     "changes": ("Mean change by fine-tuning", ()),
@@ -66,6 +70,7 @@ def build_page(
     content = [
         *setup_section(tables, study),
         *findings_section(findings),
+        *noise_section(tables),
         *figures_section(grids),
         *missing_section(tables.missing, study),
         *degenerate_section(tables),
@@ -142,6 +147,23 @@ def findings_section(findings: Sequence[Finding]) -> list[str]:
             f"<ul>{sentences}</ul></details>"
         )
     return parts
+
+
+def noise_section(tables: Tables) -> list[str]:
+    """How much the scores and gains vary by chance, and the smallest gain that this study can show."""
+    if tables.variation.empty:
+        return []
+    return [
+        "<h2>Noise</h2>",
+        "<p>Columns: item_error is the standard error over items of one model's score; seed_sd, run_sd and "
+        "checkpoint_sd are standard deviations between fine-tuning seeds of one run, between pre-training runs beyond "
+        "item noise, and of one checkpoint about its neighbours; signal is the range of the curve; gain_ columns are "
+        "of fine-tuned minus base: its standard deviation between replicates, and the half width of the 95% "
+        "prediction interval of a further one; smallest_gain is the true gain that a test at "
+        f"{LEVEL:.0%} shows in {POWER:.0%} of studies with as many replicates and items, and is empty with fewer than "
+        f"{FEWEST_REPLICATES} replicates.</p>",
+        table(tables.variation, VARIATION_COLUMNS, file=FILES["variation"]),
+    ]
 
 
 def coloured(finding: Finding) -> str:

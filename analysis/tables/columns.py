@@ -11,6 +11,7 @@ FILES = {
     "differences": "paired_differences.csv",
     "changes": "change_summary.csv",
     "groups": "group_summary.csv",
+    "variation": "variation.csv",
     "missing": "missing.csv",
     "noise": "perturbation.csv",
     "distances": "weight_distances.csv",
@@ -41,6 +42,10 @@ NOISE_COLUMNS = (*MODEL_COLUMNS, "setting", "size", "draws", "n", "bits_per_byte
 NOISE_COLUMNS += ("ci_low", "ci_high", "source")
 CURVE_NOISE_COLUMNS = ("series", "setting", "kind", "format", "metric", "checkpoints", "late_checkpoints")
 CURVE_NOISE_COLUMNS += ("checkpoint_sd", "signal", "signal_to_noise")
+VARIATION_COLUMNS = ("series", "eval dataset", "setting", "kind", "format", "metric", "unit", "replicates", "n")
+VARIATION_COLUMNS += ("item_error", "seed_sd", "run_sd", "checkpoint_sd", "signal", "signal_to_noise")
+VARIATION_COLUMNS += ("gain_item_error", "gain_replicate_sd", "gain_shared_items", "gain_next_half_width")
+VARIATION_COLUMNS += ("smallest_gain", "family", "train_set", "eval_set", "role")
 DISTANCE_COLUMNS = (*MODEL_COLUMNS, "layer", "weights", "distance", "base_norm", "relative", "source")
 MEAN_CHANGES = (
     "mean raw change",
@@ -53,6 +58,8 @@ GROUP_COLUMNS = ("family", "group", "checkpoint", "tasks", *MEAN_CHANGES, "missi
 WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr", "df")
 REAL_NUMBERS += ("log_odds", "next_low", "next_high", "item_error", "replicate_sd")
+REAL_NUMBERS += tuple(name for name in VARIATION_COLUMNS if name.endswith(("_sd", "_error", "_width", "_gain")))
+REAL_NUMBERS += ("signal", "signal_to_noise", "gain_shared_items")
 REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
 
 

@@ -19,6 +19,7 @@ from analysis.tables.columns import (
     PRIMARY_METRICS,
     REAL_NUMBERS,
     SUMMARY_COLUMNS,
+    VARIATION_COLUMNS,
     WHOLE_NUMBERS,
 )
 from open_instruct.checkpoints.families import MAIN
@@ -48,6 +49,8 @@ class Tables:
     """Mean change by fine-tuning, a row for each series and evaluation."""
     groups: pd.DataFrame = field(default_factory=lambda: empty_table(GROUP_COLUMNS))
     """Mean change by fine-tuning, a row for each group of tasks and checkpoint."""
+    variation: pd.DataFrame = field(default_factory=lambda: empty_table(VARIATION_COLUMNS))
+    """What varies, of the scores and of the gain, a row for each series, evaluation and metric."""
     noise: pd.DataFrame = field(default_factory=lambda: empty_table(NOISE_COLUMNS))
     """Sensitivity to weight noise; empty where that was not measured."""
     distances: pd.DataFrame = field(default_factory=lambda: empty_table(DISTANCE_COLUMNS))

@@ -1,7 +1,7 @@
 r"""The result tables for a paper: LaTeX with booktabs, in the folder `tables` of a study's results.
 
-Scores have a column for each checkpoint. Up to LONGEST_TABULAR rows a file is a `tabular`, to be put into a table with
-\input; a longer one is a `longtable`, which breaks over pages.
+Scores, over replicates, have a column for each checkpoint. Up to LONGEST_TABULAR rows a file is a `tabular`, to be put
+into a table with \input; a longer one is a `longtable`, which breaks over pages.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,11 +26,14 @@ SPECIAL = {
     ">": r"\textgreater{}",
 }
 EVALUATION = ("eval dataset", "setting", "format", "metric", "series")
-DIFFERENCE = ("difference", "ci_low", "ci_high", "p_value", "n")
+DIFFERENCE = ("difference", "ci_low", "ci_high", "p_value", "next_low", "next_high", "replicates", "n")
+VARIATION = ("item_error", "seed_sd", "run_sd", "checkpoint_sd", "signal_to_noise")
+VARIATION += ("gain_replicate_sd", "gain_next_half_width", "smallest_gain")
 SHOWN = {
     "differences": ("comparison", "series", "checkpoint", "eval dataset", "metric", *DIFFERENCE),
     "changes": (),
     "groups": (),
+    "variation": ("series", "setting", "format", "metric", *VARIATION),
     "noise": ("series", "checkpoint", "setting", "size", "draws", "bits_per_byte", *DIFFERENCE[:3]),
     "distances": ("series", "checkpoint", "layer", "weights", "distance", "base_norm", "relative"),
 }
@@ -39,7 +42,7 @@ SHOWN = {
 
 def write_latex_tables(tables: Tables, folder: Path, inputs: Mapping[str, Path]) -> None:
     """Write every table that has rows to `folder`, in the place of those of an earlier time."""
-    frames = {name: by_checkpoint(getattr(tables, name)) for name in ("performance", "suites")}
+    frames = {name: by_checkpoint(getattr(tables.pooled, name)) for name in ("performance", "suites")}
     for name, columns in SHOWN.items():
         frame: pd.DataFrame = getattr(tables, name)
         frames[name] = frame.filter(list(columns or frame.columns))

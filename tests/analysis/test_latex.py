@@ -49,7 +49,7 @@ def test_every_table_of_a_paper_is_there_with_its_rows(study_file):
     tables = read_tables(paths.results_dir("simulated"))
     folder = paths.results_dir("simulated") / "tables"
     assert {path.stem for path in folder.glob("*.tex")} == {
-        *("all_perf_table", "official_eval_table", "paired_differences", "change_summary", "group_summary")
+        *("all_perf_table", "official_eval_table", "paired_differences", "change_summary", "group_summary", "variation")
     }
     assert read_sidecar(folder)["files"].keys() == {path.name for path in folder.glob("*.tex")}
     assert len(rows_of("paired_differences.tex")) == 1 + len(tables.differences)
