@@ -54,7 +54,7 @@ def compare_all(
     for row in rows:
         grouped.setdefault((row["setting"], row["metric"], row["kind"]), []).append(row)
     for (setting, metric, kind), group in sorted(grouped.items()):
-        items = cells.get((setting, metric)) if kind != "suite" or metric == "acc" else None
+        items = cells.get((setting, metric))
         yield from compare_evaluation(group, curves, items, margins.get(metric))
         if items is not None and metric == PRIMARY_METRICS.get(kind) and kind != "text":
             add_tasks(tasks, group, curves, items)

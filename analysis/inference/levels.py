@@ -20,10 +20,10 @@ def pooled_levels(rows: Sequence[Row], cells: Mapping[tuple[str, str], ItemValue
     grouped: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row["setting"], row["metric"], row["kind"]), []).append(row)
-    for (setting, metric, kind), group in grouped.items():
+    for (setting, metric, _), group in grouped.items():
         models = {(row["series"], row["checkpoint"], row["format"]): row for row in group}
         contrasts = [Contrast("", *key[:2], "", {key: 1.0}, replicates=replicates[key[0]][1]) for key in models]
-        items = cells.get((setting, metric)) if kind != "suite" or metric == "acc" else None
+        items = cells.get((setting, metric))
         if items is not None:
             results = estimate_with_items(contrasts, items.with_constant(), metric)
         else:
