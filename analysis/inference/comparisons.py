@@ -114,9 +114,10 @@ def compare_evaluation(
     def estimate(contrasts: Sequence[Contrast]) -> list[Row]:
         if items is not None:
             return estimate_with_items(contrasts, items, first["metric"])
-        return estimate_without_items(contrasts, levels, first["metric"])
+        return estimate_without_items(contrasts, levels, first["metric"], unsound)
 
     levels = {} if items is not None else levels_of(group)
+    unsound = {(row["series"], row["checkpoint"], row["format"]): row["unsound"] for row in group if row.get("unsound")}
     contrasts = [
         contrast
         for series in sorted(of_series)

@@ -42,6 +42,15 @@ def degenerate_results(tables: Tables) -> list[DegenerateResult]:
     return found + published_faults(tables.scores)
 
 
+def why_degenerate(tables: Tables) -> dict[str, str]:
+    """Source of each degenerate row -> the evidence."""
+    found: dict[str, list[str]] = {}
+    for result in degenerate_results(tables):
+        for source in result.sources:
+            found.setdefault(source, []).append(result.why)
+    return {source: "; ".join(reasons) for source, reasons in found.items()}
+
+
 def constant_gold(performance: pd.DataFrame) -> dict[str, str]:
     """Settings with labels whose gold is constant -> the evidence."""
     found = {}

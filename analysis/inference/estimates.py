@@ -72,7 +72,15 @@ def estimate_with_items(contrasts: Sequence[Contrast], items: ItemValues, metric
             for i in positions:
                 if pairs := contrasts[i].pairs:
                     results[i]["log_odds"] = float(np.mean([levels[tuned] - levels[base] for tuned, base in pairs]))
+    for contrast, result in zip(contrasts, results, strict=True):
+        if "missing" not in result and (fault := items.fault(contrast.terms, contrast.replicates)):
+            result |= untested(fault)
     return results
+
+
+def untested(fault: str) -> dict[str, Any]:
+    """Of an effect that says nothing: it can be drawn, and takes part in no test."""
+    return {"missing": fault, "p_value": None}
 
 
 def coefficients(terms: Sequence[Mapping[Key, float]], keys: Sequence[Key]) -> sparse.csr_array:
@@ -115,9 +123,15 @@ def log_odds(means: Array, num_items: int) -> Array:
 
 
 def estimate_without_items(
-    contrasts: Sequence[Contrast], levels: Mapping[Key, Mapping[str, Level]], metric: str
+    contrasts: Sequence[Contrast],
+    levels: Mapping[Key, Mapping[str, Level]],
+    metric: str,
+    unsound: Mapping[Key, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The same from means and standard errors: Key -> replicate -> level."""
+    """The same from means and standard errors: Key -> replicate -> level.
+
+    unsound  why a cell says nothing about its model
+    """
     results = []
     for contrast in contrasts:
         found: list[tuple[float, Level]] = []
@@ -140,6 +154,8 @@ def estimate_without_items(
         variance = float(np.square(errors).sum(axis=0).mean())
         limits = limits_of(coefficients([contrast.terms], list(contrast.terms)), metric)
         results.append(from_replicates(each, variance, limits))
+        if faults := [f"{' '.join(key)} ({unsound[key]})" for key in contrast.terms if unsound and key in unsound]:
+            results[-1] |= untested("unsound: " + "; ".join(faults))
     return results
 
 

@@ -35,7 +35,7 @@ def format_cells(items: ItemValues, formats: Sequence[str]) -> dict[Key, dict[st
         if task_format != formats[0]:
             continue
         keys = [(series, checkpoint, name) for name in formats]
-        if items.problem(keys, [replicate]):
+        if items.problem(keys, [replicate]) or items.fault(keys, [replicate]):
             continue
         shared = items.about(keys, [replicate])
         values, weights = summed(items.values(keys, [replicate])[:, 0], shared)
@@ -99,7 +99,7 @@ def permutation_p_value(values: Array, weights: Array) -> float:
 def series_p_value(items: ItemValues, keys: Mapping[str, Sequence[Key]], replicates: Sequence[str]) -> float | None:
     """The same of one series.  keys: checkpoint -> key of each format"""
     wanted = [key for of_checkpoint in keys.values() for key in of_checkpoint]
-    if items.problem(wanted, replicates):
+    if items.problem(wanted, replicates) or items.fault(wanted, replicates):
         return None
     shared = items.about(wanted, replicates)
     values = items.values(wanted, replicates)  # (checkpoints * formats, replicates, items)

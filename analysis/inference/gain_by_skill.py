@@ -35,7 +35,8 @@ def task_of(items: ItemValues, curve: Curve, task_format: str, name: str, chance
     """The scores of one fine-tuned series and its base on one task, or why they are not comparable."""
     tuned = [curve.cell(checkpoint, task_format) for checkpoint in curve.trained]
     base = [curve.cell(checkpoint, task_format, of_base=True) for checkpoint in curve.trained]
-    if problem := items.problem([*tuned, *base], curve.replicates):
+    keys = [*tuned, *base]
+    if problem := items.problem(keys, curve.replicates) or items.fault(keys, curve.replicates):
         return f"{name}: {problem}"
     return Task(
         name,

@@ -1,7 +1,6 @@
 """The items of all models on one evaluation, as arrays over replicates and items, where they can be compared."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +37,6 @@ class ItemValues:
                     self.cells[key, replicate] = mean_cell(list(seeds.values()))
         self.items = numbered(self.cells)
 
-    def with_constant(self) -> "ItemValues":
-        """The same, in which models that always give one answer are as good as any, as for a table of scores."""
-        everything = copy(self)
-        everything.constant = frozenset()
-        return everything
-
     def cell(self, key: Key, replicate: str) -> tuple[Key, str]:
         """Where the cell of a replicate is: all seeds of one run share its base model."""
         shared = (key, SHARED)
@@ -55,8 +48,6 @@ class ItemValues:
         absent = [place for place in dict.fromkeys(places) if place not in self.cells]
         if absent:
             return "missing: " + "; ".join(named(place, self.absent.get(place)) for place in absent)
-        if constant := [place for place in dict.fromkeys(places) if place in self.constant]:
-            return "one answer for nearly all items: " + "; ".join(map(named, constant))
         first = places[0]
         for place in places:
             if not np.isfinite(self.cells[place].values).all():
@@ -67,6 +58,12 @@ class ItemValues:
                     return f"other items: {len(a.ids)} in {named(first)}, {len(b.ids)} in {named(place)}"
                 return f"other completions in {named(first)} and {named(place)}"
         return None
+
+    def fault(self, keys: Iterable[Key], replicates: Sequence[str]) -> str | None:
+        """Why a comparison of these models takes part in no test, or None."""
+        places = dict.fromkeys(self.cell(key, replicate) for key in keys for replicate in replicates)
+        constant = [place for place in places if place in self.constant]
+        return "one answer for nearly all items: " + "; ".join(map(named, constant)) if constant else None
 
     def values(self, keys: Sequence[Key], replicates: Sequence[str]) -> Array:
         """(keys, replicates, items)"""

@@ -25,11 +25,11 @@ def pooled_levels(rows: Sequence[Row], cells: Mapping[tuple[str, str], ItemValue
         contrasts = [Contrast("", *key[:2], "", {key: 1.0}, replicates=replicates[key[0]][1]) for key in models]
         items = cells.get((setting, metric))
         if items is not None:
-            results = estimate_with_items(contrasts, items.with_constant(), metric)
+            results = estimate_with_items(contrasts, items, metric)
         else:
             results = estimate_without_items(contrasts, levels_of(group), metric)
         for row, result in zip(models.values(), results, strict=True):
-            if result.get("missing"):
+            if "difference" not in result:
                 continue
             unit, names = replicates[row["series"]]
             level = row | {"Performance": result["difference"], "unit": unit} | result

@@ -28,7 +28,7 @@ def last_minus_peak(items: ItemValues, curve: Curve, task_format: str, metric: s
             f"{FEWEST_CHECKPOINTS} in 2 needed, since the best one is chosen on other runs"
         }
     keys = [curve.cell(name, task_format) for name in names]
-    if problem := items.problem(keys, replicates):
+    if problem := items.problem(keys, replicates) or items.fault(keys, replicates):
         return {"missing": problem}
     shared = items.about(keys, replicates)
     values = items.values(keys, replicates)  # (checkpoints, replicates, items)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.inference.degenerate_results import degenerate_results
+from analysis.inference.degenerate_results import degenerate_results, why_degenerate
 from analysis.inference.equivalence import equivalent
 from analysis.inference.findings import find
 from analysis.inference.multiplicity import adjusted
@@ -93,15 +93,6 @@ def degenerate_rows(released: Tables) -> pd.DataFrame:
 def position_in_file(row: Mapping[str, Any]) -> tuple[str, int]:
     name, _, line = str(row["source"]).partition(":")
     return name, int(line)
-
-
-def why_degenerate(tables: Tables) -> dict[str, str]:
-    """Source of each degenerate row -> the evidence."""
-    found: dict[str, list[str]] = {}
-    for result in degenerate_results(tables):
-        for source in result.sources:
-            found.setdefault(source, []).append(result.why)
-    return {source: "; ".join(reasons) for source, reasons in found.items()}
 
 
 def compare_numbers(own: Tables, released: Tables, margins: Mapping[str, float]) -> pd.DataFrame:

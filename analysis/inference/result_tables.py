@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.inference.comparisons import Plan, compare_all
-from analysis.inference.degenerate_results import is_constant
+from analysis.inference.degenerate_results import is_constant, why_degenerate
 from analysis.inference.item_values import ItemValues
 from analysis.inference.levels import pooled_levels
 from analysis.inference.variation import variation_table
@@ -95,6 +95,9 @@ def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
     rows = gathered.rows
     performance = table_of(row for row in rows if row["kind"] != "suite")
     suites = table_of(row for row in rows if row["kind"] == "suite")
+    if not cells:
+        why = why_degenerate(Tables(performance, suites, performance, as_table([], MISSING_COLUMNS)))
+        rows = [row | {"unsound": why.get(row["source"])} for row in rows]
     differences = as_table(sorted(compare_all(compared(rows), cells, plan), key=row_order), DIFFERENCE_COLUMNS)
     return Tables(performance, suites, differences, as_table(gathered.missing, MISSING_COLUMNS), levels)
 

@@ -90,8 +90,11 @@ def test_a_run_that_lacks_a_seed_is_named():
 
 
 def test_models_that_always_give_one_answer_take_part_in_no_test():
-    cells = {TUNED: {"": cell([1, 0])}, BASE: {"": cell([1, 1])}}
-    assert change(cells, constant=[(BASE, "")]) == {"missing": "one answer for nearly all items: base 0 default"}
+    both = {TUNED: {"a": cell([1, 0]), "b": cell([1, 1])}, BASE: {"a": cell([0, 0]), "b": cell([1, 0])}}
+    row = change(both, replicates=("a", "b"), constant=[(BASE, "b")])
+    assert row["missing"] == "one answer for nearly all items: base 0 default of b"
+    # It can be drawn all the same.
+    assert (row["difference"], row["p_value"]) == (0.5, None)
 
 
 def test_one_item_has_an_effect_and_no_test():
