@@ -11,9 +11,9 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 study=${1:-}
 from=$base_dir/results/$study
 to=$repository/results/analysis
-tables="all_perf_table.csv official_eval_table.csv paired_differences.csv change_summary.csv group_summary.csv
-  missing.csv measurements.parquet findings.csv findings.json"
-again="make it with: python analysis/report.py --study STUDY_FILE"
+tables="all_perf_table.csv official_eval_table.csv levels.csv paired_differences.csv variation.csv change_summary.csv
+  group_summary.csv missing.csv measurements.parquet findings.csv findings.json provenance.csv"
+again="make it with: python analysis/report.py --study STUDY_FILE, then python analysis/provenance.py --study STUDY_FILE"
 optional="perturbation.csv weight_distances.csv"
 
 refuse() {

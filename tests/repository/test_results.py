@@ -61,7 +61,8 @@ def clone(tmp_path):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True, env=without_git_variables())
     write(tmp_path / "results" / "analysis" / "notes.txt", "the user's own")
     mine = tmp_path / "results" / "mine"
-    tables = ("all_perf_table", "official_eval_table", "paired_differences", "change_summary", "group_summary")
+    tables = ("all_perf_table", "official_eval_table", "levels", "paired_differences", "variation", "change_summary")
+    tables += ("group_summary", "provenance")
     names = [f"{name}.csv" for name in (*tables, "missing", "findings")]
     for name in (*names, "measurements.parquet", "findings.json"):
         write(mine / name, "model_id,reason\n")
@@ -97,7 +98,7 @@ def test_a_release_has_tables_findings_and_figures_and_no_older_file(clone):
     mine = files(clone / "results" / "mine")
     kept = {name: text for name, text in mine.items() if not name.endswith(("meta.json", ".html", ".ipynb"))}
     assert files(clone / "results" / "analysis") == kept | {"notes.txt": "the user's own"}
-    assert len(kept) == 11
+    assert len(kept) == 14
     changes = done.stdout.splitlines()[:-1]
     assert {"removed: figures/gone.png", "changed: missing.csv", "new:     figures/fig2.png"} < set(changes)
     again = release(clone, "mine")
