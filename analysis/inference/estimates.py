@@ -132,39 +132,54 @@ def estimate_without_items(
 
     unsound  why a cell says nothing about its model
     """
-    results = []
-    for contrast in contrasts:
-        found: list[tuple[float, Level]] = []
-        absent = []
-        for key, coefficient in contrast.terms.items():
-            of_key = levels.get(key, {})
-            for replicate in contrast.replicates:
-                level = of_key.get(SHARED, of_key.get(replicate))
-                if level is None:
-                    absent.append(" ".join([*key, *([f"of {replicate}"] if replicate else [])]))
-                else:
-                    found.append((coefficient, level))
-        if absent:
-            results.append({"missing": "missing: " + "; ".join(absent)})
-            continue
-        num_replicates = len(contrast.replicates)
-        scores = np.array([c * level[0] for c, level in found]).reshape(-1, num_replicates)
-        errors = np.array([c * level[1] for c, level in found]).reshape(-1, num_replicates)
-        each = scores.sum(axis=0)  # (replicates,)
-        variance = float(np.square(errors).sum(axis=0).mean())
-        limits = limits_of(coefficients([contrast.terms], list(contrast.terms)), metric)
-        results.append(from_replicates(each, variance, limits))
-        if faults := [f"{' '.join(key)} ({unsound[key]})" for key in contrast.terms if unsound and key in unsound]:
-            results[-1] |= untested("unsound: " + "; ".join(faults))
+    results: list[dict[str, Any]] = [{} for _ in contrasts]
+    alike: dict[int, list[int]] = {}
+    for i, contrast in enumerate(contrasts):
+        if absent := absent_levels(contrast, levels):
+            results[i] = {"missing": "missing: " + "; ".join(absent)}
+        else:
+            alike.setdefault(len(contrast.replicates), []).append(i)
+    for positions in alike.values():
+        terms = [contrasts[i].terms for i in positions]
+        each, variances = (
+            np.array(part) for part in zip(*(combined(contrasts[i], levels) for i in positions), strict=True)
+        )
+        limits = limits_of(coefficients(terms, list(dict.fromkeys(key for of_one in terms for key in of_one))), metric)
+        for i, row in zip(positions, from_replicates(each, variances, limits), strict=True):
+            results[i] = row
+            faults = [f"{' '.join(key)} ({unsound[key]})" for key in contrasts[i].terms if unsound and key in unsound]
+            if faults:
+                results[i] |= untested("unsound: " + "; ".join(faults))
     return results
 
 
-def from_replicates(each: Array, item_variance: float, limits: Array | None = None) -> dict[str, Any]:
-    """Estimate from the effect in each replicate and the variance over items that they share (NaN: unknown)."""
-    is_known = not np.isnan(item_variance)
-    (row,) = rows_of(replicate_effect(each, item_variance if is_known else 0.0), limits)
-    row["n"] = None
-    if is_known:
-        return row
-    unknown = ("std", "ci_low", "ci_high", "item_error") if len(each) == 1 else ("item_error",)
-    return row | dict.fromkeys(unknown, None) | {"note": NO_ERROR}
+def absent_levels(contrast: Contrast, levels: Mapping[Key, Mapping[str, Level]]) -> list[str]:
+    return [
+        " ".join([*key, *([f"of {replicate}"] if replicate else [])])
+        for key in contrast.terms
+        for replicate in contrast.replicates
+        if not {SHARED, replicate} & set(levels.get(key, {}))
+    ]
+
+
+def combined(contrast: Contrast, levels: Mapping[Key, Mapping[str, Level]]) -> tuple[Array, float]:
+    """Effect in each replicate (replicates,), and the variance over items of their mean."""
+    of_keys = [levels[key] for key in contrast.terms]
+    found = np.array(
+        [[of_key.get(SHARED, of_key.get(name)) for name in contrast.replicates] for of_key in of_keys], float
+    )
+    found *= np.array(list(contrast.terms.values()))[:, None, None]  # (terms, replicates, 2)
+    return found[..., 0].sum(axis=0), float(np.square(found[..., 1]).sum(axis=0).mean())
+
+
+def from_replicates(each: Array, item_variance: Array, limits: Array | None = None) -> list[dict[str, Any]]:
+    """Estimates from the effects in each replicate (effects, replicates) and the variances over items that replicates
+    share (effects,), NaN where unknown.
+    """
+    is_known = ~np.isnan(item_variance)
+    rows = rows_of(replicate_effect(each, np.where(is_known, item_variance, 0.0)), limits)
+    unknown = ("std", "ci_low", "ci_high", "item_error") if each.shape[1] == 1 else ("item_error",)
+    return [
+        row | {"n": None} | ({} if known else dict.fromkeys(unknown, None) | {"note": NO_ERROR})
+        for row, known in zip(rows, is_known, strict=True)
+    ]

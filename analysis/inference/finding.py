@@ -1,14 +1,14 @@
 """A finding: a claim with its effect, interval and p-value, and how one is made of a row of paired_differences.csv."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from analysis.inference.degenerate_results import constant_gold
 from analysis.tables.columns import BITS, LOWER_IS_BETTER, METRIC_LABELS
-from analysis.tables.frames import Tables, number, relation, select, usual
+from analysis.tables.frames import Tables, number, relation, select, usual, where
 
 Row = dict[Any, Any]
 """Of paired_differences.csv."""
@@ -52,14 +52,20 @@ class Finding:
     sentence: str = ""
 
 
+def without_constant_gold(tables: Tables) -> Tables:
+    """Tables whose differences lack the sets with constant gold, of which no claim is made."""
+    differences, constant = tables.differences, constant_gold(tables.performance)
+    is_left_out = differences["setting"].isin(list(constant)) & (differences["kind"] == "labels")
+    return replace(tables, differences=where(differences, ~is_left_out))
+
+
 def rows_of(tables: Tables, comparison: str, *relations: str) -> Iterator[Row]:
     """The rows of a comparison whose evaluation set is one of `relations` to the train set of the series.
 
-    Suites and sets with constant gold are left out.
+    Suites are left out.
     """
-    degenerate = constant_gold(tables.performance)
     for row in usual(select(tables.differences, comparison=comparison)).to_dict("records"):
-        is_used = row["kind"] not in ("suite", "tasks") and row["setting"] not in degenerate
+        is_used = row["kind"] not in ("suite", "tasks")
         if is_used and relation(row["role"], row["train_set"] or "") in relations:
             yield row
 

@@ -23,7 +23,7 @@ from analysis.inference.claims import (
     suites,
     who_gains_most,
 )
-from analysis.inference.finding import Finding, sign
+from analysis.inference.finding import Finding, sign, without_constant_gold
 from analysis.inference.multiplicity import adjusted
 from analysis.inference.weight_claims import distance_and_gain, noise_sensitivity
 from analysis.tables.frames import Tables
@@ -67,6 +67,7 @@ def find(tables: Tables, primary: PrimaryClaim | None = None) -> list[Finding]:
 
     Raises UserError where `primary` is not exactly one of them.
     """
+    tables = without_constant_gold(tables)
     found = [*pre_training(tables), *gain(tables), *latent_benefit(tables), *over_training(tables)]
     found += [*who_gains_most(tables), *forgetting(tables)]
     found += [*noise_sensitivity(tables), *distance_and_gain(tables)]

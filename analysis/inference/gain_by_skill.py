@@ -72,7 +72,8 @@ def gain_by_skill(tasks: Sequence[Task], *, in_log_odds: bool) -> dict[str, Any]
             # The two halves have items of their own, so the variance of their mean is a quarter of the sum.
             variance += float(np.square(weights) @ item_variance) / num_replicates / 4
     note = f"over {len(tasks)} tasks: {', '.join(task.name for task in tasks)}"
-    return from_replicates(slopes, variance) | {"note": note}
+    (row,) = from_replicates(slopes[None], np.array([variance]))
+    return row | {"note": note}
 
 
 def halves(task: Task, half: int, in_log_odds: bool) -> tuple[Array, Array, float]:

@@ -52,7 +52,8 @@ def noise_sensitivity(tables: Tables) -> Iterator[Finding]:
             errors.append(float(np.square(weights * trained["std"].to_numpy(float)).sum()))
         else:
             unit = of_size["unit"].iloc[0]
-            row |= from_replicates(np.array(slopes), float(np.mean(errors)) if len(slopes) == 1 else 0.0)
+            of_draws = np.mean(errors) if len(slopes) == 1 else 0.0
+            row |= from_replicates(np.array([slopes]), np.array([of_draws]))[0]
             row |= {"unit": None if is_empty(unit) else unit, "note": "items and draws of the noise are fixed"}
         yield finding("weight noise", claim, f"{quantity}, per doubling of the pre-training tokens", row, expected=1)
 
@@ -62,10 +63,12 @@ def distance_and_gain(tables: Tables) -> Iterator[Finding]:
 
     Never along one course of pre-training: any two quantities that change steadily are correlated over checkpoints.
     """
-    moved = select(tables.distances, layer=ALL_LAYERS)
+    moved = {
+        place: in_order(rows) for place, rows in groups(select(tables.distances, layer=ALL_LAYERS), "series", "family")
+    }
     for row in own_task_rows(tables, Comparison.CHANGE):
-        of_series = select(moved, series=row["series"], family=row["family"])
-        if of_series.empty or row["checkpoint"] != in_order(of_series)["checkpoint"].iloc[-1]:
+        of_series = moved.get((row["series"], row["family"]))
+        if of_series is None or row["checkpoint"] != of_series["checkpoint"].iloc[-1]:
             continue
         distance = {
             "" if is_empty(replicate) else replicate: value

@@ -9,6 +9,9 @@ Z_95 = float(stats.norm.ppf(0.975))
 
 def binomial(accuracy: float, num_items: int) -> dict[str, float]:
     """Standard error and Wilson interval of an accuracy: std, ci_low, ci_high."""
-    interval = stats.binomtest(round(accuracy * num_items), num_items).proportion_ci(0.95, method="wilson")
-    error = math.sqrt(accuracy * (1 - accuracy) / num_items)
-    return {"std": error, "ci_low": float(interval.low), "ci_high": float(interval.high)}
+    share, z2 = round(accuracy * num_items) / num_items, Z_95**2
+    middle = share + z2 / (2 * num_items)
+    half = Z_95 * math.sqrt(share * (1 - share) / num_items + z2 / (4 * num_items**2))
+    scale = 1 + z2 / num_items
+    low, high = ((middle - half) / scale if share > 0 else 0.0), ((middle + half) / scale if share < 1 else 1.0)
+    return {"std": math.sqrt(accuracy * (1 - accuracy) / num_items), "ci_low": low, "ci_high": high}

@@ -16,7 +16,7 @@ from open_instruct.common.paths import REPOSITORY
 
 TABLE = (REPOSITORY / "benchmarks" / "README.md").read_text()
 COMMANDS = re.findall(r"`python (benchmarks/\S+\.py)([^`]*)`", TABLE)
-HELPERS = {"scaling_inputs.py", "catwalk_side.py", "check.py", "figures.py"}
+HELPERS = {"scaling_inputs.py", "catwalk_side.py", "simulation.py", "check.py", "figures.py"}
 
 
 def test_the_readme_lists_every_program():
