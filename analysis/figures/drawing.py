@@ -37,6 +37,11 @@ PANEL_INCHES, LEGEND_LINE, HORIZONTAL_LABELS, ROTATED_LABELS = 3.1, 0.18, 0.42, 
 """Inches: width of a panel, height of a line of its legend, height of tick labels (horizontal, rotated)."""
 NOTE_WIDTH = 42
 """Characters of a note that fit into a panel."""
+CHARACTERS_AN_INCH = 18
+"""Of the note below the panels."""
+NOTE_SIZE, NOTE_COLOUR = 7.5, "#555555"
+PALE = 0.35
+"""Opacity of the thin lines of single replicates."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -48,8 +53,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(rows: Grid, *, title: str, scale: str = "index", axis: str = "step") -> Figure:
-    """Draw a grid of panels, with one legend below them.  Raises UserError for an unknown scale or axis."""
+def draw(rows: Grid, *, title: str, note: str = "", scale: str = "index", axis: str = "step") -> Figure:
+    """Draw a grid of panels, below them one legend and the note.  Raises UserError for an unknown scale or axis."""
     if axis not in X_LABELS:
         raise UserError(f"unknown axis {axis!r}; expected {', '.join(X_LABELS)}")
     num_columns = max(len(row) for row in rows)
@@ -67,9 +72,16 @@ def draw(rows: Grid, *, title: str, scale: str = "index", axis: str = "step") ->
         figure.suptitle(title, fontsize=11, fontweight="bold")
         shared = [curve for row in rows for panel in row for curve in panel.curves if not panel.own_legend]
         handles, labels = legend_of(shared)
+        inches = figure.get_size_inches()[0]
+        wrapped_note = "\n".join(textwrap.wrap(note, int(CHARACTERS_AN_INCH * inches)))
         if labels:
-            columns = columns_for(labels, figure.get_size_inches()[0])
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+            columns = columns_for(labels, inches)
+            legend = figure.legend(
+                handles, labels, title=wrapped_note, loc="outside lower center", ncols=columns, frameon=False
+            )
+            legend.get_title().set(fontsize=NOTE_SIZE, color=NOTE_COLOUR, multialignment="center")
+        elif note:
+            figure.supxlabel(wrapped_note, fontsize=NOTE_SIZE, color=NOTE_COLOUR)
         # Laid out once, not again for each file that is saved.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -125,8 +137,8 @@ def with_points(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def add_notes(axes: Axes, panel: Panel, checkpoints: Sequence[str]) -> None:
-    """Name what was not measured, above the data so that no point is covered."""
-    notes = [line for note in missing_notes(panel, checkpoints) for line in textwrap.wrap(note, NOTE_WIDTH)]
+    """Name what was not measured or is degenerate, above the data so that no point is covered."""
+    notes = [line for note in panel_notes(panel, checkpoints) for line in textwrap.wrap(note, NOTE_WIDTH)]
     if notes:
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.09 * len(notes) * (high - low))
@@ -169,6 +181,14 @@ def draw_curve(axes: Axes, curve: Curve, places: Mapping[str, float], shift: flo
     rows = rows.reindex([name for name in places if name in rows.index or name != MAIN])
     x = np.array([places[str(name)] for name in rows.index]) + shift
     draw_points(axes, curve, rows, x, line=curve.style.line)
+    for of_one in curve.each:
+        y = of_one.set_index("checkpoint")[curve.value].reindex(rows.index)
+        axes.plot(x, y, color=curve.style.colour, linewidth=0.6, alpha=PALE, linestyle=curve.style.line, zorder=1.5)
+    is_hollow = [str(name) in curve.hollow for name in rows.index]
+    look: dict[str, Any] = {"color": curve.style.colour, "marker": curve.style.marker, "linestyle": "none"}
+    if any(is_hollow):
+        y = rows[curve.value].to_numpy(float)[is_hollow]
+        axes.plot(x[is_hollow], y, markerfacecolor="white", markersize=4.5, zorder=3, **look)
 
 
 def draw_points(axes: Axes, curve: Curve, rows: pd.DataFrame, x: np.ndarray, *, line: str) -> None:
@@ -181,9 +201,16 @@ def draw_points(axes: Axes, curve: Curve, rows: pd.DataFrame, x: np.ndarray, *, 
     axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, markersize=4, linewidth=1.4, **look)
 
 
-def missing_notes(panel: Panel, checkpoints: Sequence[str]) -> list[str]:
-    """The checkpoints that each curve lacks, or those that it has, whichever is shorter."""
+def panel_notes(panel: Panel, checkpoints: Sequence[str]) -> list[str]:
+    """The checkpoints at which each curve is hollow, and those that it lacks or has, whichever is shorter."""
     notes = []
+    hollow = [
+        f"{curve.label} {', '.join(short_step(name) for name in order_checkpoints(curve.hollow))}"
+        for curve in panel.curves
+        if curve.hollow
+    ]
+    if hollow:
+        notes.append(f"one answer (hollow): {'; '.join(hollow)}")
     for curve in panel.curves:
         measured = set(curve.rows.dropna(subset=[curve.value])["checkpoint"])
         found = [short_step(name) for name in checkpoints if name in measured]

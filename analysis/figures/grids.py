@@ -14,7 +14,6 @@ from analysis.figures.panels import (
     level_panel,
     metrics_of,
     series_panel,
-    with_90,
     wrapped,
 )
 from analysis.figures.style import FORMAT_COLOURS, style_of
@@ -117,7 +116,7 @@ def task_format(tables: Tables) -> Grid:
             both = {"series": [base, series], "setting": setting, "metric": metric}
             spreads = select(tables.differences, comparison=Comparison.FORMATS, **both)
             if len(spreads):
-                label = f"variance of {METRIC_LABELS[metric]}"
+                label = f"variance of {METRIC_LABELS[metric]}, less noise"
                 title = f"{setting}\nvariance between formats"
                 row.append(series_panel(tables, title, spreads, label, value="difference"))
             rows.append(row)
@@ -136,7 +135,7 @@ def cross_task(tables: Tables) -> Grid:
 
 
 def out_of_domain(tables: Tables) -> Grid:
-    """The change by fine-tuning on other data of the same task: a panel for each train set, with 90% intervals."""
+    """The change by fine-tuning on other data of the same task: a panel for each train set."""
     panels = []
     degenerate = constant_gold(tables.performance)
     by_series = groups(fine_tuned_changes(tables, "out-of-domain"), "metric", "series")
@@ -145,7 +144,7 @@ def out_of_domain(tables: Tables) -> Grid:
         styles = style_of(sorted(set(rows["setting"])))
         for (setting,), group in groups(rows, "setting"):
             label = f"{setting} (degenerate)" if setting in degenerate else setting
-            curves.append(Curve(label, styles[setting], with_90(in_order(group)), "difference"))
+            curves.append(Curve(label, styles[setting], in_order(group), "difference"))
         label, checkpoints = f"change of {METRIC_LABELS[metric]}", checkpoints_of(tables, rows)
         panels.append(Panel(f"fine-tuned on {series}", label, curves, checkpoints, is_change=True, own_legend=True))
     return wrapped(panels, "Out of domain")

@@ -7,8 +7,10 @@ and whether it is logarithmic, so every panel has all of them.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pandas as pd
+
 from analysis.figures.panels import Curve, Grid, Panel
-from analysis.figures.study_figures import FIGURES
+from analysis.figures.study_figures import FIGURES, caption_of
 from analysis.tables.frames import Tables, number, order_checkpoints
 from open_instruct.checkpoints.families import MAIN
 
@@ -22,7 +24,7 @@ def interactive_figures(grids: Mapping[str, Grid], tables: Tables) -> list[dict[
     figures = []
     for name, grid in grids.items():
         panels = [panel_data(panel, tokens) for row in grid for panel in row if panel.curves]
-        about = {"name": name, "title": FIGURES[name].title, "caption": FIGURES[name].caption}
+        about = {"name": name, "title": FIGURES[name].title, "caption": caption_of(name, grid)}
         figures.append(about | {"panels": panels})
     return figures
 
@@ -72,8 +74,14 @@ def curve_data(curve: Curve, checkpoints: list[str]) -> dict[str, Any]:
         "y": column(curve.value),
         "low": column("ci_low"),
         "high": column("ci_high"),
-        "source": [rows[c].get("source") if c in rows else None for c in checkpoints],
+        "each": [by_checkpoint(found, curve.value, checkpoints) for found in curve.each],
+        "hollow": [name in curve.hollow for name in checkpoints],
     }
+
+
+def by_checkpoint(rows: pd.DataFrame, value: str, checkpoints: list[str]) -> list[float | None]:
+    found = dict(zip(rows["checkpoint"], rows[value], strict=True))
+    return [number(found.get(name)) for name in checkpoints]
 
 
 def labels_of(figures: Iterable[dict[str, Any]]) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
-from scipy import stats
 
 from analysis.figures.style import Style, styles_of
 from analysis.inference.degenerate_results import constant_gold
@@ -13,7 +12,6 @@ from analysis.tables.columns import BITS, MACRO_F1, METRIC_LABELS, Comparison
 from analysis.tables.frames import Tables, found_checkpoints, groups, in_order, related, select, usual, where
 
 MOST_COLUMNS = 5
-Z_90 = float(stats.norm.ppf(0.95))
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,12 @@ class Curve:
     """Column on the y axis."""
     x: str = "checkpoint"
     """Column on the x axis, where the panel has an `x_label`."""
+    each: Sequence[pd.DataFrame] = ()
+    """Rows of each replicate (checkpoint and value), drawn as thin pale lines; none where there is one."""
+    interval: str = ""
+    """What its intervals are over, where that is not the replicates and items of its rows."""
+    hollow: frozenset[str] = frozenset()
+    """Checkpoints at which the model gives one answer for nearly all items."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,6 @@ def metrics_of(rows: pd.DataFrame) -> list[str]:
 def checkpoints_of(tables: Tables, rows: pd.DataFrame) -> list[str]:
     found = found_checkpoints(tables.scores)
     return [name for family in sorted(set(rows["family"].dropna())) for name in found[family]]
-
-
-def with_90(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with 90% intervals, from their standard errors."""
-    half = Z_90 * rows["std"].astype(float)
-    return rows.assign(ci_low=rows["difference"] - half, ci_high=rows["difference"] + half)
 
 
 def in_rows(columns: Sequence[Sequence[Panel]], empty: str) -> Grid:

@@ -19,6 +19,7 @@ from analysis.figures.grids import (
     task_format,
 )
 from analysis.figures.panels import Grid, in_tokens
+from analysis.figures.replicate_curves import completed, interval_note, models_of
 from analysis.figures.weight_grids import noise_on_weights, weight_distance
 from analysis.tables.frames import Tables
 from open_instruct.common.artifacts import Artifact
@@ -38,7 +39,7 @@ FIGURES = {
         "Base models over pre-training",
         base_models,
         "Base models over checkpoints. A task is improving where the 95% interval at the last checkpoint is above that "
-        "at the first. Bars are 95% intervals over items; lower bits per byte are better.",
+        "at the first. Lower bits per byte are better.",
     ),
     "fig3_own_task": StudyFigure(
         "In-domain performance before and after fine-tuning",
@@ -49,8 +50,7 @@ FIGURES = {
     "fig4_suites": StudyFigure(
         "Ranked classification and instruction following",
         instruction_suites,
-        "Base and instruction-tuned models on the ranked-classification suites and on instruction following. "
-        "Bars are 95% intervals (Wilson intervals for suites).",
+        "Base and instruction-tuned models on the ranked-classification suites and on instruction following.",
     ),
     "fig5_task_format": StudyFigure(
         "Sensitivity to the prompt format",
@@ -62,13 +62,13 @@ FIGURES = {
         "Cross-task transfer: fine-tuned minus base",
         cross_task,
         "Change by fine-tuning on tasks other than the one trained on. "
-        "Above zero is a higher score, or higher bits per byte. Bars are 95% intervals.",
+        "Above zero is a higher score, or higher bits per byte.",
     ),
     "fig7_out_of_domain": StudyFigure(
         "Out-of-domain generalisation: fine-tuned minus base",
         out_of_domain,
         "Change by fine-tuning on other data of the same task, a panel for each train set. "
-        "Above zero is a higher score, or higher bits per byte. Bars are 90% intervals.",
+        "Above zero is a higher score, or higher bits per byte.",
     ),
     "fig8_heldout_text": StudyFigure(
         "Held-out text before and after fine-tuning",
@@ -80,36 +80,42 @@ FIGURES = {
         "Sensitivity to weight noise",
         noise_on_weights,
         "Change of bits per byte under Gaussian noise on every weight, by noise size relative to each tensor's root "
-        "mean square. Bars are 95% intervals over draws of the noise.",
+        "mean square.",
         table="noise",
     ),
     "fig10_weight_distance": StudyFigure(
         "Weight change by fine-tuning, and the gain",
         weight_distance,
         "Norm of the change of each layer relative to its norm before. Below, the change on the task against it, a "
-        "point for each checkpoint. Bars are 95% intervals over items.",
+        "point for each checkpoint.",
         table="distances",
     ),
     "appendix_a_scores": StudyFigure(
         "Scores on every evaluation set, format and number of shots",
         every_score,
-        "Primary metric of every model on every evaluation set, in every format. Bars are 95% intervals.",
+        "Primary metric of every model on every evaluation set, in every format.",
     ),
     "appendix_b_bits_per_byte": StudyFigure(
         "Bits per byte on every evaluation set and format",
         every_bits,
-        "Bits per byte of the gold completion, for every model, evaluation set and format. Bars are 95% intervals.",
+        "Bits per byte of the gold completion, for every model, evaluation set and format.",
     ),
 }
 
 
 def build_grids(tables: Tables) -> dict[str, Grid]:
     """Name -> panels of every figure that these tables have rows for."""
+    models = models_of(tables)
     return {
-        name: figure.grid(tables.pooled)
+        name: completed(figure.grid(tables.pooled), models)
         for name, figure in FIGURES.items()
         if not figure.table or len(getattr(tables, figure.table))
     }
+
+
+def caption_of(name: str, grid: Grid) -> str:
+    """What the figure shows, and over what its intervals are."""
+    return f"{FIGURES[name].caption} {interval_note(grid)}".strip()
 
 
 def write_figures(
@@ -119,10 +125,12 @@ def write_figures(
     written = []
     with Artifact(folder, arguments={"scale": scale, "axis": axis}, inputs=inputs).making_folder() as (made, _):
         for name, grid in grids.items():
-            written += save(draw(grid, title=FIGURES[name].title, scale=scale, axis=axis), made / name)
+            figure = draw(grid, title=FIGURES[name].title, note=interval_note(grid), scale=scale, axis=axis)
+            written += save(figure, made / name)
     print(f"wrote {len(written)} files to {folder}")
 
 
 def draw_figure(name: str, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
-    grid = FIGURES[name].grid((in_tokens(tables) if axis == "tokens" else tables).pooled)
-    return draw(grid, title=FIGURES[name].title, scale=scale, axis=axis)
+    chosen = in_tokens(tables) if axis == "tokens" else tables
+    grid = completed(FIGURES[name].grid(chosen.pooled), models_of(chosen))
+    return draw(grid, title=FIGURES[name].title, note=interval_note(grid), scale=scale, axis=axis)

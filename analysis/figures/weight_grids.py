@@ -8,8 +8,10 @@ from matplotlib.colors import to_hex
 
 from analysis.figures.panels import Curve, Grid, Panel, checkpoints_of, wrapped
 from analysis.figures.style import BASE_COLOUR, MARKERS, Style
+from analysis.inference.estimates import from_replicates
 from analysis.tables.columns import ALL_LAYERS, METRIC_LABELS, Comparison
 from analysis.tables.frames import Tables, groups, in_order, related, select, usual
+from analysis.tables.replicates import SHARED
 
 RELATIVE_CHANGE = "relative weight change"
 
@@ -29,12 +31,43 @@ def noise_on_weights(tables: Tables) -> Grid:
     of_series = groups(tables.noise, "setting", "family", "series")
     for (setting, _, series), rows in sorted(of_series, key=lambda found: (is_tuned(found[1]), found[0])):
         curves = [
-            Curve(f"noise size {size:g}", styles[f"{float(size):g}"], in_order(of_size), "difference")
+            over_replicates(
+                f"noise size {size:g}",
+                styles[f"{float(size):g}"],
+                of_size,
+                "difference",
+                of_one="draws of the noise: one run",
+                of_several=", with fixed items and draws",
+            )
             for (size,), of_size in groups(rows, "size")
         ]
         title = f"{setting}\n{f'fine-tuned on {series}' if is_tuned(rows) else 'base models'}"
         panels.append(Panel(title, "change of bits per byte", curves, checkpoints_of(tables, rows), is_change=True))
     return wrapped(panels, "Weight noise")
+
+
+def over_replicates(
+    label: str, style: Style, rows: pd.DataFrame, value: str, *, of_one: str = "", of_several: str = ""
+) -> Curve:
+    """The mean of each checkpoint over replicates, with an interval over these, and the curve of each of them.
+
+    of_one, of_several: what the interval is over with one replicate, and what is fixed with several.
+    """
+    named = rows.assign(replicate=rows["replicate"].fillna(SHARED))
+    several = [in_order(of_replicate) for _, of_replicate in groups(named, "replicate")]
+    if len(several) == 1:
+        return Curve(label, style, several[0], value, interval=of_one)
+    means = []
+    for _, of_checkpoint in groups(rows, "checkpoint"):
+        values = of_checkpoint[value].to_numpy(float)
+        estimate = from_replicates(values, 0.0)
+        row = of_checkpoint.to_dict("records")[0] | {value: estimate["difference"]}
+        interval = ("ci_low", "ci_high") if len(values) > 1 else ()
+        means.append(row | dict.fromkeys(("ci_low", "ci_high")) | {name: estimate[name] for name in interval})
+    columns = list(dict.fromkeys([*rows.columns, "ci_low", "ci_high"]))
+    mean = in_order(pd.DataFrame(means, columns=columns)).astype({"ci_low": float, "ci_high": float})
+    over = f"{len(several)} {rows['unit'].iloc[0]}s{of_several}"
+    return Curve(label, style, mean, value, each=several, interval=over)
 
 
 def is_tuned(rows: pd.DataFrame) -> bool:
@@ -47,20 +80,22 @@ def weight_distance(tables: Tables) -> Grid:
     above, below = [], []
     gains = usual(select(tables.differences, comparison=Comparison.CHANGE, format="default"))
     for (family, series), rows in groups(tables.distances, "family", "series"):
-        layers = [(layer, in_order(select(rows, layer=layer))) for layer in dict.fromkeys(rows["layer"])]
-        curves = [Curve(layer_label(layer), styles[layer], group, "relative") for layer, group in layers]
+        curves = [
+            over_replicates(
+                layer_label(layer), styles[layer], select(rows, layer=layer), "relative", of_several=" (weight change)"
+            )
+            for layer in dict.fromkeys(rows["layer"])
+        ]
         above.append(Panel(f"fine-tuned on {series}", RELATIVE_CHANGE, curves, checkpoints_of(tables, rows)))
         own = related(select(gains, series=series, family=family), "in-domain")
         for (setting, metric), gained in groups(own, "setting", "metric"):
-            measured = gained.set_index("checkpoint")[["difference", "ci_low", "ci_high"]]
-            curves = [
-                Curve(
-                    layer_label(layer), styles[layer], group.join(measured, on="checkpoint"), "difference", "relative"
-                )
-                for layer, group in layers
-            ]
+            effects = gained.set_index("checkpoint")[["difference", "ci_low", "ci_high", "unit", "replicates"]]
+            against = []
+            for curve in curves:
+                both = curve.rows[["checkpoint", "series", "relative"]].join(effects, on="checkpoint")
+                against.append(Curve(curve.label, curve.style, both, "difference", "relative"))
             title, label = f"{setting}\nfine-tuned on {series}", f"change of {METRIC_LABELS[metric]}"
-            below.append(Panel(title, label, curves, is_change=True, x_label=RELATIVE_CHANGE))
+            below.append(Panel(title, label, against, is_change=True, x_label=RELATIVE_CHANGE))
     return [*wrapped(above, "Weight change"), *(wrapped(below, "") if below else [])]
 
 

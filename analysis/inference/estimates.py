@@ -14,7 +14,7 @@ from scipy import sparse
 from analysis.inference.contrasts import Contrast
 from analysis.inference.crossed import Effects, crossed_effects, replicate_effect
 from analysis.inference.item_values import ItemValues
-from analysis.tables.columns import BITS
+from analysis.tables.columns import BITS, TOP_SCORE
 from analysis.tables.gathering import Key
 from analysis.tables.replicates import SHARED
 
@@ -99,8 +99,8 @@ def without_noise(differences: Array, values: Array) -> Array:
 
 
 def limits_of(matrix: sparse.csr_array, metric: str) -> Array:
-    """(contrasts, 2): what a weighted sum of scores between 0 and 1 can be; bits per byte have no upper limit."""
-    dense = matrix.toarray()
+    """(contrasts, 2): what a weighted sum of scores between 0 and 1 (or 100%) can be; bits per byte have no limit."""
+    dense = TOP_SCORE.get(metric, 1.0) * matrix.toarray()
     if metric == BITS:
         return np.full((len(dense), 2), (-np.inf, np.inf))
     return np.stack([np.minimum(dense, 0).sum(axis=1), np.maximum(dense, 0).sum(axis=1)], axis=1)

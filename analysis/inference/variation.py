@@ -64,7 +64,7 @@ def of_seeds(models: pd.DataFrame) -> dict[tuple[str, ...], float]:
     variances: dict[tuple[str, ...], list[float]] = {}
     for names, rows in groups(models.assign(run=models["run"].fillna("")), *CURVE, "run", "checkpoint"):
         if len(rows) > 1:
-            variances.setdefault(names[: len(CURVE)], []).append(float(rows["Performance"].var(ddof=1)))
+            variances.setdefault(names[: len(CURVE)], []).append(float(rows["Performance"].to_numpy(float).var(ddof=1)))
     return {curve: float(np.sqrt(np.mean(found))) for curve, found in variances.items()}
 
 

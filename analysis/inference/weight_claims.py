@@ -34,7 +34,7 @@ def noise_sensitivity(tables: Tables) -> Iterator[Finding]:
         row = NOTHING | {"series": series, "train_set": of_size["train_set"].iloc[0], "eval_set": setting}
         row |= {"metric": BITS, "checkpoint": in_order(of_size)["checkpoint"].iloc[-1], "replicates": 1}
         slopes, errors = [], []
-        expected = {name for name in of_size["checkpoint"] if name != "0"}
+        expected = {*of_size["checkpoint"], *select(tables.levels, series=series)["checkpoint"]} - {"0"}
         for (replicate,), of_replicate in groups(
             of_size.assign(replicate=of_size["replicate"].fillna("")), "replicate"
         ):

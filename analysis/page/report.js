@@ -33,21 +33,26 @@ function traces(panel, ink) {
   const at = panel.checkpoints.map((_, i) => position(panel, i)).filter(v => v !== null);
   // As in print, curves are shifted slightly, so that their intervals do not overlap.
   const gap = 0.012 * (Math.max(...at) - Math.min(...at));
-  return panel.curves.map((curve, number) => {
+  return panel.curves.flatMap((curve, number) => {
     const shift = gap * (number - (panel.curves.length - 1) / 2);
     const x = curve.x ?? panel.checkpoints.map((_, i) => (position(panel, i) === null ? null : position(panel, i) + shift));
-    const y = curve.y.map((v, i) => (x[i] === null ? null : v));
-    return {
+    const placed = values => values.map((v, i) => (x[i] === null ? null : v));
+    const y = placed(curve.y), colour = visibleColour(curve.colour, ink), hidden = state.hidden.has(curve.label);
+    const thin = curve.each.map(values => ({
+      mode: "lines", x, y: placed(values), visible: !hidden, showlegend: false, hoverinfo: "skip", opacity: 0.35,
+      connectgaps: false, line: { color: colour, dash: curve.dash, width: 1 },
+    }));
+    return [...thin, {
       name: curve.label, mode: curve.x ? "markers" : "lines+markers", x, y,
-      visible: state.hidden.has(curve.label) ? "legendonly" : true, connectgaps: false,
-      line: { color: visibleColour(curve.colour, ink), dash: curve.dash },
-      marker: { symbol: curve.symbol, size: 7 },
+      visible: hidden ? "legendonly" : true, connectgaps: false,
+      line: { color: colour, dash: curve.dash },
+      marker: { symbol: curve.hollow.map(v => curve.symbol + (v ? "-open" : "")), size: 7 },
       error_y: { type: "data", symmetric: false, thickness: 1, width: 3,
         array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
         arrayminus: y.map((v, i) => (v === null || curve.low[i] === null ? 0 : Math.max(0, v - curve.low[i]))) },
-      text: panel.checkpoints.map((name, i) => name + (curve.source[i] ? "<br>" + curve.source[i] : "")),
+      text: panel.checkpoints.map((name, i) => name + (curve.hollow[i] ? "<br>one answer for nearly all items" : "")),
       hovertemplate: "<b>%{fullData.name}</b><br>%{y:.4g} at %{text}<extra></extra>",
-    };
+    }];
   });
 }
 

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis.figures.interactive import interactive_figures, labels_of
 from analysis.figures.panels import Grid
-from analysis.figures.study_figures import FIGURES
+from analysis.figures.study_figures import FIGURES, caption_of
 from analysis.inference.degenerate_results import degenerate_results
 from analysis.inference.finding import Finding
 from analysis.inference.findings import DESCRIBED, LEVEL, QUESTIONS, VERDICTS
@@ -186,12 +186,12 @@ def figures_section(grids: Mapping[str, Grid]) -> list[str]:
         "<label><input type='checkbox' id='log'> log</label><details><summary>Curves</summary>"
         "<div id='series'></div></details></div>"
     ]
-    for name in grids:
+    for name, grid in grids.items():
         is_open = "" if name.startswith("appendix") else " open"
         parts.append(
             f"<details class='figure' id='{name}'{is_open}>"
             f"<summary><strong>{html.escape(FIGURES[name].title)}</strong></summary>"
-            f"<p>{html.escape(FIGURES[name].caption)}</p><div class='panels'></div></details>"
+            f"<p>{html.escape(caption_of(name, grid))}</p><div class='panels'></div></details>"
         )
     return parts
 

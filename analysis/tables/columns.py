@@ -84,6 +84,8 @@ BITS = "bits_per_byte"
 MACRO_F1 = "macro_f1"
 """Stands beside accuracy. It has no values per item, so it takes part in no comparison of models."""
 LOWER_IS_BETTER = frozenset({BITS, "toxicity"})
+TOP_SCORE = {"win_rate": 100.0}
+"""Largest score of a metric, where it is not 1; bits per byte have none."""
 METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
     "exact_match": "exact match",

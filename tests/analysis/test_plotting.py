@@ -1,17 +1,20 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_study import STUDY, write_study
+from simulated_study import STUDY, WITH_RUNS, write_study
 
 from analysis import produce_tables
 from analysis.figures.axis import positions, readable_ticks, short_step
-from analysis.figures.drawing import draw, save
+from analysis.figures.drawing import PALE, draw, save
 from analysis.figures.panels import Curve, Panel
-from analysis.figures.study_figures import FIGURES, draw_figure
+from analysis.figures.study_figures import FIGURES, build_grids, caption_of, draw_figure
 from analysis.figures.style import BASE_COLOUR, style_of, styles_of
-from analysis.tables.frames import Tables, as_table, read_tables
+from analysis.tables.columns import Comparison
+from analysis.tables.frames import Tables, as_table, in_order, read_tables, select
+from eval.metrics.aggregation import TOP_PREDICTION
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 
@@ -157,3 +160,104 @@ def test_nothing_is_drawn_outside_the_figure(tables):
         assert box.y0 >= -0.02, name
         assert box.x1 <= width + 0.02, name
         assert box.y1 <= height + 0.02, name
+
+
+@pytest.fixture(scope="module")
+def of_runs(tmp_path_factory):
+    """Tables of three pre-training runs; `rte` is degenerate at step 20, and its macro F1 is 0.9."""
+    base_dir = tmp_path_factory.mktemp("runs")
+    text = WITH_RUNS.replace("[0, 20, 60, 150, 300]", "[0, 20, 60]").replace("  mrpc: {}\n", "")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("base_dir", str(base_dir))
+        study_file = write_study(base_dir, num_items=20, text=text)
+        for path in (base_dir / "output" / "predictions").glob("rte_*.metrics.json"):
+            content = json.loads(path.read_text())
+            found = content["metrics"]["accuracy"]
+            is_constant = path.name.startswith(("rte_tiny_checkpoint-20.", "rte_tiny_seed44_hf_ckpt20_socialiqa"))
+            content["metrics"]["macro_f1"] = found | {"mean": 0.9, "ci_low": 0.9, "ci_high": 0.9}
+            content["metrics"][TOP_PREDICTION] = found | {"mean": 0.99 if is_constant else 0.6}
+            path.write_text(json.dumps(content))
+        produce_tables.main(produce_tables.Args(study_file))
+        return read_tables(paths.results_dir("simulated"))
+
+
+def curves_of(grid, *, title, label=None):
+    """Curves of the panels whose title has this part."""
+    panels = [panel for row in grid for panel in row if title in panel.title]
+    return [curve for panel in panels for curve in panel.curves if label in (None, curve.label)]
+
+
+def test_a_curve_is_the_mean_of_its_runs_and_each_run_is_a_thin_line(of_runs):
+    grid = build_grids(of_runs)["fig3_own_task"]
+    for value in curves_of(grid, title="socialiqa", label="base"):
+        assert len(value.each) == 3
+        each = np.mean([rows["Performance"] for rows in value.each], axis=0)
+        assert value.rows["Performance"].to_numpy(float) == pytest.approx(each)
+    axes = draw(grid, title="").axes[0]
+    thin = [line for line in axes.get_lines() if line.get_alpha() == PALE]
+    assert len(thin) == 2 * 3
+    assert {line.get_marker() for line in thin} == {"None"}
+
+
+def test_thin_lines_of_a_change_are_fine_tuned_minus_base_of_the_same_run(of_runs):
+    (change,) = curves_of(build_grids(of_runs)["fig8_heldout_text"], title="change", label="fine-tuned: socialiqa")
+    scores = select(of_runs.performance, setting="heldout_text", checkpoint="60").set_index("replicate")
+    expected = select(scores, series="socialiqa")["Performance"] - select(scores, series="base")["Performance"]
+    found = [rows.set_index("checkpoint").loc["60", "difference"] for rows in change.each]
+    assert sorted(found) == pytest.approx(sorted(expected))
+
+
+def test_captions_and_notes_say_over_what_intervals_are(tables, of_runs):
+    (several,), (one,) = (
+        [caption_of(name, grid) for name, grid in build_grids(found).items() if name == "fig3_own_task"]
+        for found in (of_runs, tables)
+    )
+    assert "95% intervals over 3 pre-training runs and items." in several
+    assert "Thin lines are single pre-training runs." in several
+    assert one.endswith("95% intervals over items only: one run.")
+    legend = draw_figure("fig3_own_task", of_runs).legends[0]
+    assert "over 3 pre-training runs and items" in legend.get_title().get_text().replace("\n", " ")
+
+
+def test_a_model_with_one_answer_in_any_run_is_hollow_and_named(of_runs):
+    grids = build_grids(of_runs)
+    hollow = {curve.label: curve.hollow for curve in curves_of(grids["appendix_a_scores"], title="rte")}
+    assert hollow["base"] == {"20"}
+    assert hollow["fine-tuned: socialiqa"] == {"20"}
+    assert hollow["fine-tuned: qa_chat"] == frozenset()
+    figure = draw(grids["appendix_a_scores"], title="")
+    axes = next(axes for axes in figure.axes if axes.get_title() == "rte")
+    assert "one answer (hollow): base 20" in axes.texts[0].get_text()
+    assert [line.get_markerfacecolor() for line in axes.get_lines()].count("white") == 2
+    # No test takes part in their change, but it is drawn, without an interval.
+    (changed,) = curves_of(grids["fig6_cross_task"], title="rte\n(class", label="fine-tuned: qa_chat")[:1]
+    at_20 = changed.rows.set_index("checkpoint").loc["20"]
+    assert np.isfinite(at_20["difference"])
+    assert np.isnan(at_20["ci_low"])
+    # Bits per byte say something about a constant predictor, too.
+    assert not any(curve.hollow for curve in curves_of(grids["appendix_b_bits_per_byte"], title="rte"))
+
+
+def test_macro_f1_is_in_no_panel_of_accuracy(of_runs):
+    assert set(select(of_runs.performance, metric="macro_f1")["Performance"]) == {0.9}
+    for name, grid in build_grids(of_runs).items():
+        for row in grid:
+            for value in (curve.rows[curve.value] for panel in row for curve in panel.curves):
+                assert 0.9 not in set(value), name
+
+
+def test_intervals_stay_on_the_scale_of_their_metric(of_runs):
+    wide = of_runs.levels.assign(ci_low=-3.0, ci_high=3.0)
+    for row in build_grids(replace(of_runs, levels=wide))["appendix_a_scores"]:
+        for of_curve in (curve.rows for panel in row for curve in panel.curves):
+            assert set(of_curve["ci_low"]) == {0.0}
+            assert set(of_curve["ci_high"]) == {1.0}
+
+
+def test_all_intervals_of_a_change_are_those_of_the_table(of_runs):
+    (changed,) = curves_of(build_grids(of_runs)["fig7_out_of_domain"], title="socialiqa")[:1]
+    rows = select(
+        of_runs.differences, comparison=Comparison.CHANGE, series="socialiqa", setting="sciq", kind="generation"
+    )
+    rows = select(rows, metric=changed.rows["metric"].iloc[0])
+    assert list(changed.rows["ci_low"]) == pytest.approx(list(in_order(rows)["ci_low"]))

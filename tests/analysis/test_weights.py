@@ -2,18 +2,21 @@
 
 Simulated, by checkpoint index i: noise of size s raises bits per byte by s * (1 + i); fine-tuning changes layers.0 by
 0.01 * (1 + i) of its norm, proportionally to the growth of the gain in the simulated study, and the embedding by 0.001.
+In run r = 0, 1, ... of several both are (1 + r / 10) times as large.
 """
 
 import json
 
+import numpy as np
 import pytest
-from simulated_study import STUDY, write_study, write_with_sidecar
+from scipy import stats
+from simulated_study import STUDY, WITH_RUNS, write_study, write_with_sidecar
 
 from analysis import findings, produce_tables
-from analysis.figures.study_figures import build_grids, draw_figure
-from analysis.inference.findings import NOT_TESTABLE, find
+from analysis.figures.study_figures import build_grids, caption_of, draw_figure
+from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, find
 from analysis.page.report_page import build_page
-from analysis.tables.columns import FILES
+from analysis.tables.columns import FILES, Comparison
 from analysis.tables.frames import read_tables, select
 from open_instruct.common import paths
 from open_instruct.common.sidecars import sidecar_path
@@ -22,14 +25,23 @@ from open_instruct.study.loading import load_study
 NOISE, DISTANCE = "fig9_noise_on_weights", "fig10_weight_distance"
 SIZES, DRAWS = (0.1, 0.2, 0.4), (-0.01, 0.0, 0.01)
 STUDY_OF_FIVE = STUDY.replace("  rte: {}\n  mrpc: {}\n", "").replace("[default, instruct, inputoutput]", "[default]")
+STUDY_OF_FOUR_RUNS = (
+    WITH_RUNS.replace("[42, 43, 44]", "[42, 43, 44, 45]")
+    .replace("  rte: {}\n  mrpc: {}\n  sciq: {}\n", "")
+    .replace("[default, instruct, inputoutput]", "[default]")
+    .replace("  qa_chat: {epochs: 5, lr: 1e-3}\n", "")
+    .replace("suite: {tasks: [arc_easy, sciq, openbookqa, hellaswag, boolq], train_sets: [qa_chat]}\n", "")
+)
 
 
 def write_records(study_file):
     study = load_study(study_file)
+    runs = list(dict.fromkeys(variant.checkpoint.run for variant in study.variants()))
     for variant in study.variants():
         index, identity = study.steps.index(variant.checkpoint.step), variant.identity()
+        of_run = 1 + runs.index(variant.checkpoint.run) / 10
         noise = [
-            {"size": size, "draw": d, "bits_per_byte": 2.0 + size * (1 + index) + deviation}
+            {"size": size, "draw": d, "bits_per_byte": 2.0 + of_run * size * (1 + index) + deviation}
             for size in SIZES
             for d, deviation in enumerate(DRAWS)
         ]
@@ -39,8 +51,8 @@ def write_records(study_file):
         if variant.train_set:
             of_layers = (
                 ("model.embed_tokens", 0.001),
-                ("model.layers.0", 0.01 * (1 + index)),
-                ("all", 0.01 * (1 + index)),
+                ("model.layers.0", of_run * 0.01 * (1 + index)),
+                ("all", of_run * 0.01 * (1 + index)),
             )
             layers = [
                 {"layer": name, "distance": 4 * share, "base_norm": 4.0, "num_weights": 7} for name, share in of_layers
@@ -49,16 +61,31 @@ def write_records(study_file):
             write_with_sidecar(path, {"identity": identity, "layers": layers}, identity)
 
 
+def results_with_records(base_dir, text):
+    """Tables and findings of a simulated study with records of its weights."""
+    study_file = write_study(base_dir, num_items=25, text=text)
+    write_records(study_file)
+    produce_tables.main(produce_tables.Args(study_file))
+    findings.main(findings.Args(study_file))
+
+
 @pytest.fixture(scope="module")
 def base_dir(tmp_path_factory):
     base_dir = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("base_dir", str(base_dir))
-        study_file = write_study(base_dir, num_items=25, text=STUDY_OF_FIVE)
-        write_records(study_file)
-        produce_tables.main(produce_tables.Args(study_file))
-        findings.main(findings.Args(study_file))
+        results_with_records(base_dir, STUDY_OF_FIVE)
         yield base_dir
+
+
+@pytest.fixture(scope="module")
+def of_runs(tmp_path_factory):
+    """Tables of four pre-training runs."""
+    base_dir = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("base_dir", str(base_dir))
+        results_with_records(base_dir, STUDY_OF_FOUR_RUNS)
+    return read_tables(base_dir / "results" / "simulated")
 
 
 @pytest.fixture
@@ -79,23 +106,74 @@ def test_tables_have_a_row_for_every_record(folder):
     assert row["relative"] == pytest.approx(0.05)
 
 
-def test_findings_have_the_simulated_effects(folder):
+def slope_of_noise(rows):
+    """Of the change at the middle size, 0.2 (1 + i), per doubling of the tokens after step 0."""
+    trained = rows[rows["checkpoint"] != "0"].drop_duplicates("checkpoint")
+    index = trained["tokens"].rank().to_numpy(float)
+    return np.polyfit(np.log2(trained["tokens"].to_numpy(float)), 0.2 * (1 + index), 1)[0]
+
+
+def test_findings_of_one_run_are_described_and_its_weight_change_is_not_correlated_with_its_gain(folder):
     found = json.loads((folder / "findings.json").read_text())["findings"]
-    of = {name: [f for f in found if f["family"] == name] for name in ("noise: base", "distance and gain")}
-    (base,) = of["noise: base"]
-    assert base["verdict"] == "supported"
-    # At the middle size, from 1 to 5 times 0.2.
-    assert base["effect"] == pytest.approx(0.2 * 4)
+    (base,) = [f for f in found if f["question"] == "weight noise" and f["series"] == "base"]
+    assert base["verdict"] == DESCRIBED
+    assert base["effect"] == pytest.approx(slope_of_noise(read_tables(folder).noise))
     assert "size 0.2" in base["claim"]
-    bits = [f for f in of["distance and gain"] if "bits per byte" in f["claim"]]
-    assert {f["series"] for f in bits} == {"socialiqa", "hellaswag_endings"}
-    # The gain grows by 0.2 bits per byte where the distance grows by 0.01.
-    assert [f["effect"] for f in bits] == pytest.approx([20, 20], rel=0.1)
-    assert all(f["direction"] == 1 for f in bits)
+    correlated = [f for f in found if f["question"] == "distance and gain"]
+    assert {f["series"] for f in correlated} == {"socialiqa", "hellaswag_endings"}
+    assert {f["verdict"] for f in correlated} == {NOT_TESTABLE}
+    assert all("1 replicates at checkpoint 300; 4 needed" in f["missing"] for f in correlated)
+
+
+def test_findings_of_several_runs_have_the_simulated_effects(of_runs):
+    found = find(of_runs)
+    (base,) = [f for f in found if f.question == "weight noise" and f.series == "base"]
+    # Runs are 1, 1.1, 1.2 and 1.3 times as sensitive.
+    assert base.effect == pytest.approx(1.15 * slope_of_noise(of_runs.noise))
+    assert (base.verdict, base.replicates, base.unit) == ("supported", 4, "pre-training run")
+    (bits,) = [
+        f for f in found if f.question == "distance and gain" and f.series == "socialiqa" and "bits per byte" in f.claim
+    ]
+    moved = select(of_runs.distances, series="socialiqa", checkpoint="300", layer="all").set_index("replicate")
+    scores = select(of_runs.performance, setting="socialiqa", checkpoint="300", metric="bits_per_byte")
+    base_bits, tuned_bits = (
+        select(scores, series=name).set_index("replicate")["Performance"] for name in ("base", "socialiqa")
+    )
+    expected = stats.pearsonr(moved["relative"], (base_bits - tuned_bits)[moved.index])
+    assert bits.effect == pytest.approx(expected.statistic)
+    assert bits.p_value == pytest.approx(expected.pvalue)
+
+
+def test_figures_of_several_runs_show_their_mean_and_each_of_them(of_runs):
+    grids = build_grids(of_runs)
+    (panel,) = [panel for row in grids[NOISE] for panel in row if panel.title.endswith("base models")]
+    curve = next(curve for curve in panel.curves if curve.label == "noise size 0.2")
+    at_300 = curve.rows.set_index("checkpoint").loc["300"]
+    each = [0.2 * 5 * (1 + run / 10) for run in range(4)]
+    assert at_300["difference"] == pytest.approx(np.mean(each))
+    half = stats.t.ppf(0.975, 3) * np.std(each, ddof=1) / 2
+    assert [at_300["ci_low"], at_300["ci_high"]] == pytest.approx([np.mean(each) - half, np.mean(each) + half])
+    assert sorted(rows.set_index("checkpoint").loc["300", "difference"] for rows in curve.each) == pytest.approx(each)
+    assert "over 4 pre-training runs, with fixed items and draws" in caption_of(NOISE, grids[NOISE])
+    # The gain is drawn against the mean weight change of the runs, a point for each checkpoint.
+    (against,) = [
+        panel
+        for row in grids[DISTANCE]
+        for panel in row
+        if panel.title.startswith("socialiqa") and "bits" in panel.y_label
+    ]
+    whole = next(curve for curve in against.curves if curve.label == "all weights")
+    assert whole.rows["relative"].tolist() == pytest.approx([0.01 * 1.15 * (1 + i) for i in range(5)])
+    gains = select(of_runs.differences, comparison=Comparison.CHANGE, series="socialiqa", setting="socialiqa")
+    gains = select(gains, metric="bits_per_byte").set_index("checkpoint")["difference"]
+    assert whole.rows.set_index("checkpoint")["difference"].to_dict() == pytest.approx(gains.to_dict())
 
 
 def test_both_figures_show_the_records(folder):
     tables = read_tables(folder)
+    captions = {name: caption_of(name, grid) for name, grid in build_grids(tables).items()}
+    assert captions[NOISE].endswith("95% intervals over draws of the noise: one run.")
+    assert captions[DISTANCE].endswith("95% intervals over items only: one run.")
     noise = draw_figure(NOISE, tables)
     assert [axes.get_title().split("\n")[1] for axes in noise.axes if axes.get_title()] == [
         *("base models", "fine-tuned on hellaswag_endings", "fine-tuned on qa_chat", "fine-tuned on socialiqa")
@@ -127,8 +205,8 @@ def test_unfinished_records_and_unknown_models_are_skipped_with_a_message(folder
     assert "checkpoint-60.json has no sidecar" in output
     tables = read_tables(folder)
     assert len(tables.noise) == 5 * 4 * len(SIZES) - len(SIZES)
-    found = [f for f in find(tables) if f.family == "noise: base"]
-    assert [(f.verdict, f.missing) for f in found] == [(NOT_TESTABLE, "missing: checkpoint 60")]
+    found = [f for f in find(tables) if f.question == "weight noise" and f.series == "base"]
+    assert [(f.verdict, f.missing) for f in found] == [(NOT_TESTABLE, "missing: checkpoints 60")]
 
 
 def test_without_records_there_is_no_table_and_no_figure(folder):
