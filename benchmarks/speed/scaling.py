@@ -5,6 +5,7 @@ Stages and the unit of `--size`:
     predict   items, predicted by predict.py: labels and generation; time must be linear and memory constant
     score     prediction files, of which few have changed since they were scored by eval_pred.py
     tables    prediction sets, read by produce_tables.py: nothing cached, all cached, one file changed
+    findings  checkpoints of Pythia, each with 45 fine-tuned models (three seeds), on 20 sets: tables, then findings.py
     plan      checkpoints of Pythia, each with 45 fine-tuned models: run_study.py --dry_run and --status
 Reads nothing; inputs are simulated in a temporary folder. Exits with 2 if a stage does other work than expected.
 
@@ -15,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +25,7 @@ import scaling_inputs
 
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import to_line, write_jsonl
+from open_instruct.common.json_files import read_json, to_line, write_jsonl
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data.prompts import render
@@ -45,7 +47,7 @@ NUM_ITEMS = 50
 
 @dataclass(frozen=True)
 class Args:
-    stage: Literal["format", "predict", "score", "tables", "plan"]
+    stage: Literal["format", "predict", "score", "tables", "findings", "plan"]
     size: int | None = None
     """Rows, items, files, sets or checkpoints (default: the size of the recorded results)."""
 
@@ -149,6 +151,20 @@ def make_tables(folder: Path, num_sets: int) -> None:
     measure("tables, one file changed", command)
 
 
+def find_claims(folder: Path, num_checkpoints: int) -> None:
+    count = scaling_inputs.write_large_study(folder / "output" / "predictions", num_checkpoints, NUM_ITEMS)
+    print(f"{count:,} predictions", flush=True)
+    command = script(REPOSITORY / "analysis" / "produce_tables.py")
+    measure("tables, nothing cached", command)
+    measure("tables, all cached", command)
+    measure("findings", script(REPOSITORY / "analysis" / "findings.py"))
+    findings = read_json(folder / "results" / "all" / "findings.json")["findings"]
+    gains = Counter(one["verdict"] for one in findings if one["question"] == "fine-tuning gain")
+    print(f"{len(findings):,} claims; of the gains: {dict(gains)}")
+    if gains["supported"] < 0.9 * gains.total():
+        raise UserError(f"found {gains['supported']} of {gains.total()} gains of 0.4; expected nearly all")
+
+
 def plan_study(folder: Path, num_checkpoints: int) -> None:
     study_file = scaling_inputs.write_study(folder, num_checkpoints)
     command = script(REPOSITORY / "scripts" / "run_study.py", study_file)
@@ -166,6 +182,7 @@ STAGES = {
     "predict": (predict_items, 50_000),
     "score": (score_files, 100_000),
     "tables": (make_tables, 100_000),
+    "findings": (find_claims, len(scaling_inputs.PYTHIA_STEPS)),
     "plan": (plan_study, len(scaling_inputs.PYTHIA_STEPS)),
 }
 
