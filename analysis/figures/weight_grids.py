@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -60,7 +61,7 @@ def over_replicates(
     means = []
     for _, of_checkpoint in groups(rows, "checkpoint"):
         values = of_checkpoint[value].to_numpy(float)
-        estimate = from_replicates(values, 0.0)
+        (estimate,) = from_replicates(values[None], np.zeros(1))
         row = of_checkpoint.to_dict("records")[0] | {value: estimate["difference"]}
         interval = ("ci_low", "ci_high") if len(values) > 1 else ()
         means.append(row | dict.fromkeys(("ci_low", "ci_high")) | {name: estimate[name] for name in interval})

@@ -108,8 +108,9 @@ def t_quantile(df: float, level: Array | float) -> Array:
 
 def corrected(studentised: Array, skew: Array) -> Array:
     """The nearer to zero of a studentised mean and its transform; 0 where their signs differ."""
-    nearer = np.minimum(np.abs(studentised), np.sign(studentised) * cubed(studentised, skew))
-    return np.sign(studentised) * np.maximum(nearer, 0)
+    direction: Array = np.sign(studentised)
+    nearer: Array = np.minimum(np.abs(studentised), direction * cubed(studentised, skew))
+    return direction * np.maximum(nearer, 0)
 
 
 def cubed(studentised: Array, skew: Array) -> Array:
