@@ -64,6 +64,12 @@ class Curve:
         """The checkpoints after step 0."""
         return tuple(name for name in self.checkpoints if name != "0")
 
+    @property
+    def without_tokens(self) -> str:
+        """What to say of checkpoints that are in no slope; empty where all are."""
+        unknown = [name for name in self.trained if name not in self.doublings]
+        return f"without {', '.join(unknown)}, whose tokens are not known" if unknown else ""
+
     def cell(self, checkpoint: str, task_format: str, *, of_base: bool = False) -> Key:
         return (self.base or "") if of_base else self.series, checkpoint, task_format
 
@@ -79,7 +85,8 @@ def linear_contrasts(curve: Curve, task_format: str, dataset: str) -> Iterator[C
     level = {name: {curve.cell(name, task_format): 1.0} for name in curve.checkpoints}
     last = curve.checkpoints[-1]
     if weights := slope_weights(curve.doublings):
-        yield Contrast(Comparison.SLOPE, curve.series, last, "", weighted(level, weights), **about)
+        terms, note = weighted(level, weights), curve.without_tokens
+        yield Contrast(Comparison.SLOPE, curve.series, last, "", terms, **about, note=note)
     if curve.is_base:
         for earlier in curve.trained[:-1]:
             terms = weighted(level, {last: 1.0, earlier: -1.0})
@@ -102,8 +109,8 @@ def changes(curve: Curve, task_format: str, about: Mapping[str, Any]) -> Iterato
         of_mean = [pairs[name] for name in trained]
         yield Contrast(Comparison.MEAN_CHANGE, curve.series, ALL_CHECKPOINTS, base, mean, of_mean, **about)
     if weights := slope_weights(curve.doublings):
-        terms = weighted(change, weights)
-        yield Contrast(Comparison.CHANGE_SLOPE, curve.series, curve.checkpoints[-1], base, terms, **about)
+        terms, note = weighted(change, weights), curve.without_tokens
+        yield Contrast(Comparison.CHANGE_SLOPE, curve.series, curve.checkpoints[-1], base, terms, **about, note=note)
 
 
 def plateau_contrast(curve: Curve, task_format: str, dataset: str, level: Sequence[str]) -> Contrast:
