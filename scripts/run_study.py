@@ -47,7 +47,8 @@ class Args:
     executor: Literal["local", "slurm"] = "local"
     """Run the jobs on this machine, or submit them to Slurm and return."""
     dry_run: bool = False
-    """Print the plan by stage, how many of its jobs are left, and their estimated cost; run nothing."""
+    """Print the plan by stage, how many of its jobs are left, their estimated cost, and the smallest effects that the
+    planned replicates and items can show; run nothing."""
     verbose: bool = False
     """With --dry_run: print the command of every job, and what it waits for and writes."""
     status: bool = False
@@ -87,6 +88,7 @@ def main(args: Args) -> None:
         require_runnable(selected, cache)
     if args.dry_run:
         print_plan(study, selected, cache, keep_weights=args.keep_weights, verbose=args.verbose)
+        print_planned_effects(study)
     elif args.status or args.watch:
         show_status(args, study, selected)
     elif args.verify:
@@ -97,6 +99,15 @@ def main(args: Args) -> None:
         submit(args, study, jobs, {job.id for job in selected})
     else:
         run_here(args, study, selected)
+
+
+def print_planned_effects(study: Study) -> None:
+    """The smallest gains that the planned replicates and items can show."""
+    # Here, so that only this command pays for the imports.
+    from analysis.inference.planned_effects import planned_effects
+
+    for line in planned_effects(study, CostModel(study).items, paths.results_dir(study.name)):
+        print(line)
 
 
 def check_args(args: Args) -> None:

@@ -7,7 +7,7 @@ of power, with 50 or more at most 2.
 """
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from analysis.inference.error_parts import LEVEL, Array, ErrorParts
 
@@ -59,7 +59,11 @@ def smallest_detectable_effect(
         shown = special.ndtr((effect - reach) / error) + special.ndtr((-effect - reach) / error)
         return float(shown.mean()) - power
 
-    return float(optimize.brentq(lacking, 0.0, float(reach.max() + 10 * error), xtol=1e-4 * error))
+    low, high = 0.0, float(reach.max() + 10 * error)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if lacking(middle) < 0 else (low, middle)
+    return high
 
 
 def mean_squares(df: float) -> Array:

@@ -26,6 +26,7 @@ ROUNDING = 1e-9
 def variation_table(tables: Tables) -> pd.DataFrame:
     """variation.csv.
 
+    items, n         evaluated items, and the independent ones among them (clusters)
     item_error       standard error over items of one replicate's score
     seed_sd          between the scores of fine-tuning seeds of one run, on the same items
     run_sd           between pre-training runs (each the mean of its seeds), beyond what their items explain
@@ -37,6 +38,7 @@ def variation_table(tables: Tables) -> pd.DataFrame:
     """
     models = trained(tables.scores)
     seeds, courses = of_seeds(models), of_courses(models)
+    items = {curve: whole_median(rows["n"]) for curve, rows in groups(models, *CURVE)}
     gains = {
         curve: of_gain(rows)
         for curve, rows in groups(trained(select(tables.differences, comparison=Comparison.CHANGE)), *CURVE)
@@ -46,6 +48,7 @@ def variation_table(tables: Tables) -> pd.DataFrame:
         first = of_curve.to_dict("records")[0]
         row = dict(zip(CURVE, curve, strict=True)) | {name: first[name] for name in (*ABOUT, "unit", "replicates")}
         row |= {
+            "items": items.get(curve),
             "n": whole_median(of_curve["n"]),
             "item_error": median(of_curve["item_error"]),
             "seed_sd": seeds.get(curve),

@@ -42,7 +42,18 @@ NOISE_COLUMNS = (*MODEL_COLUMNS, "setting", "size", "draws", "n", "bits_per_byte
 NOISE_COLUMNS += ("ci_low", "ci_high", "source")
 CURVE_NOISE_COLUMNS = ("series", "setting", "kind", "format", "metric", "checkpoints", "late_checkpoints")
 CURVE_NOISE_COLUMNS += ("checkpoint_sd", "signal", "signal_to_noise")
-VARIATION_COLUMNS = ("series", "eval dataset", "setting", "kind", "format", "metric", "unit", "replicates", "n")
+VARIATION_COLUMNS = (
+    "series",
+    "eval dataset",
+    "setting",
+    "kind",
+    "format",
+    "metric",
+    "unit",
+    "replicates",
+    "items",
+    "n",
+)
 VARIATION_COLUMNS += ("item_error", "seed_sd", "run_sd", "checkpoint_sd", "signal", "signal_to_noise")
 VARIATION_COLUMNS += ("gain_item_error", "gain_replicate_sd", "gain_shared_items", "gain_next_half_width")
 VARIATION_COLUMNS += ("smallest_gain", "family", "train_set", "eval_set", "role")
@@ -55,7 +66,7 @@ MEAN_CHANGES = (
 )
 SUMMARY_COLUMNS = ("series", "eval dataset", "metric", "checkpoints", *MEAN_CHANGES)
 GROUP_COLUMNS = ("family", "group", "checkpoint", "tasks", *MEAN_CHANGES, "missing")
-WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates")
+WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates", "items")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr", "df")
 REAL_NUMBERS += ("log_odds", "next_low", "next_high", "item_error", "replicate_sd")
 REAL_NUMBERS += tuple(name for name in VARIATION_COLUMNS if name.endswith(("_sd", "_error", "_width", "_gain")))

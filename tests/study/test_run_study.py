@@ -78,15 +78,28 @@ def test_a_dry_run_writes_nothing(study_file, base_dir):
     assert not (base_dir / "output").exists()
 
 
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "peft", "pandas", "matplotlib", "plotly", "scipy.stats"}
+
+
 @pytest.mark.olmo
-def test_a_dry_run_imports_no_heavy_library(study_file):
-    heavy = {"torch", "transformers", "datasets", "accelerate", "peft", "pandas", "scipy", "matplotlib", "plotly"}
-    code = f"import runpy, sys; sys.argv = [{str(SCRIPT)!r}, {str(study_file)!r}, '--dry_run']"
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    # A dry run computes the power of the plan, for which the special functions of scipy are enough.
+    [("--dry_run", HEAVY | {"scipy.optimize"}), ("--status", HEAVY | {"scipy"})],
+)
+def test_no_heavy_library_is_imported_where_nothing_is_run(study_file, command, heavy):
+    code = f"import runpy, sys; sys.argv = [{str(SCRIPT)!r}, {str(study_file)!r}, {command!r}]"
     code += f"; runpy.run_path({str(SCRIPT)!r}, run_name='__main__'); print('imported:', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = set(done.stdout.splitlines()[-1].split())
     assert "open_instruct.study.plan" in imported
     assert imported & heavy == set()
+
+
+def test_a_dry_run_says_that_one_run_judges_nothing_and_how_many_to_add(study_file):
+    output = run(study_file, "--dry-run")
+    assert "smallest gain by fine-tuning" in output
+    assert "can be judged with 1 pre-training run: add 2 more" in output
 
 
 @pytest.mark.parametrize(
