@@ -73,10 +73,10 @@ def latent_benefit(tables: Tables) -> Iterator[Finding]:
 
 
 def over_training(tables: Tables) -> Iterator[Finding]:
-    for row in own_task_rows(tables, Comparison.LAST_MINUS_PEAK):
+    for row in own_task_rows(tables, Comparison.LAST_MINUS_BEST):
         _, better = direction_of(row["metric"])
         claim = f"{metric_on(row)} of models fine-tuned on {row['series']} gets worse after some checkpoint"
-        quantity = f"{metric_on(row)} of models fine-tuned on {row['series']}, last minus best checkpoint of other runs"
+        quantity = f"{metric_on(row)} of models fine-tuned on {row['series']}, last minus best earlier checkpoint"
         yield finding("over-training", claim, quantity, row, expected=-better)
 
 

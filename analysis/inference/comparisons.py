@@ -19,7 +19,7 @@ from analysis.inference.estimates import Level, estimate_with_items, estimate_wi
 from analysis.inference.format_variance import ALL_FORMATS, format_cells, series_p_value
 from analysis.inference.gain_by_skill import Task, gain_by_skill, task_of
 from analysis.inference.item_values import ItemValues
-from analysis.inference.over_training import last_minus_peak
+from analysis.inference.over_training import last_minus_best
 from analysis.inference.plateau import plateau_slopes
 from analysis.tables.chance import bottom_of, chance_of
 from analysis.tables.columns import ALL_CHECKPOINTS, BITS, PRIMARY_METRICS, Comparison
@@ -137,10 +137,8 @@ def compare_evaluation(
     if len(several) > 1 and first["kind"] != "text":
         yield from format_rows(several, curves, sorted(of_series), items, about)
     for curve in own:
-        result = last_minus_peak(items, curve, formats[0], first["metric"])
-        columns = columns_of(curve, formats[0], datasets[formats[0]])
-        contrast = Contrast(Comparison.LAST_MINUS_PEAK, curve.series, curve.checkpoints[-1], "", {}, columns=columns)
-        yield row_of(replace(contrast, unit=curve.unit), result, about)
+        contrast, result = last_minus_best(curve, formats[0], datasets[formats[0]], first["metric"], estimate)
+        yield row_of(contrast, result, about)
 
 
 def is_own_task(curve: Curve, role: str) -> bool:

@@ -83,7 +83,7 @@ class Comparison:
     PLATEAU_SLOPE = "fine-tuned - base, slope where the base is level"
     SLOPE = "slope"
     LAST_MINUS_EARLIER = "last - earlier checkpoint"
-    LAST_MINUS_PEAK = "last - best checkpoint of other runs"
+    LAST_MINUS_BEST = "last - best earlier checkpoint"
     FORMATS = "variance between formats"
     FORMATS_MEAN_CHANGE = "variance between formats, fine-tuned - base, mean over checkpoints"
     FORMATS_SLOPE = "variance between formats, slope"

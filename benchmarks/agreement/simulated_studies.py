@@ -78,21 +78,21 @@ def scenarios() -> dict[str, Scenario]:
     gains = GAIN, frozenset({"who gains most"})  # the gains of tasks are equal in item errors, not in scores
     found["gains, no forgetting, 5 runs"] = Scenario(Design(5, truth=Truth(gain=6)), *gains)
     found["equal log-odds gains, 5 runs"] = Scenario(Design(5, truth=Truth(log_odds=1)), GAIN)
-    growing = GAIN | LEVELS | GAINS | PLATEAUS, gains[1]
+    growing = GAIN | LEVELS | GAINS | PLATEAUS | {"over-training": -1}, gains[1]
     monotone = Design(5, truth=Truth(gain=4, growth=1), monotone=True)
     found["monotone weight change and gain, 5 runs"] = Scenario(monotone, *growing)
-    on_plateau = Design(5, noise=Noise(size=0.2), truth=Truth(gain=3, growth=1))
+    on_plateau = Design(5, noise=Noise(runs=1, size=0.2), truth=Truth(gain=3, growth=1))
     for name, rise in (("base rises by 0.03 per doubling", 0.03), ("base rises by half a margin per doubling", 0.01)):
         rising = replace(on_plateau, truth=replace(on_plateau.truth, rise=rise))
-        found[f"{name}, 5 runs"] = Scenario(rising, GAIN | LEVELS | GAINS, gains[1])
+        found[f"{name}, 5 runs"] = Scenario(rising, GAIN | LEVELS | GAINS | {"over-training": -1}, gains[1])
     found["base is level, gain grows, 5 runs"] = Scenario(on_plateau, *growing)
     effects = Truth(3, growth=1, forgetting=3, forgetting_growth=1, text=1, other=3, suite=3, weights=2, distance=True)
     of_formats = Noise(runs=1, formats=(0.02, 0.06), format_slope=0.15)
-    everything = dict.fromkeys(set(QUESTIONS) - {"over-training", "who gains most"}, 1)
+    everything = dict.fromkeys(QUESTIONS, 1) | {"over-training": -1}
     not_asked = frozenset(LEVELS | GAINS | PLATEAUS)
     for runs in (5, 3):
         design = Design(runs, noise=of_formats, truth=effects)
-        found[f"effects of 3 item errors, {runs} runs"] = Scenario(design, everything, gains[1])
+        found[f"effects of 3 item errors, {runs} runs"] = Scenario(design, everything, gains[1] | frozenset(PLATEAUS))
         design = Design(runs, noise=Noise(runs=1), truth=Truth(gain=6, fall=6))
         falling = Scenario(design, GAIN | {"over-training": 1}, not_asked | gains[1])
         found[f"fall by 6 item errors, {runs} runs"] = falling
