@@ -1,12 +1,12 @@
 """Error rates of the verdicts: studies with a known truth go through the code that makes tables and findings.
 
-Prints two tables. In the first each scenario has the share of studies with any false verdict, without a primary claim
-and with one, the question with the most such studies, and the question whose claims have most often a p-value of at
-most 5% of their own. A false verdict is one on an effect that is zero, or with the wrong sign. Rates have the one-sided
-99% bounds of the simulation's own error (Clopper and Pearson 1934; of several claims with the effective number of
-studies, Korn and Graubard 1998), and are marked HIGH where the lower bound exceeds 5%. Where some effects are real, it
-is the false discovery rate that must not. The second table has the share of true claims found. --output_file takes the
-rates of every question.
+Prints two tables. In the first each scenario has the share of false verdicts among a study's (where nothing is true the
+share of studies with any), without a primary claim and with one, the question with the most studies in which it has a
+false verdict, and the question whose claims have most often a p-value of at most 5% of their own. A false verdict is one
+on an effect that is zero, or with the wrong sign. Rates have the one-sided 99% bounds of the simulation's own error
+(Clopper and Pearson 1934; of several claims with the effective number of studies, Korn and Graubard 1998), and are
+marked HIGH where the lower bound exceeds 5%; studies where some effects are real may have more false verdicts on one
+question. The second table has the share of true claims found. --output_file takes the rates of every question.
 
     python benchmarks/agreement/simulated_studies.py --num_studies 1000 --output_file error_rates.json
 """
@@ -193,11 +193,10 @@ def summarise(name: str, studies: Sequence[Counts]) -> Iterator[dict[str, Any]]:
         row["false claims"] = with_bounds(false / claims)
         row["p"] = None if is_whole else with_bounds(small / claims)
         verdicts = np.maximum(false + right, 1)
-        row["false among verdicts"] = with_bounds(false / verdicts) if is_whole else None
+        row["false discoveries"] = with_bounds(false / verdicts)
         row["found"] = float((right / claims).mean()) if is_true else None
-        # With effects the false discovery rate is held, not the share of studies with any false verdict.
-        held = "false among verdicts" if is_whole and scenario.true else "studies"
-        judged = [held, "false claims", *([] if is_whole else ["p"])]
+        # Where some effects are real, what is held is the false discovery rate, not the share of studies.
+        judged = ["false discoveries"] if is_whole else ["false claims", "p", *([] if scenario.true else ["studies"])]
         row["flags"] = [column for column in judged if row[column][1] > LEVEL]
         yield row
 
@@ -214,13 +213,15 @@ def with_bounds(shares: np.ndarray) -> tuple[float, float, float]:
 
 def error_table(results: Sequence[Mapping[str, Any]]) -> str:
     """A row for each scenario: whole studies, and its worst question."""
-    lines = ["| scenario | false verdict in a study | with a primary claim | worst question | p ≤ 5%, worst question |"]
+    lines = [
+        "| scenario | false discoveries | with a primary claim | worst question: studies | worst question: p ≤ 5% |"
+    ]
     lines.append("|---|---|---|---|---|")
     for name in dict.fromkeys(row["scenario"] for row in results):
         of_scenario = [row for row in results if row["scenario"] == name]
         whole, with_primary = (row for row in of_scenario if row["p"] is None)
         questions = [row for row in of_scenario if row["question"] in QUESTIONS]
-        cells = [name, shown(whole, "studies"), shown(with_primary, "studies")]
+        cells = [name, shown(whole, "false discoveries"), shown(with_primary, "false discoveries")]
         for column in ("studies", "p"):
             worst = max(questions, key=lambda row, column=column: row[column][1])
             cells.append(f"{shown(worst, column)}: {worst['question']}")

