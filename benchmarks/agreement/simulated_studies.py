@@ -2,8 +2,8 @@
 
 Prints two tables. In the first each scenario has the share of false verdicts among a study's (where nothing is true the
 share of studies with any), without a primary claim and with one, the question with the most studies in which it has a
-false verdict, and the question whose claims have most often a p-value of at most 5% of their own. A false verdict is one
-on an effect that is zero, or with the wrong sign. Rates have the one-sided 99% bounds of the simulation's own error
+false verdict, and the question whose claims have most often a p-value of at most 5% of their own. A false verdict is
+one on an effect that is zero, or with the wrong sign. Rates have the one-sided 99% bounds of the simulation's own error
 (Clopper and Pearson 1934; of several claims with the effective number of studies, Korn and Graubard 1998), and are
 marked HIGH where the lower bound exceeds 5%; studies where some effects are real may have more false verdicts on one
 question. The second table has the share of true claims found. --output_file takes the rates of every question.
