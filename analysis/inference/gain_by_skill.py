@@ -19,7 +19,7 @@ from analysis.inference.contrasts import Curve
 from analysis.inference.estimates import from_replicates, log_odds
 from analysis.inference.format_variance import summed
 from analysis.inference.item_values import ItemValues
-from analysis.tables.replicates import FEWEST_REPLICATES
+from analysis.tables.replicates import FEWEST_REPLICATES, SEED
 
 FEWEST_TASKS = 3
 Array = npt.NDArray[np.float64]
@@ -58,6 +58,8 @@ def gain_by_skill(tasks: Sequence[Task], *, in_log_odds: bool) -> dict[str, Any]
             "missing": f"{len(tasks)} tasks in {', '.join(map(str, sorted(replicates)) or ['no'])} replicates; "
             f"{FEWEST_TASKS} in the same {FEWEST_REPLICATES} or more needed"
         }
+    if tasks[0].unit == SEED:
+        return {"missing": "one pre-training run: by how much its base models happen to be better is in skill and gain"}
     products, variance, skills = [], 0.0, []
     for half in (0, 1):
         skill, gain, item_variance = (

@@ -7,6 +7,7 @@ from scipy import stats
 from analysis.inference.crossed import crossed_effects
 from analysis.inference.gain_by_skill import Task, gain_by_skill
 from analysis.inference.over_training import p_of_choice
+from analysis.tables.replicates import RUN, SEED
 
 STUDIES = 600
 LIMIT = stats.binom.isf(0.01, STUDIES, 0.05)
@@ -46,14 +47,14 @@ def test_a_rise_needs_every_earlier_checkpoint_and_a_fall_is_corrected_for_their
     assert p_of_choice(np.array([-1.0, -1.0, -1.0]), [0.03, 0.03, 0.03]) == pytest.approx(0.03)
 
 
-def tasks_of(levels, gains, replicates, rng, *, run_sd):
+def tasks_of(levels, gains, replicates, rng, *, run_sd, unit=RUN):
     def score(level):
         return np.clip(
             level + run_sd * rng.normal(size=(replicates, 1)) + 0.1 * rng.normal(size=(replicates, 80)), 0, 1
         )
 
     pairs = zip(levels, gains, strict=True)
-    return [Task(str(i), score(b), score(b + g), np.ones(80), 0.0, "run") for i, (b, g) in enumerate(pairs)]
+    return [Task(str(i), score(b), score(b + g), np.ones(80), 0.0, unit) for i, (b, g) in enumerate(pairs)]
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.2])
@@ -82,3 +83,9 @@ def test_two_replicates_leave_none_beside_a_pair():
     rng = np.random.default_rng(0)
     found = gain_by_skill(tasks_of([0.3, 0.4, 0.5], [0.1] * 3, 2, rng, run_sd=0.0), in_log_odds=False)
     assert found == {"missing": "3 tasks in 2 replicates; 3 in the same 3 or more needed"}
+
+
+def test_seeds_of_one_run_share_its_base_models():
+    rng = np.random.default_rng(0)
+    found = gain_by_skill(tasks_of([0.3, 0.4, 0.5], [0.1] * 3, 3, rng, run_sd=0.0, unit=SEED), in_log_odds=False)
+    assert found["missing"].startswith("one pre-training run")
