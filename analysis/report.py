@@ -51,7 +51,8 @@ def main(args: Args) -> None:
     printed = build_grids(in_tokens(tables)) if args.axis == "tokens" else grids
     write_figures(printed, folder / "figures", inputs, scale=args.scale, axis=args.axis)
 
-    names = [*(FILES[name] for name in (*shown_tables(tables), "missing")), "findings.json", "figures"]
+    used = (*shown_tables(tables), "performance", "suites", "variation", "missing")
+    names = [*(FILES[name] for name in used), "findings.json", "figures"]
     paper = folder / "paper" if sidecar_path(folder / "paper").is_file() else None
     page_inputs = {name: folder / name for name in names} | ({"paper": paper} if paper else {})
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.figures.panels import Curve, Grid
 from analysis.inference.degenerate_results import ACCURACIES, is_constant
 from analysis.tables.columns import BITS, MACRO_F1, TOP_SCORE, Comparison
-from analysis.tables.frames import Tables
+from analysis.tables.frames import Tables, where
 from analysis.tables.replicates import SHARED
 
 Place = tuple[Any, ...]
@@ -112,7 +112,7 @@ def interval_note(grid: Grid) -> str:
     """Over what the 95% intervals of a figure are, what its thin lines are, and which points are hollow."""
     curves = [curve for row in grid for panel in row for curve in panel.curves]
     parts = intervals_of(curves)
-    sentences = [f"95% intervals over {'; over '.join(parts)}."] if parts else []
+    sentences = [f"Bars are 95% intervals over {'; over '.join(parts)}."] if parts else []
     if units := sorted({unit for curve in curves if curve.each for unit in curve.rows["unit"] if unit}):
         sentences.append(f"Thin lines are single {' and '.join(f'{unit}s' for unit in units)}.")
     if any(curve.hollow for curve in curves):
@@ -126,11 +126,11 @@ def intervals_of(curves: Sequence[Curve]) -> list[str]:
     for curve in curves:
         if "ci_low" not in curve.rows:
             continue
-        measured = curve.rows.dropna(subset=[curve.value, "ci_low"])
+        measured = where(curve.rows, curve.rows[curve.value].notna() & curve.rows["ci_low"].notna())
         if curve.interval and len(measured):
             names.setdefault(curve.interval, set())
         elif {"unit", "replicates", "series"} <= set(measured):
-            of_rows = measured[["unit", "replicates", "series"]].dropna(subset=["replicates"])
+            of_rows = where(measured, measured["replicates"].notna())[["unit", "replicates", "series"]]
             for unit, replicates, series in of_rows.itertuples(index=False, name=None):
                 names.setdefault(over(unit, int(replicates)), set()).add(series)
     several = len(names) > 1

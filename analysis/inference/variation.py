@@ -19,8 +19,8 @@ from analysis.tables.replicates import FEWEST_REPLICATES, RUN
 CURVE = ("series", "setting", "kind", "format", "metric")
 ABOUT = ("family", "train_set", "eval_set", "role", "eval dataset")
 
-ROUNDING = 1e-9
-"""A checkpoint SD smaller than this, relative to the curve's range, is rounding."""
+ROUNDING = 1e-12
+"""A standard deviation smaller than this, of scores of the order of 1, is rounding."""
 
 
 def variation_table(tables: Tables) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def of_courses(models: pd.DataFrame) -> dict[tuple[str, ...], dict[str, float | 
     found = {}
     for curve, rows in groups(noise, *CURVE):
         sd, signal = root_mean_square(rows["checkpoint_sd"]), median(rows["signal"])
-        ratio = signal / sd if sd and signal is not None and sd > ROUNDING * signal else None
+        ratio = signal / sd if sd and signal is not None else None
         found[curve] = {"checkpoint_sd": sd, "signal": signal, "signal_to_noise": ratio}
     return found
 
@@ -139,5 +139,5 @@ def whole_median(values: Iterable[Any]) -> int | None:
 
 
 def root_mean_square(values: Iterable[Any]) -> float | None:
-    found = list(present(values))
-    return float(np.sqrt(np.mean(np.square(found)))) if found else None
+    found = np.array(list(present(values)))
+    return float(np.sqrt(np.mean(np.square(np.where(found < ROUNDING, 0.0, found))))) if len(found) else None

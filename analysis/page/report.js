@@ -10,7 +10,8 @@ const element = (tag, attributes = {}, ...children) => {
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
-  return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim() };
+  return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim(),
+    paper: style.getPropertyValue("--soft").trim() };
 }
 
 // Base models have the text colour; on a dark page a dark curve is mixed with white.
@@ -29,7 +30,7 @@ function position(panel, i) {
   return Math.log1p(value / Math.min(...positive));
 }
 
-function traces(panel, ink) {
+function traces(panel, ink, paper) {
   const at = panel.checkpoints.map((_, i) => position(panel, i)).filter(v => v !== null);
   // As in print, curves are shifted slightly, so that their intervals do not overlap.
   const gap = 0.012 * (Math.max(...at) - Math.min(...at));
@@ -46,7 +47,8 @@ function traces(panel, ink) {
       name: curve.label, mode: curve.x ? "markers" : "lines+markers", x, y,
       visible: hidden ? "legendonly" : true, connectgaps: false,
       line: { color: colour, dash: curve.dash },
-      marker: { symbol: curve.hollow.map(v => curve.symbol + (v ? "-open" : "")), size: 7 },
+      marker: { symbol: curve.symbol, size: 7, color: curve.hollow.map(hollow => (hollow ? paper : colour)),
+        line: { color: colour, width: curve.hollow.map(hollow => (hollow ? 2 : 0)) } },
       error_y: { type: "data", symmetric: false, thickness: 1, width: 3,
         array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
         arrayminus: y.map((v, i) => (v === null || curve.low[i] === null ? 0 : Math.max(0, v - curve.low[i]))) },
@@ -63,13 +65,13 @@ function short(value) {
 }
 
 function draw(panel, box) {
-  const { ink, line } = colours();
+  const { ink, line, paper } = colours();
   const at = panel.checkpoints.map((_, i) => position(panel, i));
   const label = (name, i) => name === "main" ? "main" : short(state.axis === "tokens" ? panel.tokens[i] : +name);
   const overCheckpoints = { tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
     title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } };
   const grid = { gridcolor: line, zerolinecolor: panel.is_change ? ink : line, linecolor: ink, automargin: true };
-  Plotly.react(box, traces(panel, ink), {
+  Plotly.react(box, traces(panel, ink, paper), {
     title: { text: panel.title.replaceAll("\n", "<br>"), font: { size: 14 } }, height: 320 + (panel.own_legend ? 20 * panel.curves.length : 0), showlegend: panel.own_legend,
     legend: { orientation: "h", y: -0.32, font: { size: 11 } },
     margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",

@@ -21,19 +21,21 @@ from analysis.inference.findings import DESCRIBED, LEVEL, QUESTIONS, VERDICTS
 from analysis.inference.power import POWER
 from analysis.page.html_tables import joined, table
 from analysis.tables.columns import FILES, OPTIONAL
-from analysis.tables.frames import Tables, order_checkpoints, read_table, where
-from analysis.tables.replicates import FEWEST_REPLICATES
+from analysis.tables.frames import Tables, groups, order_checkpoints, read_table, where
+from analysis.tables.replicates import FEWEST_REPLICATES, FIRST_RUN
 from open_instruct.common.provenance import git_commit, package_version
 from open_instruct.study.config import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.template")
 SCRIPT = Path(__file__).with_name("report.js")
 PACKAGES = ("torch", "transformers", "ai2-olmo", "numpy", "scipy", "pandas", "matplotlib")
-SCORE_COLUMNS = ("series", "checkpoint", "eval dataset", "metric", "Performance", "ci_low", "ci_high", "n", "source")
+LEVEL_COLUMNS = ("series", "checkpoint", "eval dataset", "metric", "Performance", "ci_low", "ci_high")
+LEVEL_COLUMNS += ("next_low", "next_high", "item_error", "replicate_sd", "replicates", "unit", "n", "kind")
 NOISE_COLUMNS = ("series", "checkpoint", "setting", "size", "draws", "bits_per_byte", "difference", "ci_low", "ci_high")
 DISTANCE_COLUMNS = ("series", "checkpoint", "layer", "weights", "distance", "base_norm", "relative", "source")
 DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric")
-DIFFERENCE_COLUMNS += ("difference", "ci_low", "ci_high", "p_value", "n")
+DIFFERENCE_COLUMNS += ("difference", "ci_low", "ci_high", "p_value", "next_low", "next_high")
+DIFFERENCE_COLUMNS += ("replicates", "unit", "n", "note", "missing")
 PAPER_COLUMNS = ("own_series", "checkpoint", "eval dataset", "metric", "shots", "own", "published", "difference")
 PAPER_COLUMNS += ("ci_low", "ci_high", "verdict", "note", "own_source", "published_source")
 VARIATION_COLUMNS = ("series", "setting", "format", "metric", "unit", "replicates", "item_error", "seed_sd", "run_sd")
@@ -42,8 +44,7 @@ VARIATION_COLUMNS += ("smallest_gain",)
 SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "groups": ("Mean change by fine-tuning, for tasks that improve with pre-training and others", ()),
     "changes": ("Mean change by fine-tuning", ()),
-    "performance": ("Scores", SCORE_COLUMNS),
-    "suites": ("Ranked-classification suites", SCORE_COLUMNS),
+    "levels": ("Scores, over pre-training runs or fine-tuning seeds", LEVEL_COLUMNS),
     "noise": ("Weight noise", (*NOISE_COLUMNS, "source")),
     "distances": ("Weight change by fine-tuning, by layer", DISTANCE_COLUMNS),
     "differences": ("Differences between models on the same items", DIFFERENCE_COLUMNS),
@@ -76,6 +77,7 @@ def build_page(
         *degenerate_section(tables),
         *(paper_section(paper) if paper else []),
         "<h2>Tables</h2>",
+        *tables_of_models(tables),
     ]
     for name in shown_tables(tables):
         heading, columns = SHOWN[name]
@@ -89,6 +91,18 @@ def build_page(
     )
 
 
+def tables_of_models(tables: Tables) -> list[str]:
+    """What the columns of intervals are, and links to the tables of single models, which are not on the page."""
+    files = [FILES[name] for name in ("performance", "suites") if len(getattr(tables, name))]
+    links = " and ".join(f"<a href='{file}'>{file}</a>" for file in files)
+    about = (
+        "ci_low to ci_high is the 95% interval over replicates (the column unit says which: pre-training runs or "
+        "fine-tuning seeds) and items, with one replicate over items only; next_low to next_high is the 95% prediction "
+        "interval of one further replicate."
+    )
+    return [f"<p>{about}{f' The scores of single models, with their sources, are in {links}.' if files else ''}</p>"]
+
+
 def setup_section(tables: Tables, study: Study | None) -> list[str]:
     scores, suites = tables.scores, tables.suites
     checkpoints = ", ".join(order_checkpoints(scores["checkpoint"]))
@@ -96,25 +110,50 @@ def setup_section(tables: Tables, study: Study | None) -> list[str]:
     sizes = [f"{name}{num_items(low, high)}" for name, low, high in items.itertuples()]
     facts = {
         "Models": f"{scores['model_id'].nunique()}: {joined(scores['series'])} at checkpoints {checkpoints}",
+        "Replicates": replicates_text(tables.levels),
         "Evaluation sets": ", ".join(sizes) or "none",
         "Suite tasks": joined(suites["eval dataset"]) or "none",
         "Versions": ", ".join(f"{name} {package_version(name)}" for name in PACKAGES),
         "Commit of the analysis": git_commit() or "unknown",
     }
     if study:
-        recipes = [
-            f"{name} ({joined(r.epochs)} epochs, lr {joined(f'{lr:g}' for lr in r.lr)}, batch {joined(r.batch_size)})"
-            for name, r in study.train_sets.items()
-        ]
-        families = joined(study.family_configs())
-        shots = joined(dict.fromkeys(one.num_shots for one in study.evaluations()))
-        facts = {"Study": f"{study.name}, family {families}, seed {study.seed}, {shots} shots"} | facts
-        facts["Fine-tuned on"] = ", ".join(recipes) or "nothing: base models only"
+        facts = study_facts(study) | facts
     rows = [
         f"<tr><th>{html.escape(key)}</th><td style='white-space:normal'>{html.escape(value)}</td></tr>"
         for key, value in facts.items()
     ]
     return ["<h2>Setup</h2>", f"<table>{''.join(rows)}</table>"]
+
+
+def replicates_text(levels: pd.DataFrame) -> str:
+    """How many pre-training runs or fine-tuning seeds each series has."""
+    series: dict[str, list[str]] = {}
+    for (name,), rows in groups(levels, "series"):
+        count, unit = int(rows["replicates"].max()), rows["unit"].iloc[0]
+        series.setdefault(f"{count} {unit}s" if count > 1 else "one model at each checkpoint", []).append(name)
+    return "; ".join(f"{what} ({', '.join(names)})" for what, names in series.items()) or "none"
+
+
+def study_facts(study: Study) -> dict[str, str]:
+    """Families, runs and seeds, and the recipes."""
+    runs: dict[str, list[str]] = {}
+    for checkpoint in study.checkpoints():
+        runs.setdefault(checkpoint.family, []).append(checkpoint.run or FIRST_RUN)
+    families = "; ".join(f"{family} (pre-training runs: {joined(names)})" for family, names in runs.items())
+    shots = joined(dict.fromkeys(one.num_shots for one in study.evaluations()))
+    facts = {"Study": f"{study.name}, {families}, {shots} shots"}
+    recipes = [
+        f"{name} ({joined(r.epochs)} epochs, lr {joined(f'{lr:g}' for lr in r.lr)}, batch {joined(r.batch_size)}, "
+        f"seeds {joined(r.seeds or (study.seed,))})"
+        for name, r in study.train_sets.items()
+    ]
+    facts["Fine-tuned on"] = ", ".join(recipes) or "nothing: base models only"
+    if recipes:
+        compared = [name for name, recipe in study.train_sets.items() if len(recipe.lr) > 1]
+        facts["Learning rate"] = "the same for all checkpoints" + (
+            f"; several, each a series of its own, for {', '.join(compared)}" if compared else ""
+        )
+    return facts
 
 
 def num_items(low: Any, high: Any) -> str:

@@ -51,16 +51,33 @@ def test_page_is_well_formed_and_needs_no_network(page, folder):
     outline = Outline()
     outline.feed(page)
     assert outline.open == []
-    # Links lead to sidecars beside the page; nothing is loaded from a server.
-    assert outline.links
-    assert all(re.fullmatch(r"\.\./\.\./[\w./-]+\.meta\.json", link) for link in outline.links)
+    # Links lead to files beside the page; nothing is loaded from a server.
+    assert outline.links == [FILES["performance"], FILES["suites"]]
     assert all((folder / link).is_file() for link in outline.links)
 
 
 def test_page_has_every_finding_before_figures_and_tables(page, folder):
     findings = json.loads((folder / "findings.json").read_text())["findings"]
     assert page.count("<li>") == len(findings)
-    assert page.index("<h2>Findings") < page.index("<h2>Figures") < page.index("<h2>Tables")
+    order = [page.index(f"<h2>{name}") for name in ("Setup", "Findings", "Noise", "Figures", "Tables")]
+    assert order == sorted(order)
+
+
+def test_page_says_what_the_replicates_are_and_that_the_learning_rate_is_fixed(page):
+    assert "one model at each checkpoint (base, hellaswag_endings, qa_chat, socialiqa)" in page
+    assert "olmo1b (pre-training runs: default)" in page
+    assert re.search(r"socialiqa \(3 epochs, lr 0.001, batch 8, seeds \d+\)", page)
+    assert "<th>Learning rate</th><td style='white-space:normal'>the same for all checkpoints</td>" in page
+
+
+def test_page_has_the_levels_with_their_prediction_intervals_in_place_of_single_models(page):
+    shown = {
+        name: page.count(f"data-file='{FILES[name]}'") for name in ("levels", "variation", "performance", "suites")
+    }
+    assert shown == {"levels": 1, "variation": 1, "performance": 0, "suites": 0}
+    table = page[page.index(f"data-file='{FILES['levels']}'") :]
+    head = re.findall(r"<button>([^<]+)</button>", table[: table.index("</thead>")])
+    assert {"ci_low", "next_low", "replicates", "unit"} <= set(head)
 
 
 def test_page_lists_missing_measurements(page):
@@ -71,7 +88,7 @@ def test_page_lists_missing_measurements(page):
 def test_every_output_has_a_sidecar(folder):
     made = [path for path in folder.iterdir() if not path.name.endswith(".meta.json")]
     assert {path.name for path in made} == {
-        *(FILES[name] for name in shown_tables(read_tables(folder))),
+        *(FILES[name] for name in (*shown_tables(read_tables(folder)), "performance", "suites", "variation")),
         "measurements.parquet",
         "missing.csv",
         "findings.json",

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from simulated_study import WITH_RUNS, write_study
 
 from analysis.figures.study_figures import FIGURES
 
@@ -39,6 +40,33 @@ def opened(browser, file):
     page.on("request", lambda request: requests.append(request.url))
     page.goto(file.as_uri())
     yield page, problems, [url for url in requests if url != file.as_uri() and not url.startswith(("data:", "blob:"))]
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def file_of_runs(tmp_path_factory, run_report):
+    """The report of three pre-training runs."""
+    base_dir = tmp_path_factory.mktemp("runs")
+    text = WITH_RUNS.replace("[0, 20, 60, 150, 300]", "[0, 20, 60]").replace("  rte: {}\n  mrpc: {}\n", "")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("base_dir", str(base_dir))
+        write_study(base_dir, num_items=8, text=text)
+    run_report(base_dir, hash_seed="1")
+    return base_dir / "results" / "simulated" / "report.html"
+
+
+def test_every_run_is_a_line_without_points_and_is_hidden_with_its_curve(browser, file_of_runs):
+    page = browser.new_page()
+    page.goto(file_of_runs.as_uri())
+    figure = page.locator("#fig3_own_task")
+    lines, points = figure.locator(".scatterlayer path.js-line"), num_points(page, "fig3_own_task")
+    # Two tasks, two metrics; base and fine-tuned have three runs and their mean over three checkpoints.
+    assert lines.count() == 4 * 2 * (3 + 1)
+    assert points == 4 * 2 * 3
+    assert "Thin lines are single pre-training runs." in figure.inner_text()
+    page.locator(".controls summary").press("Enter")
+    page.locator("#series input[value='base']").press("Space")
+    assert lines.count() == 4 * (3 + 1)
     page.close()
 
 
@@ -80,7 +108,7 @@ def test_axis_can_be_in_tokens_and_logarithmic(opened):
 def test_table_rows_can_be_filtered_and_sorted(opened):
     page, problems, _ = opened
     table = page.locator("table.data", has=page.locator("th", has_text="Performance")).first
-    search = page.locator("p:has(+ .scroll table[data-file='all_perf_table.csv']) input")
+    search = page.locator("p:has(+ .scroll table[data-file='levels.csv']) input")
     total = table.locator("tbody tr").count()
     search.fill("socialiqa base")
     visible = table.locator("tbody tr:visible")

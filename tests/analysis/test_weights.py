@@ -6,6 +6,7 @@ In run r = 0, 1, ... of several both are (1 + r / 10) times as large.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -191,6 +192,10 @@ def test_page_has_figures_and_tables_of_the_weights(folder):
     page = build_page(tables, [], build_grids(tables))
     for part in (f"id='{NOISE}'", f"id='{DISTANCE}'", FILES["noise"], FILES["distances"]):
         assert part in page
+    # A source links to its sidecar, relative to the page.
+    links = re.findall(r"<a href='(\.\./\.\./output/[^']+)'", page)
+    assert len(links) == len(tables.noise) + len(tables.distances)
+    assert all((folder / link).is_file() for link in links)
 
 
 def test_unfinished_records_and_unknown_models_are_skipped_with_a_message(folder, capsys):
