@@ -107,8 +107,8 @@ def noises_of(task: OwnTask, rows: Sequence[Row]) -> list[Noise]:
 
 
 def noise_of(task: OwnTask, row: Row) -> Noise | None:
-    """The measured noise, with as many items as are planned now."""
-    if not row["gain_item_error"] or not row["items"]:
+    """The measured noise, with as many items as are planned now; None where nothing varied, as if all scores are 0."""
+    if not float(row["gain_item_error"] or 0.0) or not row["items"]:
         return None
     more_items = task.items / float(row["items"])
     independent = float(row["n"] or row["items"]) * more_items

@@ -101,10 +101,10 @@ def of_gain(rows: pd.DataFrame) -> dict[str, float | None]:
 
 
 def smallest_gain(row: Mapping[str, Any], replicates: int) -> float:
-    """Smallest detectable gain by a row of variation.csv, with this number of replicates; NaN without replicate_sd."""
+    """Smallest detectable gain by a row of variation.csv, with this number of replicates; NaN where nothing varies."""
     error, sd, shared = (number(row[f"gain_{name}"]) for name in ("item_error", "replicate_sd", "shared_items"))
     items = number(row["n"])
-    if error is None or sd is None:
+    if not error or sd is None:
         return np.nan
     shared, items = 1.0 if shared is None else shared, np.inf if items is None else items
     return smallest_detectable_effect(error, sd, replicates, items, shared=shared)

@@ -65,6 +65,13 @@ def test_the_sd_between_seeds_is_not_taken_for_that_between_runs(lines_of):
     assert "item noise of earlier results, pre-training run SD 0.02 assumed" in line
 
 
+def test_results_in_which_nothing_varied_are_no_measure_of_noise(lines_of):
+    still = MEASURED | {"gain_item_error": 0, "gain_replicate_sd": 0}
+    assert effect_on(lines_of(WITH_RUNS, still), "socialiqa, ROUGE-L") == effect_on(
+        lines_of(WITH_RUNS), "socialiqa, ROUGE-L"
+    )
+
+
 def test_too_few_replicates_are_named_with_what_to_add(lines_of):
     two = STUDY.replace("socialiqa: {epochs: 3, lr: 1e-3}", "socialiqa: {epochs: 3, lr: 1e-3, seeds: [1, 2]}")
     lines = lines_of(two)
