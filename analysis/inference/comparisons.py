@@ -16,7 +16,7 @@ from analysis.inference.contrasts import (
 )
 from analysis.inference.equivalence import MARGINS
 from analysis.inference.estimates import Level, estimate_with_items, estimate_without_items
-from analysis.inference.format_variance import ALL_FORMATS, format_cells, series_p_value
+from analysis.inference.format_variance import ALL_FORMATS, change_p_value, format_cells, series_p_value
 from analysis.inference.gain_by_skill import Task, gain_by_skill, task_of
 from analysis.inference.item_values import ItemValues
 from analysis.inference.over_training import last_minus_best
@@ -191,7 +191,7 @@ def format_rows(
             if contrast.comparison in kept:
                 renamed = replace(contrast, comparison=kept[contrast.comparison], columns=columns, pairs=())
                 contrasts.append(renamed)
-        keys = {c: [curve.cell(c, task_format) for task_format in formats] for c in curve.trained}
+        keys = keys_of(curve, formats)
         p_values[name] = series_p_value(items, keys, curve.replicates) if keys else None
     for contrast, result in zip(contrasts, estimate_with_items(contrasts, variances, BITS), strict=True):
         if contrast.comparison in kept.values() and result.get("missing") is None:
@@ -202,8 +202,19 @@ def format_rows(
                 result = {"missing": f"missing: all formats of {of}"}
             else:
                 result["p_value"] = max(result["p_value"], p_permuted)
+                if contrast.comparison == Comparison.FORMATS_MEAN_CHANGE and len(contrast.replicates) > 1:
+                    tuned, base = (
+                        keys_of(curves[contrast.series], formats, of_base=is_base) for is_base in (False, True)
+                    )
+                    p_change = change_p_value(items, tuned, base, contrast.replicates)
+                    result["p_value"] = max(result["p_value"], 1.0 if p_change is None else p_change)
                 result["note"] = f"formats of {of} differ with p = {p_permuted:.2g}, permuted within items"
         yield row_of(contrast, result, about)
+
+
+def keys_of(curve: Curve, formats: Sequence[str], *, of_base: bool = False) -> dict[str, list[Key]]:
+    """Checkpoint after step 0 -> key of each format."""
+    return {c: [curve.cell(c, task_format, of_base=of_base) for task_format in formats] for c in curve.trained}
 
 
 def add_tasks(

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from analysis.inference.crossed import crossed_effects
 from analysis.inference.item_values import ItemValues
 from analysis.tables.gathering import Key
 from analysis.tables.measurements import Cell
@@ -96,14 +97,47 @@ def permutation_p_value(values: Array, weights: Array) -> float:
     return float(stats.chi2.sf(found * mean / variance, (num_formats - 1) * mean**2 / variance))
 
 
-def series_p_value(items: ItemValues, keys: Mapping[str, Sequence[Key]], replicates: Sequence[str]) -> float | None:
-    """The same of one series.  keys: checkpoint -> key of each format"""
+Keys = Mapping[str, Sequence[Key]]
+"""Checkpoint -> key of each format."""
+
+
+def series_p_value(items: ItemValues, keys: Keys, replicates: Sequence[str]) -> float | None:
+    """The same of one series; None where something of it is missing."""
+    found = models_of(items, keys, replicates)
+    return None if found is None else permutation_p_value(*found)
+
+
+def models_of(items: ItemValues, keys: Keys, replicates: Sequence[str]) -> tuple[Array, Array] | None:
+    """Values (checkpoints * replicates, formats, units) and weights (units,); None where something is missing."""
     wanted = [key for of_checkpoint in keys.values() for key in of_checkpoint]
     if items.problem(wanted, replicates) or items.fault(wanted, replicates):
         return None
     shared = items.about(wanted, replicates)
     values = items.values(wanted, replicates)  # (checkpoints * formats, replicates, items)
     values = values.reshape(len(keys), -1, *values.shape[1:]).swapaxes(1, 2)
-    models = values.reshape(-1, *values.shape[2:])  # (checkpoints * replicates, formats, items)
-    of_each = [summed(model, shared) for model in models]
-    return permutation_p_value(np.stack([found for found, _ in of_each]), of_each[0][1])
+    of_each = [summed(model, shared) for model in values.reshape(-1, *values.shape[2:])]
+    return np.stack([found for found, _ in of_each]), of_each[0][1]
+
+
+def change_p_value(items: ItemValues, tuned: Keys, base: Keys, replicates: Sequence[str]) -> float | None:
+    """p-value of the change of the variance between formats, its mean over checkpoints, if both were the larger one.
+
+    Where formats seem to differ little by chance, the variance between them seems to have little noise: against a
+    model with less noise per item up to 9% of tests at 5% err. Here the smaller of both has the noise that it would
+    have if its formats differed as those of the other model do.
+    """
+    models = [models_of(items, keys, replicates) for keys in (tuned, base)]
+    if models[0] is None or models[1] is None:
+        return None
+    weights = models[0][1]
+    values = [found[0] for found in models if found]
+    each = [np.stack([pseudo_values(model, weights) for model in of_one]) for of_one in values]  # (models, units)
+    smaller = int(each[0].mean() > each[1].mean())
+    means = [of_one.sum(axis=2) / weights.sum() for of_one in values]  # (models, formats)
+    residuals = values[smaller] - means[smaller][..., None] * weights
+    steps = means[1 - smaller] - means[1 - smaller].mean(axis=1, keepdims=True)
+    scale = 2 * len(weights) / weights.sum() / (steps.shape[1] - 1)
+    noise = scale * np.einsum("mf,mfi->mi", steps, residuals)
+    each[smaller] = each[smaller].mean(axis=1, keepdims=True) + noise
+    difference = (each[0] - each[1]).reshape(len(tuned), len(replicates), -1).mean(axis=0)
+    return float(crossed_effects(difference[None]).p_value[0])

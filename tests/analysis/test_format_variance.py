@@ -1,9 +1,14 @@
 """The variance between formats: unbiased, and its permutation test, against simulation and enumeration."""
 
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy import stats
 
-from analysis.inference.format_variance import permutation_p_value, pseudo_values, summed
+from analysis.inference.crossed import crossed_effects
+from analysis.inference.format_variance import change_p_value, permutation_p_value, pseudo_values, summed
+from analysis.inference.item_values import ItemValues
 from analysis.tables.measurements import Cell
 
 
@@ -71,3 +76,28 @@ def test_clusters_are_summed():
     values, weights = summed(np.array([[1.0, 2.0, 4.0, 8.0]]), shared)
     assert values.tolist() == [[11.0, 4.0]]
     assert weights.tolist() == [3.0, 1.0]
+
+
+def test_formats_that_differ_alike_are_no_change_however_unequal_the_noise():
+    """Noise of items that all checkpoints and runs share makes one model's formats seem to differ less, or more."""
+    rng = np.random.default_rng(0)
+    ids, formats, checkpoints, replicates = tuple(map(str, range(50))), "abc", "123", "456789"
+    studies, false, plain = 150, 0, 0
+    for _ in range(studies):
+        cells, of_models = {}, []
+        for name, sd in (("base", 0.014), ("tuned", 0.14)):
+            shared = rng.normal(size=(3, 50))
+            values = rng.normal(size=(3, 6, 3, 50)) + shared  # (checkpoints, replicates, formats, items)
+            values = 0.03 * np.array([0.0, -1.0, 1.0])[:, None] + sd / np.sqrt(2) * values
+            for (c, checkpoint), (f, task_format) in product(enumerate(checkpoints), enumerate(formats)):
+                of_cell = {r: {"": Cell(ids, values[c, i, f], None)} for i, r in enumerate(replicates)}
+                cells[name, checkpoint, task_format] = of_cell
+            models = values.reshape(-1, 3, 50)
+            of_models.append(np.stack([pseudo_values(model, np.ones(50)) for model in models]).reshape(3, 6, 50))
+        tuned, base = ({c: [(name, c, f) for f in formats] for c in checkpoints} for name in ("tuned", "base"))
+        p_value = change_p_value(ItemValues(cells), tuned, base, list(replicates))
+        p_plain = crossed_effects((of_models[1] - of_models[0]).mean(axis=0)[None]).p_value[0]
+        false += max(p_value, p_plain) <= 0.05
+        plain += p_plain <= 0.05
+    assert false <= stats.binom.ppf(0.99, studies, 0.05)
+    assert plain > false + 5
