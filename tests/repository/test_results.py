@@ -102,7 +102,7 @@ def test_a_release_has_tables_findings_and_figures_and_no_older_file(clone):
     changes = done.stdout.splitlines()[:-1]
     assert {"removed: figures/gone.png", "changed: missing.csv", "new:     figures/fig2.png"} < set(changes)
     again = release(clone, "mine")
-    assert again.stdout.endswith("has the 11 files of study mine; 11 were the same before\n")
+    assert again.stdout.endswith("has the 14 files of study mine; 14 were the same before\n")
 
 
 @pytest.mark.parametrize(
