@@ -47,7 +47,8 @@ class Finding:
     note: str | None = None
     is_primary: bool = False
     p_adjusted: float | None = None
-    """For the false discovery rate of all claims but the primary one, whose p-value stands alone."""
+    """For the false discovery rate of all claims but the primary one, whose p-value stands alone; five times as large
+    where the primary claim is not found."""
     verdict: str = ""
     sentence: str = ""
 

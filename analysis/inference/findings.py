@@ -2,7 +2,9 @@
 
 A claim is judged where it was seen in at least FEWEST_REPLICATES replicates: supported or contradicted where its
 adjusted p-value is at most 5%, else undecided. With fewer it is described. The primary claim of a study is tested
-alone; the false discovery rate of all others together is held at 5% (Benjamini and Hochberg 1995).
+alone; the false discovery rate of all others together is held at 5% (Benjamini and Hochberg 1995), and at 1% where the
+primary claim is not found: so where nothing is true, at most 5% of studies hold a false primary claim and hardly any
+study another one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +37,8 @@ from open_instruct.common.json_files import atomic_write, write_json
 from open_instruct.study.config import PrimaryClaim
 
 LEVEL = 0.05
+STRICT_LEVEL = 0.01
+"""Of the other claims, where a study names a primary claim and does not find it."""
 FEWEST_ITEMS = 20
 """With fewer, tests err more often where items are skewed: 5.3% on 10 lognormal items, 9% on 5 (crossed.py)."""
 NOT_TESTABLE, DESCRIBED = "not testable", "described"
@@ -97,7 +101,10 @@ def judge(found: Sequence[Finding]) -> list[Finding]:
         [one.p_value if judged else np.nan for one, judged in zip(found, is_judged, strict=True)], float
     )
     primary = np.array([one.is_primary for one in found], dtype=bool)
-    p_adjusted = np.where(primary, p_values, adjusted(np.where(primary, np.nan, p_values)))
+    others = adjusted(np.where(primary, np.nan, p_values))
+    if primary.any() and not np.nanmin(p_values[primary], initial=1.0) <= LEVEL:
+        others = np.minimum(others * LEVEL / STRICT_LEVEL, 1.0)
+    p_adjusted = np.where(primary, p_values, others)
     judged = []
     for one, p in zip(found, p_adjusted.tolist(), strict=True):
         one = replace(one, p_adjusted=None if np.isnan(p) else p)

@@ -105,6 +105,14 @@ def test_the_primary_claim_is_tested_alone_and_does_not_count_in_the_correction(
     assert "primary claim, p = 0.03" in primary.sentence
 
 
+def test_where_the_primary_claim_is_not_found_the_others_are_held_to_one_percent():
+    claims = [finding(checkpoint="20", p_value=0.06), finding(checkpoint="60", p_value=0.011)]
+    _, strict = judge(with_primary(claims, PrimaryClaim("forgetting", checkpoint=20)))
+    assert (strict.p_adjusted, strict.verdict) == (pytest.approx(0.055), "undecided")
+    _, without = judge([finding(checkpoint="20", p_value=0.06), finding(checkpoint="60", p_value=0.011)])
+    assert (without.p_adjusted, without.verdict) == (pytest.approx(0.022), "supported")
+
+
 @pytest.mark.parametrize("primary", [PrimaryClaim("forgetting"), PrimaryClaim("forgetting", metric="accuracy")])
 def test_a_primary_claim_that_is_none_or_several_is_refused(primary):
     with pytest.raises(UserError, match=r"found [02] claims with question forgetting.*expected one"):
