@@ -57,7 +57,8 @@ def base_models(tables: Tables) -> Grid:
             curves = [Curve(name, styles[name], in_order(of_task)) for name, of_task in tasks.items()]
             if curves:
                 row.append(Panel(title, label, curves, checkpoints_of(tables, of_base), own_legend=True))
-        rows.append(row)
+        if row:
+            rows.append(row)
     return rows or [[Panel("Base models", "")]]
 
 

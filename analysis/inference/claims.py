@@ -6,9 +6,13 @@ set's role (in-domain of X, out-of-domain of X, other, pre-training), never from
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from analysis.inference.finding import (
+    SLOPE,
     Finding,
     Row,
+    base_models,
     by_metric,
     direction_of,
     finding,
@@ -20,14 +24,12 @@ from analysis.inference.finding import (
 from analysis.tables.columns import Comparison
 from analysis.tables.frames import Tables, number, relation, select, usual, where
 
-SLOPE = "per doubling of the pre-training tokens"
-
 
 def pre_training(tables: Tables) -> Iterator[Finding]:
     for row in rows_of(tables, Comparison.SLOPE, "pre-training"):
         if row["train_set"] is None:
-            claim = f"{metric_on(row)} of base models falls with longer pre-training"
-            quantity = f"change of {metric_on(row)} of base models {SLOPE}"
+            claim = f"{metric_on(row)} of {base_models(row)} falls with longer pre-training"
+            quantity = f"change of {metric_on(row)} of {base_models(row)} {SLOPE}"
             yield finding("pre-training", claim, quantity, row, expected=-1)
 
 
@@ -86,13 +88,15 @@ def who_gains_most(tables: Tables) -> Iterator[Finding]:
     in_log_odds = select(tables.differences, comparison=Comparison.GAIN_BY_SKILL_IN_LOG_ODDS).to_dict("records")
     for raw, other in zip(raw_rows, in_log_odds, strict=True):
         row = dict(raw)
-        if number(other["p_value"]) is not None and row["missing"] is None:
+        if row["missing"] is None and other["missing"] is not None:
+            row["missing"] = f"in log-odds: {other['missing']}"
+        elif row["missing"] is None:
             if sign(raw["difference"]) != sign(other["difference"]):
                 row["missing"] = (
                     f"raw scores and log-odds disagree: {raw['difference']:+.3g} and {other['difference']:+.3g}"
                 )
             else:
-                row["p_value"] = max(raw["p_value"], other["p_value"])
+                row["p_value"] = float(np.maximum(raw["p_value"], other["p_value"]))
                 row["note"] = f"{raw['note']}; {other['difference']:+.3g} in log-odds"
         claim = f"among the {raw['series']}, those on which the base model is weaker gain more from fine-tuning"
         quantity = f"gain per unit of base-model skill among the {raw['series']}"
@@ -135,7 +139,7 @@ def format_sensitivity(tables: Tables) -> Iterator[Finding]:
         yield finding("format sensitivity", claim, quantity, row, expected=1)
     slopes = usual(select(tables.differences, comparison=Comparison.FORMATS_SLOPE))
     for row in where(slopes, slopes["kind"] != "suite").to_dict("records"):
-        models = "base models" if row["train_set"] is None else f"models fine-tuned on {row['series']}"
+        models = base_models(row) if row["train_set"] is None else f"models fine-tuned on {row['series']}"
         claim = f"the variance of {metric_on(row)} between formats falls with pre-training, in {models}"
         quantity = f"change of the variance of {metric_on(row)} between formats in {models}, {SLOPE}"
         yield finding("format sensitivity trend", claim, quantity, row, expected=-1)

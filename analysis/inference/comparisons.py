@@ -16,6 +16,7 @@ from analysis.inference.contrasts import (
 )
 from analysis.inference.equivalence import MARGINS
 from analysis.inference.estimates import Level, estimate_with_items, estimate_without_items
+from analysis.inference.finding import format_p
 from analysis.inference.format_variance import ALL_FORMATS, change_p_value, format_cells, series_p_value
 from analysis.inference.gain_by_skill import Task, gain_by_skill, task_of
 from analysis.inference.item_values import ItemValues
@@ -25,7 +26,7 @@ from analysis.tables.chance import bottom_of, chance_of
 from analysis.tables.columns import ALL_CHECKPOINTS, BITS, PRIMARY_METRICS, Comparison
 from analysis.tables.frames import order_checkpoints, relation
 from analysis.tables.gathering import Key
-from analysis.tables.replicates import replicates_of
+from analysis.tables.replicates import RUN, replicates_of
 
 Row = dict[str, Any]
 
@@ -152,13 +153,20 @@ def row_of(contrast: Contrast, result: Row, about: Row) -> Row:
 
 
 def levels_of(group: Sequence[Row]) -> dict[Key, dict[str, Level]]:
-    """Level of every model and replicate, seeds of one run averaged."""
+    """Level of every model and replicate, seeds of one run averaged; of a run that lacks a seed there is none."""
     several: dict[tuple[Key, str], list[Level]] = {}
+    seeds: dict[tuple[Key, str], set[Any]] = {}
+    expected: dict[tuple[str, str], set[Any]] = {}
     for row in group:
         key = (row["series"], row["checkpoint"], row["format"])
+        seed = row.get("seed") if row["unit"] == RUN else None
         several.setdefault((key, row["replicate"]), []).append((row["Performance"], row["std"]))
+        seeds.setdefault((key, row["replicate"]), set()).add(seed)
+        expected.setdefault((key[0], key[2]), set()).add(seed)
     levels: dict[Key, dict[str, Level]] = {}
     for (key, replicate), found in several.items():
+        if seeds[key, replicate] != expected[key[0], key[2]]:
+            continue
         means, errors = np.array(found, dtype=float).T
         levels.setdefault(key, {})[replicate] = float(means.mean()), float(np.sqrt(np.square(errors).mean()))
     return levels
@@ -208,7 +216,7 @@ def format_rows(
                     )
                     p_change = change_p_value(items, tuned, base, contrast.replicates)
                     result["p_value"] = max(result["p_value"], 1.0 if p_change is None else p_change)
-                result["note"] = f"formats of {of} differ with p = {p_permuted:.2g}, permuted within items"
+                result["note"] = f"formats differ in {of} models with p {format_p(p_permuted)}, permuted within items"
         yield row_of(contrast, result, about)
 
 
@@ -242,10 +250,18 @@ def add_tasks(
 
 
 def skill_rows(tasks: Mapping[tuple[str, str], Sequence[Task | str]]) -> Iterator[Row]:
+    names = Counter(name for _, name in tasks)
     for (family, name), found in sorted(tasks.items()):
         usable = [task for task in found if isinstance(task, Task)]
         left_out = [task for task in found if isinstance(task, str)]
-        about = {"series": name, "checkpoint": ALL_CHECKPOINTS, "reference": None, "family": family, "metric": "skill"}
+        series = f"{name}, {family}" if names[name] > 1 else name
+        about = {
+            "series": series,
+            "checkpoint": ALL_CHECKPOINTS,
+            "reference": None,
+            "family": family,
+            "metric": "skill",
+        }
         about |= dict.fromkeys(("eval dataset", "eval_set", "setting"), "all")
         about |= {"format": "default", "kind": "tasks", "role": "other", "train_set": None, "missing": None}
         for comparison, in_log_odds in (
@@ -253,7 +269,7 @@ def skill_rows(tasks: Mapping[tuple[str, str], Sequence[Task | str]]) -> Iterato
             (Comparison.GAIN_BY_SKILL_IN_LOG_ODDS, True),
         ):
             result = gain_by_skill(usable, in_log_odds=in_log_odds)
-            notes = [result.get("note"), f"left out: {'; '.join(left_out)}" if left_out else None]
-            note = "; ".join(part for part in notes if part) or None
-            unit = usable[0].unit if usable else None
-            yield about | {"comparison": comparison, "unit": unit} | result | {"note": note}
+            where = "missing" if result.get("missing") else "note"
+            parts = [result.get(where), f"left out: {'; '.join(left_out)}" if left_out else None]
+            about |= {"comparison": comparison, "unit": usable[0].unit if usable else None}
+            yield about | result | {where: "; ".join(part for part in parts if part) or None}

@@ -12,6 +12,8 @@ from analysis.tables.frames import Tables, number, relation, select, usual, wher
 
 Row = dict[Any, Any]
 """Of paired_differences.csv."""
+SLOPE = "per doubling of the pre-training tokens"
+"""Ending of the quantity of a slope."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ def metric_on(row: Row) -> str:
     return f"{METRIC_LABELS[row['metric']]} on {row['setting']}" + in_format(row)
 
 
+def base_models(row: Row) -> str:
+    """`base models`, with their family where there are several."""
+    return f"{row['series']} models"
+
+
 def in_format(row: Row) -> str:
     return "" if row["format"] == "default" or " " in row["format"] else f" (format {row['format']})"
 
@@ -112,3 +119,7 @@ def by_metric(question: str, row: Row) -> str:
 
 def sign(value: float | None) -> int:
     return int(np.sign(value or 0.0))
+
+
+def format_p(p_value: float | None) -> str:
+    return "n/a" if p_value is None else "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"

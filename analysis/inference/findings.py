@@ -25,12 +25,12 @@ from analysis.inference.claims import (
     suites,
     who_gains_most,
 )
-from analysis.inference.finding import Finding, sign, without_constant_gold
+from analysis.inference.finding import SLOPE, Finding, format_p, sign, without_constant_gold
 from analysis.inference.multiplicity import adjusted
 from analysis.inference.weight_claims import distance_and_gain, noise_sensitivity
 from analysis.tables.frames import Tables
 from analysis.tables.latex import to_latex
-from analysis.tables.replicates import FEWEST_REPLICATES
+from analysis.tables.replicates import FEWEST_REPLICATES, SEED
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, write_json
@@ -134,16 +134,23 @@ def verdict_of(one: Finding) -> str:
 def sentence_of(one: Finding) -> str:
     if one.verdict == NOT_TESTABLE:
         why = one.missing or "no variation over items and replicates"
-        return f"Not testable: {one.claim} ({why})."
+        return f"Not testable: {one.claim} ({why}{'; primary claim' if one.is_primary else ''})."
     note = f"; {one.note}" if one.note else ""
     if one.verdict == DESCRIBED:
         these = "this run" if one.replicates == 1 else f"these {one.replicates} {one.unit}s"
-        over = "over items only" if one.replicates == 1 else "over items and replicates"
+        if one.question == "weight noise":
+            over = "over draws of the noise" if one.replicates == 1 else "over replicates"
+        else:
+            over = "over items only" if one.replicates == 1 else "over items and replicates"
+        if one.is_primary:
+            note += f"; primary claim, not judged with {one.replicates} of {FEWEST_REPLICATES} replicates"
         return f"In {these}, the {one.quantity} is {effect_of(one)}{interval_of(one, over)}{note}."
     opening = one.verdict.capitalize() + (" (opposite sign)" if one.verdict == "contradicted" else "")
     test = f"primary claim, p {format_p(one.p_adjusted)}" if one.is_primary else f"q {format_p(one.p_adjusted)}"
-    over = f"over {one.replicates} {one.unit or 'replicate'}s" + (f" and {one.n} items" if one.n else "")
-    return f"{opening}: {one.claim} ({effect_of(one)}{interval_of(one, over)}; {test}{note})."
+    over = f"over {one.replicates} {one.unit or 'replicate'}s" + (" of one run" if one.unit == SEED else "")
+    over += f" and {one.n} items" if one.n else ""
+    per = f" {SLOPE}" if one.quantity.endswith(SLOPE) else ""
+    return f"{opening}: {one.claim} ({effect_of(one)}{per}{interval_of(one, over)}; {test}{note})."
 
 
 def effect_of(one: Finding) -> str:
@@ -154,10 +161,6 @@ def interval_of(one: Finding, over: str) -> str:
     if one.ci_low is None or one.ci_high is None:
         return ""
     return f", 95% interval {one.ci_low:+.3g} to {one.ci_high:+.3g} {over}"
-
-
-def format_p(p_value: float | None) -> str:
-    return "n/a" if p_value is None else "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
 
 
 def write_findings(findings: Sequence[Finding], folder: Path, inputs: Mapping[str, Path]) -> None:

@@ -39,6 +39,8 @@ class Task:
 
 def task_of(items: ItemValues, curve: Curve, task_format: str, name: str, chance: float) -> Task | str:
     """The scores of one fine-tuned series and its base on one task, or why they are not comparable."""
+    if not curve.trained:
+        return f"{name}: no checkpoint after step 0"
     tuned = [curve.cell(checkpoint, task_format) for checkpoint in curve.trained]
     base = [curve.cell(checkpoint, task_format, of_base=True) for checkpoint in curve.trained]
     keys = [*tuned, *base]
@@ -55,7 +57,7 @@ def gain_by_skill(tasks: Sequence[Task], *, in_log_odds: bool) -> dict[str, Any]
     replicates = {len(task.base) for task in tasks}
     if len(tasks) < FEWEST_TASKS or len(replicates) != 1 or min(replicates) < FEWEST_REPLICATES:
         return {
-            "missing": f"{len(tasks)} tasks in {', '.join(map(str, sorted(replicates)) or ['no'])} replicates; "
+            "missing": f"{len(tasks)} tasks in {', '.join(map(str, sorted(replicates))) or 'no'} replicates; "
             f"{FEWEST_TASKS} in the same {FEWEST_REPLICATES} or more needed"
         }
     if tasks[0].unit == SEED:

@@ -13,6 +13,8 @@ from analysis.tables.replicates import SHARED
 Array = npt.NDArray[np.float64]
 Seeds = Mapping[str, Cell]
 """Seed -> items of one replicate's model."""
+LISTED = 4
+"""Most models that a message names each."""
 
 
 class ItemValues:
@@ -63,7 +65,13 @@ class ItemValues:
         """Why a comparison of these models takes part in no test, or None."""
         places = dict.fromkeys(self.cell(key, replicate) for key in keys for replicate in replicates)
         constant = [place for place in places if place in self.constant]
-        return "one answer for nearly all items: " + "; ".join(map(named, constant)) if constant else None
+        if not constant:
+            return None
+        if len(constant) > LISTED:
+            return (
+                f"one answer for nearly all items in {len(constant)} of {len(places)} models, as {named(constant[0])}"
+            )
+        return "one answer for nearly all items: " + "; ".join(map(named, constant))
 
     def values(self, keys: Sequence[Key], replicates: Sequence[str]) -> Array:
         """(keys, replicates, items)"""

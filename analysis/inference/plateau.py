@@ -11,6 +11,7 @@ from typing import Any
 
 from analysis.inference.contrasts import FEWEST_IN_A_SLOPE, Contrast, Curve, plateau_contrast
 from analysis.inference.equivalence import equivalent
+from analysis.inference.finding import format_p
 from analysis.tables.columns import Comparison
 from analysis.tables.replicates import FEWEST_REPLICATES
 
@@ -90,5 +91,5 @@ def why_at_bottom(of_base: Contrast, estimate: Estimate, bottom: float | None) -
 def with_level(result: Mapping[str, Any], where: str, p_level: float) -> dict[str, Any]:
     if result.get("missing"):
         return dict(result)
-    note = f"base level {where}, p = {p_level:.2g}"
+    note = f"base level {where}, p {format_p(p_level)}"
     return {**result, "p_value": max(result["p_value"], p_level), "note": note}

@@ -108,7 +108,6 @@ METRIC_LABELS = {
     "toxicity": "fraction of toxic generations",
     "truthful": "fraction of truthful answers",
     "skill": "gain per unit of base-model skill",
-    "gain_by_distance": "gain per unit of relative weight change",
 }
 PRIMARY_METRICS = tasks.PRIMARY_METRICS | {"suite": "acc"}
 """Kind of an evaluation set -> its primary metric in the tables."""

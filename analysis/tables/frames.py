@@ -11,11 +11,13 @@ import pandas as pd
 
 from analysis.tables.columns import (
     BITS,
+    DIFFERENCE_COLUMNS,
     DISTANCE_COLUMNS,
     FILES,
     GROUP_COLUMNS,
     LEVEL_COLUMNS,
     NOISE_COLUMNS,
+    PERFORMANCE_COLUMNS,
     PRIMARY_METRICS,
     REAL_NUMBERS,
     SUMMARY_COLUMNS,
@@ -33,6 +35,10 @@ DIGITS = "%.12g"
 
 REQUIRED = ("performance", "suites", "levels", "differences", "missing")
 """Tables without which there are no results."""
+COLUMNS = {"performance": PERFORMANCE_COLUMNS, "suites": PERFORMANCE_COLUMNS, "levels": LEVEL_COLUMNS}
+COLUMNS |= {"differences": DIFFERENCE_COLUMNS, "variation": VARIATION_COLUMNS, "noise": NOISE_COLUMNS}
+COLUMNS |= {"distances": DISTANCE_COLUMNS}
+"""Columns that are read from them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Tables:
 
 
 def read_tables(folder: Path) -> Tables:
-    """The tables of a results folder.  Raises UserError where a required one is missing."""
+    """The tables of a results folder.  Raises UserError where a required table, or a column, is missing."""
     found = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
     absent = [FILES[name] for name in REQUIRED if name not in found]
     if absent:
@@ -77,7 +83,14 @@ def read_tables(folder: Path) -> Tables:
             f"{folder}: no {', '.join(absent)}; make them with `python analysis/produce_tables.py`, or choose other "
             "tables with --study or --folder"
         )
-    return Tables(**{name: read_table(path) for name, path in found.items()})
+    tables = {name: read_table(path) for name, path in found.items()}
+    for name, frame in tables.items():
+        if lacking := [column for column in COLUMNS.get(name, ()) if column not in frame.columns]:
+            raise UserError(
+                f"{found[name]}: no column {', '.join(lacking)}, so it is of another version; make the tables again "
+                "with `python analysis/produce_tables.py`"
+            )
+    return Tables(**tables)
 
 
 def table_files(folder: Path) -> dict[str, Path]:

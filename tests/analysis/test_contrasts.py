@@ -171,3 +171,9 @@ def test_the_worked_example_of_the_documentation():
     for written, value in numbers.items():
         assert f"{value.item():.{len(written) - 2}f}" == written
         assert written in text
+
+
+def test_many_constant_predictors_are_counted_and_not_listed():
+    keys = [("base", str(step), "default") for step in range(6)]
+    items = items_of({key: {"b": cell([1, 1])} for key in keys}, [(key, "b") for key in keys[:5]])
+    assert items.fault(keys, ["b"]) == ("one answer for nearly all items in 5 of 6 models, as base 0 default of b")

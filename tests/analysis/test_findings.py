@@ -6,7 +6,8 @@ from simulated_study import STUDY, WITH_RUNS, write_study
 from analysis import findings, produce_tables
 from analysis.inference.finding import Finding
 from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, find, judge, with_primary
-from analysis.tables.frames import read_tables, select
+from analysis.tables.columns import DIFFERENCE_COLUMNS, MISSING_COLUMNS, PERFORMANCE_COLUMNS, Comparison
+from analysis.tables.frames import Tables, as_table, read_tables, select
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import PrimaryClaim
@@ -180,3 +181,77 @@ def test_a_run_that_lacks_one_measurement_is_named_and_not_averaged_over(tmp_pat
     (of_base,) = [f for f in find(tables) if f.question == "pre-training"]
     assert (of_base.verdict, of_base.missing) == (NOT_TESTABLE, "missing: base 60 default of seed43")
     assert "60" not in set(select(tables.levels, series="base", eval_set="heldout_text")["checkpoint"])
+
+
+LIGHT = """\
+name: simulated
+family: tiny
+pretrain: {seeds: [42, 43, 44]}
+steps: [0, 20, 60, 150]
+train_sets:
+  socialiqa: {epochs: 3, lr: 1e-3}
+evaluation:
+  socialiqa: {}
+  heldout_text: {}
+suite: {tasks: [arc_easy], train_sets: [socialiqa]}
+"""
+
+
+def test_a_study_of_the_initialisation_alone_has_tables_and_no_claim_is_judged(tmp_path, monkeypatch):
+    found = found_in(tmp_path, monkeypatch, effect=1.0, text=LIGHT.replace("[0, 20, 60, 150]", "[0]"))
+    assert {f["verdict"] for f in found} == {NOT_TESTABLE}
+    (who,) = [f for f in found if f["question"] == "who gains most"]
+    assert "0 tasks in no replicates" in who["missing"]
+    assert "left out: socialiqa: no checkpoint after step 0" in who["sentence"]
+
+
+def test_a_suite_without_items_is_not_averaged_over_an_absent_seed(tmp_path, monkeypatch):
+    text = LIGHT.replace("lr: 1e-3", "lr: 1e-3, seeds: [1, 2]")
+    found_in(tmp_path, monkeypatch, effect=1.0, text=text)
+    (gone,) = (tmp_path / "eval_results/eval_pipeline").glob("arc_easy*seed43*ckpt60*_seed2.json")
+    gone.unlink()
+    study_file = tmp_path / "simulated.yaml"
+    produce_tables.main(produce_tables.Args(study_file))
+    (suite,) = [f for f in find(read_tables(paths.results_dir("simulated"))) if f.question == "suites"]
+    assert (suite.verdict, suite.missing) == (NOT_TESTABLE, "missing: socialiqa 60 default of seed43")
+
+
+def test_claims_about_base_models_name_the_family_where_there_are_several():
+    rows = [dict.fromkeys(DIFFERENCE_COLUMNS) for _ in range(2)]
+    for row, family in zip(rows, ("a", "b"), strict=True):
+        row |= {"comparison": Comparison.SLOPE, "series": f"{family} base", "family": family, "kind": "text"}
+        row |= {"setting": "text", "eval_set": "text", "metric": "bits_per_byte", "checkpoint": "60"}
+        row |= {"format": "default", "role": "pre-training", "difference": -0.1, "n": 50, "replicates": 3}
+        row |= {"p_value": 0.001, "ci_low": -0.2, "ci_high": -0.05, "unit": "pre-training run"}
+    empty = as_table([], PERFORMANCE_COLUMNS)
+    found = find(Tables(empty, empty, as_table(rows, DIFFERENCE_COLUMNS), as_table([], MISSING_COLUMNS)))
+    assert [f.claim for f in found] == [
+        f"bits per byte on text of {family} base models falls with longer pre-training" for family in ("a", "b")
+    ]
+    assert "(-0.1 per doubling of the pre-training tokens, 95% interval -0.2 to -0.05 over" in found[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"replicates": 1, "unit": None, "p_value": None}, "primary claim, not judged with 1 of 3 replicates"),
+        ({"missing": "missing: base 20 default"}, "(missing: base 20 default; primary claim)"),
+    ],
+)
+def test_a_primary_claim_without_a_verdict_says_that_it_is_the_primary_one(changes, words):
+    (one,) = judge([finding(is_primary=True, **changes)])
+    assert words in one.sentence
+
+
+def test_of_fine_tuning_seeds_the_sentence_says_that_they_are_of_one_run():
+    (one,) = judge([finding(unit="fine-tuning seed")])
+    assert "over 3 fine-tuning seeds of one run and 90 items" in one.sentence
+
+
+def test_a_slope_that_log_odds_cannot_confirm_is_not_judged_in_raw_scores_alone():
+    rows = [dict.fromkeys(DIFFERENCE_COLUMNS) | {"series": "tasks trained on", "metric": "skill"} for _ in range(2)]
+    rows[0] |= {"comparison": Comparison.GAIN_BY_SKILL, "difference": -0.5, "p_value": 0.001, "replicates": 3}
+    rows[1] |= {"comparison": Comparison.GAIN_BY_SKILL_IN_LOG_ODDS, "missing": "all do equally well"}
+    empty = as_table([], PERFORMANCE_COLUMNS)
+    (one,) = find(Tables(empty, empty, as_table(rows, DIFFERENCE_COLUMNS), as_table([], MISSING_COLUMNS)))
+    assert (one.verdict, one.missing) == (NOT_TESTABLE, "in log-odds: all do equally well")

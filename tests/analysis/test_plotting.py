@@ -52,6 +52,16 @@ def test_a_figure_without_data_states_not_measured(tables):
         assert texts_of(draw_figure(name, empty)) == ["not measured"], name
 
 
+def test_a_study_without_base_models_has_figures(tables):
+    tuned = Tables(
+        *(
+            frame[frame["train_set"].notna()] if "train_set" in frame else frame
+            for frame in (tables.performance, tables.suites, tables.differences, tables.missing, tables.levels)
+        )
+    )
+    assert texts_of(draw_figure("fig2_base_models", tuned)) == ["not measured"]
+
+
 def test_a_suite_of_two_settings_has_a_panel_for_each(tables):
     suites = tables.pooled.suites
     other = suites.assign(setting=suites["setting"] + " 5 items")

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from simulated_study import STUDY, write_study
 
@@ -126,6 +127,14 @@ def test_without_measurements_the_error_names_the_stage_to_run(tmp_path, monkeyp
 def test_reading_a_folder_without_tables_is_refused(tmp_path):
     with pytest.raises(UserError, match=FILES["differences"]):
         read_tables(tmp_path)
+
+
+def test_tables_of_an_older_version_are_refused_by_the_columns_that_they_lack(study_file):
+    main(Args(study_file))
+    path = paths.results_dir("simulated") / "levels.csv"
+    pd.read_csv(path).drop(columns=["unit", "group"]).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"levels.csv: no column unit, group, so it is of another version"):
+        read_tables(path.parent)
 
 
 def test_checkpoints_are_sorted_by_step_with_main_last():

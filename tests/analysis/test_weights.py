@@ -7,6 +7,7 @@ In run r = 0, 1, ... of several both are (1 + r / 10) times as large.
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from analysis import findings, produce_tables
 from analysis.figures.study_figures import build_grids, caption_of, draw_figure
 from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, find
 from analysis.page.report_page import build_page
-from analysis.tables.columns import FILES, Comparison
-from analysis.tables.frames import read_tables, select
+from analysis.tables.columns import DIFFERENCE_COLUMNS, DISTANCE_COLUMNS, FILES, NOISE_COLUMNS, Comparison
+from analysis.tables.frames import as_table, read_tables, select
 from open_instruct.common import paths
 from open_instruct.common.sidecars import sidecar_path
 from open_instruct.study.loading import load_study
@@ -119,6 +120,7 @@ def test_findings_of_one_run_are_described_and_its_weight_change_is_not_correlat
     (base,) = [f for f in found if f["question"] == "weight noise" and f["series"] == "base"]
     assert base["verdict"] == DESCRIBED
     assert base["effect"] == pytest.approx(slope_of_noise(read_tables(folder).noise))
+    assert base["sentence"].endswith("over draws of the noise; items are fixed.")
     assert "size 0.2" in base["claim"]
     correlated = [f for f in found if f["question"] == "distance and gain"]
     assert {f["series"] for f in correlated} == {"socialiqa", "hellaswag_endings"}
@@ -143,6 +145,47 @@ def test_findings_of_several_runs_have_the_simulated_effects(of_runs):
     expected = stats.pearsonr(moved["relative"], (base_bits - tuned_bits)[moved.index])
     assert bits.effect == pytest.approx(expected.statistic)
     assert bits.p_value == pytest.approx(expected.pvalue)
+
+
+def with_noise(tables, change):
+    """Tables whose rows of weight noise are changed."""
+    return replace(tables, noise=as_table(change(tables.noise.to_dict("records")), NOISE_COLUMNS))
+
+
+def base_noise(tables):
+    (found,) = [f for f in find(tables) if f.question == "weight noise" and f.series == "base"]
+    return found
+
+
+def test_weight_noise_is_not_averaged_over_an_absent_run_or_checkpoints_without_tokens(of_runs):
+    without = with_noise(of_runs, lambda rows: [row for row in rows if row["replicate"] != "seed44"])
+    assert (base_noise(without).verdict, base_noise(without).missing) == (NOT_TESTABLE, "missing: seed44")
+    unknown = with_noise(
+        of_runs, lambda rows: [row | {"tokens": None if row["checkpoint"] == "60" else row["tokens"]} for row in rows]
+    )
+    assert base_noise(unknown).missing == "the tokens of 60 are not known"
+
+
+def test_seeds_of_one_run_are_averaged_in_weight_noise_and_weight_change(of_runs):
+    def two_seeds(rows, name):
+        return [row | {name: row[name] * factor} for row in rows for factor in (0.5, 1.5)]
+
+    seeds = with_noise(of_runs, lambda rows: two_seeds(rows, "difference"))
+    assert base_noise(seeds).effect == pytest.approx(base_noise(of_runs).effect)
+    distances = as_table(two_seeds(of_runs.distances.to_dict("records"), "relative"), DISTANCE_COLUMNS)
+    assert correlations(replace(of_runs, distances=distances)) == pytest.approx(correlations(of_runs))
+
+
+def correlations(tables):
+    return [f.effect for f in find(tables) if f.question == "distance and gain"]
+
+
+def test_a_gain_that_takes_part_in_no_test_is_not_correlated_with_the_weight_change(of_runs):
+    rows = [row | {"missing": "one answer for nearly all items"} for row in of_runs.differences.to_dict("records")]
+    found = find(replace(of_runs, differences=as_table(rows, DIFFERENCE_COLUMNS)))
+    of_distance = [f for f in found if f.question == "distance and gain"]
+    assert of_distance
+    assert {(f.verdict, f.missing) for f in of_distance} == {(NOT_TESTABLE, "one answer for nearly all items")}
 
 
 def test_figures_of_several_runs_show_their_mean_and_each_of_them(of_runs):
