@@ -116,7 +116,7 @@ def judge(found: Sequence[Finding]) -> list[Finding]:
 def enough_items(one: Finding) -> Finding:
     if one.n is None or one.n >= FEWEST_ITEMS or one.missing or one.replicates < FEWEST_REPLICATES:
         return one
-    return replace(one, missing=f"{one.n} items, {FEWEST_ITEMS} needed")
+    return replace(one, missing=f"{one.n} independent items, {FEWEST_ITEMS} needed")
 
 
 def verdict_of(one: Finding) -> str:
@@ -148,7 +148,7 @@ def sentence_of(one: Finding) -> str:
     opening = one.verdict.capitalize() + (" (opposite sign)" if one.verdict == "contradicted" else "")
     test = f"primary claim, p {format_p(one.p_adjusted)}" if one.is_primary else f"q {format_p(one.p_adjusted)}"
     over = f"over {one.replicates} {one.unit or 'replicate'}s" + (" of one run" if one.unit == SEED else "")
-    over += f" and {one.n} items" if one.n else ""
+    over += f" and {one.n} independent items" if one.n else ""
     per = f" {SLOPE}" if one.quantity.endswith(SLOPE) else ""
     return f"{opening}: {one.claim} ({effect_of(one)}{per}{interval_of(one, over)}; {test}{note})."
 

@@ -57,7 +57,8 @@ class ItemValues:
             if self.items[place] != self.items[first]:
                 a, b = self.cells[first], self.cells[place]
                 if a.ids != b.ids:
-                    return f"other items: {len(a.ids)} in {named(first)}, {len(b.ids)} in {named(place)}"
+                    what = "other items" if set(a.ids) != set(b.ids) else "items in another order"
+                    return f"{what}: {len(a.ids)} in {named(first)}, {len(b.ids)} in {named(place)}"
                 return f"other completions in {named(first)} and {named(place)}"
         return None
 

@@ -64,7 +64,7 @@ MEAN_CHANGES = (
     "base slope per checkpoint",
     "fine-tuned slope per checkpoint",
 )
-SUMMARY_COLUMNS = ("series", "eval dataset", "metric", "checkpoints", *MEAN_CHANGES)
+SUMMARY_COLUMNS = ("series", "eval dataset", "setting", "metric", "checkpoints", *MEAN_CHANGES)
 GROUP_COLUMNS = ("family", "group", "checkpoint", "tasks", *MEAN_CHANGES, "missing")
 WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates", "items")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr", "df")

@@ -125,6 +125,14 @@ def read_file(path: Path, place: tuple[str, str]) -> dict[str, Any]:
     if place == SUITES:
         content = suite_content(content)
     items = content.get("items") or {}
+    used = ("id", content.get("primary"), "gold_bits", "gold_bytes", "cluster")
+    counts = {name: len(items[name]) for name in used if items.get(name) is not None}
+    if len(set(counts.values())) > 1 or not all(size > 0 for size in items.get("gold_bytes") or ()):
+        found = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise UserError(
+            f"{path}: found {found}; expected as many of each, and positive gold_bytes; remove it and run its stage "
+            "again"
+        )
     return {
         "identity": json.dumps(identity),
         "model": json.dumps(measured_model(sidecar)),

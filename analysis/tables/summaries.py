@@ -57,6 +57,7 @@ def summarise_changes(differences: pd.DataFrame, levels: pd.DataFrame) -> pd.Dat
             {
                 "series": series,
                 "eval dataset": ordered["eval dataset"].iloc[0],
+                "setting": setting,
                 "metric": metric,
                 "checkpoints": len(change),
                 **means_and_slopes(base, base + change, has_relative=is_above_chance),

@@ -177,3 +177,8 @@ def test_many_constant_predictors_are_counted_and_not_listed():
     keys = [("base", str(step), "default") for step in range(6)]
     items = items_of({key: {"b": cell([1, 1])} for key in keys}, [(key, "b") for key in keys[:5]])
     assert items.fault(keys, ["b"]) == ("one answer for nearly all items in 5 of 6 models, as base 0 default of b")
+
+
+def test_the_same_items_in_another_order_are_named_so():
+    cells = {TUNED: {"a": cell([1, 0], ids=["p", "q"])}, BASE: {"a": cell([1, 0], ids=["q", "p"])}}
+    assert change(cells, replicates=("a",))["missing"].startswith("items in another order: 2 in tuned 0 default of a")

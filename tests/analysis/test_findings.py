@@ -129,7 +129,11 @@ def test_fewer_than_three_replicates_are_described():
 
 def test_a_handful_of_items_is_not_judged():
     (judged,) = judge([finding(n=19)])
-    assert (judged.verdict, judged.missing, judged.p_adjusted) == (NOT_TESTABLE, "19 items, 20 needed", None)
+    assert (judged.verdict, judged.missing, judged.p_adjusted) == (
+        NOT_TESTABLE,
+        "19 independent items, 20 needed",
+        None,
+    )
 
 
 def test_a_clear_effect_of_the_other_sign_contradicts():
@@ -140,7 +144,12 @@ def test_a_clear_effect_of_the_other_sign_contradicts():
 
 def test_the_sentence_states_claim_effect_interval_and_p_value():
     (judged,) = judge([finding(claim="scores rise", effect=0.25, ci_low=0.125, ci_high=0.375, p_value=0.02)])
-    for part in ("scores rise", "+0.25", "+0.125 to +0.375 over 3 pre-training runs and 90 items", "q = 0.02"):
+    for part in (
+        "scores rise",
+        "+0.25",
+        "+0.125 to +0.375 over 3 pre-training runs and 90 independent items",
+        "q = 0.02",
+    ):
         assert part in judged.sentence
 
 
@@ -245,7 +254,7 @@ def test_a_primary_claim_without_a_verdict_says_that_it_is_the_primary_one(chang
 
 def test_of_fine_tuning_seeds_the_sentence_says_that_they_are_of_one_run():
     (one,) = judge([finding(unit="fine-tuning seed")])
-    assert "over 3 fine-tuning seeds of one run and 90 items" in one.sentence
+    assert "over 3 fine-tuning seeds of one run and 90 independent items" in one.sentence
 
 
 def test_a_slope_that_log_odds_cannot_confirm_is_not_judged_in_raw_scores_alone():

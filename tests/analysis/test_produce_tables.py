@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,31 @@ def test_tables_of_an_older_version_are_refused_by_the_columns_that_they_lack(st
     pd.read_csv(path).drop(columns=["unit", "group"]).to_csv(path, index=False)
     with pytest.raises(UserError, match=r"levels.csv: no column unit, group, so it is of another version"):
         read_tables(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gold_bits", [100.0] * 11), ("gold_bytes", [0.0] + [50.0] * 11)], ids=["too few", "no bytes"]
+)
+def test_a_file_whose_items_do_not_fit_each_other_is_refused_by_name(study_file, name, value):
+    path = sorted((study_file.parent / "output/predictions").glob("socialiqa_*.metrics.json"))[0]
+    content = json.loads(path.read_text())
+    content["items"][name] = value
+    write_json(path, content)
+    with pytest.raises(UserError, match=rf"{path.name}: found 12 of id, .*expected as many of each"):
+        main(Args(study_file))
+
+
+def test_changes_name_the_setting_where_an_evaluation_has_several(study_file):
+    for path in sorted((study_file.parent / "output/predictions").glob("*.metrics.json")):
+        content = json.loads(path.read_text())
+        content["identity"]["shots"] = 4
+        other = path.with_name(path.name.replace(".metrics", "_4shots.metrics"))
+        write_json(other, content)
+        sidecar_path(other).write_bytes(sidecar_path(path).read_bytes())
+    main(Args())
+    changes = read_tables(paths.results_dir("all")).changes
+    assert not changes.duplicated(["series", "eval dataset", "setting", "metric"]).any()
+    assert {"socialiqa 0 shots", "socialiqa 4 shots"} <= set(changes["setting"])
 
 
 def test_checkpoints_are_sorted_by_step_with_main_last():
