@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.inference.findings import find, write_findings
+from analysis.tables.columns import FILES
 from analysis.tables.frames import read_tables, table_files
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.cli import run
+from open_instruct.common.sidecars import find_sidecar
 from open_instruct.study.loading import load_study
 
 
@@ -27,6 +29,12 @@ class Args:
 def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder)
     primary = load_study(args.study).primary if args.study else None
+    made = find_sidecar(folder / FILES["differences"]) or {}
+    if args.study is None and (study := made.get("arguments", {}).get("study")):
+        print(
+            f"note: the tables in {folder} are of {study}, and no claim is primary without --study: "
+            "all share one false discovery rate"
+        )
     write_findings(find(read_tables(folder), primary), folder, table_files(folder))
 
 

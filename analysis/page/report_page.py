@@ -167,8 +167,8 @@ def findings_section(findings: Sequence[Finding]) -> list[str]:
         "<h2>Findings</h2>",
         f"<p>A claim is judged where it was seen in at least {FEWEST_REPLICATES} pre-training runs, or fine-tuning "
         "seeds of one run: its interval and test then cover the next run (or seed) and other items. With fewer it is "
-        f"described, and its interval covers other items only. The primary claim is tested at {LEVEL:.0%}; of all "
-        f"other verdicts together at most {LEVEL:.0%} are expected to be false.</p>",
+        "described; the interval of a single run covers other items only. The primary claim is tested at "
+        f"{LEVEL:.0%}; of all other verdicts together at most {LEVEL:.0%} are expected to be false.</p>",
     ]
     parts += [f"<p>Primary claim. {coloured(finding)}</p>" for finding in findings if finding.is_primary]
     for question, text in QUESTIONS.items():

@@ -264,3 +264,10 @@ def test_a_slope_that_log_odds_cannot_confirm_is_not_judged_in_raw_scores_alone(
     empty = as_table([], PERFORMANCE_COLUMNS)
     (one,) = find(Tables(empty, empty, as_table(rows, DIFFERENCE_COLUMNS), as_table([], MISSING_COLUMNS)))
     assert (one.verdict, one.missing) == (NOT_TESTABLE, "in log-odds: all do equally well")
+
+
+def test_findings_of_a_folder_say_that_its_study_names_no_primary_claim_there(tmp_path, monkeypatch, capsys):
+    found_in(tmp_path, monkeypatch, effect=1.0, text=LIGHT)
+    assert "no claim is primary" not in capsys.readouterr().out
+    findings.main(findings.Args(folder=paths.results_dir("simulated")))
+    assert "no claim is primary without --study" in capsys.readouterr().out
