@@ -47,7 +47,8 @@ def plateau_slopes(
             if curve.base == base and (curve.series, task_format) in measured:
                 dataset = of_base[0][0].columns["eval dataset"]
                 contrast = plateau_contrast(curve, task_format, dataset, names)
-                problem = why_no_plateau(contrast, names, margin) or why_at_bottom(of_base[0][0], estimate, bottom)
+                problem = why_no_plateau(contrast, names, margin, len(of_base[0][0].replicates))
+                problem = problem or why_at_bottom(of_base[0][0], estimate, bottom)
                 if problem:
                     yield contrast, {"missing": problem}
                 else:
@@ -71,9 +72,13 @@ def level_checkpoints(
     return names, largest
 
 
-def why_no_plateau(contrast: Contrast, names: Sequence[str], margin: float | None) -> str | None:
+def why_no_plateau(contrast: Contrast, names: Sequence[str], margin: float | None, num_runs: int) -> str | None:
+    """num_runs: base models of each checkpoint."""
     if margin is None:
         return "no margin is set for this metric: name one in `margins` of the study file"
+    if num_runs < FEWEST_REPLICATES:
+        found = f"{num_runs} base model" + ("" if num_runs == 1 else "s")
+        return f"{found} at each checkpoint; {FEWEST_REPLICATES} needed to show that the base is level"
     if len(names) < FEWEST_IN_A_SLOPE or not contrast.terms:
         count = f"{len(names)} checkpoint" + ("" if len(names) == 1 else "s")
         return f"the base is level, within {margin:g}, at {count}; {FEWEST_IN_A_SLOPE} needed"

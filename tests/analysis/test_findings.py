@@ -271,3 +271,13 @@ def test_findings_of_a_folder_say_that_its_study_names_no_primary_claim_there(tm
     assert "no claim is primary" not in capsys.readouterr().out
     findings.main(findings.Args(folder=paths.results_dir("simulated")))
     assert "no claim is primary without --study" in capsys.readouterr().out
+
+
+def test_a_single_base_run_is_not_called_unlevel(tmp_path, monkeypatch):
+    text = LIGHT.replace("pretrain: {seeds: [42, 43, 44]}\n", "").replace("lr: 1e-3", "lr: 1e-3, seeds: [1, 2, 3]")
+    found = found_in(tmp_path, monkeypatch, effect=0.0, text=text)
+    plateaus = [f for f in found if f["question"].startswith("latent benefit: plateau")]
+    assert plateaus
+    assert {f["missing"] for f in plateaus} == {
+        "1 base model at each checkpoint; 3 needed to show that the base is level"
+    }
