@@ -27,12 +27,6 @@ class Aliases:
     values: Mapping[str, Any]
 
 
-def read_yaml(path: Path, schema: type) -> tuple[Any, "Validator"]:
-    """The file as a `schema` (None where it has errors) and its validator.  Raises UserError where it is not YAML."""
-    validator = Validator(path)
-    return validator.parse_dataclass(schema, compose(path), ""), validator
-
-
 def compose(path: Path) -> yaml.Node:
     """The root node of a file.  Raises UserError where there is no such file, and where it is empty or not YAML."""
     try:
