@@ -52,9 +52,8 @@ class Evaluation:
 
     @property
     def role(self) -> str:
-        return (
-            f"in-domain of {self.trained_on}" if self.trained_on else "pre-training" if self.kind == "text" else "other"
-        )
+        other = "pre-training" if self.kind == "text" else "other"
+        return f"in-domain of {self.trained_on}" if self.trained_on else other
 
     @property
     def better(self) -> int:
@@ -336,8 +335,7 @@ def weight_tables(
     noise, distances = [], []
     for s, c, r in np.ndindex(cost.shape):
         train_set = SERIES[s]
-        about = by_id.get(f"{train_set or 'base'}-{STEPS[c]}-{r}")
-        if about is None:
+        if (about := by_id.get(f"{train_set or 'base'}-{STEPS[c]}-{r}")) is None:
             continue
         if train_set is None:
             slope = design.truth.weights * DOUBLINGS[c - 1] if c else 0.0
@@ -347,7 +345,6 @@ def weight_tables(
             deviation = courses[train_set][s, c, r] - courses[train_set][0, c, r]
             relative = deviation if design.truth.distance else unrelated[s, c, r]
             relative = 0.3 + 0.02 * relative + (0.1 * c if design.monotone else 0.0)
-            distances.append(
-                about | {"layer": ALL_LAYERS, "relative": relative, "distance": relative, "base_norm": 1.0}
-            )
+            moved = {"layer": ALL_LAYERS, "relative": relative, "distance": relative, "base_norm": 1.0}
+            distances.append(about | moved)
     return {"noise": as_table(noise, NOISE_COLUMNS), "distances": as_table(distances, DISTANCE_COLUMNS)}
