@@ -68,7 +68,7 @@ class Curve:
     def without_tokens(self) -> str:
         """What to say of checkpoints that are in no slope; empty where all are."""
         unknown = [name for name in self.trained if name not in self.doublings]
-        return f"without {', '.join(unknown)}, whose tokens are not known" if unknown else ""
+        return f"without {', '.join(unknown)}, not measured or of unknown tokens" if unknown else ""
 
     def cell(self, checkpoint: str, task_format: str, *, of_base: bool = False) -> Key:
         return (self.base or "") if of_base else self.series, checkpoint, task_format

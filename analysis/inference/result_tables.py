@@ -40,6 +40,7 @@ from analysis.tables.gathering import (
     table_of,
 )
 from analysis.tables.latex import write_latex_tables
+from analysis.tables.replicates import family_of_run
 from analysis.tables.summaries import summarise_changes, summarise_groups, task_groups
 from analysis.tables.weight_tables import weight_tables
 from open_instruct.checkpoints.families import step_name
@@ -126,7 +127,10 @@ def plan_of(study: Study | None) -> Plan:
     if study is None:
         return Plan({}, {}, {})
     steps = {family: [step_name(step) for step in config.steps] for family, config in study.family_configs().items()}
-    return Plan(steps, expected_runs(study), study.margins)
+    runs = expected_runs(study)
+    # Runs of another architecture are families of their own, with the same checkpoints.
+    steps |= {family_of_run(family, run): steps[family] for family, names in runs.items() for run in names}
+    return Plan(steps, runs, study.margins)
 
 
 def row_order(row: Mapping[str, Any]) -> tuple[Any, ...]:

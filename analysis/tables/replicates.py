@@ -42,6 +42,11 @@ def label_replicates(
     return labelled
 
 
+def family_of_run(family: str, run: str | None) -> str:
+    """Name of the family that a run of another architecture is."""
+    return f"{family} {run or FIRST_RUN}"
+
+
 def families_by_architecture(
     rows: Sequence[dict[str, Any]], architectures: Mapping[tuple[str, str | None], Any]
 ) -> list[dict[str, Any]]:
@@ -57,7 +62,7 @@ def families_by_architecture(
         runs = ", ".join(sorted(run or FIRST_RUN for name, run in architectures if name == family))
         print(f"note: the pre-training runs of {family} differ in architecture ({runs}), so they are no replicates")
     return [
-        row | {"family": f"{row['family']} {row.get('run') or FIRST_RUN}"} if row["family"] in unequal else row
+        row | {"family": family_of_run(row["family"], row.get("run"))} if row["family"] in unequal else row
         for row in rows
     ]
 

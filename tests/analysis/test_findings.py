@@ -6,11 +6,13 @@ from simulated_study import STUDY, WITH_RUNS, write_study
 from analysis import findings, produce_tables
 from analysis.inference.finding import Finding
 from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, find, judge, with_primary
+from analysis.inference.result_tables import plan_of
 from analysis.tables.columns import DIFFERENCE_COLUMNS, MISSING_COLUMNS, PERFORMANCE_COLUMNS, Comparison
 from analysis.tables.frames import Tables, as_table, read_tables, select
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import PrimaryClaim
+from open_instruct.study.loading import load_study
 
 
 def found_in(base_dir, monkeypatch, *, effect, text=WITH_RUNS):
@@ -281,3 +283,21 @@ def test_a_single_base_run_is_not_called_unlevel(tmp_path, monkeypatch):
     assert {f["missing"] for f in plateaus} == {
         "1 base model at each checkpoint; 3 needed to show that the base is level"
     }
+
+
+def test_runs_that_are_families_of_their_own_are_expected_to_have_the_checkpoints_of_the_study(tmp_path):
+    study_file = tmp_path / "simulated.yaml"
+    study_file.write_text(LIGHT)
+    checkpoints = plan_of(load_study(study_file)).checkpoints
+    assert checkpoints["tiny default"] == checkpoints["tiny seed43"] == ["0", "20", "60", "150"]
+
+
+def test_a_slope_says_which_checkpoints_it_is_without(tmp_path, monkeypatch):
+    found_in(tmp_path, monkeypatch, effect=1.0, text=LIGHT.replace("150]", "150, 300]"))
+    for folder in ("output/predictions", "eval_results/eval_pipeline"):
+        for path in (tmp_path / folder).glob("*"):
+            if "checkpoint-60." in path.name or "_ckpt60_" in path.name:
+                path.unlink()
+    produce_tables.main(produce_tables.Args(tmp_path / "simulated.yaml"))
+    (slope,) = [f for f in find(read_tables(paths.results_dir("simulated"))) if f.question == "pre-training"]
+    assert "without 60, not measured or of unknown tokens" in slope.sentence
