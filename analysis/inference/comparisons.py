@@ -91,11 +91,14 @@ def curves_of(rows: Sequence[Row], plan: Plan) -> dict[str, Curve]:
 
 
 def doublings_of(places: Mapping[str, tuple[int | None, int | None]], names: Sequence[str]) -> dict[str, float]:
-    """Checkpoint -> log2 of its tokens, or of its steps where the tokens of one are not known; those after step 0."""
-    trained = [name for name in names if name != "0" and name in places]
-    with_tokens = [name for name in trained if places[name][1] is not None]
+    """Checkpoint -> log2 of its tokens, or of its steps where the tokens of one are not known; those after step 0.
+
+    NaN where no model was measured: its cells are missing, and so is every slope.
+    """
+    trained = [name for name in names if name != "0"]
+    with_tokens = [name for name in trained if name in places and places[name][1] is not None]
     position = 1 if len(with_tokens) >= FEWEST_IN_A_SLOPE else 0
-    known = {name: places[name][position] for name in trained}
+    known = {name: places[name][position] if name in places else np.nan for name in trained}
     return {name: float(np.log2(value)) for name, value in known.items() if value}
 
 

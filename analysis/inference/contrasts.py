@@ -51,7 +51,7 @@ class Curve:
     checkpoints: tuple[str, ...]
     """Ascending."""
     doublings: Mapping[str, float]
-    """Checkpoint -> log2 of its tokens or steps, of those after step 0 where they are known."""
+    """Checkpoint -> log2 of its tokens or steps, of those after step 0 where they are known; NaN if not measured."""
     unit: str | None
     replicates: tuple[str, ...]
 
@@ -68,7 +68,7 @@ class Curve:
     def without_tokens(self) -> str:
         """What to say of checkpoints that are in no slope; empty where all are."""
         unknown = [name for name in self.trained if name not in self.doublings]
-        return f"without {', '.join(unknown)}, not measured or of unknown tokens" if unknown else ""
+        return f"without {', '.join(unknown)}, whose tokens are not known" if unknown else ""
 
     def cell(self, checkpoint: str, task_format: str, *, of_base: bool = False) -> Key:
         return (self.base or "") if of_base else self.series, checkpoint, task_format

@@ -37,6 +37,8 @@ class ItemValues:
                     self.absent[key, replicate] = problem
                 else:
                     self.cells[key, replicate] = mean_cell(list(seeds.values()))
+            self.absent |= copies(key, {name: self.cells[key, name] for name in of_key if (key, name) in self.cells})
+        self.cells = {place: cell for place, cell in self.cells.items() if place not in self.absent}
         self.items = numbered(self.cells)
 
     def cell(self, key: Key, replicate: str) -> tuple[Key, str]:
@@ -92,6 +94,19 @@ def unequal(cells: Iterable[Cell]) -> str | None:
         if not same_weights(first, other):
             return "seeds with other completions"
     return None
+
+
+def copies(key: Key, cells: Mapping[str, Cell]) -> dict[tuple[Key, str], str]:
+    """Why replicates with the bits of another one are none: two runs never agree on every item to the last digit."""
+    first: dict[bytes, str] = {}
+    found = {}
+    for name, cell in cells.items():
+        if cell.weights is None:
+            continue  # scores of a few items may well be equal
+        original = first.setdefault(cell.values.tobytes() + cell.weights.tobytes(), name)
+        if original != name and np.ptp(cell.values / cell.weights) > 0:
+            found[key, name] = f"the values of {original} in every item: a copied model?"
+    return found
 
 
 def mean_cell(cells: Sequence[Cell]) -> Cell:

@@ -89,6 +89,14 @@ def test_a_run_that_lacks_a_seed_is_named():
     assert row == {"missing": "missing: tuned 0 default of b (seed 2)"}
 
 
+def test_a_copied_run_is_no_replicate():
+    gold_bytes = np.array([2.0, 3.0])
+    bits = {"a": cell([4, 5], weights=gold_bytes), "b": cell([4, 5], weights=gold_bytes)}
+    cells = {TUNED: bits, BASE: {"a": cell([6, 7], weights=gold_bytes), "b": cell([7, 6], weights=gold_bytes)}}
+    row = change(cells, replicates=("a", "b"), metric="bits_per_byte")
+    assert row == {"missing": "missing: tuned 0 default of b (the values of a in every item: a copied model?)"}
+
+
 def test_models_that_always_give_one_answer_take_part_in_no_test():
     both = {TUNED: {"a": cell([1, 0]), "b": cell([1, 1])}, BASE: {"a": cell([0, 0]), "b": cell([1, 0])}}
     row = change(both, replicates=("a", "b"), constant=[(BASE, "b")])

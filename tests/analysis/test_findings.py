@@ -182,6 +182,19 @@ def test_a_trend_without_every_checkpoint_is_not_testable(tmp_path, monkeypatch)
     assert (of_base.verdict, of_base.missing) == (NOT_TESTABLE, "missing: base 60 default")
 
 
+def test_a_checkpoint_that_no_model_has_leaves_no_slope(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    study_file = write_study(tmp_path, num_items=8, text=STUDY.replace("  rte: {}\n  mrpc: {}\n", ""))
+    for path in [*(tmp_path / "output" / "predictions").iterdir(), *(tmp_path / "eval_results").rglob("*.json")]:
+        if "checkpoint-60" in path.name or "ckpt60_" in path.name:
+            path.unlink()
+    produce_tables.main(produce_tables.Args(study_file))
+    found = find(read_tables(paths.results_dir("simulated")))
+    of_slopes = [f for f in found if f.question in ("pre-training", "latent benefit: level", "latent benefit: gain")]
+    assert {f.verdict for f in of_slopes} == {NOT_TESTABLE}
+    assert all("60 default" in (f.missing or "") for f in of_slopes)
+
+
 def test_a_run_that_lacks_one_measurement_is_named_and_not_averaged_over(tmp_path, monkeypatch):
     monkeypatch.setenv("base_dir", str(tmp_path))
     study_file = write_study(tmp_path, num_items=8, text=WITH_RUNS.replace("  rte: {}\n  mrpc: {}\n", ""))
@@ -290,14 +303,3 @@ def test_runs_that_are_families_of_their_own_are_expected_to_have_the_checkpoint
     study_file.write_text(LIGHT)
     checkpoints = plan_of(load_study(study_file)).checkpoints
     assert checkpoints["tiny default"] == checkpoints["tiny seed43"] == ["0", "20", "60", "150"]
-
-
-def test_a_slope_says_which_checkpoints_it_is_without(tmp_path, monkeypatch):
-    found_in(tmp_path, monkeypatch, effect=1.0, text=LIGHT.replace("150]", "150, 300]"))
-    for folder in ("output/predictions", "eval_results/eval_pipeline"):
-        for path in (tmp_path / folder).glob("*"):
-            if "checkpoint-60." in path.name or "_ckpt60_" in path.name:
-                path.unlink()
-    produce_tables.main(produce_tables.Args(tmp_path / "simulated.yaml"))
-    (slope,) = [f for f in find(read_tables(paths.results_dir("simulated"))) if f.question == "pre-training"]
-    assert "without 60, not measured or of unknown tokens" in slope.sentence
