@@ -73,9 +73,9 @@ def cluster_of(task: EvalSet, row: Mapping[str, Any], *, row_id: str) -> str:
 
 
 def columns_of(task: Task) -> list[str]:
-    """The columns of a row that a task needs."""
+    """The columns of a row that a task needs, each once."""
     cluster = task.cluster if isinstance(task, EvalSet) else None
-    return [*task.fields.values(), *([cluster] if cluster else [])]
+    return list(dict.fromkeys([*task.fields.values(), *([cluster] if cluster else [])]))
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:

@@ -28,6 +28,8 @@ def rows(task, texts=TEXTS):
     """Rows of a task with any text in every column, and any of its labels."""
     columns = {column.partition(".")[0]: column for column in task.fields.values() if column != "label"}
     values = {name: texts if name == column else st.lists(texts, max_size=2) for name, column in columns.items()}
+    if (cluster := getattr(task, "cluster", None)) and cluster not in columns:
+        values[cluster] = texts.filter(str.strip)
     if "label" in task.fields.values():
         is_score = getattr(task, "threshold", None) is not None
         values["label"] = st.floats(0, 5) if is_score else st.sampled_from(sorted(task.labels))
