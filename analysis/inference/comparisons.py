@@ -51,15 +51,20 @@ def compare_all(
     curves = curves_of(rows, plan)
     margins = MARGINS | dict(plan.margins)
     tasks: dict[tuple[str, str], list[Task | str]] = {}
-    grouped: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row["setting"], row["metric"], row["kind"]), []).append(row)
-    for (setting, metric, kind), group in sorted(grouped.items()):
+    for (setting, metric, kind), group in sorted(by_evaluation(rows).items()):
         items = cells.get((setting, metric))
         yield from compare_evaluation(group, curves, items, margins.get(metric))
         if items is not None and metric == PRIMARY_METRICS.get(kind) and kind != "text":
             add_tasks(tasks, group, curves, items)
     yield from skill_rows(tasks)
+
+
+def by_evaluation(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """(setting, metric, kind) -> its rows."""
+    grouped: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["setting"], row["metric"], row["kind"]), []).append(row)
+    return grouped
 
 
 def curves_of(rows: Sequence[Row], plan: Plan) -> dict[str, Curve]:
@@ -137,9 +142,8 @@ def compare_evaluation(
         yield row_of(contrast, result, about)
     if items is None:
         return
-    several = [name for name in formats if name in datasets]
-    if len(several) > 1 and first["kind"] != "text":
-        yield from format_rows(several, curves, sorted(of_series), items, about)
+    if len(formats) > 1 and first["kind"] != "text":
+        yield from format_rows(formats, curves, sorted(of_series), items, about)
     for curve in own:
         contrast, result = last_minus_best(curve, formats[0], datasets[formats[0]], first["metric"], estimate)
         yield row_of(contrast, result, about)

@@ -88,11 +88,27 @@ def linear_contrasts(curve: Curve, task_format: str, dataset: str) -> Iterator[C
         terms, note = weighted(level, weights), curve.without_tokens
         yield Contrast(Comparison.SLOPE, curve.series, last, "", terms, **about, note=note)
     if curve.is_base:
-        for earlier in curve.trained[:-1]:
-            terms = weighted(level, {last: 1.0, earlier: -1.0})
-            yield Contrast(Comparison.LAST_MINUS_EARLIER, curve.series, last, earlier, terms, **about)
+        yield from last_minus_earlier(Comparison.LAST_MINUS_EARLIER, curve, task_format, dataset)
     elif curve.base is not None:
         yield from changes(curve, task_format, about)
+
+
+def last_minus_earlier(comparison: str, curve: Curve, task_format: str, dataset: str) -> list[Contrast]:
+    """The last checkpoint minus each earlier one after step 0."""
+    last, about = curve.checkpoints[-1], columns_of(curve, task_format, dataset)
+    return [
+        Contrast(
+            comparison,
+            curve.series,
+            last,
+            earlier,
+            {curve.cell(last, task_format): 1.0, curve.cell(earlier, task_format): -1.0},
+            replicates=curve.replicates,
+            unit=curve.unit,
+            columns=about,
+        )
+        for earlier in curve.trained[:-1]
+    ]
 
 
 def changes(curve: Curve, task_format: str, about: Mapping[str, Any]) -> Iterator[Contrast]:

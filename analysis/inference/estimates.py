@@ -13,7 +13,7 @@ from scipy import sparse
 
 from analysis.inference.contrasts import Contrast
 from analysis.inference.crossed import Effects, crossed_effects, replicate_effect
-from analysis.inference.item_values import ItemValues
+from analysis.inference.item_values import ItemValues, named
 from analysis.tables.columns import BITS, TOP_SCORE
 from analysis.tables.gathering import Key
 from analysis.tables.replicates import SHARED
@@ -155,7 +155,7 @@ def estimate_without_items(
 
 def absent_levels(contrast: Contrast, levels: Mapping[Key, Mapping[str, Level]]) -> list[str]:
     return [
-        " ".join([*key, *([f"of {replicate}"] if replicate else [])])
+        named((key, replicate))
         for key in contrast.terms
         for replicate in contrast.replicates
         if not {SHARED, replicate} & set(levels.get(key, {}))

@@ -40,6 +40,7 @@ class ItemValues:
             self.absent |= copies(key, {name: self.cells[key, name] for name in of_key if (key, name) in self.cells})
         self.cells = {place: cell for place, cell in self.cells.items() if place not in self.absent}
         self.items = numbered(self.cells)
+        self.not_finite = {place for place, cell in self.cells.items() if not np.isfinite(cell.values).all()}
 
     def cell(self, key: Key, replicate: str) -> tuple[Key, str]:
         """Where the cell of a replicate is: all seeds of one run share its base model."""
@@ -54,7 +55,7 @@ class ItemValues:
             return "missing: " + "; ".join(named(place, self.absent.get(place)) for place in absent)
         first = places[0]
         for place in places:
-            if not np.isfinite(self.cells[place].values).all():
+            if place in self.not_finite:
                 return f"values that are no numbers: {named(place)}"
             if self.items[place] != self.items[first]:
                 a, b = self.cells[first], self.cells[place]
@@ -91,7 +92,7 @@ def unequal(cells: Iterable[Cell]) -> str | None:
     for other in others:
         if other.ids != first.ids:
             return f"seeds with other items, {len(first.ids)} and {len(other.ids)}"
-        if not same_weights(first, other):
+        if items_of(first) != items_of(other):
             return "seeds with other completions"
     return None
 
@@ -113,19 +114,15 @@ def mean_cell(cells: Sequence[Cell]) -> Cell:
     return cells[0] if len(cells) == 1 else replace(cells[0], values=np.mean([cell.values for cell in cells], axis=0))
 
 
-def same_weights(a: Cell, b: Cell) -> bool:
-    if a.weights is None or b.weights is None:
-        return a.weights is b.weights
-    return np.array_equal(a.weights, b.weights)
+def items_of(cell: Cell) -> tuple[tuple[str, ...], bytes]:
+    """What two cells have in common if they can be compared: ids and weights."""
+    return cell.ids, b"" if cell.weights is None else cell.weights.tobytes()
 
 
 def numbered(cells: Mapping[tuple[Key, str], Cell]) -> dict[tuple[Key, str], int]:
     """Number each cell by its items and weights: cells with the same number can be compared."""
     numbers: dict[tuple[tuple[str, ...], bytes], int] = {}
-    return {
-        place: numbers.setdefault((c.ids, b"" if c.weights is None else c.weights.tobytes()), len(numbers))
-        for place, c in cells.items()
-    }
+    return {place: numbers.setdefault(items_of(cell), len(numbers)) for place, cell in cells.items()}
 
 
 def named(place: tuple[Key, str], why: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.inference.comparisons import Plan, levels_of
+from analysis.inference.comparisons import Plan, by_evaluation, levels_of
 from analysis.inference.contrasts import Contrast
 from analysis.inference.estimates import estimate_with_items, estimate_without_items
 from analysis.inference.item_values import ItemValues
@@ -17,10 +17,7 @@ OF_ONE = ("std", "ci_low", "ci_high", "n")
 def pooled_levels(rows: Sequence[Row], cells: Mapping[tuple[str, str], ItemValues], plan: Plan) -> Iterator[Row]:
     """A row for each series, checkpoint and evaluation whose replicates are all there."""
     replicates = replicates_of(rows, plan.runs)
-    grouped: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row["setting"], row["metric"], row["kind"]), []).append(row)
-    for (setting, metric, _), group in grouped.items():
+    for (setting, metric, _), group in by_evaluation(rows).items():
         models = {(row["series"], row["checkpoint"], row["format"]): row for row in group}
         contrasts = [Contrast("", *key[:2], "", {key: 1.0}, replicates=replicates[key[0]][1]) for key in models]
         items = cells.get((setting, metric))

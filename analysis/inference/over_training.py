@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.inference.contrasts import Contrast, Curve, columns_of
+from analysis.inference.contrasts import Contrast, Curve, columns_of, last_minus_earlier
 from analysis.inference.multiplicity import adjusted
 from analysis.inference.plateau import Estimate
 from analysis.tables.columns import LOWER_IS_BETTER, Comparison
@@ -25,21 +25,9 @@ def last_minus_best(
     curve: Curve, task_format: str, dataset: str, metric: str, estimate: Estimate
 ) -> tuple[Contrast, dict[str, Any]]:
     """Last minus best earlier checkpoint, with the p-value of the choice; or `missing`: why there is none."""
-    last, earlier = curve.checkpoints[-1], curve.trained[:-1]
-    about: dict[str, Any] = {"replicates": curve.replicates, "unit": curve.unit}
-    about["columns"] = columns_of(curve, task_format, dataset)
-    contrasts = [
-        Contrast(
-            Comparison.LAST_MINUS_BEST,
-            curve.series,
-            last,
-            name,
-            {curve.cell(last, task_format): 1.0, curve.cell(name, task_format): -1.0},
-            **about,
-        )
-        for name in earlier
-    ]
-    of_none = Contrast(Comparison.LAST_MINUS_BEST, curve.series, last, "", {}, **about)
+    contrasts = last_minus_earlier(Comparison.LAST_MINUS_BEST, curve, task_format, dataset)
+    about: dict[str, Any] = {"unit": curve.unit, "columns": columns_of(curve, task_format, dataset)}
+    of_none = Contrast(Comparison.LAST_MINUS_BEST, curve.series, curve.checkpoints[-1], "", {}, **about)
     if len(curve.trained) < FEWEST_CHECKPOINTS or len(curve.replicates) < 2:
         found = f"{len(curve.trained)} checkpoints after step 0 in {len(curve.replicates)} replicates"
         return of_none, {"missing": f"{found}; {FEWEST_CHECKPOINTS} in 2 needed, since the best one is chosen"}
@@ -51,7 +39,8 @@ def last_minus_best(
     rises = better * np.array([result["difference"] for result in results])
     best = int(rises.argmin())
     p_value = p_of_choice(rises, [result["p_value"] for result in results])
-    note = f"best of {len(earlier)} earlier checkpoints: {earlier[best]}; the interval is that of this one alone"
+    chosen = contrasts[best].reference
+    note = f"best of {len(contrasts)} earlier checkpoints: {chosen}; the interval is that of this one alone"
     return replace(contrasts[best], note=note), results[best] | {"p_value": p_value}
 
 
