@@ -67,10 +67,13 @@ def rows_of(tables: Tables, comparison: str, *relations: str) -> Iterator[Row]:
 
     Suites are left out.
     """
-    for row in usual(select(tables.differences, comparison=comparison)).to_dict("records"):
-        is_used = row["kind"] not in ("suite", "tasks")
-        if is_used and relation(row["role"], row["train_set"] or "") in relations:
-            yield row
+    found = usual(select(tables.differences, comparison=comparison))
+    columns = zip(found["kind"], found["role"], found["train_set"], strict=True)
+    is_used = [
+        kind not in ("suite", "tasks") and relation(role, train_set or "") in relations
+        for kind, role, train_set in columns
+    ]
+    yield from where(found, is_used).to_dict("records")
 
 
 def own_task_rows(tables: Tables, comparison: str) -> Iterator[Row]:

@@ -6,7 +6,7 @@ of shots and protocol where a table has several. A name states only what differs
 value of at least nine rows in ten.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -51,11 +51,11 @@ def usual_values(
     rows: Sequence[Mapping[str, Any]], keys: Sequence[str], *, by: tuple[str, ...]
 ) -> dict[tuple[Hashable, ...], Any]:
     """(values of `by`, key) -> the usual value of the key, or NONE_IS_USUAL."""
-    counts: dict[tuple[Hashable, ...], Counter[Any]] = {}
+    counts: defaultdict[tuple[Hashable, ...], Counter[Any]] = defaultdict(Counter)
     for row in rows:
         group = tuple(row[name] for name in by)
         for key in keys:
-            counts.setdefault((*group, key), Counter())[row.get(key)] += 1
+            counts[(*group, key)][row.get(key)] += 1
     usual = {}
     for group, counter in counts.items():
         value, count = counter.most_common(1)[0]

@@ -129,9 +129,7 @@ def typed(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
     """A frame in which whole numbers stay whole beside empty cells, and text is object with None."""
     types: dict[str, Any] = {**dict.fromkeys(WHOLE_NUMBERS, "Int64"), **dict.fromkeys(REAL_NUMBERS, "float64")}
     cells = {name: [None if is_empty(value) else value for value in values] for name, values in columns.items()}
-    return pd.DataFrame(
-        {name: pd.Series(values, dtype=object).astype(types.get(name, object)) for name, values in cells.items()}
-    )
+    return pd.DataFrame({name: pd.Series(values, dtype=types.get(name, object)) for name, values in cells.items()})
 
 
 def is_empty(value: Any) -> bool:

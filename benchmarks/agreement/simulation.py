@@ -229,6 +229,7 @@ def add_measurements(
             spread *= np.sqrt(2)
             spread[0] *= 0.1
         values = expected[..., None] + 0.1 * difficulty + spread[:, None, None, None, None] * each
+    summaries = summaries_of(values, size)
     for s, train_set in enumerate(SERIES[i] for i in series):
         for c, step in enumerate(STEPS):
             for r in range(1 if design.seeds and s == 0 else design.replicates):
@@ -241,7 +242,7 @@ def add_measurements(
                     about |= {"protocol": "corrected", "role": evaluation.role}
                     known = measurements.get(place)
                     content = {"primary": evaluation.metric, "metrics": {}} if known is None else dict(known.content)
-                    content["metrics"] = {**content["metrics"], evaluation.metric: summary(cell)}
+                    content["metrics"] = {**content["metrics"], evaluation.metric: summaries[s, c, r, f]}
                     cells = {**(known.cells if known else {}), evaluation.metric: cell}
                     source = " ".join(place)
                     measurements[place] = Measurement(Path(source), source, model | about, content, cells)
@@ -250,11 +251,17 @@ def add_measurements(
 IDS = tuple(map(str, range(1000)))
 
 
-def summary(cell: Cell) -> dict[str, Any]:
-    n = len(cell.values)
-    mean = float(cell.values.sum() / (n if cell.weights is None else cell.weights.sum()))
-    error = float(cell.values.std(ddof=1) / np.sqrt(n)) * (1.0 if cell.weights is None else n / cell.weights.sum())
-    return {"mean": mean, "standard_error": error, "n": n, "ci_low": mean - 2 * error, "ci_high": mean + 2 * error}
+def summaries_of(values: Array, size: Array | None) -> npt.NDArray[np.object_]:
+    """What a metrics file says of each model: of `values` (..., items), an object array (...)."""
+    n = values.shape[-1]
+    share = np.full(n, 1 / n) if size is None else size / size.sum()
+    mean, error = values @ share, (values * share).std(axis=-1, ddof=1) * np.sqrt(n)
+    found = np.empty(mean.shape, dtype=object)
+    for place in np.ndindex(mean.shape):
+        center, width = float(mean[place]), float(error[place])
+        ends = {"ci_low": center - 2 * width, "ci_high": center + 2 * width}
+        found[place] = {"mean": center, "standard_error": width, "n": n} | ends
+    return found
 
 
 def format_steps(design: Design, num_formats: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array | float:
