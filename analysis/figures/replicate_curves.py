@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.panels import Curve, Grid
-from analysis.inference.degenerate_results import ACCURACIES, is_constant
+from analysis.inference.degenerate_results import ACCURACIES, one_answer
 from analysis.tables.columns import BITS, MACRO_F1, TOP_SCORE, Comparison
 from analysis.tables.frames import Tables, where
 from analysis.tables.replicates import SHARED
@@ -39,7 +39,7 @@ def models_of(tables: Tables) -> Models:
         place = place_of(row, row["series"])
         replicate = SHARED if row["replicate"] is None else row["replicate"]
         several.setdefault(place, {}).setdefault(replicate, []).append(float(row["Performance"]))
-        if is_constant(row):
+        if one_answer(row):
             constant.add(place)
     means = {place: {name: float(np.mean(found)) for name, found in each.items()} for place, each in several.items()}
     return Models(means, frozenset(constant))

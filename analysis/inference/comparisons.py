@@ -25,7 +25,7 @@ from analysis.inference.plateau import plateau_slopes
 from analysis.tables.chance import bottom_of, chance_of
 from analysis.tables.columns import ALL_CHECKPOINTS, BITS, PRIMARY_METRICS, Comparison
 from analysis.tables.frames import order_checkpoints, relation
-from analysis.tables.gathering import Key
+from analysis.tables.gathering import Key, key_of
 from analysis.tables.replicates import RUN, replicates_of
 
 Row = dict[str, Any]
@@ -123,10 +123,9 @@ def compare_evaluation(
     def estimate(contrasts: Sequence[Contrast]) -> list[Row]:
         if items is not None:
             return estimate_with_items(contrasts, items, first["metric"])
-        return estimate_without_items(contrasts, levels, first["metric"], unsound)
+        return estimate_without_items(contrasts, levels, first["metric"], degenerate_of(group))
 
     levels = {} if items is not None else levels_of(group)
-    unsound = {(row["series"], row["checkpoint"], row["format"]): row["unsound"] for row in group if row.get("unsound")}
     contrasts = [
         contrast
         for series in sorted(of_series)
@@ -159,23 +158,29 @@ def row_of(contrast: Contrast, result: Row, about: Row) -> Row:
     return {**names, **about, **contrast.columns, "missing": None, **result}
 
 
+def degenerate_of(group: Sequence[Row]) -> dict[Key, str]:
+    """Models whose score says nothing about them -> why."""
+    return {key_of(row): row["degenerate"] for row in group if row.get("degenerate")}
+
+
 def levels_of(group: Sequence[Row]) -> dict[Key, dict[str, Level]]:
     """Level of every model and replicate, seeds of one run averaged; of a run that lacks a seed there is none."""
     several: dict[tuple[Key, str], list[Level]] = {}
     seeds: dict[tuple[Key, str], set[Any]] = {}
     expected: dict[tuple[str, str], set[Any]] = {}
     for row in group:
-        key = (row["series"], row["checkpoint"], row["format"])
+        key = key_of(row)
         seed = row.get("seed") if row["unit"] == RUN else None
-        several.setdefault((key, row["replicate"]), []).append((row["Performance"], row["std"]))
+        several.setdefault((key, row["replicate"]), []).append((row["Performance"], row["std"], row["n"]))
         seeds.setdefault((key, row["replicate"]), set()).add(seed)
         expected.setdefault((key[0], key[2]), set()).add(seed)
     levels: dict[Key, dict[str, Level]] = {}
     for (key, replicate), found in several.items():
         if seeds[key, replicate] != expected[key[0], key[2]]:
             continue
-        means, errors = np.array(found, dtype=float).T
-        levels.setdefault(key, {})[replicate] = float(means.mean()), float(np.sqrt(np.square(errors).mean()))
+        means, errors, num_items = np.array(found, dtype=float).T
+        error = float(np.sqrt(np.square(errors).mean()))
+        levels.setdefault(key, {})[replicate] = float(means.mean()), error, float(num_items.min())
     return levels
 
 

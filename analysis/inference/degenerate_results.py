@@ -69,29 +69,16 @@ def constant_gold(performance: pd.DataFrame) -> dict[str, str]:
     return {setting: found[eval_set] for setting, eval_set, kind in settings if eval_set in found and kind == "labels"}
 
 
-def constant_predictors(scores: pd.DataFrame) -> set[tuple[str, str, str]]:
-    """(model_id, setting, format) of the models that give one answer to nearly all items.
-
-    `scores`: rows of performance, or of suites; not both, since a suite task may have the name of an evaluation set.
-    Their accuracy and macro F1 say nothing about the model; their bits per byte still do. A model whose most frequent
-    prediction was not recorded counts as sound.
-    """
-    rows = zip(*(scores[name] for name in ("model_id", "setting", "format")), constant_evidence(scores), strict=True)
-    return {(model, setting, task_format) for model, setting, task_format, why in rows if why}
-
-
-def is_constant(row: Mapping[Any, Any]) -> bool:
-    """Whether a score is that of a model which gives one answer to nearly all items."""
-    return one_answer(row) is not None
-
-
 def constant_evidence(scores: pd.DataFrame) -> list[str | None]:
     """Why each row is of a constant predictor; None where it is not, where that is unknown, and beside the accuracy."""
     return [one_answer(row) for row in scores.filter(READ).to_dict("records")]
 
 
 def one_answer(row: Mapping[Any, Any]) -> str | None:
-    """The evidence of one row."""
+    """Why a score is of a constant predictor: its accuracy says nothing about the model, its bits per byte still do.
+
+    A model whose most frequent prediction was not recorded counts as sound.
+    """
     if row["metric"] not in ACCURACIES:
         return None
     share = number(row.get(TOP_PREDICTION))

@@ -22,8 +22,8 @@ CHUNK_ELEMENTS = 20_000_000
 FLOAT_NOISE = 1e-12
 LOG_ODDS_METRICS = frozenset({"accuracy", "acc", "exact_match"})
 Array = npt.NDArray[np.float64]
-Level = tuple[float, float]
-"""Mean and standard error; the error is NaN where none was published."""
+Level = tuple[float, float, float]
+"""Mean, standard error and number of items; NaN where error or number were not published."""
 NO_ERROR = "no standard error was published"
 OF_EFFECTS = {
     "difference": "mean",
@@ -141,13 +141,13 @@ def estimate_without_items(
             alike.setdefault(len(contrast.replicates), []).append(i)
     for positions in alike.values():
         terms = [contrasts[i].terms for i in positions]
-        each, variances = (
+        each, variances, num_items = (
             np.array(part) for part in zip(*(combined(contrasts[i], levels) for i in positions), strict=True)
         )
         limits = limits_of(coefficients(terms, list(dict.fromkeys(key for of_one in terms for key in of_one))), metric)
-        for i, row in zip(positions, from_replicates(each, variances, limits), strict=True):
-            results[i] = row
-            faults = [f"{' '.join(key)} ({unsound[key]})" for key in contrasts[i].terms if unsound and key in unsound]
+        for i, row, n in zip(positions, from_replicates(each, variances, limits), num_items, strict=True):
+            results[i] = row | {"n": None if np.isnan(n) else int(n)}
+            faults = [named((key, ""), unsound[key]) for key in contrasts[i].terms if unsound and key in unsound]
             if faults:
                 results[i] |= untested("unsound: " + "; ".join(faults))
     return results
@@ -162,14 +162,16 @@ def absent_levels(contrast: Contrast, levels: Mapping[Key, Mapping[str, Level]])
     ]
 
 
-def combined(contrast: Contrast, levels: Mapping[Key, Mapping[str, Level]]) -> tuple[Array, float]:
-    """Effect in each replicate (replicates,), and the variance over items of their mean."""
+def combined(contrast: Contrast, levels: Mapping[Key, Mapping[str, Level]]) -> tuple[Array, float, float]:
+    """Effect in each replicate (replicates,), variance over items of their mean, and fewest items of a model."""
     of_keys = [levels[key] for key in contrast.terms]
     found = np.array(
         [[of_key.get(SHARED, of_key.get(name)) for name in contrast.replicates] for of_key in of_keys], float
     )
-    found *= np.array(list(contrast.terms.values()))[:, None, None]  # (terms, replicates, 2)
-    return found[..., 0].sum(axis=0), float(np.square(found[..., 1]).sum(axis=0).mean())
+    means, errors, num_items = np.moveaxis(found, -1, 0)  # (terms, replicates) each
+    coefficient = np.array(list(contrast.terms.values()))[:, None]
+    variance = np.square(coefficient * errors).sum(axis=0).mean()
+    return (coefficient * means).sum(axis=0), float(variance), float(num_items.min())
 
 
 def from_replicates(each: Array, item_variance: Array, limits: Array | None = None) -> list[dict[str, Any]]:

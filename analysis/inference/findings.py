@@ -34,7 +34,7 @@ from analysis.tables.replicates import FEWEST_REPLICATES, SEED
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, write_json
-from open_instruct.study.config import PrimaryClaim
+from open_instruct.study.config import PrimaryClaim, Question
 
 LEVEL = 0.05
 STRICT_LEVEL = 0.01
@@ -44,7 +44,7 @@ FEWEST_ITEMS = 20
 NOT_TESTABLE, DESCRIBED = "not testable", "described"
 LATEX_COLUMNS = ("claim", "effect", "ci_low", "ci_high", "p_adjusted", "verdict")
 VERDICTS = ("supported", "contradicted", "undecided", DESCRIBED, NOT_TESTABLE)
-QUESTIONS = {
+QUESTIONS: dict[Question, str] = {
     "pre-training": "Do bits per byte on held-out text fall with longer pre-training?",
     "fine-tuning gain": "Does fine-tuning improve in-domain performance at every checkpoint?",
     "latent benefit: level": "Does the fine-tuned model's bits per byte fall with longer pre-training?",
@@ -87,8 +87,7 @@ def with_primary(found: Sequence[Finding], primary: PrimaryClaim) -> list[Findin
         listed = "; ".join(one.claim for one in matching[:5]) or "none"
         raise UserError(
             f"primary: found {len(matching)} claims with {', '.join(f'{k} {v}' for k, v in wanted.items())} "
-            f"({listed}); expected one: narrow it by train_set, eval_set, metric, checkpoint; "
-            f"questions are {', '.join(QUESTIONS)}"
+            f"({listed}); expected one: narrow it by train_set, eval_set, metric, checkpoint"
         )
     return [replace(one, is_primary=True) if one is matching[0] else one for one in found]
 

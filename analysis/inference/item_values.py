@@ -126,5 +126,7 @@ def numbered(cells: Mapping[tuple[Key, str], Cell]) -> dict[tuple[Key, str], int
 
 
 def named(place: tuple[Key, str], why: str | None = None) -> str:
-    key, replicate = place
-    return " ".join([*key, *([f"of {replicate}"] if replicate else [])]) + (f" ({why})" if why else "")
+    (series, checkpoint, task_format), replicate = place
+    parts = [f"format {task_format}"] if task_format not in ("default", "") else []
+    parts += [f"replicate {replicate}"] if replicate else []
+    return ", ".join([f"{series} at {checkpoint}", *parts]) + (f" ({why})" if why else "")

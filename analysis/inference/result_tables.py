@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.inference.comparisons import Plan, compare_all
-from analysis.inference.degenerate_results import is_constant, why_degenerate
+from analysis.inference.degenerate_results import one_answer, why_degenerate
 from analysis.inference.item_values import ItemValues
 from analysis.inference.levels import pooled_levels
 from analysis.inference.variation import variation_table
@@ -26,6 +26,7 @@ from analysis.tables.frames import (
     Tables,
     as_table,
     checkpoint_order,
+    empty_table,
     level_table,
     table_files,
     write_table,
@@ -85,22 +86,36 @@ def produce_tables(study: Study | None, released: Path | None, folder: Path) -> 
 def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
     """The tables of performance, of levels over replicates, and of paired differences, in memory."""
     plan = plan_of(study)
+    gathered = replace(gathered, rows=with_degenerate(gathered))
     constant: dict[tuple[str, str], set[tuple[Key, str]]] = {}
     for row in gathered.rows:
-        if is_constant(row):
+        if row["degenerate"]:
             constant.setdefault((row["setting"], row["metric"]), set()).add((key_of(row), row["replicate"]))
     cells = {place: ItemValues(of_place, constant.get(place, ())) for place, of_place in gathered.cells.items()}
     levels = level_table(pooled_levels(gathered.rows, cells, plan))
     if not any(row.get("group") for row in gathered.rows):
         gathered, levels = grouped(gathered, levels)
     rows = gathered.rows
-    performance = table_of(row for row in rows if row["kind"] != "suite")
-    suites = table_of(row for row in rows if row["kind"] == "suite")
-    if not cells:
-        why = why_degenerate(Tables(performance, suites, performance, as_table([], MISSING_COLUMNS)))
-        rows = [row | {"unsound": why.get(row["source"])} for row in rows]
     differences = as_table(sorted(compare_all(compared(rows), cells, plan), key=row_order), DIFFERENCE_COLUMNS)
-    return Tables(performance, suites, differences, as_table(gathered.missing, MISSING_COLUMNS), levels)
+    return replace(scores_of(gathered), differences=differences, levels=levels)
+
+
+def scores_of(gathered: Gathered) -> Tables:
+    """The tables of single models, without comparisons."""
+    performance = table_of(row for row in gathered.rows if row["kind"] != "suite")
+    suites = table_of(row for row in gathered.rows if row["kind"] == "suite")
+    return Tables(performance, suites, empty_table(DIFFERENCE_COLUMNS), as_table(gathered.missing, MISSING_COLUMNS))
+
+
+def with_degenerate(gathered: Gathered) -> list[dict[str, Any]]:
+    """The rows with `degenerate`: why a score says nothing about its model, or None.
+
+    Of scores without items all that can be known of a table counts; with items only that a model gives one answer.
+    """
+    if gathered.cells:
+        return [row | {"degenerate": one_answer(row)} for row in gathered.rows]
+    why = why_degenerate(scores_of(gathered))
+    return [row | {"degenerate": why.get(row["source"])} for row in gathered.rows]
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ IDENTITY = ("family", "run", "step", "tokens", "train_set", "format", "shots", "
 IDENTITY += ("lr", "epochs", "rows", "batch_size", "seed", "settings")
 PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", TOP_PREDICTION, "protocol")
 PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint", "group")
-PERFORMANCE_COLUMNS += ("unit", "replicate")
+PERFORMANCE_COLUMNS += ("unit", "replicate", "degenerate")
 PERFORMANCE_COLUMNS += ("source",)
 ESTIMATE_COLUMNS = ("std", "df", "ci_low", "ci_high", "p_value", "next_low", "next_high")
 ESTIMATE_COLUMNS += ("item_error", "replicate_sd", "replicates", "unit", "n")
@@ -36,6 +36,8 @@ DIFFERENCE_COLUMNS += (*ESTIMATE_COLUMNS, "log_odds", "family", "train_set", "ev
 DIFFERENCE_COLUMNS += ("format", "setting", "kind", "role", "note", "missing")
 LEVEL_COLUMNS = ("series", "checkpoint", "eval dataset", "metric", "Performance", *ESTIMATE_COLUMNS)
 LEVEL_COLUMNS += ("family", "step", "tokens", "train_set", "eval_set", "format", "setting", "kind", "role", "group")
+LEVEL_COLUMNS += ("degenerate",)
+"""`degenerate`: why a score says nothing about its model, or nothing."""
 MISSING_COLUMNS = ("model_id", "eval dataset", "reason", "file")
 MODEL_COLUMNS = ("model_id", "family", "series", "unit", "replicate", "train_set", "checkpoint", "tokens")
 NOISE_COLUMNS = (*MODEL_COLUMNS, "setting", "size", "draws", "n", "bits_per_byte", "difference", "std")

@@ -1,7 +1,8 @@
 r"""The result tables for a paper: LaTeX with booktabs, in the folder `tables` of a study's results.
 
-Scores, over replicates, have a column for each checkpoint. Up to LONGEST_TABULAR rows a file is a `tabular`, to be put
-into a table with \input; a longer one is a `longtable`, which breaks over pages.
+Scores, over replicates, have a column for each checkpoint; a dagger marks those that say nothing about the model. Up to
+LONGEST_TABULAR rows a file is a `tabular`, to be put into a table with \input; a longer one is a `longtable`, which
+breaks over pages.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from open_instruct.common.json_files import atomic_write
 
 LONGEST_TABULAR, LONGEST_LINE = 40, 70
 """Rows, and characters of a cell."""
+DAGGER = "†"
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -24,13 +26,14 @@ SPECIAL = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    DAGGER: r"$^\dagger$",
 }
 EVALUATION = ("eval dataset", "setting", "format", "metric", "series")
 DIFFERENCE = ("difference", "ci_low", "ci_high", "p_value", "next_low", "next_high", "replicates", "n")
 VARIATION = ("item_error", "seed_sd", "run_sd", "checkpoint_sd", "signal_to_noise")
 VARIATION += ("gain_replicate_sd", "gain_next_half_width", "smallest_gain")
 SHOWN = {
-    "differences": ("comparison", "series", "checkpoint", "eval dataset", "metric", *DIFFERENCE),
+    "differences": ("comparison", "series", "checkpoint", "eval dataset", "metric", *DIFFERENCE, "missing"),
     "changes": (),
     "groups": (),
     "variation": ("series", "setting", "format", "metric", *VARIATION),
@@ -58,17 +61,21 @@ def by_checkpoint(scores: pd.DataFrame) -> pd.DataFrame:
     checkpoints = order_checkpoints(scores["checkpoint"])
     rows = []
     for (_, setting, task_format, metric, series), curve in groups(scores, *EVALUATION):
-        cells = zip(curve["checkpoint"], curve["Performance"], curve["std"], strict=True)
-        found = {checkpoint: with_error(score, error) for checkpoint, score, error in cells}
+        cells = zip(curve["checkpoint"], curve["Performance"], curve["std"], curve["degenerate"], strict=True)
+        found = {
+            checkpoint: with_error(score, error, is_marked=not is_empty(why)) for checkpoint, score, error, why in cells
+        }
         about = {"evaluation set": setting, "format": task_format, "metric": METRIC_LABELS.get(metric, metric)}
         rows.append(about | {"series": series} | {name: found.get(name) for name in checkpoints})
     return pd.DataFrame(rows)
 
 
-def with_error(score: Any, error: Any) -> str | None:
-    """`0.412 (0.021)`; without a standard error only the score."""
+def with_error(score: Any, error: Any, *, is_marked: bool) -> str | None:
+    """`0.412 (0.021)`, with a dagger if marked; without a standard error only the score."""
     value, deviation = number(score), number(error)
-    return None if value is None else f"{value:.3f}" if deviation is None else f"{value:.3f} ({deviation:.3f})"
+    if value is None:
+        return None
+    return f"{value:.3f}" + ("" if deviation is None else f" ({deviation:.3f})") + (DAGGER if is_marked else "")
 
 
 def to_latex(frame: pd.DataFrame, path: Path) -> None:

@@ -18,6 +18,8 @@ from open_instruct.common.errors import UserError, nearest
 
 NO_KEY = {"is_key": False}
 """Metadata of a dataclass field that is no key of the file."""
+MOST_LISTED = 8
+"""Choices that a message lists, whatever was found."""
 
 
 @dataclass(frozen=True, eq=False)  # hashable, as parts of a union must be
@@ -139,7 +141,10 @@ class Validator:
                 return value
             if is_bool and not is_quoted:
                 cure = f'; YAML reads a bare {node.value} as a truth value, write "{node.value}"'
-            self.error(key, f"expected one of {', '.join(choices)}, found {node.value!r}{cure}")
+            if len(choices) <= MOST_LISTED:
+                self.error(key, f"expected one of {', '.join(choices)}, found {node.value!r}{cure}")
+            else:
+                self.error(key, f"found {node.value!r}; {nearest(str(node.value), choices)}{cure}")
             return None
         if hint is float and not is_bool:
             try:

@@ -30,6 +30,27 @@ STAGES = ("pretrain", "download", "format", "convert", "finetune", "predict", "s
 """In the order of the pipeline."""
 Steps = tuple[Annotated[int | None, Aliases({MAIN: None})], ...]
 Rows = tuple[Annotated[int | None, Aliases({"all": None})], ...]
+Question = Literal[
+    "pre-training",
+    "fine-tuning gain",
+    "latent benefit: level",
+    "latent benefit: level, score",
+    "latent benefit: gain",
+    "latent benefit: gain, score",
+    "latent benefit: plateau",
+    "latent benefit: plateau, score",
+    "over-training",
+    "who gains most",
+    "forgetting",
+    "forgetting trend",
+    "weight noise",
+    "distance and gain",
+    "other tasks",
+    "suites",
+    "format sensitivity",
+    "format sensitivity trend",
+]
+"""What the report answers (analysis/inference/findings.py)."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +127,7 @@ class SuiteConfig(SuiteOptions):
 class PrimaryClaim:
     """The one claim that is tested at 5% alone, whatever the others are; what is None restricts it to nothing."""
 
-    question: str
-    """Its question, as the report names it, e.g. `fine-tuning gain`."""
+    question: Question
     train_set: str | None = None
     eval_set: str | None = None
     metric: str | None = None

@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from released_tables import degenerate_models
 from simulated_study import write_with_sidecar
 from toy_predictions import RELATIONS, write_predictions
 
 from analysis import produce_tables
-from analysis.inference.degenerate_results import constant_predictors, degenerate_results
-from analysis.tables.frames import number, read_tables, select
+from analysis.inference.degenerate_results import degenerate_results
+from analysis.tables.frames import number, read_tables, select, where
 from analysis.tables.gathering import has_same_choices
 from eval import eval_pred
 from eval.metrics.metrics_file import load_metrics
@@ -75,13 +76,27 @@ def test_accuracy_has_the_share_beside_it_and_macro_f1_rows_of_its_own(tables):
 
 
 def test_models_with_one_answer_are_constant_predictors(tables):
-    assert constant_predictors(tables.performance) == {("checkpoint-1000", "rte", "default")}
-    assert constant_predictors(tables.suites) == {("checkpoint-1000", "boolq", "default")}
+    assert degenerate_models(tables.performance) == {("checkpoint-1000", "rte", "default")}
+    assert degenerate_models(tables.suites) == {("checkpoint-1000", "boolq", "default")}
     listed = [found for found in degenerate_results(tables) if found.kind == "constant predictor"]
     assert [(found.where, found.why) for found in listed] == [
         ("checkpoint-1000 on rte", "97.5% of its predictions are one answer"),
         ("checkpoint-1000 on boolq", "97.0% of its predictions are one answer"),
     ]
+
+
+def test_levels_and_tables_for_latex_mark_them(tables):
+    marked = where(tables.levels, tables.levels["degenerate"].notna())
+    reasons = dict(zip(marked["setting"], marked["degenerate"], strict=True))
+    assert reasons == {
+        "rte": "one answer for nearly all items: base at 1000",
+        "boolq": "unsound: base at 1000 (97.0% of its predictions are one answer)",
+    }
+    folder = paths.results_dir("all") / "tables"
+    rows = [line.split(" & ") for line in (folder / "all_perf_table.tex").read_text().splitlines()]
+    cells = {tuple(row[2:4]): row[-1] for row in rows if row[0] == "rte"}
+    assert cells["accuracy", "base"].endswith(r")$^\dagger$ \\")
+    assert not any("dagger" in cell for name, cell in cells.items() if name != ("accuracy", "base"))
 
 
 def test_a_metrics_file_without_the_share_leaves_it_empty(tables):
@@ -93,8 +108,7 @@ def test_a_metrics_file_without_the_share_leaves_it_empty(tables):
     found = read_tables(paths.results_dir("all")).performance
     row = select(found, model_id="checkpoint-1000", metric="accuracy").iloc[0]
     assert number(row["most_frequent_prediction"]) is None
-    assert constant_predictors(found) == set()
-    assert constant_predictors(found.drop(columns="most_frequent_prediction")) == set()
+    assert degenerate_models(found) == set()
 
 
 @pytest.mark.parametrize(

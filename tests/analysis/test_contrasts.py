@@ -60,21 +60,24 @@ def test_seeds_of_one_run_are_averaged():
 @pytest.mark.parametrize(
     ("cells", "problem"),
     [
-        ({TUNED: {"a": cell([1, 1])}, BASE: {"a": cell([0, 0])}}, "missing: tuned 0 default of b; base 0 default of b"),
+        (
+            {TUNED: {"a": cell([1, 1])}, BASE: {"a": cell([0, 0])}},
+            "missing: tuned at 0, replicate b; base at 0, replicate b",
+        ),
         (
             {TUNED: {"a": cell([1, 1]), "b": cell([1])}, BASE: {"a": cell([0, 0]), "b": cell([0])}},
-            "other items: 2 in tuned 0 default of a, 1 in tuned 0 default of b",
+            "other items: 2 in tuned at 0, replicate a, 1 in tuned at 0, replicate b",
         ),
         (
             {TUNED: {"a": cell([1, np.nan]), "b": cell([1, 1])}, BASE: {"a": cell([0, 0]), "b": cell([0, 0])}},
-            "values that are no numbers: tuned 0 default of a",
+            "values that are no numbers: tuned at 0, replicate a",
         ),
         (
             {
                 TUNED: {"a": cell([1, 1]), "b": cell([1, 1], weights=np.array([2.0, 1.0]))},
                 BASE: {"a": cell([0, 0]), "b": cell([0, 0])},
             },
-            "other completions in tuned 0 default of a and tuned 0 default of b",
+            "other completions in tuned at 0, replicate a and tuned at 0, replicate b",
         ),
     ],
 )
@@ -86,7 +89,7 @@ def test_a_run_that_lacks_a_seed_is_named():
     seeds = {"a": {"1": cell([1, 1]), "2": cell([1, 1])}, "b": {"1": cell([1, 1])}}
     items = ItemValues({TUNED: seeds, BASE: {"a": {"": cell([0, 0])}, "b": {"": cell([0, 0])}}})
     (row,) = estimate_with_items([Contrast("", "", "", "", CHANGE, replicates=("a", "b"))], items, "rouge_l")
-    assert row == {"missing": "missing: tuned 0 default of b (seed 2)"}
+    assert row == {"missing": "missing: tuned at 0, replicate b (seed 2)"}
 
 
 def test_a_copied_run_is_no_replicate():
@@ -94,13 +97,13 @@ def test_a_copied_run_is_no_replicate():
     bits = {"a": cell([4, 5], weights=gold_bytes), "b": cell([4, 5], weights=gold_bytes)}
     cells = {TUNED: bits, BASE: {"a": cell([6, 7], weights=gold_bytes), "b": cell([7, 6], weights=gold_bytes)}}
     row = change(cells, replicates=("a", "b"), metric="bits_per_byte")
-    assert row == {"missing": "missing: tuned 0 default of b (the values of a in every item: a copied model?)"}
+    assert row == {"missing": "missing: tuned at 0, replicate b (the values of a in every item: a copied model?)"}
 
 
 def test_models_that_always_give_one_answer_take_part_in_no_test():
     both = {TUNED: {"a": cell([1, 0]), "b": cell([1, 1])}, BASE: {"a": cell([0, 0]), "b": cell([1, 0])}}
     row = change(both, replicates=("a", "b"), constant=[(BASE, "b")])
-    assert row["missing"] == "one answer for nearly all items: base 0 default of b"
+    assert row["missing"] == "one answer for nearly all items: base at 0, replicate b"
     # It can be drawn all the same.
     assert (row["difference"], row["p_value"]) == (0.5, None)
 
@@ -141,17 +144,18 @@ def test_log_odds_of_shares():
 
 
 def test_published_errors_of_two_models_are_independent():
-    levels = {TUNED: {"": (0.30, 0.03)}, BASE: {"": (0.25, 0.04)}}
+    levels = {TUNED: {"": (0.30, 0.03, 100)}, BASE: {"": (0.25, 0.04, 19)}}
     (row,) = estimate_without_items([Contrast("", "", "", "", CHANGE)], levels, "accuracy")
     assert (row["difference"], row["std"]) == pytest.approx((0.05, 0.05))
+    assert row["n"] == 19  # so that a claim of few items is not judged
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((0.05 - 1.96 * 0.05, 0.05 + 1.96 * 0.05), abs=1e-4)
 
 
 def test_without_a_published_error_there_is_no_interval():
-    levels = {TUNED: {"": (0.30, np.nan)}, BASE: {"": (0.25, 0.04)}}
+    levels = {TUNED: {"": (0.30, np.nan, np.nan)}, BASE: {"": (0.25, 0.04, 100)}}
     (row,) = estimate_without_items([Contrast("", "", "", "", CHANGE)], levels, "accuracy")
     assert row["difference"] == pytest.approx(0.05)
-    assert (row["ci_low"], row["note"]) == (None, "no standard error was published")
+    assert (row["ci_low"], row["n"], row["note"]) == (None, None, "no standard error was published")
     assert np.isnan(row["p_value"])
 
 
@@ -184,9 +188,11 @@ def test_the_worked_example_of_the_documentation():
 def test_many_constant_predictors_are_counted_and_not_listed():
     keys = [("base", str(step), "default") for step in range(6)]
     items = items_of({key: {"b": cell([1, 1])} for key in keys}, [(key, "b") for key in keys[:5]])
-    assert items.fault(keys, ["b"]) == ("one answer for nearly all items in 5 of 6 models, as base 0 default of b")
+    assert items.fault(keys, ["b"]) == ("one answer for nearly all items in 5 of 6 models, as base at 0, replicate b")
 
 
 def test_the_same_items_in_another_order_are_named_so():
     cells = {TUNED: {"a": cell([1, 0], ids=["p", "q"])}, BASE: {"a": cell([1, 0], ids=["q", "p"])}}
-    assert change(cells, replicates=("a",))["missing"].startswith("items in another order: 2 in tuned 0 default of a")
+    assert change(cells, replicates=("a",))["missing"].startswith(
+        "items in another order: 2 in tuned at 0, replicate a"
+    )

@@ -1,17 +1,18 @@
 import json
+from typing import get_args
 
 import pytest
 from simulated_study import STUDY, WITH_RUNS, write_study
 
 from analysis import findings, produce_tables
 from analysis.inference.finding import Finding
-from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, find, judge, with_primary
+from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, QUESTIONS, find, judge, with_primary
 from analysis.inference.result_tables import plan_of
 from analysis.tables.columns import DIFFERENCE_COLUMNS, MISSING_COLUMNS, PERFORMANCE_COLUMNS, Comparison
 from analysis.tables.frames import Tables, as_table, read_tables, select
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
-from open_instruct.study.config import PrimaryClaim
+from open_instruct.study.config import PrimaryClaim, Question
 from open_instruct.study.loading import load_study
 
 
@@ -116,6 +117,10 @@ def test_where_the_primary_claim_is_not_found_the_others_are_held_to_one_percent
     assert (without.p_adjusted, without.verdict) == (pytest.approx(0.022), "supported")
 
 
+def test_a_study_file_may_name_each_question():
+    assert tuple(QUESTIONS) == get_args(Question)
+
+
 @pytest.mark.parametrize("primary", [PrimaryClaim("forgetting"), PrimaryClaim("forgetting", metric="accuracy")])
 def test_a_primary_claim_that_is_none_or_several_is_refused(primary):
     with pytest.raises(UserError, match=r"found [02] claims with question forgetting.*expected one"):
@@ -156,10 +161,10 @@ def test_the_sentence_states_claim_effect_interval_and_p_value():
 
 
 def test_a_claim_with_a_missing_cell_is_not_testable_and_does_not_count_in_the_correction():
-    absent = finding(effect=None, p_value=None, ci_low=None, ci_high=None, missing="missing: base 20 default")
+    absent = finding(effect=None, p_value=None, ci_low=None, ci_high=None, missing="missing: base at 20")
     judged, counted = judge([absent, finding()])
     assert judged.verdict == NOT_TESTABLE
-    assert "base 20 default" in judged.sentence
+    assert "base at 20" in judged.sentence
     assert counted.p_adjusted == 0.02
 
 
@@ -179,7 +184,7 @@ def test_a_trend_without_every_checkpoint_is_not_testable(tmp_path, monkeypatch)
     produce_tables.main(produce_tables.Args(study_file))
     found = find(read_tables(paths.results_dir("simulated")))
     (of_base,) = [f for f in found if f.question == "pre-training"]
-    assert (of_base.verdict, of_base.missing) == (NOT_TESTABLE, "missing: base 60 default")
+    assert (of_base.verdict, of_base.missing) == (NOT_TESTABLE, "missing: base at 60")
 
 
 def test_a_checkpoint_that_no_model_has_leaves_no_slope(tmp_path, monkeypatch):
@@ -192,7 +197,7 @@ def test_a_checkpoint_that_no_model_has_leaves_no_slope(tmp_path, monkeypatch):
     found = find(read_tables(paths.results_dir("simulated")))
     of_slopes = [f for f in found if f.question in ("pre-training", "latent benefit: level", "latent benefit: gain")]
     assert {f.verdict for f in of_slopes} == {NOT_TESTABLE}
-    assert all("60 default" in (f.missing or "") for f in of_slopes)
+    assert all("at 60" in (f.missing or "") for f in of_slopes)
 
 
 def test_a_run_that_lacks_one_measurement_is_named_and_not_averaged_over(tmp_path, monkeypatch):
@@ -203,7 +208,7 @@ def test_a_run_that_lacks_one_measurement_is_named_and_not_averaged_over(tmp_pat
     produce_tables.main(produce_tables.Args(study_file))
     tables = read_tables(paths.results_dir("simulated"))
     (of_base,) = [f for f in find(tables) if f.question == "pre-training"]
-    assert (of_base.verdict, of_base.missing) == (NOT_TESTABLE, "missing: base 60 default of seed43")
+    assert (of_base.verdict, of_base.missing) == (NOT_TESTABLE, "missing: base at 60, replicate seed43")
     assert "60" not in set(select(tables.levels, series="base", eval_set="heldout_text")["checkpoint"])
 
 
@@ -237,7 +242,7 @@ def test_a_suite_without_items_is_not_averaged_over_an_absent_seed(tmp_path, mon
     study_file = tmp_path / "simulated.yaml"
     produce_tables.main(produce_tables.Args(study_file))
     (suite,) = [f for f in find(read_tables(paths.results_dir("simulated"))) if f.question == "suites"]
-    assert (suite.verdict, suite.missing) == (NOT_TESTABLE, "missing: socialiqa 60 default of seed43")
+    assert (suite.verdict, suite.missing) == (NOT_TESTABLE, "missing: socialiqa at 60, replicate seed43")
 
 
 def test_claims_about_base_models_name_the_family_where_there_are_several():
@@ -259,7 +264,7 @@ def test_claims_about_base_models_name_the_family_where_there_are_several():
     ("changes", "words"),
     [
         ({"replicates": 1, "unit": None, "p_value": None}, "primary claim, not judged with 1 of 3 replicates"),
-        ({"missing": "missing: base 20 default"}, "(missing: base 20 default; primary claim)"),
+        ({"missing": "missing: base at 20"}, "(missing: base at 20; primary claim)"),
     ],
 )
 def test_a_primary_claim_without_a_verdict_says_that_it_is_the_primary_one(changes, words):

@@ -88,7 +88,7 @@ def test_missing_measurements_are_listed_and_their_mean_is_empty(study_file):
     assert list(tables.missing["reason"]) == ["no such file", "unfinished: it has no sidecar"]
     mean = select(tables.differences, comparison=Comparison.MEAN_CHANGE, eval_set="heldout_text")
     assert np.isnan(mean["difference"].item())
-    assert mean["missing"].item() == "missing: base 20 default"
+    assert mean["missing"].item() == "missing: base at 20"
 
 
 def test_models_outside_the_study_are_left_out(study_file):

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from released_tables import base_id, tuned_id, write
+from released_tables import base_id, degenerate_models, tuned_id, write
 
-from analysis.inference.degenerate_results import constant_predictors, degenerate_results
+from analysis.inference.degenerate_results import degenerate_results
 from analysis.inference.paper_comparison import degenerate_rows
 from analysis.inference.result_tables import build_tables
 from analysis.tables.gathering import gather_released
@@ -35,7 +35,7 @@ def test_an_accuracy_equal_to_a_labels_share_within_its_resampling_noise_is_a_co
     rows = [(base_id(step), "mnli_matched", share + offset * error, error) for step, offset in offsets.items()]
     tables = tables_of_rows(tmp_path, rows)
     expected = {(base_id(step), "mnli_matched", "default") for step in ("1000", "18000", "342000")}
-    assert constant_predictors(tables.performance) == expected
+    assert degenerate_models(tables.performance) == expected
     listed = found(tables, "constant predictor")
     assert {result.sources[0] for result in listed} == {f"all_perf_table.csv:{line}" for line in (2, 3, 4)}
     assert all("3,213 of 9,815 gold labels are contradiction" in result.why for result in listed)
@@ -44,7 +44,7 @@ def test_an_accuracy_equal_to_a_labels_share_within_its_resampling_noise_is_a_co
 def test_a_suite_score_is_a_constant_answer_only_if_it_is_the_same_number_of_items(tmp_path):
     suites = [("checkpoint-1000", "rte", 146 / 277), ("checkpoint-18000", "rte", 147 / 277)]
     tables = tables_of_rows(tmp_path, [(base_id("main"), "xsum", 0.1, 0.01)], suites)
-    assert constant_predictors(tables.suites) == {("checkpoint-1000", "rte", "default")}
+    assert degenerate_models(tables.suites, "always answering") == {("checkpoint-1000", "rte", "default")}
 
 
 def xsum_rows(at_424000: dict[str | None, float]) -> list[tuple]:

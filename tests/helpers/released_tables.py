@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from simulated_study import write_with_sidecar
 
+from analysis.tables.frames import where
 from analysis.tables.released import read_released
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
@@ -124,3 +125,9 @@ def write_own_like(folder: Path, *, shifted: dict[str, float]) -> int:
         write_with_sidecar(path, content, identity)
         count += 1
     return count
+
+
+def degenerate_models(scores: pd.DataFrame, why: str = "") -> set[tuple[str, str, str]]:
+    """(model_id, setting, format) of the rows that are degenerate for a reason which contains `why`."""
+    rows = where(scores, [reason is not None and why in reason for reason in scores["degenerate"]])
+    return set(zip(rows["model_id"], rows["setting"], rows["format"], strict=True))

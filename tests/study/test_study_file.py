@@ -70,6 +70,10 @@ def test_a_primary_claim_and_margins_are_those_of_the_file(tmp_path):
         ({"train_sets": {"qa_chat": {"epochs": 1}}}, r"qa_chat: expected lr: qa_chat has no registered recipe"),
         ({"primary": {"train_set": "socialiqa"}}, r"primary: missing key question"),
         (
+            {"primary": {"question": "finetuning gain"}},
+            r"question: found 'finetuning gain'; did you mean fine-tuning gain",
+        ),
+        (
             {"primary": CLAIM | {"train_set": "mnli"}},
             r"primary.train_set: train set mnli is not among those of this study \(known",
         ),
