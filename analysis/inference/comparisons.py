@@ -51,10 +51,13 @@ def compare_all(
     curves = curves_of(rows, plan)
     margins = MARGINS | dict(plan.margins)
     tasks: dict[tuple[str, str], list[Task | str]] = {}
+    plain = {(row["eval_set"], row["kind"]) for row in rows if row["setting"] == row["eval_set"]}
     for (setting, metric, kind), group in sorted(by_evaluation(rows).items()):
         items = cells.get((setting, metric))
         yield from compare_evaluation(group, curves, items, margins.get(metric))
-        if items is not None and metric == PRIMARY_METRICS.get(kind) and kind != "text":
+        eval_set = group[0]["eval_set"]
+        is_rare = setting != eval_set and (eval_set, kind) in plain  # the same task with another number of shots
+        if items is not None and metric == PRIMARY_METRICS.get(kind) and kind != "text" and not is_rare:
             add_tasks(tasks, group, curves, items)
     yield from skill_rows(tasks)
 
@@ -245,8 +248,7 @@ def add_tasks(
 ) -> None:
     """Add the fine-tuned series of one evaluation to the tasks trained on, or to the suite tasks."""
     first = group[0]
-    if first["setting"] != first["eval_set"]:
-        return  # another number of shots or protocol: the same task again
+    conditions = first["setting"].removeprefix(first["eval_set"])
     chance = chance_of(first["eval_set"], first["kind"])
     for series in sorted({row["series"] for row in group if row["format"] == "default"}):
         curve = curves.get(series)
@@ -256,7 +258,7 @@ def add_tasks(
         if not is_suite and not is_own_task(curve, first["role"]):
             continue
         name = first["setting"] if is_suite else series
-        key = curve.family, f"suite tasks, {series}" if is_suite else "tasks trained on"
+        key = curve.family, (f"suite tasks, {series}" if is_suite else "tasks trained on") + conditions
         task = f"{name}: its score by chance is not known" if chance is None else None
         tasks.setdefault(key, []).append(task or task_of(items, curve, "default", name, chance or 0.0))
 

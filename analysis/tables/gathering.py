@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.tables.columns import MACRO_F1, PERFORMANCE_COLUMNS
@@ -71,7 +72,20 @@ def gather_measurements(study: Study | None) -> Gathered:
     rows = name_series(families_by_architecture(rows, architectures(everything)))
     rows = label_replicates(rows, expected_runs(study))
     cells = cells_of(everything, rows)
-    return Gathered(rows, cells, missing)
+    return Gathered(rows, cells, missing + without_numbers(everything, rows))
+
+
+def without_numbers(measurements: Sequence[Measurement], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of missing.csv for items whose value is no number: no claim is made of them."""
+    datasets = {(row["source"], row["metric"]): row["eval dataset"] for row in rows}
+    found = []
+    for measurement in measurements:
+        for metric, cell in measurement.cells.items():
+            if number := int((~np.isfinite(cell.values)).sum()):
+                row = {"model_id": measurement.identity["model_id"], "file": measurement.source}
+                row["eval dataset"] = datasets[measurement.source, metric]
+                found.append(row | {"reason": f"{metric} of {number} of {len(cell.ids)} items is no number"})
+    return found
 
 
 def gather_released(folder: Path) -> Gathered:

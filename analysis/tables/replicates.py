@@ -5,6 +5,7 @@ family with several runs has these as replicates (its seeds are averaged within 
 seeds. The base model of a single run is shared by all seeds.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def label_replicates(
 
     runs  those expected of each family, whether or not there is a row of each
     """
-    runs_of: dict[str, set[str | None]] = {family: set(names) for family, names in (runs or {}).items()}
+    runs_of = runs_expected(rows, runs)
     seeds_of: dict[str, set[Any]] = {}
     for row in rows:
         runs_of.setdefault(row["family"], set()).add(row.get("run"))
@@ -50,21 +51,40 @@ def family_of_run(family: str, run: str | None) -> str:
 def families_by_architecture(
     rows: Sequence[dict[str, Any]], architectures: Mapping[tuple[str, str | None], Any]
 ) -> list[dict[str, Any]]:
-    """Rows in which runs of different architecture are families of their own, since no mean over them means anything.
+    """Rows in which runs of another architecture are families of their own, since no mean over them means anything.
 
+    Those of the architecture that most runs have stay replicates; where two have as many, no run is another's.
     architectures  (family, run) -> what must be equal, of the runs of which it is known
     """
-    found: dict[str, set[Any]] = {}
+    counts: dict[str, Counter[Any]] = {}
     for (family, _), architecture in architectures.items():
-        found.setdefault(family, set()).add(architecture)
-    unequal = {family for family, several in found.items() if len(several) > 1}
-    for family in sorted(unequal):
-        runs = ", ".join(sorted(run or FIRST_RUN for name, run in architectures if name == family))
-        print(f"note: the pre-training runs of {family} differ in architecture ({runs}), so they are no replicates")
+        counts.setdefault(family, Counter())[architecture] += 1
+    apart = set()
+    for family, of_family in sorted(counts.items()):
+        (usual, count), *others = of_family.most_common()
+        if others:
+            usual = None if others[0][1] == count else usual
+            odd = {run for (name, run), found in architectures.items() if name == family and found != usual}
+            apart |= {(family, run) for run in odd}
+            names = ", ".join(sorted(run or FIRST_RUN for run in odd))
+            print(f"note: pre-training runs of {family} are no replicates, as their architecture is another: {names}")
     return [
-        row | {"family": family_of_run(row["family"], row.get("run"))} if row["family"] in unequal else row
+        row | {"family": family_of_run(row["family"], row.get("run"))}
+        if (row["family"], row.get("run")) in apart
+        else row
         for row in rows
     ]
+
+
+def runs_expected(
+    rows: Sequence[Mapping[str, Any]], runs: Mapping[str, Collection[str | None]] | None
+) -> dict[str, set[str | None]]:
+    """Family -> its expected runs, without those that are families of their own."""
+    found = {row["family"] for row in rows}
+    return {
+        family: {run for run in names if family_of_run(family, run) not in found}
+        for family, names in (runs or {}).items()
+    }
 
 
 def replicates_of(
@@ -72,7 +92,9 @@ def replicates_of(
 ) -> dict[str, tuple[str | None, tuple[str, ...]]]:
     """Series -> unit, and all of its replicates: of runs those of the whole family, so that an absent one is missed."""
     of_family: dict[Any, set[str]] = {
-        family: {name or FIRST_RUN for name in names} for family, names in (runs or {}).items() if len(names) > 1
+        family: {name or FIRST_RUN for name in names}
+        for family, names in runs_expected(rows, runs).items()
+        if len(names) > 1
     }
     of_series: dict[str, set[str]] = {}
     about: dict[str, tuple[str | None, Any]] = {}

@@ -7,9 +7,10 @@ from simulated_study import STUDY, WITH_RUNS, write_study
 from analysis import findings, produce_tables
 from analysis.inference.finding import Finding
 from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, QUESTIONS, find, judge, with_primary
-from analysis.inference.result_tables import plan_of
+from analysis.inference.result_tables import build_tables, plan_of
 from analysis.tables.columns import DIFFERENCE_COLUMNS, MISSING_COLUMNS, PERFORMANCE_COLUMNS, Comparison
 from analysis.tables.frames import Tables, as_table, read_tables, select
+from analysis.tables.gathering import Gathered, gather_measurements
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study.config import PrimaryClaim, Question
@@ -115,6 +116,23 @@ def test_where_the_primary_claim_is_not_found_the_others_are_held_to_one_percent
     assert (strict.p_adjusted, strict.verdict) == (pytest.approx(0.055), "undecided")
     _, without = judge([finding(checkpoint="20", p_value=0.06), finding(checkpoint="60", p_value=0.011)])
     assert (without.p_adjusted, without.verdict) == (pytest.approx(0.022), "supported")
+
+
+@pytest.mark.parametrize(
+    ("shots", "expected"),
+    [
+        (("", " 4 shots"), {"tasks trained on"}),
+        ((" 0 shots", " 4 shots"), {"tasks trained on 0 shots", "tasks trained on 4 shots"}),
+    ],
+)
+def test_who_gains_most_is_asked_once_a_task_or_for_each_usual_number_of_shots(base_dir, shots, expected):
+    study = load_study(write_study(base_dir, num_items=4, text=WITH_RUNS.replace("0, 20, 60, 150, 300", "0, 20, 60")))
+    found = gather_measurements(study)
+    rows = [row | {"setting": row["setting"] + number} for number in shots for row in found.rows]
+    cells = {(name + number, metric): cell for number in shots for (name, metric), cell in found.cells.items()}
+    differences = build_tables(Gathered(rows, cells, []), study).differences
+    asked = set(select(differences, comparison=Comparison.GAIN_BY_SKILL)["series"])
+    assert {name for name in asked if name.startswith("tasks")} == expected
 
 
 def test_a_study_file_may_name_each_question():

@@ -12,7 +12,7 @@ from analysis.tables.curve_names import name_series
 from analysis.tables.frames import order_checkpoints, read_tables, relation, select
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import write_json
+from open_instruct.common.json_files import read_json, write_json
 from open_instruct.common.sidecars import find_sidecar, sidecar_path
 
 SMALL = (
@@ -89,6 +89,20 @@ def test_missing_measurements_are_listed_and_their_mean_is_empty(study_file):
     mean = select(tables.differences, comparison=Comparison.MEAN_CHANGE, eval_set="heldout_text")
     assert np.isnan(mean["difference"].item())
     assert mean["missing"].item() == "missing: base at 20"
+
+
+def test_items_whose_value_is_no_number_are_listed_and_in_no_mean(study_file):
+    path = paths.prediction_file("heldout_text", "default", "checkpoint-20").with_suffix(".metrics.json")
+    content = read_json(path)
+    content["items"]["gold_bits"][3:5] = [float("nan"), float("nan")]
+    path.write_text(json.dumps(content))
+    main(Args(study_file))
+    tables = read_tables(paths.results_dir("simulated"))
+    num_items = len(content["items"]["id"])
+    assert list(tables.missing["reason"]) == [f"bits_per_byte of 2 of {num_items} items is no number"]
+    assert list(tables.missing["file"]) == [str(path.relative_to(paths.base_dir()))]
+    mean = select(tables.differences, comparison=Comparison.MEAN_CHANGE, eval_set="heldout_text")
+    assert mean["missing"].item() == "values that are no numbers: base at 20"
 
 
 def test_models_outside_the_study_are_left_out(study_file):
