@@ -37,6 +37,7 @@ LABELS, SUITE_ITEMS = 800, 1000
 EFFECTS_OF_CLUSTERS = 0.3
 """Intraclass correlation of the items of one passage."""
 Array = npt.NDArray[np.float64]
+Measurements = dict[tuple[str, str, str], Measurement]
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Design:
 def simulate(design: Design, rng: np.random.Generator) -> Tables:
     """Tables of one study."""
     courses = {train_set: course(design, rng) for train_set in (*TRAIN_SETS, "")}
-    measurements: dict[tuple[Any, ...], Measurement] = {}
+    measurements: Measurements = {}
     suites = []
     for evaluation in EVALUATIONS:
         # The same run is better or worse in both metrics of one evaluation.
@@ -196,11 +197,7 @@ def levels(evaluation: Evaluation, truth: Truth, unit: float) -> Array:
 
 
 def add_measurements(
-    measurements: dict[tuple[Any, ...], Measurement],
-    design: Design,
-    evaluation: Evaluation,
-    runs: Array,
-    rng: np.random.Generator,
+    measurements: Measurements, design: Design, evaluation: Evaluation, runs: Array, rng: np.random.Generator
 ) -> None:
     """Add one evaluation of all models; a second metric joins the measurement of the first."""
     noise, is_labels = design.noise, evaluation.kind == "labels"
@@ -229,7 +226,7 @@ def add_measurements(
             spread *= np.sqrt(2)
             spread[0] *= 0.1
         values = expected[..., None] + 0.1 * difficulty + spread[:, None, None, None, None] * each
-    summaries = summaries_of(values, size)
+    means, errors = means_of(values, size)
     for s, train_set in enumerate(SERIES[i] for i in series):
         for c, step in enumerate(STEPS):
             for r in range(1 if design.seeds and s == 0 else design.replicates):
@@ -240,9 +237,10 @@ def add_measurements(
                     place = (model["model_id"], evaluation.name, name)
                     about = {"eval_set": evaluation.name, "format": name, "kind": evaluation.kind}
                     about |= {"protocol": "corrected", "role": evaluation.role}
+                    score = summary(float(means[s, c, r, f]), float(errors[s, c, r, f]), num_items)
                     known = measurements.get(place)
                     content = {"primary": evaluation.metric, "metrics": {}} if known is None else dict(known.content)
-                    content["metrics"] = {**content["metrics"], evaluation.metric: summaries[s, c, r, f]}
+                    content["metrics"] = {**content["metrics"], evaluation.metric: score}
                     cells = {**(known.cells if known else {}), evaluation.metric: cell}
                     source = " ".join(place)
                     measurements[place] = Measurement(Path(source), source, model | about, content, cells)
@@ -251,17 +249,15 @@ def add_measurements(
 IDS = tuple(map(str, range(1000)))
 
 
-def summaries_of(values: Array, size: Array | None) -> npt.NDArray[np.object_]:
-    """What a metrics file says of each model: of `values` (..., items), an object array (...)."""
+def means_of(values: Array, size: Array | None) -> tuple[Array, Array]:
+    """Means and standard errors (...) of `values` (..., items)."""
     n = values.shape[-1]
     share = np.full(n, 1 / n) if size is None else size / size.sum()
-    mean, error = values @ share, (values * share).std(axis=-1, ddof=1) * np.sqrt(n)
-    found = np.empty(mean.shape, dtype=object)
-    for place in np.ndindex(mean.shape):
-        center, width = float(mean[place]), float(error[place])
-        ends = {"ci_low": center - 2 * width, "ci_high": center + 2 * width}
-        found[place] = {"mean": center, "standard_error": width, "n": n} | ends
-    return found
+    return values @ share, (values * share).std(axis=-1, ddof=1) * np.sqrt(n)
+
+
+def summary(mean: float, error: float, n: int) -> dict[str, Any]:
+    return {"mean": mean, "standard_error": error, "n": n, "ci_low": mean - 2 * error, "ci_high": mean + 2 * error}
 
 
 def format_steps(design: Design, num_formats: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array | float:
@@ -321,11 +317,8 @@ def suite_measurements(
     for s, c, r in np.ndindex(scores.shape):
         if s not in series_of(evaluation) or (design.seeds and s == 0 and r > 0):
             continue
-        result = {
-            "task": evaluation.name,
-            "num_instances": SUITE_ITEMS,
-            "metrics": {"rc_metrics": {"acc": scores[s, c, r]}},
-        }
+        metrics = {"rc_metrics": {"acc": scores[s, c, r]}}
+        result = {"task": evaluation.name, "num_instances": SUITE_ITEMS, "metrics": metrics}
         model = identity(design, SERIES[s], STEPS[c], r)
         source = f"suite {model['model_id']}"
         found.append(Measurement(Path(source), source, model, {"metrics": [result]}, {}))
