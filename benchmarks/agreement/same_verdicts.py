@@ -1,5 +1,6 @@
 """Do two runs of one study, with other numbers of threads or on other processors, come to the same verdicts?
 
+mkdir -p /tmp/one /tmp/two
 base_dir=/tmp/one python scripts/run_study.py scripts/studies/tiny.yaml
 base_dir=/tmp/two python scripts/run_study.py scripts/studies/tiny.yaml --num_parallel 1
 python benchmarks/agreement/same_verdicts.py --folders /tmp/one/results/tiny /tmp/two/results/tiny
