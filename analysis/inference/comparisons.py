@@ -126,9 +126,9 @@ def compare_evaluation(
     def estimate(contrasts: Sequence[Contrast]) -> list[Row]:
         if items is not None:
             return estimate_with_items(contrasts, items, first["metric"])
-        return estimate_without_items(contrasts, levels, first["metric"], degenerate_of(group))
+        return estimate_without_items(contrasts, levels, first["metric"], degenerate)
 
-    levels = {} if items is not None else levels_of(group)
+    levels, degenerate = ({}, {}) if items is not None else (levels_of(group), degenerate_of(group))
     contrasts = [
         contrast
         for series in sorted(of_series)

@@ -26,8 +26,6 @@ NEARLY_ALL = 0.99
 MOSTLY = 0.95
 CONSTANT_SHARE = 0.95
 """A model with this share of equal predictions is a constant predictor."""
-READ = ["metric", TOP_PREDICTION, "source", "kind", "eval_set", "Performance", "std", "n"]
-"""Columns that show a constant predictor."""
 ACCURACIES = ("accuracy", PRIMARY_METRICS["suite"])
 
 
@@ -69,11 +67,6 @@ def constant_gold(performance: pd.DataFrame) -> dict[str, str]:
     return {setting: found[eval_set] for setting, eval_set, kind in settings if eval_set in found and kind == "labels"}
 
 
-def constant_evidence(scores: pd.DataFrame) -> list[str | None]:
-    """Why each row is of a constant predictor; None where it is not, where that is unknown, and beside the accuracy."""
-    return [one_answer(row) for row in scores.filter(READ).to_dict("records")]
-
-
 def one_answer(row: Mapping[Any, Any]) -> str | None:
     """Why a score is of a constant predictor: its accuracy says nothing about the model, its bits per byte still do.
 
@@ -88,8 +81,6 @@ def one_answer(row: Mapping[Any, Any]) -> str | None:
 
 
 def constant_predictor_results(scores: pd.DataFrame) -> list[DegenerateResult]:
-    evidence = constant_evidence(scores)
-    is_constant = [why is not None for why in evidence]
     return [
         DegenerateResult(
             "constant predictor",
@@ -98,7 +89,8 @@ def constant_predictor_results(scores: pd.DataFrame) -> list[DegenerateResult]:
             why,
             (str(row["source"]),),
         )
-        for row, why in zip(where(scores, is_constant).to_dict("records"), filter(None, evidence), strict=True)
+        for row in select(scores, metric=list(ACCURACIES)).to_dict("records")
+        if (why := one_answer(row)) is not None
     ]
 
 
