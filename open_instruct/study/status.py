@@ -76,7 +76,9 @@ def status_of(
     job: Job, study_name: str, cache: JobCache, in_flight: InFlight | None, slurm_log: Path | None
 ) -> JobStatus:
     if in_flight is not None and not in_flight.is_running:
-        return JobStatus(job, "waiting", in_flight.where, reason=f"queued on Slurm ({in_flight.reason or 'no reason'})")
+        return JobStatus(
+            job, "waiting", in_flight.where, reason=f"queued on Slurm ({in_flight.reason or 'no reason yet'})"
+        )
     if in_flight is None and cache.is_done(job):
         return JobStatus(job, "done", share_done=1.0, seconds=cache.seconds(job))
     path = attempts.path_of(study_name, job)

@@ -12,6 +12,7 @@ from open_instruct.study.executors import slurm_client
 from open_instruct.study.executors.slurm import Submitter
 from open_instruct.study.executors.submissions import all_submissions, prepare
 from open_instruct.study.job import Job
+from open_instruct.study.status import JobStatus
 
 pytestmark = pytest.mark.slurm
 WRITE = 'echo made > "$output"'
@@ -47,6 +48,10 @@ def submit(*jobs: Job, study_name: str = "toy", retry_failed: bool = False) -> s
     return {job.name for job in jobs if job.id in result.submitted}
 
 
+def by_name(*jobs: Job) -> dict[str, JobStatus]:
+    return {one.job.name: one for one in current_status(*jobs, **on_slurm).jobs}
+
+
 def pid_when_started(job: Job) -> int:
     file = job.outputs[0].with_name(f"{job.name}.pid")
     wait_for(lambda: file.is_file() and bool(file.read_text()))
@@ -59,9 +64,10 @@ def test_states_of_failed_waiting_killed_and_cancelled_jobs(slurm, make_job):
     assert set(states(*jobs, **on_slurm).values()) == {"waiting"}
     submit(*jobs)
     pids = [pid_when_started(job) for job in (killed, cancelled)]
-    now = {one.job.name: one for one in current_status(*jobs, **on_slurm).jobs}
+    # Slurm gives its reason when its scheduler has looked at the job.
+    wait_for(lambda: by_name(*jobs)["after-killed"].reason == "queued on Slurm (Dependency)")
+    now = by_name(*jobs)
     assert [now[name].state for name in ("killed", "cancelled", "after-killed")] == ["running", "running", "waiting"]
-    assert now["after-killed"].reason == "queued on Slurm (Dependency)"
 
     os.kill(pids[0], signal.SIGKILL)
     slurm.run("scancel", now["cancelled"].where)

@@ -25,7 +25,7 @@ class Task:
     state: str
     """`PENDING`, `RUNNING`, `COMPLETING` and so on."""
     reason: str
-    """Why it is queued: `Dependency`, `JobHeldUser`, `JobArrayTaskLimit`, `Resources` …"""
+    """Why it is queued: `Dependency`, `JobHeldUser`, `Resources` …; empty until the scheduler has looked at it."""
 
     @property
     def id(self) -> str:
@@ -53,7 +53,7 @@ def tasks_in_flight() -> list[Task]:
     lines = call("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format=%j|%F|%K|%T|%r").splitlines()
     found = [line.rsplit("|", 4) for line in lines]
     return [
-        Task(name, array_id, int(index), state, reason)
+        Task(name, array_id, int(index), state, "" if reason == "None" else reason)
         for name, array_id, index, state, reason in (parts for parts in found if len(parts) == 5)
         if index.isdigit()
     ]
