@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from open_instruct.common.errors import USER_ERROR, UserError
+from open_instruct.common.original_options import from_original
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.common.ranges import require_in_range
 
@@ -43,7 +44,7 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' progress bars would fill a log
     try:
-        main(parse(args_type))
+        main(parse(args_type, from_original(Path(sys.argv[0]).stem, sys.argv[1:])))
     except UserError as error:
         print(f"error: {as_typed(str(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from open_instruct.common.cli import option
 from open_instruct.common.errors import UserError
 from open_instruct.study.settings import DEFAULT_SEED, ExecutionOptions, TrainingOptions
 from open_instruct.study.variants import Recipe
@@ -38,7 +37,7 @@ class Args(TrainingOptions, ExecutionOptions):
     """Together with per_device_train_batch_size, another way to set total_batch_size."""
     config_name: str | None = None
     """Folder or Hub name of another config.json (default: the model's)."""
-    tokenizer_name_or_path: str | None = option("tokenizer_name", default=None)
+    tokenizer_name_or_path: str | None = None
     """Folder or Hub name of another tokenizer (default: the model's)."""
     model_revision: str | None = None
     """Branch, tag or commit of a model of the Hub."""

@@ -6,11 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import amuro
 from open_instruct.common.cli import parse
+from open_instruct.common.original_options import from_original
 from open_instruct.common.paths import RELEASED_RESULTS, REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -39,7 +41,7 @@ def test_commands_in_the_docs_have_valid_options(script, arguments, monkeypatch)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look up their module
     spec.loader.exec_module(module)
-    parse(module.Args, shlex.split(arguments.replace("…", "")))
+    parse(module.Args, from_original(Path(name).stem, shlex.split(arguments.replace("…", ""))))
 
 
 def test_most_pages_have_commands():
