@@ -239,8 +239,8 @@ def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path
         for one in evaluations:
             name = paths.formatted_name(one.eval_set, one.task_format)
             predictions[one.metrics_file(one.prediction_file(variant.model_id))] = (variant.model_id, name)
-        for task, path in study.suite_files(variant).items():
-            suites[path] = (variant.model_id, task)
+        for files in study.suite_files(variant).values():
+            suites |= {path: (variant.model_id, task) for task, path in files.items()}
     return predictions, suites
 
 

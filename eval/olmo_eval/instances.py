@@ -80,14 +80,20 @@ def ids_of(task: RankedTask, row: Row, index: int) -> dict[str, Any]:
     return ids | ({"instance_idx": index} if not ids or task.subjects else {})
 
 
+def require_exemplars_possible(task: RankedTask, num_shots: int) -> None:
+    """Raises UserError for exemplars before contexts that are complete."""
+    if num_shots and task.item is precomputed:
+        raise UserError(
+            f"{task.name}: its contexts are precomputed; use --num-shots 0 (in a study `suite: {{shots: 0}}`), or the "
+            f"plain task {task.name.split(':')[0]}"
+        )
+
+
 def exemplar_source(task: RankedTask, num_shots: int, place: SourceOptions) -> Callable[[Row, int], Sequence[Row]]:
     """A function (row, seed) -> exemplars.  Raises UserError for too few rows, and for tasks with own exemplars."""
+    require_exemplars_possible(task, num_shots)
     if num_shots == 0:
         return lambda row, seed: []
-    if task.item is precomputed:
-        raise UserError(
-            f"{task.name}: its contexts are precomputed; use --num-shots 0, or the plain task {task.name.split(':')[0]}"
-        )
     if task.exemplar_split is not None:
         return first_rows(task, task.exemplar_split, num_shots, place)
     known = splits(task, place)

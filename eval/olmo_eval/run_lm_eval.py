@@ -32,7 +32,7 @@ from open_instruct.common.naming import in_words, suffix
 from open_instruct.common.progress_line import ProgressLine
 from open_instruct.data.encode import chat_prompt
 from open_instruct.data.sources import SourceOptions
-from open_instruct.study.settings import SuiteOptions
+from open_instruct.study.settings import SuiteOptions, evaluation_suffix
 from open_instruct.study.variants import identify
 
 # torch and transformers take seconds to import; --help, refusals and skipped tasks do not need them.
@@ -55,6 +55,8 @@ class Args(SuiteOptions):
     """Library that loads the model: transformers."""
     config_file: Path | None = None
     """YAML or JSON file with values of these flags by name. Flags on the command line take precedence."""
+    num_shots: int = 0
+    """Number of exemplars before every instance."""
     tasks: tuple[str, ...] = option("task", default=())
     """Names of the tasks to run (default, without --task_file: the eight default tasks of the reference pipeline)."""
     task_file: Path | None = None
@@ -162,7 +164,8 @@ def metrics_files(args: Args, source: Source, runs: Sequence[TaskRun]) -> list[M
     if args.metrics_file:
         return [MetricsFile(artifact(args, source, args.metrics_file, runs), runs)]
     model_id = source.identity["model_id"]
-    names = [paths.suite_file(r.name, model_id, suffix(r.options(args))) for r in runs]
+    suffixes = [evaluation_suffix(one.options(args), num_shots=one.num_shots) for one in runs]
+    names = [paths.suite_file(one.name, model_id, part) for one, part in zip(runs, suffixes, strict=True)]
     return [MetricsFile(artifact(args, source, path, [r]), [r]) for path, r in zip(names, runs, strict=True)]
 
 
@@ -177,7 +180,7 @@ def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **
         inputs |= {f"{task_run.name} {number}": file for number, file in enumerate(files)}
         arguments |= {f"{task_run.name}.{key}": value for key, value in task_run.metric_options().items()}
     names = [task_run.name for task_run in runs]
-    options = replace(runs[0].options(args), num_shots=0, limit=None)
+    options = replace(runs[0].options(args), limit=None)
     identity = {
         **source.identity,
         "task": names[0] if len(names) == 1 else names,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from olmo_eval.instances import require_exemplars_possible
 from olmo_eval.tasks import DEFAULT_TASKS, TASKS, request_folders, task_named
 from open_instruct.common import cli, ranges
 from open_instruct.common.errors import UserError, nearest
@@ -102,7 +103,7 @@ def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping
 
 def problems_of(run: TaskRun) -> Iterator[str]:
     try:
-        task_named(run.name)
+        require_exemplars_possible(task_named(run.name), run.num_shots)
     except UserError as error:
         yield str(error)
     yield from (f"{run.name}: {problem}" for problem in ranges.problems(run))

@@ -113,6 +113,8 @@ class SuiteConfig(SuiteOptions):
     tasks: tuple[str, ...]
     train_sets: tuple[str, ...] = ()
     """Models fine-tuned on these are evaluated on the suite, beside every base model."""
+    shots: tuple[int, ...] | None = option("num_shots", default=None)
+    """Numbers of exemplars before each instance (None: the study's)."""
 
     def includes(self, variant: Variant) -> bool:
         """Whether the model is evaluated on the suite."""
@@ -284,12 +286,16 @@ class Study:
                 found += [Evaluation(name, one, num_shots, suffix, scores) for one in config.formats]
         return sorted(found, key=lambda one: one.num_shots)
 
-    def suite_files(self, variant: Variant) -> dict[str, Path]:
-        """Task -> metrics file of one model, named as olmo_eval.run_lm_eval names them."""
+    def suite_files(self, variant: Variant) -> dict[int, dict[str, Path]]:
+        """Number of exemplars -> task -> metrics file of one model, named as olmo_eval.run_lm_eval names them."""
         if self.suite is None or not self.suite.includes(variant):
             return {}
-        suffix = naming.suffix(self.suite.options)
-        return {task: paths.suite_file(task, variant.model_id, suffix) for task in self.suite.tasks}
+        shots = self.shots if self.suite.shots is None else self.suite.shots
+        suffixes = {num_shots: evaluation_suffix(self.suite.options, num_shots=num_shots) for num_shots in shots}
+        return {
+            num_shots: {task: paths.suite_file(task, variant.model_id, suffix) for task in self.suite.tasks}
+            for num_shots, suffix in suffixes.items()
+        }
 
     def variants(self) -> Iterator[Variant]:
         """Every model of the grid: each checkpoint itself, then fine-tuned on each train set by each recipe."""

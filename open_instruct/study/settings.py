@@ -127,18 +127,10 @@ class PredictionOptions:
         return part_of(self, PredictionOptions, reset=without_effect)
 
 
-def evaluation_suffix(options: PredictionOptions, *, num_shots: int, limit: int | None) -> str:
-    """Part of a prediction's name: `_4shots_limit100_new40`.  options: the relevant ones."""
-    shots = f"_{num_shots}shots" if num_shots else ""
-    return shots + (f"_limit{limit}" if limit else "") + suffix(options)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions:
-    """Settings of ranked classification."""
+    """Settings of ranked classification, beside the number of exemplars."""
 
-    num_shots: int = named(0, "{}shots")
-    """Number of exemplars before every instance."""
     use_chat_format: bool = named(False, "chat")
     """Format each instance as a user turn, for models that were fine-tuned on chats."""
     limit: int | None = named(None, "limit{}")
@@ -153,6 +145,15 @@ class SuiteOptions:
     """Longest input in tokens (default: the minimum of the tokenizer's, the model's, and 2048)."""
     dtype: Dtype = named("float32", "{}")
     """Precision of the weights: float32 to compare models, the others for speed on a GPU."""
+
+
+def evaluation_suffix(options: PredictionOptions | SuiteOptions, *, num_shots: int, limit: int | None = None) -> str:
+    """Part of the name of predictions or suite results: `_4shots_limit100_new40`.
+
+    options: the relevant ones; limit: of predictions, for a suite has it among its options.
+    """
+    shots = f"_{num_shots}shots" if num_shots else ""
+    return shots + (f"_limit{limit}" if limit else "") + suffix(options)
 
 
 @dataclass(frozen=True, kw_only=True)

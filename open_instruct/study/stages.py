@@ -225,21 +225,20 @@ class NShotEvaluation:
 
 
 def suite(study: Study, variant: Variant) -> Iterator[Job]:
-    """Ranked classification with one model."""
-    files = study.suite_files(variant)
-    if study.suite is None or not files:
-        return
-    folder, options = variant.folder, flags(changed(study.suite, SuiteOptions))
-    yield Job(
-        "suite",
-        variant.model_id,
-        ("-m", "olmo_eval.run_lm_eval", "--model_name_or_path", str(folder), "--tasks", *files, *options),
-        inputs=(folder,),
-        outputs=tuple(files.values()),
-        script="evaluate_it_model.sh",
-        variables={"model_path": str(folder), "tasks": " ".join(files)},
-        arguments=options,
-    )
+    """Ranked classification with one model: one job for each number of exemplars."""
+    by_shots, folder = study.suite_files(variant), variant.folder
+    for num_shots, files in by_shots.items():
+        options = flags(({"num_shots": num_shots} if num_shots else {}) | changed(study.suite, SuiteOptions))
+        yield Job(
+            "suite",
+            variant.model_id + (f"_{num_shots}shots" if len(by_shots) > 1 else ""),
+            ("-m", "olmo_eval.run_lm_eval", "--model_name_or_path", str(folder), "--tasks", *files, *options),
+            inputs=(folder,),
+            outputs=tuple(files.values()),
+            script="evaluate_it_model.sh",
+            variables={"model_path": str(folder), "tasks": " ".join(files)},
+            arguments=options,
+        )
 
 
 def analysis(study: Study, measurements: Sequence[Path]) -> Iterator[Job]:

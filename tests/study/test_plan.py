@@ -9,8 +9,10 @@ from toy_study import FAMILY, TOY
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study.job import Job
+from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
+from open_instruct.study.stage_scripts import require_runnable
 
 BASE = "tiny_d32-heads2-vocab512_checkpoint-4"
 
@@ -96,6 +98,27 @@ def test_plain_text_is_evaluated_once_without_exemplars(tmp_path):
     assert evaluated[f"{BASE}_2shots"] == few_shot | exemplars
     (formatting,) = [job for job in jobs if job.stage == "format"]
     assert {path.name for path in formatting.outputs} >= evaluated[f"{BASE}_2shots"]
+
+
+def test_a_suite_is_evaluated_with_each_number_of_exemplars(tmp_path):
+    suite = TOY["suite"] | {"tasks": ["openbookqa", "csqa"]}
+    names = {shots: [f"{task}_{BASE}{shots}_limit6.json" for task in suite["tasks"]] for shots in ("", "_2shots")}
+    sets = {"rte": {"limit": 6, "shots": 0}}
+    # As of an evaluation set: its own numbers, or the study's.
+    for changes in ({"suite": suite | {"shots": [0, 2]}}, {"suite": suite, "shots": [0, 2], "evaluation": sets}):
+        jobs = {job.name: job for job in jobs_of(tmp_path, **changes) if job.stage == "suite"}
+        assert len(jobs) == 2 * 4
+        zero, few = jobs[f"{BASE}_0shots"], jobs[f"{BASE}_2shots"]
+        assert [[path.name for path in job.outputs] for job in (zero, few)] == list(names.values())
+        assert [" ".join(job.arguments) for job in (zero, few)] == ["--limit 6", "--num_shots 2 --limit 6"]
+    alone = {job.name: job.outputs for job in jobs_of(tmp_path, suite=suite | {"shots": 2}) if job.stage == "suite"}
+    assert alone[BASE] == few.outputs
+
+
+def test_exemplars_before_complete_contexts_are_refused_by_the_plan(tmp_path):
+    jobs = jobs_of(tmp_path, suite={"tasks": ["arc_easy:rc_5shot"], "shots": [0, 2]})
+    with pytest.raises(UserError, match=r"arc_easy:rc_5shot: its contexts are precomputed; .*suite: \{shots: 0\}"):
+        require_runnable(jobs, JobCache())
 
 
 def test_exemplars_that_only_the_hub_has_are_downloaded_for_the_sets_that_need_them(tmp_path):

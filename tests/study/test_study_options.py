@@ -9,10 +9,10 @@ from toy_study import TOY
 from eval import eval_pred, predict
 from olmo_eval import run_lm_eval
 from open_instruct.common.errors import UserError
-from open_instruct.study.config import RecipeConfig, Study
+from open_instruct.study.config import RecipeConfig, Study, SuiteConfig
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
-from open_instruct.study.settings import PredictionOptions, ScoreOptions, SuiteOptions
+from open_instruct.study.settings import PredictionOptions, ScoreOptions
 from open_instruct.training.arguments import Args as FinetuneArgs
 
 
@@ -33,7 +33,7 @@ PLANNED = {
         *("total_batch_size", "use_lora", "with_tracking", "report_to"),
     },
     predict.Args: {"model_name_or_path", "input_files", "num_shots", "limit"},
-    run_lm_eval.Args: {"model_name_or_path"},
+    run_lm_eval.Args: {"model_name_or_path", "num_shots"},
     eval_pred.Args: {"input_files"},
 }
 """Script -> options that the plan sets from other keys …"""
@@ -52,15 +52,14 @@ BY_HAND = {
     [
         (FinetuneArgs, RecipeConfig),
         (predict.Args, PredictionOptions),
-        (run_lm_eval.Args, Study.__dataclass_fields__["suite"]),
+        (run_lm_eval.Args, SuiteConfig),
         (eval_pred.Args, ScoreOptions),
     ],
     ids=["finetune", "predict", "suite", "score"],
 )
 def test_every_option_of_a_script_is_a_key_or_set_by_the_plan(script, keys):
-    schema = SuiteOptions if not dataclasses.is_dataclass(keys) else keys
     names = {field.name for field in dataclasses.fields(script)}
-    known = {field.name for field in dataclasses.fields(schema)} | {"tasks"}
+    known = {field.name for field in dataclasses.fields(keys)}
     assert names - known - PLANNED[script] - BY_HAND == set()
 
 
