@@ -12,6 +12,11 @@ Writes   into the folder paper beside your own tables:
 
     python analysis/compare_paper.py --study scripts/studies/paper.yaml --released ../released_tables
     python analysis/compare_paper.py --released ../released_tables --margin rouge_l=0.01 accuracy=0.03
+
+With --coverage it writes nothing: it prints which of the published numbers these studies measure too, and why not the
+others, before anything is run:
+
+    python analysis/compare_paper.py --released ../released_tables --coverage scripts/studies/paper.yaml
 """
 
 import math
@@ -24,10 +29,12 @@ import pandas as pd
 
 from analysis.inference.equivalence import MARGINS
 from analysis.inference.paper_comparison import COMPARED, DIRECTIONS, LEVEL, VERDICTS, compare, of_released_family
+from analysis.inference.paper_coverage import Measured, count_coverage, planned_keys
 from analysis.inference.result_tables import build_tables
 from analysis.tables.frames import groups, read_tables, select, table_files, to_csv
 from analysis.tables.gathering import gather_released
 from analysis.tables.latex import to_latex
+from analysis.tables.released import read_released
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
@@ -52,9 +59,14 @@ class Args:
     """Use your tables in this folder."""
     margin: tuple[str, ...] = ()
     """METRIC=VALUE: the largest difference that counts as none (default: the study file's margins, else 0.02)."""
+    coverage: tuple[Path, ...] = ()
+    """Study files: print which of the published numbers they measure too, and compare nothing."""
 
 
 def main(args: Args) -> None:
+    if args.coverage:
+        print_coverage(args.released, args.coverage)
+        return
     margins = parse_margins(args.margin)
     folder = existing_results(args.study, args.folder)
     margins = MARGINS | (load_study(args.study).margins if args.study else {}) | margins
@@ -69,6 +81,19 @@ def main(args: Args) -> None:
                 to_latex(frame.filter(LATEX_COLUMNS[name]), made / f"{name}.tex")
     report(results)
     print(f"wrote {', '.join(f'{name}.csv' for name in results)} to {output}")
+
+
+def print_coverage(released: Path, study_files: Sequence[Path]) -> None:
+    rows, _ = read_released(released)
+    for path in study_files:
+        study = load_study(path)
+        tables, reasons = count_coverage(rows, Measured(planned_keys(study)))
+        print(f"{study.name} (protocol {study.protocol}) measures of the published numbers:")
+        for table, (covered, total) in tables.items():
+            print(f"  {covered} of {total} of {table}")
+            for (of_table, reason), count in reasons.most_common():
+                if of_table == table:
+                    print(f"    not measured ({count}): {reason}")
 
 
 def parse_margins(options: Sequence[str]) -> dict[str, float]:

@@ -20,8 +20,9 @@ from analysis.inference.degenerate_results import degenerate_results, why_degene
 from analysis.inference.equivalence import equivalent
 from analysis.inference.findings import find
 from analysis.inference.multiplicity import adjusted
+from analysis.inference.paper_coverage import Key, Measured, key_of
 from analysis.tables.columns import FILES, TIDY_TABLE
-from analysis.tables.frames import Tables, groups, in_order, is_empty, number, select, where
+from analysis.tables.frames import Tables, groups, in_order, number, select, where
 from analysis.tables.released import FAMILY, RELEASED
 from open_instruct.common.errors import UserError
 
@@ -101,29 +102,27 @@ def compare_numbers(own: Tables, released: Tables, margins: Mapping[str, float])
     Errors are assumed to be independent; if both evaluated the same items, the interval is too wide.
     """
     unsound, own_rows = why_degenerate(released), own_scores(own)
-    own_models = {key[len(EVALUATION) :] for key in own_rows}
+    measured = Measured(own_rows)
     compared = []
     for published in released.scores.to_dict("records"):
-        key, source = key_of(published), published["source"]
+        source = published["source"]
         about = {name: published[name] for name in ("eval dataset", *EVALUATION, *MODEL)}
         about |= {"published": published["Performance"], "published_std": published["std"]}
         about |= {"published_source": source, "note": unsound.get(source)}
-        for mine in own_rows.get(key, []):
+        for mine in own_rows.get(key_of(published), []):
             note = "; ".join(filter(None, (unsound.get(source), mine["why"] and f"own: {mine['why']}")))
             compared.append(about | difference(mine, published, is_degenerate=bool(note)) | {"note": note or None})
-        if key not in own_rows:
-            is_known = key[len(EVALUATION) :] in own_models
-            note = "the model was not evaluated in this format and number of shots" if is_known else "no such model"
-            compared.append(about | {"verdict": "not measured", "note": note})
+        if why := measured.why_missing(published):
+            compared.append(about | {"verdict": "not measured", "note": why})
     return judge(pd.DataFrame(compared).reindex(columns=list(NUMBER_COLUMNS)), margins)
 
 
-def own_scores(own: Tables) -> dict[tuple[Any, ...], list[dict[Any, Any]]]:
+def own_scores(own: Tables) -> dict[Key, list[dict[Any, Any]]]:
     """Own scores by key_of; `why` says why one is unsound.  Replicates are one score, that of the table of levels."""
     levels = own.levels.to_dict("records")
     pooled = {place_of(level): level for level in levels if (number(level["replicates"]) or 1) > 1}
     unsound = why_degenerate(own)
-    found: dict[tuple[Any, ...], dict[Any, dict[Any, Any]]] = {}
+    found: dict[Key, dict[Any, dict[Any, Any]]] = {}
     for row in own.scores.to_dict("records"):
         score = row | {"df": np.inf, "replicates": 1, "unit": None, "why": unsound.get(row["source"])}
         same_model = found.setdefault(key_of(row), {})
@@ -137,15 +136,6 @@ def own_scores(own: Tables) -> dict[tuple[Any, ...], list[dict[Any, Any]]]:
 
 def place_of(row: Mapping[Any, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in PLACE)
-
-
-def key_of(row: Mapping[Any, Any]) -> tuple[Any, ...]:
-    return tuple(comparable(row[name]) for name in (*EVALUATION, *MODEL))
-
-
-def comparable(value: Any) -> Any:
-    """An empty cell as None; a float rounded, so that a learning rate is equal however it was written."""
-    return None if is_empty(value) else float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def difference(own: Mapping[Any, Any], published: Mapping[Any, Any], *, is_degenerate: bool) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def test_prompt_templates_end_without_white_space_and_use_declared_fields(task):
         assert prompt.format(**fields).rstrip() == prompt.format(**fields)
 
 
-def test_the_papers_study_uses_the_declared_recipes():
-    recipes = load_study(REPOSITORY / "scripts" / "studies" / "paper.yaml").train_sets
-    assert {name: (r.epochs, r.lr) for name, r in recipes.items()} == {
-        name: ((t.epochs,), (t.lr,)) for name, t in TRAIN_SETS.items() if t.lr is not None
-    }
+@pytest.mark.parametrize("name", ["paper", "paper_protocol"])
+def test_the_papers_studies_use_its_recipes(name):
+    recipes = load_study(REPOSITORY / "scripts" / "studies" / f"{name}.yaml").train_sets
+    papers = {"xsum": (3, 2e-7), "socialiqa": (3, 2e-6), "mnli": (3, 2e-6), "paws": (3, 2e-6), "tulu": (5, 2e-6)}
+    assert {name: (*r.epochs, *r.lr) for name, r in recipes.items()} == papers
