@@ -33,7 +33,7 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     if (folder / "model.pt").is_file():
         raise UserError(
             f"{folder} is in OLMo's own format; convert it first: "
-            f"python open_instruct/olmo_hf/convert_olmo_to_tf.py --input_dir {folder} --output_dir …"
+            f"python open_instruct/olmo_hf/convert_olmo_to_tf.py --input_dir {folder} --step …"
         )
     if folder.is_dir():
         return folder
@@ -62,7 +62,7 @@ def require_model(folder: Path) -> None:
     if (folder / "model.pt").is_file():
         raise UserError(
             f"{folder} is in OLMo's own format (config.yaml + model.pt), expected transformers format; "
-            "convert it with `python open_instruct/olmo_hf/convert_olmo_to_tf.py`"
+            f"convert it with `python open_instruct/olmo_hf/convert_olmo_to_tf.py --input_dir {folder} --step …`"
         )
     if (folder / "adapter_config.json").is_file():
         raise UserError(

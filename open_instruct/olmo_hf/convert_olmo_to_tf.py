@@ -8,11 +8,12 @@ Writes   {output_dir}/: sharded safetensors, config, generation config, tokenize
         --tokenizer_name_or_path output/tiny_tokenizer
 """
 
+import re
 import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
@@ -28,18 +29,22 @@ from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.olmo_hf.config import read_native_config, target_config, training_only_options
 from open_instruct.olmo_hf.native import NativeFiles, find_native, load_state
 from open_instruct.olmo_hf.shards import write_shards
-from open_instruct.olmo_hf.tokenizer import EOS
+from open_instruct.olmo_hf.tokenizer import EOS, tokenizer_of
 from open_instruct.olmo_hf.verification import VerifyBy, verify
 from open_instruct.olmo_hf.weights import Conversion, check_state, map_tensors, target_of
 from open_instruct.study.variants import Variant
+
+if TYPE_CHECKING:
+    from olmo.config import ModelConfig
 
 
 @dataclass(frozen=True)
 class Args:
     family: str = "olmo1b"
     """Family of the checkpoint (open_instruct/checkpoints/families.yaml)."""
-    step: int | Literal["main"] = MAIN
-    """Pre-training step of the checkpoint; `main` (or -1): the released final weights."""
+    step: int | Literal["main"] | None = None
+    """Pre-training step of the checkpoint; `main` (or -1): the released final weights
+    (default: as recorded in input_dir's meta.json, where its name says the same)."""
     run: str | None = None
     """Pre-training run of the checkpoint, of a family that has several."""
     input_dir: Path | None = None
@@ -47,7 +52,7 @@ class Args:
     output_dir: Path | None = None
     """Folder to write (default: output/{family}_tf_ckpts/checkpoint-{step})."""
     tokenizer_name_or_path: str | None = None
-    """Folder or Hub name of the tokenizer (default: output/{family}_tokenizer)."""
+    """Folder, Hub name or tokenizer.json of the tokenizer (default: output/{family}_tokenizer)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the written weights."""
     max_shard_size: str = "500MB"
@@ -75,7 +80,7 @@ def main(args: Args) -> None:
     require_installed("conversion from OLMo's own format", CODE)
     native_config = read_native_config(native.config)
     target = target_of(native_config)
-    tokenizer = load_tokenizer(tokenizer_name, native_config.vocab_size)
+    tokenizer = load_tokenizer(tokenizer_name, native_config)
     config = target_config(native_config, target, tokenizer, args.dtype)
     dtype: torch.dtype = getattr(torch, args.dtype)
     empty = empty_tensors(config, dtype)
@@ -98,15 +103,34 @@ def main(args: Args) -> None:
 
 
 def checkpoint_of(args: Args) -> Checkpoint:
-    """Raises UserError for an unknown family, and for an invalid step."""
-    if args.step != MAIN and args.step < -1:
-        raise UserError(f"step is {args.step}, expected a pre-training step, or `main`")
-    return Checkpoint(family_named(args.family).name, None if args.step in (MAIN, -1) else args.step, args.run)
+    """Raises UserError for an unknown family, and for a step that is invalid or not known."""
+    step = recorded_step(args.input_dir) if args.step is None else args.step
+    if step != MAIN and step < -1:
+        raise UserError(f"step is {step}, expected a pre-training step, or `main`")
+    return Checkpoint(family_named(args.family).name, None if step in (MAIN, -1) else step, args.run)
+
+
+def recorded_step(input_dir: Path | None) -> int | Literal["main"]:
+    """The step in a checkpoint's sidecar.  Raises UserError where it has none, or the folder's name says another."""
+    if input_dir is None:
+        raise UserError("no checkpoint is given; expected --step or --input_dir")
+    identity = sidecar_identity(input_dir)
+    if "step" not in identity:
+        raise UserError(f"{input_dir} has no meta.json that names its step; add --step, a number or main")
+    step = MAIN if identity["step"] is None else identity["step"]
+    name = input_dir.resolve().name
+    if re.fullmatch(rf"{MAIN}|checkpoint-\d+", name) and name != Checkpoint("", identity["step"]).name:
+        raise UserError(f"{input_dir} is of step {step}, as its meta.json says; if that is right, add --step {step}")
+    return step
+
+
+def sidecar_identity(folder: Path) -> dict[str, Any]:
+    return read_sidecar(folder).get("identity", {}) if has_sidecar(folder) else {}
 
 
 def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
     """Raises UserError where the checkpoint's own sidecar names another family or step."""
-    identity = read_sidecar(input_dir).get("identity", {}) if has_sidecar(input_dir) else {}
+    identity = sidecar_identity(input_dir)
     for field, given in (("family", checkpoint.family), ("step", checkpoint.step), ("run", checkpoint.run)):
         if field in identity and identity[field] != given:
             right, wrong = (MAIN if value is None else value for value in (identity[field], given))
@@ -135,17 +159,20 @@ def plan_artifact(
         "max_shard_size": args.max_shard_size,
         "verify": args.verify,
     }
-    if Path(tokenizer_name).is_dir():
+    if Path(tokenizer_name).exists():
         inputs = {**inputs, "tokenizer": Path(tokenizer_name)}
     else:
         arguments["tokenizer"] = tokenizer_name
     return Artifact(output_dir, arguments=arguments, inputs=inputs, identity=Variant(checkpoint).identity())
 
 
-def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
-    """Raises UserError where it is missing, or its EOS, pad or size do not fit an OLMo with `vocab_size` tokens."""
+def load_tokenizer(name: str, native: "ModelConfig") -> Tokenizer:
+    """Raises UserError where it is missing, or its EOS, pad or size do not fit an OLMo with this config."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        is_file = Path(name).is_file()
+        tokenizer: Any = (
+            tokenizer_of(Path(name), native.pad_token_id) if is_file else AutoTokenizer.from_pretrained(name)
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"no tokenizer at {name} ({reason}); set --tokenizer_name_or_path") from error
@@ -154,8 +181,9 @@ def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
         raise UserError(f"the EOS of {name} is {tokenizer.eos_token!r}, expected {EOS!r}; choose OLMo's tokenizer")
     if tokenizer.pad_token_id is None:
         raise UserError(f"{name} names no pad token; set pad_token in its tokenizer_config.json")
-    if len(tokenizer) > vocab_size:
-        raise UserError(f"{name} has {len(tokenizer)} tokens, the checkpoint {vocab_size}; choose its own tokenizer")
+    if len(tokenizer) > native.vocab_size:
+        sizes = f"{len(tokenizer)} tokens, the checkpoint {native.vocab_size}"
+        raise UserError(f"{name} has {sizes}; choose its own tokenizer")
     return tokenizer
 
 

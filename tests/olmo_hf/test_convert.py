@@ -194,3 +194,12 @@ def test_wrongly_written_weights_are_detected(folder, monkeypatch):
 def test_no_verify_compares_nothing(folder, monkeypatch):
     monkeypatch.setattr(convert, "verify", lambda *_: pytest.fail("compared"))
     assert read_sidecar(run_conversion(folder, verify=False))["verification"] is None
+
+
+def test_a_tokenizer_file_gives_the_tokenizer_of_its_folder(folder):
+    file = folder / "tokenizer" / "tokenizer.json"
+    expected = AutoTokenizer.from_pretrained(file.parent)
+    set_options(folder, pad_token_id=expected.pad_token_id)
+    written = AutoTokenizer.from_pretrained(run_conversion(folder, tokenizer_name_or_path=str(file)))
+    assert (written.eos_token, written.pad_token) == (expected.eos_token, expected.pad_token)
+    assert written("The cat sat").input_ids == expected("The cat sat").input_ids

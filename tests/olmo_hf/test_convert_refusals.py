@@ -107,6 +107,18 @@ def test_invalid_config_is_refused(folder, text):
     refuse(folder, r"config\.yaml: ")
 
 
+def test_unfit_tokenizer_files_are_refused(folder):
+    refuse(folder, r"config\.json: the tokenizer cannot be loaded", tokenizer_name_or_path=str(other_json(folder)))
+    set_options(folder, pad_token_id=299_999)
+    tokenizer = folder / "tokenizer" / "tokenizer.json"
+    refuse(folder, r"tokenizer\.json has no token of id 299999", tokenizer_name_or_path=str(tokenizer))
+
+
+def other_json(folder):
+    (folder / "config.json").write_text("{}")
+    return folder / "config.json"
+
+
 def test_unfit_tokenizers_are_refused(folder):
     refuse(folder, "no tokenizer at .*set --tokenizer_name_or_path", tokenizer_name_or_path=str(folder / "nowhere"))
     tokenizer = toy_tokenizer(folder / "tokenizer", vocab_size=301)
@@ -147,6 +159,36 @@ def test_step_must_agree_with_the_checkpoint(folder):
     refuse(folder, "is of step 200, not 300; add --step 200")
     refuse(folder, "is of step 200, not main; add --step 200", step=-1)
     assert read_sidecar(run_conversion(folder, step=200))["identity"]["step"] == 200
+
+
+@pytest.fixture
+def named_by_a_step(folder):
+    """A checkpoint in a folder whose name is that of step 200, without a sidecar."""
+    return (folder / "native").rename(folder / "checkpoint-200")
+
+
+def test_without_a_sidecar_the_step_is_not_guessed(folder, named_by_a_step):
+    refuse(folder, r"has no meta\.json that names its step; add --step", input_dir=named_by_a_step, step=None)
+    refuse(folder, "expected --step or --input_dir", input_dir=None, step=None)
+    assert read_sidecar(run_conversion(folder, input_dir=named_by_a_step))["identity"]["step"] == 300
+
+
+@pytest.mark.parametrize("step", [200, 400, None])
+def test_the_step_of_the_sidecar_is_taken_where_the_folder_does_not_name_another(folder, named_by_a_step, step):
+    sidecar = {"identity": {"family": "tiny", "step": step}, "arguments": {}, "inputs": {}, "files": {}}
+    write_json(named_by_a_step / "meta.json", sidecar)
+    if step != 200:
+        wanted = "main" if step is None else step
+        refuse(folder, f"is of step {wanted}, as .* add --step {wanted}", input_dir=named_by_a_step, step=None)
+    given = {200: None, 400: 400, None: "main"}[step]
+    converted = run_conversion(folder, input_dir=named_by_a_step, step=given)
+    assert read_sidecar(converted)["identity"]["step"] == step
+
+
+def test_a_folder_of_another_name_has_the_step_of_its_sidecar(folder):
+    sidecar = {"identity": {"family": "tiny", "step": 200}, "arguments": {}, "inputs": {}, "files": {}}
+    write_json(folder / "native" / "meta.json", sidecar)
+    assert read_sidecar(run_conversion(folder, step=None))["identity"]["step"] == 200
 
 
 def test_unknown_family_and_negative_step_are_refused(folder):
