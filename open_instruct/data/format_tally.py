@@ -25,8 +25,6 @@ class Tally:
     """Ids of rows with an empty part."""
     overlapping: dict[str, list[str]] = field(default_factory=lambda: {"exact": [], "normalised": []})
     """Kind of match -> ids of train rows that are also in an evaluation set."""
-    held_back: int = 0
-    """Rows of an evaluation set that are reserved for exemplars."""
     seen: set[str] = field(default_factory=set)
 
     def add(self, records: Mapping[str, Record], *, evaluated: TextHashes | None = None, drop: bool = False) -> bool:
@@ -87,12 +85,11 @@ class Tally:
         """Entries of the sidecar."""
         counts: dict[str, Any] = {"rows": self.rows, "labels": dict(self.labels), "dropped_empty": len(self.empty)}
         if isinstance(self.task, EvalSet):
-            return counts | ({"held_back": self.held_back} if self.held_back else {})
+            return counts
         return counts | {f"overlap_{kind}": len(ids) for kind, ids in self.overlapping.items()}
 
     def __str__(self) -> str:
         parts = [f"{self.rows} rows"]
-        parts += [f"{self.held_back} held back for exemplars"] if self.held_back else []
         parts += [f"{len(self.empty)} left out (empty)"] if self.empty else []
         parts += [f"{self.num_overlapping} also in the evaluation set"] if self.num_overlapping else []
         return ", ".join(parts)

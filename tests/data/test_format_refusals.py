@@ -3,6 +3,7 @@
 import pytest
 import toy_datasets
 
+from eval.prediction.prediction_spec import sample_items, sample_without
 from open_instruct import format_generalization
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
@@ -220,13 +221,19 @@ def test_exemplars_are_neither_trained_on_nor_evaluated(mirror):
     assert read_sidecar(evaluation_file("xsum"))["exemplar_ids"] == shots
 
 
-def test_exemplars_from_the_evaluated_split_are_held_out_of_the_evaluation(mirror):
+def test_exemplars_from_the_evaluated_split_are_items_which_few_shot_evaluation_leaves_out(mirror, capsys):
     format_sets(evaluation=["gpt3nli", "rte"], paper_splits=True)
     for name in ("gpt3nli", "rte"):
-        shots = ids(exemplar_file(evaluation_file(name, "instruct", paper_splits=True)))
-        assert len(shots) == 8
-        assert not {*shots} & {*ids(evaluation_file(name, "instruct", paper_splits=True))}
-        assert len(ids(evaluation_file(name, paper_splits=True))) == 24
+        path = evaluation_file(name, "instruct", paper_splits=True)
+        exemplars = list(read_jsonl(exemplar_file(path)))
+        items, num_left_out = sample_without(path, None, exemplars)
+        assert (len(exemplars), len(ids(path)), len(items), num_left_out) == (8, 40, 32, 8)
+        assert {*ids(path)} == {*ids(exemplar_file(path))} | {item["id"] for item in items}
+        # Of a limit as many remain, most of them those of the zero-shot evaluation.
+        limited, _ = sample_without(path, 20, exemplars)
+        assert len(limited) == 20
+        assert len({item["id"] for item in limited} & {item["id"] for item in sample_items(path, 20)}) >= 12
+    assert "8 exemplars (items, which few-shot evaluation leaves out)" in capsys.readouterr().out
 
 
 def test_exemplars_of_the_paper_protocol_are_the_first_items_and_are_evaluated(mirror):

@@ -190,13 +190,12 @@ def test_plain_text_has_no_prompt(folder):
     assert (first["prompt"], first["completion"]) == ("", "Parcel 0 is late.")
 
 
-def test_exemplars_held_back_are_not_evaluated_and_counted(folder, capsys):
+def test_exemplars_held_back_are_rows_of_the_test_part(folder, capsys):
     format_own(declare(folder, "train", exemplars="held_back"), train=())
     items = {record["id"] for record in records(paths.evaluation_file("tickets"))}
     shots = {record["id"] for record in records(exemplar_file(paths.evaluation_file("tickets")))}
-    assert (len(items), len(shots), items & shots) == (24, 8, set())
-    assert read_sidecar(paths.evaluation_file("tickets"))["held_back"] == 16
-    assert "24 rows, 16 held back for exemplars" in capsys.readouterr().out
+    assert (len(items), len(shots), shots - items) == (40, 8, set())
+    assert "40 rows, 8 exemplars (items, which few-shot evaluation leaves out)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("raw", [(0, 1), ("0", "1"), (0.0, 1.0), ("a", "b"), (False, True)], ids=str)

@@ -72,8 +72,7 @@ def test_the_real_client_formats_a_copy_of_every_dataset(from_hub, monkeypatch):
     for name in ON_HUB_EVAL:
         for task_format in EVAL_SETS[name].template.prompts:
             path = evaluation_file(name, task_format)
-            # gpt3nli has no train split: sixteen of its rows are reserved for exemplars.
-            assert len(list(read_jsonl(path))) == (24 if name == "gpt3nli" else 40), name
+            assert len(list(read_jsonl(path))) == 40, name
             assert len(list(read_jsonl(exemplar_file(path)))) == 8
     for name in ON_HUB_TRAIN:
         assert len(list(read_jsonl(paths.train_file(name, "_anyrows")))) == 24

@@ -263,12 +263,27 @@ def test_exemplars_are_in_prompt_file_name_and_sidecar(home):
         run_predict(home, "rte", num_shots=3)
 
 
-def test_missing_exemplars_and_exemplars_that_are_items_are_refused(home):
-    with pytest.raises(UserError, match=r"rte\.exemplars\.jsonl: no such file"):
+def test_missing_exemplars_are_refused_with_the_command_that_makes_them(home):
+    with pytest.raises(
+        UserError, match=r"rte\.exemplars\.jsonl: no such file; .*--few_shot_sets rte`, or offline with"
+    ):
         run_predict(home, "rte", num_shots=1)
-    write_jsonl(home / "rte.exemplars.jsonl", as_records(RTE[3:4]))
-    with pytest.raises(UserError, match="rte-0 would be exemplar and item"):
-        run_predict(home, "rte", num_shots=1)
+    with pytest.raises(UserError, match="it takes no --num_shots"):
+        run_predict(home, "heldout_text", num_shots=1)
+
+
+def test_items_that_are_exemplars_are_left_out_for_any_number_of_them_and_counted(home, capsys):
+    write_jsonl(home / "rte.exemplars.jsonl", as_records(RTE[3:5]))
+    for num_shots in (1, 2):
+        path = run_predict(home, "rte", num_shots=num_shots)
+        assert [record["id"] for record in read_records(path)] == ["rte-0", "rte-1", "rte-2", "rte-5"]
+        facts = read_sidecar(path)
+        assert (facts["num_items"], facts["num_left_out"], len(facts["exemplar_ids"])) == (4, 2, num_shots)
+    assert "rte.jsonl: 2 items left out, for they are exemplars" in capsys.readouterr().out
+    assert len(read_records(run_predict(home, "rte"))) == 6
+    write_jsonl(home / "rte.exemplars.jsonl", as_records(RTE))
+    with pytest.raises(UserError, match="every item is an exemplar; leave out --num_shots"):
+        run_predict(home, "rte", num_shots=3)
 
 
 def test_exemplar_file_as_input_file_is_refused(home):

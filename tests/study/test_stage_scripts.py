@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from stage_scripts import SCRIPTS, recorded_calls, run_script, split
@@ -48,6 +49,32 @@ def test_a_missing_variable_is_named_and_nothing_runs(script, given, missing, re
     assert done.returncode != 0
     assert f"set {missing} to" in done.stderr
     assert recorded_calls(recorders) == []
+
+
+def test_files_of_a_folder_with_too_few_exemplars_are_left_out_of_few_shot_evaluation(recorders, base_dir):
+    folder = base_dir / "data of mine" / "evaluation"
+    folder.mkdir(parents=True)
+    for name, num_exemplars in (("heldout_text", None), ("mrpc", 1), ("rte", 2)):
+        (folder / f"{name}.jsonl").touch()
+        if num_exemplars is not None:
+            (folder / f"{name}.exemplars.jsonl").write_text("{}\n" * num_exemplars)
+
+    def predicted(**given: str) -> tuple[list[str], str]:
+        environment = os.environ | {"PATH": f"{recorders}:{os.environ['PATH']}", "data_dir": str(folder.parent)}
+        command = ["bash", str(SCRIPTS / "generate_pred.sh")]
+        environment |= {"model_path": "model"} | given
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        calls = recorded_calls(recorders)
+        return [Path(one).stem for one in split(tuple(calls[0]))[1]["--input_files"]] if calls else [], done.stderr
+
+    assert predicted() == (["heldout_text", "mrpc", "rte"], "")
+    files, message = predicted(num_shots="2")
+    assert files == ["rte"]
+    assert "left out, with fewer than 2 exemplars: heldout_text mrpc\n" in message
+    assert "--few_shot_sets NAME" in message
+    # What is named is not left out: predict.py refuses it with what to type.
+    assert predicted(num_shots="2", data_file_name="mrpc")[0] == ["mrpc"]
+    assert "no file is left in" in predicted(num_shots="3")[1]
 
 
 @pytest.mark.parametrize(("written", "exit_code"), [("saved", SAVED_AND_STOPPED), ("", 7)])
