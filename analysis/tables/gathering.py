@@ -30,7 +30,7 @@ from open_instruct.study.config import Study
 from open_instruct.study.variants import IDENTITY_FIELDS
 
 SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
-SAME_CHOICES = ("boolq", "rte", "mrpc", "sst2")
+SAME_CHOICES = ("boolq", "rte", "mrpc", "sst2", "sst", "qqp", "qnli", "wnli", "wic", "wsc")
 """Suite tasks that have the same choices, in one order, for every item."""
 EVALUATION_FIELDS = ("eval_set", "format", "protocol", "kind", "role")
 ARCHITECTURE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -139,13 +139,13 @@ def top_choice(result: Mapping[str, Any], metric: str) -> float | None:
     found = result["metrics"]["rc_metrics"]
     form = (found.get("primary_metric", "") if metric == "acc" else metric).removeprefix("acc_")
     chosen = found.get(f"predicted_indices_{form}")
-    return chosen[0][1] if chosen and has_same_choices(result["task"]) else None
+    return chosen[0][1] if chosen and has_same_choices(found.get("form", result["task"])) else None
 
 
 def has_same_choices(task: str) -> bool:
     """Whether an index means the same answer for every item; multiple-choice prompts name the choices by letters."""
     name, _, variant = task.partition(":")
-    return name in SAME_CHOICES or variant.startswith("mc_") or (name.startswith("mmlu") and not variant)
+    return name in SAME_CHOICES or variant.startswith("mc") or (name.startswith("mmlu") and not variant)
 
 
 def model_fields(measurement: Measurement) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def load_instances(
     rows = list(enumerate(read_rows(task, split, place)))
     if split == "validation" and len(rows) != task.rows.num_rows:
         raise UserError(f"{task.name}: found {len(rows)} rows in {place.source}, expected {task.rows.num_rows}")
-    if limit is not None and limit < len(rows):
+    limit = min(limit or len(rows), task.sample or len(rows))
+    if limit < len(rows):
         rows = random.Random(random_subsample_seed).sample(rows, limit)
     exemplars_of = exemplar_source(task, num_shots, place)
     instances = []

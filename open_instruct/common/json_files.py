@@ -15,9 +15,12 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.markers import note_version
 
 
-def read_jsonl(path: Path, required: Sequence[str] = (), *, texts: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def read_jsonl(
+    path: Path, required: Sequence[str] = (), *, texts: Sequence[str] = (), comment: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Records of a JSON lines file, `.gz` or not, which have the keys in `required` and text in those in `texts`.
 
+    comment: lines that begin with it are left out, and empty ones (None: every line has a record).
     Raises UserError with file:line at the first malformed one, and where the file is a folder or damaged.
     """
     required = tuple(dict.fromkeys((*required, *texts)))
@@ -25,6 +28,8 @@ def read_jsonl(path: Path, required: Sequence[str] = (), *, texts: Sequence[str]
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
+                if comment is not None and (not line.strip() or line.lstrip().startswith(comment.encode())):
+                    continue
                 record = parse_line(line, place=f"{path}:{number}")
                 missing = [key for key in required if key not in record]
                 if missing:

@@ -8,6 +8,7 @@ GLUE = partial(Split, hub="nyu-mll/glue", revision="bcdcba79d07bc864c1c254ccfced
 PAWS = partial(Split, hub="google-research-datasets/paws", revision="161ece9501cf0a11f3e48bd356eaa82de46d6a09")
 GPT3_NLI = partial(Split, hub="pietrolesci/gpt3_nli", revision="48d27a285f1919f3f7e6cd53b6a07fb13a238efb")
 SCIQ = partial(Split, hub="allenai/sciq", revision="2c94ad3e1aafab77146f384e23536f97a4849815")
+GSM8K = partial(Split, hub="openai/gsm8k", revision="e53f048856ff4f594e959d75785d2c2d37b678ee")
 TWEET_QA = partial(Split, hub="ucsbnlp/tweet_qa", revision="4271bbdba0deb6570abdfe9766785cfd305876de")
 # A commit of refs/convert/parquet: the Hub's Parquet copy of a dataset with a loading script.
 SOCIAL_I_QA = partial(Split, hub="allenai/social_i_qa", revision="537a2ec8ec565adc0b70b70752893e59e024df26")
@@ -29,3 +30,7 @@ SUPER_GLUE = partial(Split, hub="aps/super_glue", revision="3de24cf8022e94f4ee4b
 WINOGRANDE = partial(Split, hub="allenai/winogrande", revision="01e74176c63542e6b0bcb004dcdea22d94fb67b5")
 # A commit of refs/convert/parquet.
 PIQA = partial(Split, hub="ybisk/piqa", revision="142c51238b3ca2bc61e9a075913871b8b600e8e1")
+# Without a pinned commit: the Parquet copies of datasets with a loading script.
+HEAD_QA = partial(Split, hub="EleutherAI/headqa", revision="refs/convert/parquet")
+LOGIQA = partial(Split, hub="EleutherAI/logiqa", revision="refs/convert/parquet")
+MATH_QA = partial(Split, hub="allenai/math_qa", revision="refs/convert/parquet")

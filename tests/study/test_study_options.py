@@ -42,7 +42,7 @@ BY_HAND = {
     *("overwrite", "keep_weights", "then", "resume_from_checkpoint", "stop_file", "push_to_hub"),
     *("gradient_accumulation_steps", "validation_file", "batch_size", "max_tokens_per_batch", "model_class"),
     *("config_file", "task_file", "source", "local_dir", "num_recorded_inputs", "full_output_file", "metrics_file"),
-    *("gsheet", "list_tasks", "output_csv", "against", "differences_file", "load_in_float16"),
+    *("list_tasks", "output_csv", "against", "differences_file", "load_in_float16"),
 }
 """… and those of single runs: other files, names, publishing."""
 
