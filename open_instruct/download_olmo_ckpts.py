@@ -2,11 +2,13 @@
 
 Reads   the family's store: native checkpoints over HTTP (config.yaml, model.pt), or revisions on the Hub.
 Writes  output/{family}_ckpts/checkpoint-{step}/ (OLMo's own format, to be converted) and output/{family}_tokenizer/, or
-        output/{family}_tf_ckpts/checkpoint-{step}/ (transformers format, ready for use); each with meta.json
+        output/{family}_tf_ckpts/checkpoint-{step}/ (transformers format, ready for use), or, of fine-tuned models that
+        others published, output/{model_id}/; each with meta.json
 
     python open_instruct/download_olmo_ckpts.py --family olmo1b --list
     python open_instruct/download_olmo_ckpts.py --family olmo1b --steps 1000,18000,main
     python open_instruct/download_olmo_ckpts.py --family pythia-160m --ckpt_amount 8 --download_in_parallel
+    python open_instruct/download_olmo_ckpts.py --family olmo1b --fine_tuned xsum mnli --steps 1000,main
 """
 
 import dataclasses
@@ -26,6 +28,7 @@ from open_instruct.checkpoints.download import (
 from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
 from open_instruct.checkpoints.families import MAIN, Checkpoint, Family, family_named, step_name
 from open_instruct.checkpoints.family_table import family_table
+from open_instruct.checkpoints.fine_tuned import FineTuned, choose_fine_tuned, list_fine_tuned, store_of
 from open_instruct.checkpoints.http_probe import RetryPolicy, open_client
 from open_instruct.checkpoints.hub_store import describe_snapshot, list_hub
 from open_instruct.checkpoints.listing import (
@@ -41,7 +44,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
-from open_instruct.study.variants import Variant
+from open_instruct.study.variants import Recipe, Variant
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Args:
     """Choose this many checkpoints, evenly spaced, first and last included."""
     steps: tuple[str, ...] = ()
     """Choose these steps: 1000,18000 or 1000 18000; `main` is the released model."""
+    fine_tuned: tuple[str, ...] = ()
+    """In place of the checkpoints, the published models that were fine-tuned from them on these train sets (`all`), at
+    --steps (default: all)."""
     nearest: bool = False
     """Choose the closest checkpoint where a step does not exist; meta.json records the requested step."""
     with_optimizer: bool = False
@@ -83,6 +89,7 @@ def main(args: Args) -> None:
         print(family_table())
         return
     family = family_named(args.family)
+    family = store_of(family) if args.fine_tuned else family
     check_args(args, family)
     available = list_available(args, family)
     if args.list:
@@ -124,7 +131,9 @@ def check_args(args: Args, family: Family) -> None:
         problems.append("--with_optimizer and --get_wget_list are for native checkpoints, not for the Hub")
     if args.ckpt_csv and args.from_hub:
         problems.append("choose one of --ckpt_csv and --from_hub")
-    if not args.list and (args.ckpt_amount is None) == (not args.steps):
+    if args.fine_tuned and (args.ckpt_amount is not None or args.nearest):
+        problems.append("choose fine-tuned models by --fine_tuned and --steps, without --ckpt_amount and --nearest")
+    elif not args.list and not args.fine_tuned and (args.ckpt_amount is None) == (not args.steps):
         problems.append("choose checkpoints by --ckpt_amount or by --steps, or print them by --list")
     if problems:
         raise UserError("; ".join(problems))
@@ -134,7 +143,9 @@ def is_native(args: Args, family: Family) -> bool:
     return args.ckpt_csv is not None or (bool(family.runs) and not args.from_hub)
 
 
-def list_available(args: Args, family: Family) -> list[Available]:
+def list_available(args: Args, family: Family) -> Sequence[Available]:
+    if args.fine_tuned:
+        return list_fine_tuned(family, args.fine_tuned)
     if args.ckpt_csv:
         return read_checkpoint_csv(args.ckpt_csv, family)
     return list_known_runs(family) if is_native(args, family) else list_hub(family)
@@ -153,6 +164,10 @@ def print_list(available: Sequence[Available], family: Family) -> None:
 
 
 def choose(args: Args, family: Family, available: Sequence[Available]) -> list[Choice]:
+    if args.fine_tuned:
+        models = [one for one in available if isinstance(one, FineTuned)]
+        taken = choose_fine_tuned(models, parse_steps(args.steps) if args.steps else ())
+        return [Choice(one, one.checkpoint.step, plan_artifact(args, family, one)) for one in taken]
     if args.ckpt_amount is not None:
         chosen = {one.checkpoint.step: one for one in choose_amount(available, args.ckpt_amount)}
     else:
@@ -175,6 +190,9 @@ def parse_steps(values: Sequence[str]) -> list[int | None]:
 def plan_artifact(args: Args, family: Family, one: Available) -> Artifact:
     source = one.location if is_native(args, family) else f"{family.hub}@{one.location}"
     arguments = {"source": source, "with_optimizer": args.with_optimizer}
+    if isinstance(one, FineTuned):
+        model = Variant(one.checkpoint, one.train_set, one.epochs, one.lr, Recipe(is_published=True))
+        return Artifact(model.folder, arguments, identity=model.identity())
     return Artifact(one.checkpoint.folder, arguments, identity=Variant(one.checkpoint).identity())
 
 

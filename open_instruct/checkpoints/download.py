@@ -43,7 +43,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        return self.available.checkpoint.name
+        return self.available.name
 
     @property
     def partial(self) -> Path:

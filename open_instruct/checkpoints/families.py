@@ -21,6 +21,13 @@ from open_instruct.common.yaml_schema import parse_values, yaml_problem
 
 BUILT_IN = Path(__file__).with_name("families.yaml")
 PLACEHOLDERS = {"step": r"(?P<step>\d+)", "tokens": r"(?P<tokens>\d+)", "run": r"(?P<run>[A-Za-z0-9_.-]+)"}
+FINE_TUNED_PLACEHOLDERS = {
+    "checkpoint": r"(?:ckpt(?P<step>\d+)|main)",
+    "train_set": r"(?P<train_set>[A-Za-z0-9_]+)",
+    "epochs": r"(?P<epochs>\d+)",
+    "lr": r"(?P<lr>\d+(?:\.\d+)?e-\d+)",
+}
+"""Of the names of fine-tuned models that others published."""
 EMBEDDED = "tiny"
 """The family that pretrain_tiny.py makes."""
 CONVERTED = "_tf_ckpts"
@@ -36,6 +43,15 @@ class TokenizerFile:
     file: str
     pad: str
     """Its pad token."""
+
+
+@dataclass(frozen=True)
+class FineTunedStore:
+    """Models that others fine-tuned from a family's checkpoints: revisions of one repository on the Hub."""
+
+    hub: str
+    revision: str
+    """Pattern of their names (open_instruct/checkpoints/fine_tuned.py)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ class Family:
     tokens_at_start: int = 0
     tokenizer: TokenizerFile | None = None
     base_prefix: str | None = None
+    fine_tuned: FineTunedStore | None = None
 
     @property
     def prefix(self) -> str:
@@ -134,8 +151,9 @@ class Family:
 
 
 def pattern_regex(pattern: str) -> str:
-    """Regular expression of a pattern with {step}, {tokens}, {run}, with groups of these names."""
-    return re.sub(r"\\{(\w+)\\}", lambda placeholder: PLACEHOLDERS[placeholder[1]], re.escape(pattern))
+    """Regular expression of a pattern with placeholders, with groups of their names."""
+    known = PLACEHOLDERS | FINE_TUNED_PLACEHOLDERS
+    return re.sub(r"\\{(\w+)\\}", lambda placeholder: known[placeholder[1]], re.escape(pattern))
 
 
 def family_named(name: str) -> Family:
@@ -206,6 +224,14 @@ def parse_family(name: Any, values: Any, problems: list[str]) -> Any:
     for key in ("tokens_per_step", "tokens_at_start", "main_step"):
         if isinstance(values.get(key), int) and values[key] < 0:
             problems.append(f"{name}: {key} is {values[key]}, expected 0 or more")
+    fine_tuned = values.get("fine_tuned")
+    if isinstance(fine_tuned, dict):
+        placeholders = re.findall(r"{(.*?)}", str(fine_tuned.get("revision", "")))
+        if sorted(placeholders) != sorted(FINE_TUNED_PLACEHOLDERS):
+            expected = ", ".join(f"{{{one}}}" for one in FINE_TUNED_PLACEHOLDERS)
+            problems.append(
+                f"{name}: revision of fine_tuned is {fine_tuned.get('revision')}, expected {expected}, each once"
+            )
     if "path" in values and ("hub" in values or "urls" in values):
         problems.append(f"{name}: path is a folder of yours; leave out hub and urls")
     if "path" in values and not Path(str(values["path"])).is_absolute():

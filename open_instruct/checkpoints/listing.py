@@ -23,6 +23,11 @@ class Available:
     tokens_in_name: int | None = None
     """Number of tokens that the store's own name states, rounded."""
 
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.checkpoint.name
+
 
 def list_known_runs(family: Family) -> list[Available]:
     """The native checkpoints whose URL is known without a list, by step, `main` last."""

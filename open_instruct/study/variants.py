@@ -30,6 +30,8 @@ class Recipe:
     mixed_precision: str = "bf16"
     is_adapter: bool = False
     """The adapter alone is kept: the same model, in a folder of another name."""
+    is_published: bool = False
+    """Others fine-tuned and published it: their software, data and seed."""
     options: TrainingOptions = field(default_factory=TrainingOptions)
     seed: int = DEFAULT_SEED
 
@@ -37,7 +39,8 @@ class Recipe:
     def settings(self) -> str:
         """Everything without a column of its own that differs from the default: `_fp32_warmup0.1`."""
         precision = {"bf16": "", "no": "_fp32"}.get(self.mixed_precision, f"_{self.mixed_precision}")
-        return precision + suffix(self.options.relevant(is_lora=self.adapter != "full"))
+        options = suffix(self.options.relevant(is_lora=self.adapter != "full"))
+        return precision + options + ("_published" if self.is_published else "")
 
     @property
     def suffix(self) -> str:
@@ -82,6 +85,7 @@ class Variant:
         recipe = asdict(self.recipe)
         identity |= {"train_set": self.train_set, "epochs": self.epochs, "lr": self.lr}
         identity |= {name: recipe[name] for name in ("rows", "batch_size", "seed", "adapter")}
+        identity |= {"seed": None} if self.recipe.is_published else {}
         settings = self.recipe.data_settings + self.recipe.settings
         return identity | {"settings": in_words(settings)}
 

@@ -27,6 +27,7 @@ OTHER_RECIPES = [
     Recipe(batch_size=16),
     Recipe(mixed_precision="no"),
     Recipe(data_settings="_paper"),
+    Recipe(is_published=True),
     *(Recipe(options=options) for options in [TrainingOptions(warmup_ratio=0.1), TrainingOptions(max_seq_length=512)]),
 ]
 
@@ -67,7 +68,7 @@ def test_what_ends_a_models_name_never_begins_what_follows_it():
         found = {field.metadata.get("part", "").replace("{}", "") for field in fields(settings)}
         return found - {""}
 
-    of_model = {*parts(Recipe), *parts(TrainingOptions), "fp32", "fp16", "seed"}
+    of_model = {*parts(Recipe), *parts(TrainingOptions), "fp32", "fp16", "published", "seed"}
     of_data = set(DataSettings(protocol="paper", overlap="refuse", drop_empty=True, seed=7).suffix.split("_"))
     of_data = {part.rstrip("7") for part in of_data} - {""}
     # A sampling seed is only named behind `sampled`.
