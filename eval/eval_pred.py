@@ -21,7 +21,7 @@ from typing import Any
 
 from eval.metrics.aggregation import aggregate, item_values
 from eval.metrics.comparable import counterpart, is_suite_file, load_comparables
-from eval.metrics.metrics_file import Metrics, load_metrics
+from eval.metrics.metrics_file import Metrics, load_metrics, reported_value
 from eval.metrics.prediction_files import FIX, identify_predictions, read_predictions
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
@@ -140,13 +140,14 @@ def recorded_arguments(args: Args) -> dict[str, Any]:
 
 def print_table(results: Sequence[Metrics]) -> None:
     """Print a line for each file: the primary metric with its interval, and bits per byte."""
-    rows = [("model", "evaluated on", "shots", "n", "metric", "mean ± s.e. [95% interval]", "bits per byte ± s.e.")]
+    rows = [("model", "evaluated on", "shots", "n", "metric", "value ± s.e. [95% interval]", "bits per byte ± s.e.")]
     for result in results:
         identity, primary = result.identity, result.metrics[result.primary]
         name = "_".join(
             str(part) for part in (identity["eval_set"], identity["format"]) if part not in (None, "default")
         )
-        interval = f"{primary.mean:.4f} ± {primary.standard_error:.4f} [{primary.ci_low:.4f}, {primary.ci_high:.4f}]"
+        value = reported_value(primary, identity.get("protocol"))
+        interval = f"{value:.4f} ± {primary.standard_error:.4f} [{primary.ci_low:.4f}, {primary.ci_high:.4f}]"
         bits = result.metrics.get("bits_per_byte")
         bits_per_byte = f"{bits.mean:.4f} ± {bits.standard_error:.4f}" if bits else "-"
         shots = str(identity.get("shots") or 0)

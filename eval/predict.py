@@ -148,8 +148,12 @@ def make_spec(
         if not inputs["exemplars"].is_file():
             raise UserError(no_exemplars(inputs["exemplars"], eval_set))
     protocol = PROTOCOLS[evaluation["protocol"] or "corrected"]
-    options = args.relevant(kind, protocol)
+    options = args.relevant(eval_set, kind, protocol)
     arguments = asdict(options) | {"num_shots": args.num_shots, "limit": limit, "protocol": protocol.name}
+    gold_in_prompt = eval_set in protocol.gold_in_prompt
+    if protocol.name == "paper":  # predictions from before these were the paper's are not taken for them
+        arguments |= {"after_exemplar": protocol.after_exemplar} if args.num_shots else {}
+        arguments |= {"end_of_chat": protocol.end_of_chat} if options.use_chat_format or gold_in_prompt else {}
     suffix = evaluation_suffix(options, num_shots=args.num_shots, limit=limit)
     data_settings = evaluation.get("data_settings", "")
     output = args.output_file or paths.prediction_file(
@@ -168,7 +172,8 @@ def make_spec(
         protocol=protocol,
         limit=limit,
         num_shots=args.num_shots,
-        use_chat_format=options.use_chat_format,
+        use_chat_format=options.use_chat_format or gold_in_prompt,
+        gold_in_prompt=gold_in_prompt,
         truncate_left=args.truncate_left,
         labels=labels,
         parse_order=parse_order,

@@ -4,7 +4,8 @@ repeated value     the same score to the last digit at different checkpoints of 
                    copied row
 broken checkpoint  several series of one evaluation fall at one checkpoint, by far more than their checkpoint noise, and
                    recover at the next: the evaluation failed, not the models
-and what is declared of an evaluation set in tables/released.py (gold in prompt, unknown number of shots).
+and what is declared of an evaluation set in tables/released.py (gold in prompt, unknown number of shots), the first
+also of one's own rows under the paper's protocol.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from scipy import stats
 
 from analysis.tables.columns import LOWER_IS_BETTER
 from analysis.tables.frames import groups, in_order, number, stacked, where
-from analysis.tables.released import UNKNOWN_SHOTS, dataset_of, is_published
+from analysis.tables.released import UNKNOWN_SHOTS, dataset_of, fault_of, is_published
 
 MIDPOINT_SD = math.sqrt(0.025 * 0.975 / 3000 / 2) / float(stats.norm.pdf(stats.norm.ppf(0.975)))
 """Resampling noise of a published score, in its standard errors: it is the middle of a 95% percentile interval of 3,000
@@ -50,7 +51,7 @@ def sources_of(rows: pd.DataFrame) -> tuple[str, ...]:
 
 def published_faults(scores: pd.DataFrame) -> list[DegenerateResult]:
     published = where(scores, [is_published(source) for source in scores["source"]])
-    return [*repeated_values(published), *broken_checkpoints(published), *declared_faults(published)]
+    return [*repeated_values(published), *broken_checkpoints(published), *declared_faults(scores)]
 
 
 def equals_a_constant_answer(row: Mapping[str, Any]) -> str | None:
@@ -141,7 +142,7 @@ def falls(scores: npt.NDArray[np.float64]) -> list[int]:
 def declared_faults(scores: pd.DataFrame) -> list[DegenerateResult]:
     found = []
     for (dataset, setting, _), rows in groups(scores, "eval dataset", "setting", "kind"):
-        fault = dataset_of(rows.iloc[0].to_dict()).fault
+        fault = fault_of(rows.iloc[0].to_dict())
         # A name that ends in a number of shots states it.
         is_stated = fault is UNKNOWN_SHOTS and rows["shots"].iloc[0] > 0
         if fault and not is_stated:

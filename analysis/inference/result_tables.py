@@ -41,6 +41,7 @@ from analysis.tables.gathering import (
     table_of,
 )
 from analysis.tables.latex import write_latex_tables
+from analysis.tables.released import fault_of
 from analysis.tables.replicates import family_of_run
 from analysis.tables.summaries import summarise_changes, summarise_groups, task_groups
 from analysis.tables.weight_tables import weight_tables
@@ -110,10 +111,13 @@ def scores_of(gathered: Gathered) -> Tables:
 def with_degenerate(gathered: Gathered) -> list[dict[str, Any]]:
     """The rows with `degenerate`: why a score says nothing about its model, or None.
 
-    Of scores without items all that can be known of a table counts; with items only that a model gives one answer.
+    Of scores without items all that can be known of a table counts; with items only that a model gives one answer, and
+    that the prompts hold the gold.
     """
     if gathered.cells:
-        return [row | {"degenerate": one_answer(row)} for row in gathered.rows]
+        faults = [fault_of(row) for row in gathered.rows]
+        pairs = zip(gathered.rows, faults, strict=True)
+        return [row | {"degenerate": fault.why if fault else one_answer(row)} for row, fault in pairs]
     why = why_degenerate(scores_of(gathered))
     return [row | {"degenerate": why.get(row["source"])} for row in gathered.rows]
 

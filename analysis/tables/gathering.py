@@ -23,6 +23,8 @@ from analysis.tables.measurements import (
 from analysis.tables.released import read_released
 from analysis.tables.replicates import RUN, families_by_architecture, label_replicates
 from eval.metrics.aggregation import TOP_PREDICTION
+from eval.metrics.bootstrap import Interval
+from eval.metrics.metrics_file import reported_value
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
@@ -109,7 +111,11 @@ def performance_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]
                 row |= {"shots": identity.get("shots") or 0, "metric": metric}
                 row |= {name: identity.get(name) for name in ("limit", "conditions")}
                 row |= {"eval dataset": paths.formatted_name(identity["eval_set"], identity["format"])}
-                row |= {"Performance": value["mean"], "std": value["standard_error"], "n": value["n"]}
+                row |= {
+                    "Performance": reported_value(Interval.from_json(value), row["protocol"]),
+                    "std": value["standard_error"],
+                    "n": value["n"],
+                }
                 row |= {"ci_low": value["ci_low"], "ci_high": value["ci_high"]}
                 is_known = metric == "accuracy" and TOP_PREDICTION in metrics
                 rows.append(row | {TOP_PREDICTION: metrics[TOP_PREDICTION]["mean"] if is_known else None})

@@ -26,6 +26,7 @@ from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.study.variants import Variant
+from open_instruct.tasks import PROTOCOLS
 
 FAMILY = "olmo1b"
 RELEASED_PERFORMANCE = "all_perf_table.csv"
@@ -211,6 +212,14 @@ def is_published(source: str | None) -> bool:
 def dataset_of(row: Mapping[str, Any]) -> Dataset:
     """What is declared of the evaluation set of a published row."""
     return (SUITES if row["kind"] == "suite" else EVALUATED)[row["eval_set"]]
+
+
+def fault_of(row: Mapping[str, Any]) -> Fault | None:
+    """What is declared of a published row's set; of a row of one's own, that its prompts hold the gold as there."""
+    if is_published(row.get("source")):
+        return dataset_of(row).fault
+    protocol = PROTOCOLS.get(row.get("protocol") or "")
+    return GOLD_IN_PROMPT if protocol and row["eval_set"] in protocol.gold_in_prompt else None
 
 
 def require_one_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The metrics file of a prediction file: its layout, and how it is read."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,14 @@ from eval.metrics.bootstrap import Interval
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
 from open_instruct.common.sidecars import read_sidecar
+from open_instruct.tasks import PROTOCOLS
+
+
+def reported_value(interval: Interval, protocol: str | None) -> float:
+    """The value that tables show: the mean or, under the paper's protocol, the midpoint of the interval."""
+    rules, midpoint = PROTOCOLS.get(protocol or ""), (interval.ci_low + interval.ci_high) / 2
+    is_midpoint = rules is not None and rules.reported == "midpoint" and not math.isnan(midpoint)
+    return midpoint if is_midpoint else interval.mean
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class PredictionSpec:
     """Number of items (None: all)."""
     num_shots: int
     use_chat_format: bool
+    gold_in_prompt: bool
+    """The prompt is a whole chat with the gold answer, as in the paper."""
     truncate_left: bool
     labels: tuple[str, ...]
     """Label texts, for kind `labels`."""

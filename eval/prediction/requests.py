@@ -11,7 +11,9 @@ from eval.engine.generation import Generated
 from eval.engine.log_likelihood import Request, score
 from eval.prediction.prediction_spec import GenerationSettings
 from open_instruct.common.errors import UserError
-from open_instruct.data.encode import chat_prompt, encode_pairs, encode_prompts, eos_id
+from open_instruct.data.encode import chat_prompt, encode_pairs, encode_prompts, eos_id, papers_chat_prompt
+from open_instruct.tasks import PROTOCOLS
+from open_instruct.tasks.declarations import Protocol
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,31 @@ Generate = Callable[..., list[Generated]]
 
 
 def prompts_and_completions(
-    items: Sequence[Mapping[str, str]], exemplars: Sequence[Mapping[str, str]], *, chat: bool
+    items: Sequence[Mapping[str, str]],
+    exemplars: Sequence[Mapping[str, str]],
+    protocol: Protocol = PROTOCOLS["corrected"],
+    *,
+    chat: bool,
+    gold_in_prompt: bool = False,
 ) -> list[tuple[str, str]]:
-    """(prompt, completion) of each item; the prompt begins with the exemplars, each followed by a blank line."""
-    shots = "".join(f"{exemplar['prompt']}{exemplar['completion']}\n\n" for exemplar in exemplars)
-    pairs = [(shots + item["prompt"], item["completion"]) for item in items]
+    """(prompt, completion) of each item; the prompt begins with the exemplars.
+
+    chat: the item is a user's turn, and so are the exemplars before it; in the paper's protocol they stand before the
+    chat. gold_in_prompt: the chat goes on with the gold answer, after which the answer is predicted once more.
+    """
+    shots = "".join(f"{one['prompt']}{one['completion']}{protocol.after_exemplar}" for one in exemplars)
+    prompts = [item["prompt"] for item in items]
+    completions = [item["completion"] for item in items]
+    if not chat:
+        prompts = [shots + prompt for prompt in prompts]
+    elif protocol.end_of_chat is None:
+        prompts = [chat_prompt(shots + prompt) for prompt in prompts]
+    else:
+        shown = completions if gold_in_prompt else [None] * len(items)
+        chats = zip(prompts, shown, strict=True)
+        prompts = [shots + papers_chat_prompt(prompt, protocol.end_of_chat, answer) for prompt, answer in chats]
     # In a chat the assistant's turn begins on a new line: there is no space between.
-    return [(chat_prompt(prompt), completion.lstrip()) for prompt, completion in pairs] if chat else pairs
+    return list(zip(prompts, [one.lstrip() for one in completions] if chat else completions, strict=True))
 
 
 def encode_jointly(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[EncodedItem]:

@@ -49,7 +49,8 @@ class Runner:
         )
 
     def encode(self, spec: PredictionSpec, items: Items, exemplars: Items) -> list[EncodedItem]:
-        pairs = requests.prompts_and_completions(items, exemplars, chat=spec.use_chat_format)
+        layout = {"chat": spec.use_chat_format, "gold_in_prompt": spec.gold_in_prompt}
+        pairs = requests.prompts_and_completions(items, exemplars, spec.protocol, **layout)
         separately = spec.protocol.space == "prompt" and spec.kind != "text"
         if spec.kind == "labels":
             return label_scoring.encode(self.tokenizer, pairs, spec.labels, spec.constraint, separately=separately)

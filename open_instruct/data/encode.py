@@ -147,6 +147,15 @@ def chat_prompt(prompt: str) -> str:
     return f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"
 
 
+def papers_chat_prompt(prompt: str, end: str, answer: str | None = None) -> str:
+    """The same as in the paper's prediction, where a hard-coded token begins a chat and ends an answer.
+
+    answer: one that is shown before the turn that is predicted.
+    """
+    shown = "" if answer is None else f"<|assistant|>\n{answer.strip()}{end}\n"
+    return f"{end}<|user|>\n{prompt}\n{shown}<|assistant|>\n"
+
+
 def eos_id(tokenizer: "PreTrainedTokenizerFast") -> int:
     """Raises UserError where the tokenizer has no EOS."""
     if not isinstance(tokenizer.eos_token_id, int):

@@ -280,7 +280,7 @@ class Study:
         settings, scores = self.data_settings, naming.suffix(self.score)
         found = []
         for name, config in self.evaluation.items():
-            options = self.predict.relevant(self.datasets.eval_set(name).kind, settings.rules)
+            options = self.predict.relevant(name, self.datasets.eval_set(name).kind, settings.rules)
             for num_shots in self.shots_of(name):
                 suffix = settings.suffix + evaluation_suffix(options, num_shots=num_shots, limit=config.limit)
                 found += [Evaluation(name, one, num_shots, suffix, scores) for one in config.formats]

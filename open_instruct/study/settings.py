@@ -115,12 +115,12 @@ class PredictionOptions:
     def generates(self, kind: str, protocol: Protocol) -> bool:
         return kind == "generation" or (kind == "labels" and self.constraint(protocol) == "none")
 
-    def relevant(self, kind: str, protocol: Protocol) -> "PredictionOptions":
+    def relevant(self, eval_set: str, kind: str, protocol: Protocol) -> "PredictionOptions":
         """Only these settings, those without effect on an evaluation set of this kind at their defaults."""
         without_effect = [] if self.do_sample else [*SAMPLING]
         if not self.generates(kind, protocol):
             without_effect += ["max_new_tokens", "stop_at_newline", "do_sample", *SAMPLING, "use_vllm"]
-        if kind == "text":
+        if kind == "text" or eval_set in protocol.gold_in_prompt:  # the one is never a chat, the other always
             without_effect.append("use_chat_format")
         if kind != "labels" or self.constraint(protocol) == DEFAULT_CONSTRAINTS[protocol.label_scores]:
             without_effect.append("constraint_type")

@@ -140,7 +140,11 @@ class Protocol:
     """`scored_label`: the most likely label. `substring`: the first of EvalSet.parse_order in the generation."""
     reported: str
     """`mean`, or `midpoint` of the bootstrap interval."""
+    after_exemplar: str
+    """Text after each exemplar of a prompt."""
     end_of_chat: str | None
-    """Token that ends a generation in a chat; None: the tokenizer's EOS, as in training."""
+    """Hard-coded token before a chat and after each answer in it, in prediction; None: chats as in training."""
+    gold_in_prompt: frozenset[str]
+    """Evaluation sets whose prompt is a whole chat, the gold answer being its last turn: no score says anything."""
     overlap: str
     """Train rows that are also in the evaluation set: `drop` or `keep`."""

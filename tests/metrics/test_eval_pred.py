@@ -13,7 +13,7 @@ from toy_predictions import LN2, RELATIONS, TEXTS, write_predictions
 from eval import eval_pred
 from eval.eval_pred import Args, main
 from eval.metrics.bootstrap import bootstrap_mean
-from eval.metrics.metrics_file import load_metrics
+from eval.metrics.metrics_file import load_metrics, reported_value
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import metrics_file
@@ -53,6 +53,17 @@ def test_metrics_of_labels(predictions):
     # entailment 2 * 2 / (3 + 2), neutral 2 * 1 / (1 + 2).
     assert result.metrics["macro_f1"].mean == pytest.approx((4 / 5 + 2 / 3) / 2)
     assert result.metrics["accuracy"] == bootstrap_mean([1, 0, 1, 1])
+
+
+def test_the_papers_protocol_reports_the_midpoint_of_the_interval(predictions, capsys):
+    path = write_predictions(predictions / "a.jsonl", RELATIONS, kind="labels", eval_set="rte", protocol="paper")
+    main(Args(input_files=(path,)))
+    accuracy = load_metrics(metrics_file(path)).metrics["accuracy"]
+    midpoint = (accuracy.ci_low + accuracy.ci_high) / 2
+    assert accuracy.mean == 0.75 != pytest.approx(midpoint)
+    assert [reported_value(accuracy, name) for name in ("paper", "corrected", None)] == [midpoint, 0.75, 0.75]
+    assert f"  {midpoint:.4f} ± " in capsys.readouterr().out
+    assert reported_value(bootstrap_mean([0.5]), "paper") == 0.5
 
 
 def test_metrics_of_text_are_bits_per_byte_only(predictions):

@@ -15,6 +15,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.common.sidecars import read_sidecar
+from open_instruct.tasks import PROTOCOLS
 
 
 @pytest.mark.usefixtures("device")
@@ -39,7 +40,7 @@ def test_papers_protocol_predicts_the_label_with_the_most_likely_sub_token(home)
     write_jsonl(home / "paper.exemplars.jsonl", as_records(rows)[:1])
     path = run_predict(home, "paper", num_shots=1)
     model, tokenizer = load_toy(home)
-    shot = f"{rows[0][1]}{rows[0][2]}\n\n"
+    shot = f"{rows[0][1]}{rows[0][2]}\n"
     for (_, prompt, completion), found in zip(rows, read_records(path), strict=True):
         context = tokenizer(shot + prompt)["input_ids"]
         expected = {
@@ -242,6 +243,20 @@ def test_exemplars_precede_the_item_each_followed_by_a_blank_line():
     items = as_records([("rte", "Three:", " neutral")])
     [(prompt, completion)] = requests.prompts_and_completions(items, shots, chat=False)
     assert (prompt, completion) == ("One: entailment\n\nTwo: neutral\n\nThree:", " neutral")
+
+
+def test_exemplars_and_chats_of_the_papers_protocol_are_laid_out_as_in_its_code():
+    shots = as_records([("sciq", "One: ", "first"), ("sciq", "Two: ", "second")])
+    items = as_records([("sciq", "Three: ", "third")])
+    paper = PROTOCOLS["paper"]
+    [(prompt, completion)] = requests.prompts_and_completions(items, shots, paper, chat=False)
+    assert (prompt, completion) == ("One: first\nTwo: second\nThree: ", "third")
+    end = "|||IP_ADDRESS|||"
+    turn = f"One: first\n{end}<|user|>\nThree: \n"
+    pairs = requests.prompts_and_completions(items, shots[:1], paper, chat=True)
+    assert pairs == [(f"{turn}<|assistant|>\n", "third")]
+    pairs = requests.prompts_and_completions(items, shots[:1], paper, chat=True, gold_in_prompt=True)
+    assert pairs == [(f"{turn}<|assistant|>\nthird{end}\n<|assistant|>\n", "third")]
 
 
 def test_chat_format_makes_a_users_turn_and_drops_the_completions_space():
