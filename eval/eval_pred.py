@@ -114,9 +114,9 @@ def score_file(path: Path, args: Args) -> bool:
         return False
     identity = identify_predictions(path)
     kind = identity["kind"]
-    records = read_predictions(path, kind)
+    records = read_predictions(path, kind, identity)
     primary = identity.get("metric") or PRIMARY_METRICS[kind]
-    values = item_values(records, kind, primary)
+    values = item_values(records, kind, primary, identity.get("answer"))
     metrics = Metrics(identity, primary, aggregate(records, values, kind, **bootstrap(args)), values)
     if primary not in metrics.metrics:
         raise UserError(f"{path}: its metric is {primary}, but the records have no gold_logprob; {FIX}")

@@ -34,7 +34,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.naming import in_words
 from open_instruct.common.naming import suffix as suffix_of
-from open_instruct.study.settings import PredictionOptions, evaluation_suffix
+from open_instruct.study.settings import DEFAULT_MAX_NEW_TOKENS, PredictionOptions, evaluation_suffix
 from open_instruct.study.variants import identify
 from open_instruct.tasks import PROTOCOLS
 
@@ -160,8 +160,13 @@ def make_spec(
         eval_set, evaluation["format"], model_identity["model_id"], data_settings + suffix
     )
     labels, parse_order = label_texts(input_file, eval_set) if kind == "labels" else ((), ())
+    generates = options.generates(kind, protocol)
+    max_new_tokens = args.max_new_tokens
+    if generates and max_new_tokens == DEFAULT_MAX_NEW_TOKENS:
+        max_new_tokens = evaluation.get("max_new_tokens", max_new_tokens)
+        arguments["max_new_tokens"] = max_new_tokens
     settings = GenerationSettings(
-        args.max_new_tokens, args.stop_at_newline, args.do_sample, args.temperature, args.top_p, args.seed
+        max_new_tokens, args.stop_at_newline, args.do_sample, args.temperature, args.top_p, args.seed
     )
     # What differs from the default beside shots and items has one column in tables.
     conditions = in_words(data_settings + suffix_of(options))
@@ -178,7 +183,7 @@ def make_spec(
         labels=labels,
         parse_order=parse_order,
         constraint=options.constraint(protocol),
-        generation=settings if options.generates(kind, protocol) else None,
+        generation=settings if generates else None,
         artifact=Artifact(output, arguments, inputs, identity),
     )
 

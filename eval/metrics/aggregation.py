@@ -17,18 +17,22 @@ TOP_PREDICTION = "most_frequent_prediction"
 Records = Sequence[Mapping[str, Any]]
 
 
-def item_values(records: Records, kind: str, primary: str | None = None) -> dict[str, list[Any]]:
+def item_values(
+    records: Records, kind: str, primary: str | None = None, answer: str | None = None
+) -> dict[str, list[Any]]:
     """Per-item arrays of a metrics file: `id`, the primary metric, and the code length of the gold completion.
 
-    `primary` is that of the evaluation set, where it is not that of the kind. Where the records say which items belong
-    together, so does `cluster`.
+    `primary` is that of the evaluation set, where it is not that of the kind; `answer` says what exact match compares.
+    Where the records say which items belong together, so does `cluster`.
     """
     gold = [record["completion"] for record in records]
     values: dict[str, list[Any]] = {"id": [record["id"] for record in records]}
     if "cluster" in records[0]:
         values["cluster"] = [record.get("cluster") for record in records]
     if primary == "exact_match":
-        values["exact_match"] = item_metrics.exact_match([record["output"] for record in records], gold).tolist()
+        outputs = [record["output"] for record in records]
+        answers = [item_metrics.answers(texts, answer) for texts in (outputs, gold)]
+        values["exact_match"] = item_metrics.exact_match(*answers).tolist()
     if kind == "generation":
         values["rouge_l"] = item_metrics.rouge_l([record["output"] for record in records], gold).tolist()
     if kind == "labels":
@@ -55,10 +59,11 @@ def aggregate(
     result = {}
     if kind == "generation":
         result["rouge_l"] = mean(values["rouge_l"])
-        result["exact_match"] = mean(item_metrics.exact_match(outputs, gold))
+        result["exact_match"] = mean(values.get("exact_match") or item_metrics.exact_match(outputs, gold))
     if kind == "labels":
-        is_correct, num_labels = np.array(values["accuracy"]), [len(record["scores"]) for record in records]
-        labels = {label.strip() for record in records for label in record["scores"]}
+        choices = [list(record["scores"] if "scores" in record else record["labels"]) for record in records]
+        is_correct, num_labels = np.array(values["accuracy"]), list(map(len, choices))
+        labels = {label.strip() for of_record in choices for label in of_record}
         predicted = [output if output in labels else NO_LABEL for output in outputs]
         confusion = item_metrics.confusion(predicted, gold)
         result["accuracy"] = mean(is_correct)

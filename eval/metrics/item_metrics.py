@@ -1,12 +1,14 @@
 """Metrics by kind of evaluation set: per item where a metric allows it, so that models can be compared item by item.
 
-generation   ROUGE-L (primary), exact match
+generation   ROUGE-L (primary), exact match (of the final number, where the set says so)
 labels       accuracy (primary), chance-corrected accuracy, macro F1
 text         bits per byte (primary); the other kinds have it too, of their gold completions
 """
 
 import math
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from string import ascii_lowercase, digits
 
 import numpy as np
@@ -17,6 +19,9 @@ from open_instruct.common.errors import UserError
 
 SEPARATORS_TO_SPACES = bytes(byte if chr(byte) in ascii_lowercase + digits else ord(" ") for byte in range(256))
 """Table for bytes.translate: all bytes of a non-ASCII letter become spaces, like every other separator."""
+
+NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+MARKED_NUMBER = re.compile(rf"####\s*({NUMBER.pattern})")
 
 Array = npt.NDArray[np.float64]
 
@@ -43,6 +48,25 @@ def exact_match(outputs: Sequence[str], references: Sequence[str]) -> Array:
     """1 where both texts are equal after removing surrounding white space, else 0.  -> (items,)"""
     pairs = zip(outputs, references, strict=True)
     return np.array([float(output.strip() == reference.strip()) for output, reference in pairs])
+
+
+def answers(texts: Sequence[str], answer: str | None) -> list[str]:
+    """What exact match compares of each text: all of it, or its `final_number`."""
+    return list(texts) if answer is None else [FINAL_ANSWERS[answer](text) for text in texts]
+
+
+def final_number(text: str) -> str:
+    """The number after the first `####`, else the last one before another `Question:`; "none" where there is none.
+
+    1,200.50 and $1200.5 are the same. Source: the strict and the flexible rule of lm-evaluation-harness for GSM8K.
+    """
+    marked = MARKED_NUMBER.search(text)
+    found = [marked[1]] if marked else NUMBER.findall(text.partition("Question:")[0])
+    return f"{Decimal(found[-1].replace(',', '').replace('$', '')).normalize():f}" if found else "none"
+
+
+FINAL_ANSWERS = {"final_number": final_number}
+"""`EvalSet.answer` -> function from a text to its answer."""
 
 
 def chance_corrected(is_correct: Array, num_labels: npt.ArrayLike) -> Array:

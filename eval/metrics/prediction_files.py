@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.prediction.label_parsing import label_in
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.data.registry import read_datasets
-from open_instruct.tasks.declarations import PRIMARY_METRICS
+from open_instruct.tasks import PROTOCOLS
+from open_instruct.tasks.declarations import PRIMARY_METRICS, EvalSet, Protocol
 
-REQUIRED = {"generation": ("output",), "labels": ("output", "scores"), "text": ("gold_logprob",)}
+REQUIRED = {"generation": ("output",), "labels": ("output",), "text": ("gold_logprob",)}
 """Kind -> the fields that a model adds to each record."""
-OPTIONAL = ("gold_logprob", "finished")
+OPTIONAL = ("gold_logprob", "finished", "scores")
 """Fields of all records of a file or of none: predictions made elsewhere may lack them."""
 FIX = "make it again with `python eval/predict.py --overwrite`"
 
@@ -30,11 +32,10 @@ def identify_predictions(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path}: is empty; expected one prediction a line: make it again with `python eval/predict.py`"
             )
-        try:
-            eval_set = read_datasets().eval_set(first["dataset"])
-        except UserError as error:
-            raise UserError(f"{path}:1: no sidecar that names the kind of task, and {error}") from error
+        eval_set = declared_set(path, first["dataset"])
         known = {"eval_set": eval_set.name, "kind": eval_set.kind, "role": eval_set.role}
+        chosen = {"metric": eval_set.primary_metric, "answer": eval_set.answer}
+        known |= {name: value for name, value in chosen.items() if value is not None}
         identity = {"model_id": path.stem, "format": None, "protocol": None, "shots": None} | known | identity
     if identity["kind"] not in PRIMARY_METRICS:
         raise UserError(
@@ -43,18 +44,47 @@ def identify_predictions(path: Path) -> dict[str, Any]:
     return identity
 
 
-def read_predictions(path: Path, kind: str) -> list[dict[str, Any]]:
-    """The records of a prediction file.
+def declared_set(path: Path, dataset: str) -> EvalSet:
+    """The evaluation set that the records name, or else the one whose name the file's begins with: the records of the
+    study's original code name several sets alike.
+
+    Raises UserError where neither is declared.
+    """
+    datasets = read_datasets()
+    of_file = [name for name in datasets.eval_sets if path.stem.startswith(f"{name}_")]
+    try:
+        return datasets.eval_set(dataset if dataset in datasets.eval_sets or not of_file else max(of_file, key=len))
+    except UserError as error:
+        raise UserError(f"{path}:1: no sidecar that names the kind of task, and {error}") from error
+
+
+def read_predictions(path: Path, kind: str, identity: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The records of a prediction file, of the `identity` that identify_predictions found.
+
+    Label predictions without scores, as the study's original code writes them, are read as texts: "output" becomes the
+    label that it begins with, and "labels" are those of the evaluation set. A record with `messages` has its gold
+    completion in the last one.
 
     Raises UserError with file:line where a record lacks a field of its kind, has an impossible value, or repeats an id:
     models are compared item by item.
     """
     first = next(read_jsonl(path), {})
+    identity = identity or {}
+    protocol = PROTOCOLS[identity.get("protocol") or "corrected"]
+    is_text = kind == "labels" and "output" in first and "scores" not in first
+    known = read_datasets().eval_set(identity.get("eval_set") or str(first.get("dataset"))) if is_text else None
+    is_chat = "messages" in first and "completion" not in first
     required = ("dataset", "id", *REQUIRED[kind], *(name for name in OPTIONAL if name in first))
-    texts = ("completion",) if kind == "text" else ("completion", "output")
+    required += ("messages",) if is_chat else ()
+    gold = () if is_chat else ("completion",)
+    texts = gold if kind == "text" else (*gold, "output")
     records, seen = [], set()
     try:
         for number, record in enumerate(read_jsonl(path, required, texts=texts), start=1):
+            if is_chat:
+                record["completion"] = gold_turn(record["messages"])
+            if known is not None:
+                record |= as_label(record["output"], known, protocol)
             problem = problem_of(record, kind)
             if problem is None and record["id"] in seen:
                 problem = f"id {record['id']!r} for the second time; expected each item once"
@@ -69,6 +99,20 @@ def read_predictions(path: Path, kind: str) -> list[dict[str, Any]]:
     return records
 
 
+def as_label(output: str, eval_set: EvalSet, protocol: Protocol) -> dict[str, Any]:
+    """A prediction by its text, which counts as wrong where it is no label."""
+    labels = list(dict.fromkeys(eval_set.labels.values()))
+    parse_order = eval_set.parse_order if protocol.answer == "substring" else ()
+    return {"output": label_in(output.strip(), labels, parse_order), "labels": labels}
+
+
+def gold_turn(messages: Any) -> Any:
+    """The content of the last message; "" where there is none, which is refused like an empty completion."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    content = last.get("content") if isinstance(last, dict) else None
+    return content if isinstance(content, str) else ""
+
+
 def problem_of(record: Mapping[str, Any], kind: str) -> str | None:
     """What is wrong with the values of one prediction, or None."""
     if not isinstance(record["id"], str | int):
@@ -79,7 +123,10 @@ def problem_of(record: Mapping[str, Any], kind: str) -> str | None:
         return f"completion {record['completion']!r}; expected the gold text"
     if not isinstance(record.get("finished", True), bool):
         return f"finished {record['finished']!r}; expected true or false"
-    if kind == "labels":
+    if kind == "labels" and "labels" in record and "scores" not in record:
+        if record["completion"].strip() not in record["labels"]:
+            return f"gold {record['completion']!r}; expected one of the labels {record['labels']}"
+    elif kind == "labels":
         scores = record["scores"]
         if not isinstance(scores, dict) or not all(map(is_number, scores.values())):
             return f"scores {scores!r}; expected label: log-likelihood"

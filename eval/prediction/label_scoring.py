@@ -10,7 +10,6 @@ All but next_word record the log-likelihood of every whole label in `scores`.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -147,17 +146,3 @@ def label_prefixes(labels: Sequence[Sequence[int]], eos: int) -> list[tuple[int,
     """Every distinct prefix of every label followed by EOS, which makes no label a prefix of another."""
     ended = [(*ids, eos) for ids in labels]
     return list(dict.fromkeys(ids[:length] for ids in ended for length in range(1, len(ids) + 1)))
-
-
-def parse_label(generated: Mapping[str, Any], labels: Sequence[str], parse_order: Sequence[str]) -> dict[str, Any]:
-    """A generation as "text", and as "output" the label that it begins with, else the whole text.
-
-    With `parse_order`: the first of these labels that occurs anywhere in the text, as in the paper.
-    """
-    text = generated["output"]
-    if parse_order:
-        output = next((label for label in parse_order if label in text), text)
-    else:
-        match = re.match(rf"({'|'.join(map(re.escape, labels))})(?!\w)", text)
-        output = match[1] if match else text
-    return {**generated, "output": output, "text": text}

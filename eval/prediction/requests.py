@@ -25,7 +25,7 @@ class EncodedItem:
     context: list[int]
     """For scoring: the prompt, as it is tokenised jointly with the continuations."""
     continuations: list[list[int]]
-    """Every label, or the gold completion alone."""
+    """Every label, or the gold completion alone, or the windows of a plain text."""
     gold: int
     """Index of the gold completion in `continuations`."""
 
@@ -160,9 +160,22 @@ def newline_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return [token for token, text in enumerate(decoded) if "\n" in text]
 
 
+def in_windows(item: EncodedItem, max_length: int) -> EncodedItem:
+    """A plain text in windows without overlap, each as long as the model takes after the context, which is EOS."""
+    size, (text,) = max_length - len(item.context), item.continuations
+    windows = [text[start : start + size] for start in range(0, len(text), size)]
+    return dataclasses.replace(item, continuations=windows)
+
+
 def gold_log_likelihoods(model: PreTrainedModel, items: Sequence[EncodedItem]) -> list[dict[str, Any]]:
-    """Per item "gold_logprob": log-likelihood of the gold completion, without EOS, in nats."""
-    return [{"gold_logprob": scores[0]} for scores in log_likelihoods(model, items)]
+    """Per item "gold_logprob": log-likelihood of the gold completion, without EOS, in nats.
+
+    Of a text in several windows it is their sum, and "num_windows" says how many there are.
+    """
+    found = []
+    for scores in log_likelihoods(model, items):
+        found.append({"gold_logprob": sum(scores)} | ({"num_windows": len(scores)} if len(scores) > 1 else {}))
+    return found
 
 
 def log_likelihoods(model: PreTrainedModel, items: Sequence[EncodedItem]) -> list[list[float]]:

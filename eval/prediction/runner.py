@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.engine import generation, vllm_generation
 from eval.prediction import label_scoring, model_loading, requests
+from eval.prediction.label_parsing import label_in
 from eval.prediction.prediction_spec import PredictionSpec
 from eval.prediction.requests import EncodedItem, Generate
 from eval.prediction.resumable_jsonl import ResumableJsonl
@@ -54,7 +55,9 @@ class Runner:
         separately = spec.protocol.space == "prompt" and spec.kind != "text"
         if spec.kind == "labels":
             return label_scoring.encode(self.tokenizer, pairs, spec.labels, spec.constraint, separately=separately)
-        return (requests.encode_separately if separately else requests.encode_jointly)(self.tokenizer, pairs)
+        encoded = (requests.encode_separately if separately else requests.encode_jointly)(self.tokenizer, pairs)
+        max_length: int = self.model.config.max_position_embeddings
+        return [requests.in_windows(item, max_length) for item in encoded] if spec.kind == "text" else encoded
 
     def token_limits(self, spec: PredictionSpec) -> dict[str, int]:
         max_length: int = self.model.config.max_position_embeddings
@@ -92,7 +95,10 @@ class Runner:
             return [text | gold for text, gold in zip(texts, golds, strict=True)]
         if spec.generation:
             parse_order = spec.parse_order if spec.protocol.answer == "substring" else ()
-            texts = [label_scoring.parse_label(text, spec.labels, parse_order) for text in texts]
+            texts = [
+                {**text, "output": label_in(text["output"], spec.labels, parse_order), "text": text["output"]}
+                for text in texts
+            ]
         scores = label_scoring.predict_labels(self.model, self.tokenizer, items, spec.labels, spec.constraint)
         return [score | text for score, text in zip(scores, texts, strict=True)]
 

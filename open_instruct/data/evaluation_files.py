@@ -111,8 +111,8 @@ def item_artifact(eval_set: EvalSet, task_format: str, located: LocatedSplit, se
         "kind": eval_set.kind,
         "role": eval_set.role,
     }
-    if eval_set.primary_metric:
-        identity["metric"] = eval_set.primary_metric
+    chosen = {"metric": eval_set.primary_metric, "answer": eval_set.answer, "max_new_tokens": eval_set.max_new_tokens}
+    identity |= {name: value for name, value in chosen.items() if value is not None}
     path = paths.evaluation_file(eval_set.name, task_format, settings.suffix)
     require_other_file(path, eval_set.name, [located])
     return Artifact(path, content_arguments(eval_set, settings), input_files([located]), identity)

@@ -67,6 +67,7 @@ def compared_part(eval_set: EvalSet) -> EvalSet:
     """The evaluation set with what affects the text of its rows in the default format only."""
     template = default_format(eval_set.template)
     unrelated: dict[str, Any] = {"exemplars": None, "parse_order": (), "primary_metric": None, "cluster": None}
+    unrelated |= {"answer": None, "max_new_tokens": None}
     return replace(eval_set, template=template, role="other", **unrelated)
 
 

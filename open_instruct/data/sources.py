@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH_ROWS = 1_000
+LLMBAR_FOLDERS = ("llmbar", "eval/llmbar/LLMBar")
+"""Folders of $data_dir with LLMBar's JSON files; the second is that of the study's original code."""
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 HELDOUT = {
     "tiny_corpus/heldout_passages": (heldout_passages, olmo_data.subject_of_passage),
@@ -56,7 +58,7 @@ class SourceOptions:
     local_dir: Path | None = None
     """Mirror of the Hub (default: $data_dir/mirror)."""
     llmbar_dir: Path | None = None
-    """Folder of LLMBar's JSON files (default: $data_dir/llmbar)."""
+    """Folder of LLMBar's JSON files (default: the first of LLMBAR_FOLDERS in $data_dir that is there)."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def own_files(patterns: Iterable[str]) -> tuple[Path, ...]:
 
 def llmbar_file(name: str, options: SourceOptions) -> Path:
     """`Natural.json`, or `Natural/dataset.json` as in LLMBar's repository.  Raises UserError where there is neither."""
-    folder = options.llmbar_dir or paths.data_dir() / "llmbar"
+    default, *others = [paths.data_dir() / name for name in LLMBAR_FOLDERS]
+    folder = options.llmbar_dir or next((one for one in (default, *others) if one.is_dir()), default)
     for path in (folder / f"{name}.json", folder / name.replace("_", "/") / "dataset.json"):
         if path.is_file():
             return path

@@ -12,6 +12,7 @@ from open_instruct.common.naming import named, suffix
 from open_instruct.tasks.declarations import Protocol
 
 DEFAULT_SEED = 42
+DEFAULT_MAX_NEW_TOKENS = 60
 OF_ADAPTERS, SAMPLING = ("lora_rank", "lora_alpha", "lora_dropout"), ("temperature", "top_p", "seed")
 """Settings without effect where there is no adapter, and where nothing is sampled."""
 Constraint = Literal["none", "next_word", "constraint", "label"]
@@ -84,8 +85,8 @@ class ExecutionOptions:
 class PredictionOptions:
     """Settings of a prediction, beside the number of exemplars and of items."""
 
-    max_new_tokens: int = named(60, "new{}")
-    """Maximum length of a generation, in tokens."""
+    max_new_tokens: int = named(DEFAULT_MAX_NEW_TOKENS, "new{}")
+    """Maximum length of a generation, in tokens; at its default that of the evaluation set, where it declares one."""
     stop_at_newline: bool = named(False, "line")
     """End a generation at its first line break."""
     do_sample: bool = named(False, "sampled")

@@ -80,6 +80,10 @@ class EvalSet:
     of X` is pre-training text for all models but those fine-tuned on X, whose rows are of the same source."""
     primary_metric: str | None = None
     """One of ITEM_METRICS (None: that of the kind)."""
+    answer: str | None = None
+    """What exact match compares of outputs and completions: `final_number` (None: the whole texts)."""
+    max_new_tokens: int | None = None
+    """Maximum length of a generation in tokens, where --max_new_tokens is at its default (None: that default)."""
     cluster: str | None = None
     """Column whose value says which items belong together: their passage, their subject, the user who wrote them."""
 

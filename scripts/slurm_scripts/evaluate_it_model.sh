@@ -2,6 +2,7 @@
 # Evaluate one model on multiple-choice tasks by ranked classification.  sbatch evaluate_it_model.sh, or bash evaluate_it_model.sh.
 #   model_path    folder of the model, transformers format     (required)
 #   tasks         names of tasks, separated by spaces          (default: the eight tasks of run_lm_eval)
+#   num_shots     exemplars before each item                   (default: 0)
 #   limit         random sample of this many items of each     (default: all)
 #   base_dir      folder of output/ and eval_results/          (default: the repository)
 # Further arguments go to run_lm_eval, e.g. bash evaluate_it_model.sh --num-shots 5
@@ -22,5 +23,6 @@ cd "$repository"
 python -m olmo_eval.run_lm_eval \
   --model_name_or_path "$model_path" \
   ${tasks:+--tasks "${task_names[@]}"} \
+  ${num_shots:+--num_shots "$num_shots"} \
   ${limit:+--limit "$limit"} \
   "$@"

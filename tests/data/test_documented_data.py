@@ -46,6 +46,15 @@ def test_the_datasets_of_the_page_are_declared_and_formatted(tmp_path):
     assert (first["completion"], first["cluster"]) == (" billing", "0")
 
 
+def test_the_text_sets_of_the_page_are_declared_by_source(tmp_path):
+    (tmp_path / "study.yaml").write_text(YAML[1], encoding="utf-8")
+    datasets = read_datasets(tmp_path / "study.yaml")
+    assert {name: datasets.eval_set(name).metric for name in ("news", "forums")} == dict.fromkeys(
+        ("news", "forums"), "bits_per_byte"
+    )
+    assert datasets.eval_set("news").cluster == "subdomain"
+
+
 def test_train_records_of_the_page_are_trained_on(tmp_path):
     pair, chat = (read_train_records(path)[0] for path in one_record_each(tmp_path, TRAIN))
     assert pair["prompt"].endswith("Question:")

@@ -68,7 +68,7 @@ def test_the_real_client_formats_a_copy_of_every_dataset(from_hub, monkeypatch):
     folder, hashes = from_hub
     monkeypatch.setenv("data_dir", str(folder))
     assert len(ON_HUB_TRAIN) == 5
-    assert len(ON_HUB_EVAL) == 14
+    assert len(ON_HUB_EVAL) == 15
     for name in ON_HUB_EVAL:
         for task_format in EVAL_SETS[name].template.prompts:
             path = evaluation_file(name, task_format)
@@ -76,7 +76,8 @@ def test_the_real_client_formats_a_copy_of_every_dataset(from_hub, monkeypatch):
             assert len(list(read_jsonl(exemplar_file(path)))) == 8
     for name in ON_HUB_TRAIN:
         assert len(list(read_jsonl(paths.train_file(name, "_anyrows")))) == 24
-    assert len(hashes) == 5 + 2 * 3 * 14
+    # Each evaluation file has its exemplars; GSM8K has one format, the others three.
+    assert len(hashes) == 5 + 2 * (3 * 14 + 1)
 
 
 def test_the_sidecar_names_the_commit_that_was_read(hub):

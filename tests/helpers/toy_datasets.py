@@ -64,6 +64,10 @@ ROWS: dict[tuple[str, str], Callable[[str, int], Row]] = {
         "correct_answer": f"water {i}",
         "support": f"Water {i} in {s} is wet.",
     },
+    ("openai/gsm8k", "*"): lambda s, i: {
+        "question": f"Jo has {i} {s} cats and gets 1,000. How many has she?",
+        "answer": f"She has {i} + 1000 = <<{i}+1000={i + 1000}>>{i + 1000} cats.\n#### {i + 1000:,}",
+    },
     ("ucsbnlp/tweet_qa", "*"): lambda s, i: {
         "Question": f"who won game {i}?",
         "Answer": [f"team {i}", "they"],

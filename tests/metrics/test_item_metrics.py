@@ -89,3 +89,19 @@ def test_bits_and_bytes():
     # ln(1/8) nats are 3 bits; "né" is one byte and two.
     assert item_metrics.bits([np.log(1 / 8)]).tolist() == pytest.approx([3])
     assert item_metrics.utf8_lengths([" né"]).tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She has 3 + 4 = <<3+4=7>>7 cats.\n#### 7", "7"),
+        ("#### 1,200.50\nQuestion: 3?\n#### 3", "1200.5"),
+        ("So she pays $18.00.", "18"),
+        ("The answer is -5.\n\nQuestion: How many are 8?", "-5"),
+        ("#### $2,000 dollars, not 7", "2000"),
+        ("none of them", "none"),
+        ("", "none"),
+    ],
+)
+def test_final_number_is_the_marked_one_or_else_the_last(text, number):
+    assert item_metrics.final_number(text) == number

@@ -12,6 +12,7 @@ from toy_evaluation import RTE, load_toy, log_prob, read_records, run_predict, w
 from eval import eval_pred
 from eval.metrics.metrics_file import load_metrics
 from eval.prediction import label_scoring, requests
+from eval.prediction.label_parsing import label_in
 from eval.prediction.requests import EncodedItem
 from open_instruct.common.errors import UserError
 from open_instruct.common.paths import metrics_file
@@ -108,8 +109,7 @@ def test_free_generations_are_recorded_beside_the_label_scores(home):
     ],
 )
 def test_label_is_parsed_from_a_generation(text, parse_order, output):
-    parsed = label_scoring.parse_label({"output": text, "finished": True}, LABELS, parse_order)
-    assert parsed == {"output": output, "text": text, "finished": True}
+    assert label_in(text, LABELS, parse_order) == output
 
 
 def test_vllm_gets_the_same_prompts_and_settings(home, monkeypatch):

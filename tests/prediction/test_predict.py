@@ -321,9 +321,22 @@ def test_long_prompts_are_refused_or_truncated_and_counted(home):
 
 
 def test_completion_longer_than_the_model_takes_is_refused(home):
-    write_evaluation(home / "heldout_text.jsonl", [("heldout_text", "", "cat " * 400)])
+    write_evaluation(home / "sciq.jsonl", [("sciq", "A cat", " cat" * 400)])
     with pytest.raises(UserError, match="the longest continuation needs"):
-        run_predict(home, "heldout_text", truncate_left=True)
+        run_predict(home, "sciq", truncate_left=True)
+
+
+def test_plain_text_longer_than_the_model_takes_is_scored_in_windows_after_eos(home):
+    texts = [" ".join(["cat"] * 400), "a dog"]
+    write_evaluation(home / "heldout_text.jsonl", [("heldout_text", "", text) for text in texts])
+    long, short = read_records(run_predict(home, "heldout_text"))
+    model, tokenizer = load_toy(home)
+    ids, eos = tokenizer(texts[0])["input_ids"], [tokenizer.eos_token_id]
+    windows = [ids[start : start + 255] for start in range(0, len(ids), 255)]
+    expected = sum(log_prob(model, eos, window) for window in windows)
+    assert long["gold_logprob"] == pytest.approx(expected, abs=1e-2)
+    assert (long["num_windows"], "num_windows" in short) == (len(windows), False)
+    assert len(windows) > 1
 
 
 def test_stop_at_newline_ends_a_generation_at_its_first_line_break(home):
