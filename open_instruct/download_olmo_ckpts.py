@@ -35,7 +35,6 @@ from open_instruct.checkpoints.listing import (
     Available,
     choose_amount,
     choose_steps,
-    list_known_runs,
     read_checkpoint_csv,
 )
 from open_instruct.checkpoints.native_store import describe_folder, wget_script
@@ -56,7 +55,10 @@ class Args:
     list_families: bool = False
     """Print a table of all families, your own included, and download nothing."""
     ckpt_csv: Path | None = None
-    """List of native checkpoints in the OLMo repository's format: Step,Checkpoint Directory."""
+    """List of native checkpoints in the OLMo repository's format: Step,Checkpoint Directory
+    (default: that of the family, in families.yaml)."""
+    output_dir: Path | None = None
+    """Folder for the checkpoints, each in checkpoint-{step}/ (default: output/{family}_ckpts or _tf_ckpts)."""
     from_hub: bool = False
     """Use the family's repository on the Hub even where native URLs are known."""
     ckpt_amount: int | None = None
@@ -140,15 +142,14 @@ def check_args(args: Args, family: Family) -> None:
 
 
 def is_native(args: Args, family: Family) -> bool:
-    return args.ckpt_csv is not None or (bool(family.runs) and not args.from_hub)
+    return args.ckpt_csv is not None or (family.ckpt_csv is not None and not args.from_hub)
 
 
 def list_available(args: Args, family: Family) -> Sequence[Available]:
     if args.fine_tuned:
         return list_fine_tuned(family, args.fine_tuned)
-    if args.ckpt_csv:
-        return read_checkpoint_csv(args.ckpt_csv, family)
-    return list_known_runs(family) if is_native(args, family) else list_hub(family)
+    listed = args.ckpt_csv or family.ckpt_csv
+    return read_checkpoint_csv(Path(listed), family) if listed and is_native(args, family) else list_hub(family)
 
 
 def print_list(available: Sequence[Available], family: Family) -> None:
@@ -190,10 +191,12 @@ def parse_steps(values: Sequence[str]) -> list[int | None]:
 def plan_artifact(args: Args, family: Family, one: Available) -> Artifact:
     source = one.location if is_native(args, family) else f"{family.hub}@{one.location}"
     arguments = {"source": source, "with_optimizer": args.with_optimizer}
+    model, folder = Variant(one.checkpoint), one.checkpoint.folder
     if isinstance(one, FineTuned):
         model = Variant(one.checkpoint, one.train_set, one.epochs, one.lr, Recipe(is_published=True))
-        return Artifact(model.folder, arguments, identity=model.identity())
-    return Artifact(one.checkpoint.folder, arguments, identity=Variant(one.checkpoint).identity())
+        folder = model.folder
+    path = args.output_dir / folder.name if args.output_dir else folder
+    return Artifact(path, arguments, identity=model.identity())
 
 
 def write_wget_script(args: Args, family: Family, choices: Sequence[Choice]) -> None:

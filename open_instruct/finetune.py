@@ -8,6 +8,7 @@ Writes  output/{model_id}/: weights, tokenizer, README.md, training_log.jsonl, m
     python open_instruct/finetune.py --model_name_or_path output/tiny_tf_ckpts/checkpoint-600 \\
         --train_file data/socialiqa.jsonl --learning_rate 1e-3 --num_train_epochs 2
 
+Without these two, learning rate and epochs are those registered for the train set: of the paper's, the paper's.
 Several processes: `accelerate launch --num_processes 2 open_instruct/finetune.py …`; the result does not depend on the
 number of processes (beyond float noise): the loss is averaged over all target tokens of an optimiser step.
 """
@@ -17,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from open_instruct.common import paths
@@ -27,10 +29,11 @@ from open_instruct.common.hashing import describe_files
 from open_instruct.common.json_files import write_json
 from open_instruct.common.model_loading import model_folder, require_model, require_tokenizer
 from open_instruct.common.sidecars import has_sidecar, read_sidecar, sidecar_path
+from open_instruct.data.registry import read_datasets
 from open_instruct.data.train_records import require_train_file
 from open_instruct.study.own_models import base_of, derived_name
 from open_instruct.study.variants import Variant
-from open_instruct.training.arguments import Args, resolve, training_arguments
+from open_instruct.training.arguments import DEFAULT_EPOCHS, Args, resolve, training_arguments
 
 # torch takes seconds to import: `--help` and user errors do not need it.
 
@@ -39,6 +42,7 @@ def main(args: Args) -> None:
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     args = resolve(args, num_processes=num_processes)
     require_files(args)
+    args = with_registered_recipe(args)
     artifact = artifact_of(args)
     if artifact.is_done(overwrite=args.overwrite):
         print(f"done already: {artifact.path}")
@@ -65,7 +69,25 @@ def require_trackers(args: Args) -> None:
 
 def artifacts(args: Args) -> list[Artifact]:
     """What this command line writes, for the plan of a study."""
-    return [artifact_of(resolve(args, num_processes=1))]
+    return [artifact_of(with_registered_recipe(resolve(args, num_processes=1)))]
+
+
+def with_registered_recipe(args: Args) -> Args:
+    """`args` with the train set's learning rate and epochs where none are given.  Raises UserError without a rate."""
+    if args.learning_rate is not None and args.num_train_epochs is not None:
+        return args
+    name, _ = train_set_of(args.train_file)
+    registered = read_datasets().train_sets.get(name)
+    lr, epochs = (registered.lr, registered.epochs) if registered else (None, None)
+    args = replace(
+        args,
+        learning_rate=lr if args.learning_rate is None else args.learning_rate,
+        num_train_epochs=args.num_train_epochs or epochs or DEFAULT_EPOCHS,
+    )
+    if args.learning_rate is None:
+        raise UserError(f"{args.train_file}: train set {name} has no registered recipe; give --learning_rate")
+    print(f"{name}: learning rate {args.learning_rate:g}, {args.num_train_epochs} epochs")
+    return args
 
 
 def artifact_of(args: Args) -> Artifact:
@@ -90,10 +112,10 @@ def input_paths(args: Args) -> dict[str, Path]:
     """Everything that is read, by role; models of the Hub are downloaded."""
     paths_by_role = {"train_file": args.train_file, "model": model_folder(args.model_name_or_path, args.model_revision)}
     if args.config_name is not None:
-        paths_by_role["config"] = model_folder(args.config_name, files=("*.json",))
-    if args.tokenizer_name_or_path is not None:
-        files = ("*.json", "*.txt", "*.model", "*.jinja")
-        paths_by_role["tokenizer"] = model_folder(args.tokenizer_name_or_path, files=files)
+        paths_by_role["config"] = model_folder(args.config_name, args.model_revision, files=("*.json",))
+    if args.tokenizer_name_or_path is not None or args.tokenizer_revision is not None:
+        name, files = args.tokenizer_name_or_path or args.model_name_or_path, ("*.json", "*.txt", "*.model", "*.jinja")
+        paths_by_role["tokenizer"] = model_folder(name, args.tokenizer_revision or args.model_revision, files=files)
     require_model(paths_by_role["model"])
     require_model(paths_by_role.get("config", paths_by_role["model"]))
     require_tokenizer(paths_by_role.get("tokenizer", paths_by_role["model"]), option="--tokenizer_name_or_path")

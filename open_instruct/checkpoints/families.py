@@ -6,7 +6,7 @@ Families are declared in families.yaml beside this file and, for the user's own,
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from glob import glob
 from pathlib import Path
@@ -67,7 +67,7 @@ class Family:
     revision: str = MAIN
     path: str | None = None
     urls: str | None = None
-    runs: dict[str, str] = field(default_factory=dict)
+    ckpt_csv: str | None = None
     main_step: int | None = None
     tokens_per_step: int | None = None
     tokens_at_start: int = 0
@@ -203,14 +203,14 @@ def parse_families(path: Path, _mtime_ns: int) -> dict[str, Family]:
         found = "nothing" if raw is None else type(raw).__name__
         raise UserError(f"{path}: expected families by name, found {found}")
     problems: list[str] = []
-    found = {name: parse_family(name, values, problems) for name, values in raw.items()}
+    found = {name: parse_family(name, values, problems, folder=path.parent) for name, values in raw.items()}
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}")
     return found
 
 
-def parse_family(name: Any, values: Any, problems: list[str]) -> Any:
-    """Build a Family from its section of the file.  Adds every problem to `problems`."""
+def parse_family(name: Any, values: Any, problems: list[str], *, folder: Path) -> Any:
+    """Build a Family from its section of the file, which is in `folder`.  Adds every problem to `problems`."""
     if not isinstance(name, str) or not paths.is_safe(name):
         problems.append(f"{name}: expected a name of letters, digits and . _ + - only")
     if not isinstance(values, dict) or "name" in values:
@@ -218,9 +218,8 @@ def parse_family(name: Any, values: Any, problems: list[str]) -> Any:
         return None
     if "hub" in values and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(values["hub"])):
         problems.append(f"{name}: hub is {values['hub']!r}, expected OWNER/NAME of a repository on the Hub")
-    runs = values.get("runs")
-    if isinstance(runs, dict) and not all(isinstance(step, int) for step in runs):
-        problems.append(f"{name}: runs is {runs!r}, expected {{step: run}}")
+    if "ckpt_csv" in values:
+        values = values | {"ckpt_csv": str(folder / str(values["ckpt_csv"]))}
     for key in ("tokens_per_step", "tokens_at_start", "main_step"):
         if isinstance(values.get(key), int) and values[key] < 0:
             problems.append(f"{name}: {key} is {values[key]}, expected 0 or more")

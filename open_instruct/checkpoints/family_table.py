@@ -15,5 +15,5 @@ def family_table() -> str:
 def row_of(family: Family) -> tuple[str, ...]:
     tokens = "-" if family.tokens_per_step is None else f"{family.tokens_per_step:,}"
     hub = f"https://huggingface.co/{family.hub}, {family.revision}" if family.hub else None
-    where = family.path or (family.urls if family.runs else None) or hub or "output/, made or put there by you"
+    where = family.path or (family.urls if family.ckpt_csv else None) or hub or "output/, made or put there by you"
     return family.name, FORMATS[family.checkpoint_format], tokens, where

@@ -43,7 +43,7 @@ def store_of(family: Family) -> Family:
             "the family in families.yaml in base_dir"
         )
     hub = family.fine_tuned.hub
-    return replace(family, hub=hub, checkpoint_format="hf", urls=None, runs={}, tokenizer=None)
+    return replace(family, hub=hub, checkpoint_format="hf", urls=None, ckpt_csv=None, tokenizer=None)
 
 
 def list_fine_tuned(family: Family, train_sets: Sequence[str]) -> list[FineTuned]:

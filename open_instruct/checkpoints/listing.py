@@ -29,13 +29,6 @@ class Available:
         return self.checkpoint.name
 
 
-def list_known_runs(family: Family) -> list[Available]:
-    """The native checkpoints whose URL is known without a list, by step, `main` last."""
-    assert family.urls is not None
-    urls = {int(step): family.urls.format(run=run, step=step) for step, run in family.runs.items()}
-    return by_step(family, urls)
-
-
 def by_step(family: Family, urls: dict[int, str]) -> list[Available]:
     """Native checkpoints from their URLs, by step; `main` has the URL of `main_step`."""
     main = {None: urls[family.main_step]} if family.main_step in urls else {}
@@ -44,7 +37,7 @@ def by_step(family: Family, urls: dict[int, str]) -> list[Available]:
 
 
 def read_checkpoint_csv(path: Path, family: Family) -> list[Available]:
-    """The checkpoints of a list in the OLMo repository's format, `Step,Checkpoint Directory`, by step.
+    """The checkpoints of a list in the OLMo repository's format, `Step,Checkpoint Directory`, by step, `main` last.
 
     Rows of other runs are left out, and their number is printed. Raises UserError that names every row that
     contradicts itself or another one, and where no row is of the family.

@@ -36,13 +36,15 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("epochs", "num_train_epochs", "rows", "max_train_rows", "limit", "max_train_steps"), Range(1)),
     **dict.fromkeys(("batch_size", "total_batch_size", "per_device_train_batch_size"), Range(1)),
     **dict.fromkeys(("gradient_accumulation_steps", "max_tokens_per_batch", "max_seq_length"), Range(1)),
-    **dict.fromkeys(("max_new_tokens", "lora_rank", "lora_alpha", "early_stopping_patience"), Range(1)),
+    **dict.fromkeys(("max_new_tokens", "lora_rank", "early_stopping_patience"), Range(1)),
     **dict.fromkeys(("preprocessing_num_workers", "logging_steps", "num_resamples", "ckpt_amount"), Range(1)),
     **dict.fromkeys(("d_model", "num_layers", "num_heads", "vocab_size"), Range(1)),
     **dict.fromkeys(("cpus", "memory_gb", "throttle", "num_parallel"), Range(1)),
     **dict.fromkeys(("flop_per_second", "tokens_per_row", "num_parameters"), Range(1)),
     "num_draws": Range(2),  # one draw gives no standard error
-    **dict.fromkeys(("lr", "learning_rate", "max_grad_norm", "temperature", "sizes"), Range(0, is_open=True)),
+    **dict.fromkeys(
+        ("lr", "learning_rate", "max_grad_norm", "lora_alpha", "temperature", "sizes"), Range(0, is_open=True)
+    ),
     **dict.fromkeys(("timeout_seconds", "interval_seconds"), Range(0, is_open=True)),
     "top_p": Range(0, 1, is_open=True),
     "warmup_ratio": Range(0, 1),

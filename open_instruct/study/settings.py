@@ -43,7 +43,7 @@ class TrainingOptions:
     """Gradients of a larger norm are scaled down to it."""
     lora_rank: int = named(64, "rank{}")
     """Rank of the adapters."""
-    lora_alpha: int = named(16, "alpha{}")
+    lora_alpha: float = named(16.0, "alpha{}")
     """Their products are scaled by alpha / rank."""
     lora_dropout: float = named(0.1, "dropout{}")
     """Dropout on their input."""
@@ -79,6 +79,8 @@ class ExecutionOptions:
     """Number of steps in one line of the log; its loss is their mean."""
     check_memory: bool = True
     """Refuse to start where the memory estimate exceeds the free memory."""
+    timeout_seconds: int = 3600
+    """Longest time that one process waits for the others, e.g. while the first one tokenises."""
 
 
 @dataclass(frozen=True, kw_only=True)

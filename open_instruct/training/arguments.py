@@ -4,12 +4,14 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from open_instruct.common.errors import UserError
 from open_instruct.study.settings import DEFAULT_SEED, ExecutionOptions, TrainingOptions
 from open_instruct.study.variants import Recipe
 from open_instruct.training.steps import MicroBatchLimits
+
+MixedPrecision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,10 @@ class Args(TrainingOptions, ExecutionOptions):
     """Folder of the model in transformers format, or its name on the Hub: owner/repository[/folder]."""
     train_file: Path
     """Records made by format_generalization.py, or your own (docs/data.md)."""
-    learning_rate: float
-    """Peak learning rate, reached after warm-up."""
-    num_train_epochs: int = 3
-    """Passes over the train file."""
+    learning_rate: float | None = None
+    """Peak learning rate, reached after warm-up (default: that of the train set's registered recipe)."""
+    num_train_epochs: int | None = None
+    """Passes over the train file (default: as registered for the train set, else 3)."""
     output_dir: Path | None = None
     """Default: output/{model_id}, named from the base model, the train set and the recipe."""
     model_name: str | None = None
@@ -40,9 +42,12 @@ class Args(TrainingOptions, ExecutionOptions):
     tokenizer_name_or_path: str | None = None
     """Folder or Hub name of another tokenizer (default: the model's)."""
     model_revision: str | None = None
-    """Branch, tag or commit of a model of the Hub."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """`bf16` is the study's setting on a GPU; on a CPU without bf16 instructions it is slower than `no`."""
+    """Branch, tag or commit of a model of the Hub, and of `config_name`."""
+    tokenizer_revision: str | None = None
+    """Branch, tag or commit of a tokenizer of the Hub (default: model_revision)."""
+    mixed_precision: MixedPrecision | None = None
+    """`bf16` is the study's setting on a GPU; on a CPU without bf16 instructions it is slower than `no`.
+    Default: that of `accelerate launch`, without it `no`."""
     use_lora: bool = False
     """Train low-rank adapters of all linear layers instead of all weights."""
     keep_weights: Literal["full", "lora", "none"] = "full"
@@ -66,7 +71,7 @@ class Args(TrainingOptions, ExecutionOptions):
 
     @property
     def half_precision(self) -> bool:
-        return self.mixed_precision != "no"
+        return self.mixed_precision in ("bf16", "fp16")
 
     @property
     def micro_batch_limits(self) -> MicroBatchLimits:
@@ -79,14 +84,14 @@ class Args(TrainingOptions, ExecutionOptions):
             adapter="lora" if self.use_lora else "full",
             rows=self.max_train_rows,
             batch_size=self.total_batch_size or DEFAULT_BATCH_SIZE,
-            mixed_precision=self.mixed_precision,
+            mixed_precision=self.mixed_precision or "no",
             is_adapter=self.keep_weights == "lora",
             options=self.relevant(is_lora=self.use_lora),
             seed=self.seed,
         )
 
 
-DEFAULT_BATCH_SIZE = 8
+DEFAULT_BATCH_SIZE, DEFAULT_EPOCHS = 8, 3
 RECORDED = ("learning_rate", "num_train_epochs", "max_train_rows", "total_batch_size", "mixed_precision", "use_lora")
 RECORDED += ("keep_weights", "seed")
 """The arguments that affect the weights, beside TrainingOptions."""
@@ -99,8 +104,11 @@ def training_arguments(args: Args) -> dict:
 
 
 def resolve(args: Args, *, num_processes: int) -> Args:
-    """`args` with total_batch_size filled in.  Raises UserError that names every problem."""
-    problems = []
+    """`args` with total_batch_size and mixed_precision filled in.  Raises UserError that names every problem."""
+    problems = launcher_problems(args)
+    precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in get_args(MixedPrecision):
+        problems.append(f"mixed_precision of accelerate launch is {precision}; expected no, bf16 or fp16")
     per_device, accumulation, total = (
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
@@ -132,7 +140,22 @@ def resolve(args: Args, *, num_processes: int) -> Args:
         problems.append("torch_compile needs a C++ compiler, and none is found; install g++, set CXX, or leave it out")
     if problems:
         raise UserError("; ".join(problems))
-    return replace(args, total_batch_size=total or DEFAULT_BATCH_SIZE)
+    return replace(args, total_batch_size=total or DEFAULT_BATCH_SIZE, mixed_precision=precision)
+
+
+def launcher_problems(args: Args) -> list[str]:
+    """Options of `accelerate launch` for DeepSpeed that the run's own options would override."""
+    accumulation, clipping = (
+        os.environ.get(f"ACCELERATE_{name}", "auto") for name in ("GRADIENT_ACCUMULATION_STEPS", "GRADIENT_CLIPPING")
+    )
+    problems = []
+    if accumulation not in ("auto", "1"):
+        problems.append(
+            f"gradient_accumulation_steps of accelerate launch is {accumulation}; give it to finetune.py instead"
+        )
+    if clipping not in ("auto", "none") and float(clipping) != args.max_grad_norm:
+        problems.append(f"gradient_clipping of accelerate launch is {clipping}; add --max_grad_norm {clipping}")
+    return problems
 
 
 def compilers() -> list[str]:

@@ -82,7 +82,7 @@ def compile_layers(language_model: Any) -> None:
         layer.compile(dynamic=True)
 
 
-def add_adapters(model: Any, *, rank: int, alpha: int, dropout: float) -> Any:
+def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
     """Add low-rank adapters to all linear layers but the head; only they are trained."""
     from peft import LoraConfig, get_peft_model
 

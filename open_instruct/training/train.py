@@ -4,12 +4,13 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
@@ -71,7 +72,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     )
     steps = step_rows(
         len(examples),
-        num_epochs=args.num_train_epochs,
+        num_epochs=args.num_train_epochs or 1,
         batch_size=args.total_batch_size or 1,
         seed=args.seed,
         max_steps=args.max_train_steps,
@@ -127,6 +128,7 @@ def make_accelerator(args: Args, artifact: Artifact) -> Accelerator:
         cpu=not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,
         log_with=trackers(args, artifact) or None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.timeout_seconds))],
     )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:

@@ -13,8 +13,14 @@
 #SBATCH --time=04:00:00
 set -euo pipefail
 
-: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+# The repository is above this file or, where it is Slurm's copy, above the submitted one or the folder of submission.
+above() (cd "$1" && until [[ -e open_instruct/finetune.py ]]; do [[ $PWD != / ]] || exit 1; cd ..; done && pwd)
+submitted() { scontrol show job "${SLURM_JOB_ID:-0}" 2> /dev/null | sed -n 's|^ *Command=\(.*/\)[^/]*\.sh.*|\1|p'; }
+: "${repository:=$(above "$(dirname "${BASH_SOURCE[0]}")" || above "$(submitted)" \
+  || above "${SLURM_SUBMIT_DIR:-.}" || above "${base_dir:-.}")}"
+: "${repository:?is not above this script, the folder of submission or base_dir; set repository to its folder}"
 : "${base_dir:=$repository}"
+[[ $base_dir == /* ]] || base_dir=$PWD/$base_dir
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash evaluate_it_model.sh}"
 export base_dir
 read -ra task_names <<< "${tasks:-}"

@@ -5,7 +5,7 @@
 #   family           family of the checkpoint                                        (default: olmo1b)
 #   model_name       folder of the model, or its name on the Hub
 #                                      (default: $base_dir/output/{family}_tf_ckpts/checkpoint-{ckpt}, or /main)
-#   lr, epoch        recipe                                                          (default: 2e-6, 3)
+#   lr, epoch        recipe                                         (default: as registered for the train set)
 #   NUM_GPUS         processes on each node, one a GPU            (default: the GPUs that Slurm allocated, else 1)
 #   TOTAL_BATCH_SIZE examples per optimiser step, over all processes                 (default: 8)
 #   mixed_precision  bf16, fp16 or no                                                (default: bf16)
@@ -29,14 +29,19 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+# The repository is above this file or, where it is Slurm's copy, above the submitted one or the folder of submission.
+above() (cd "$1" && until [[ -e open_instruct/finetune.py ]]; do [[ $PWD != / ]] || exit 1; cd ..; done && pwd)
+submitted() { scontrol show job "${SLURM_JOB_ID:-0}" 2> /dev/null | sed -n 's|^ *Command=\(.*/\)[^/]*\.sh.*|\1|p'; }
+: "${repository:=$(above "$(dirname "${BASH_SOURCE[0]}")" || above "$(submitted)" \
+  || above "${SLURM_SUBMIT_DIR:-.}" || above "${base_dir:-.}")}"
+: "${repository:?is not above this script, the folder of submission or base_dir; set repository to its folder}"
 : "${base_dir:=$repository}"
+[[ $base_dir == /* ]] || base_dir=$PWD/$base_dir
 : "${data_dir:=$base_dir/data}"
+[[ $data_dir == /* ]] || data_dir=$PWD/$data_dir
 : "${data_file_name:?set data_file_name to a train set, e.g. data_file_name=socialiqa ckpt=592000 bash fine_tune_olmo.sh}"
 : "${ckpt:?set ckpt to a pre-training step, e.g. data_file_name=socialiqa ckpt=592000 bash fine_tune_olmo.sh}"
 : "${family:=olmo1b}"
-: "${lr:=2e-6}"
-: "${epoch:=3}"
 : "${mixed_precision:=bf16}"
 : "${NUM_GPUS:=${SLURM_GPUS_ON_NODE:-1}}"
 case $ckpt in main | -1) folder=main ;; *) folder=checkpoint-$ckpt ;; esac
@@ -72,8 +77,8 @@ trap 'is_at_time_limit=yes; touch "$stop_file"' USR1
 "${launch[@]}" "${options[@]}" open_instruct/finetune.py \
   --model_name_or_path "$model_name" \
   --train_file "$train_file" \
-  --learning_rate "$lr" \
-  --num_train_epochs "$epoch" \
+  ${lr:+--learning_rate "$lr"} \
+  ${epoch:+--num_train_epochs "$epoch"} \
   --total_batch_size "${TOTAL_BATCH_SIZE:-8}" \
   --mixed_precision "$mixed_precision" \
   --stop_file "$stop_file" \

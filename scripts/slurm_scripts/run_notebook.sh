@@ -9,8 +9,14 @@
 #SBATCH --time=01:00:00
 set -euo pipefail
 
-: "${repository:=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}}"
+# The repository is above this file or, where it is Slurm's copy, above the submitted one or the folder of submission.
+above() (cd "$1" && until [[ -e open_instruct/finetune.py ]]; do [[ $PWD != / ]] || exit 1; cd ..; done && pwd)
+submitted() { scontrol show job "${SLURM_JOB_ID:-0}" 2> /dev/null | sed -n 's|^ *Command=\(.*/\)[^/]*\.sh.*|\1|p'; }
+: "${repository:=$(above "$(dirname "${BASH_SOURCE[0]}")" || above "$(submitted)" \
+  || above "${SLURM_SUBMIT_DIR:-.}" || above "${base_dir:-.}")}"
+: "${repository:?is not above this script, the folder of submission or base_dir; set repository to its folder}"
 : "${base_dir:=$repository}"
+[[ $base_dir == /* ]] || base_dir=$PWD/$base_dir
 export base_dir
 
 cd "$repository"

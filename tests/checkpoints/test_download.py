@@ -67,6 +67,14 @@ def test_dropped_connection_is_resumed_in_the_next_run(base_dir):
         assert is_done(store, 1000)
 
 
+def test_checkpoints_go_to_output_dir(base_dir):
+    with store_of(1000) as store:
+        run_download(base_dir, store, 1000, output_dir=base_dir / "elsewhere")
+        assert (base_dir / "elsewhere" / "checkpoint-1000" / "model.pt").is_file()
+        assert read_sidecar(base_dir / "elsewhere" / "checkpoint-1000")["identity"]["step"] == 1000
+        assert not paths.native_checkpoint("olmo1b", "checkpoint-1000").exists()
+
+
 def test_partial_file_is_discarded_after_the_file_changed_in_the_store(base_dir):
     with store_of(1000) as store:
         store.next_fault = faults(None, None, None, "cut", "drop")

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,6 @@ from open_instruct.checkpoints.listing import (
     Available,
     choose_amount,
     choose_steps,
-    list_known_runs,
     read_checkpoint_csv,
 )
 from open_instruct.common.errors import UserError
@@ -76,7 +76,7 @@ def test_every_error_in_a_families_file_is_named(base_dir):
     path.write_text(
         "a: {hub: nowhere, revison: main}\n../b: {}\nc: {revision: 'part{tokens}'}\nd: {tokens_per_step: many}\n"
         "e: {checkpoint_format: gguf}\nf: text\ng: {urls: 'https://x/{stp}'}\n"
-        "h: {about: 3, runs: {step1: a}, tokenizer: mine.json}\n"
+        "h: {about: 3, runs: {1: a}, tokenizer: mine.json}\n"
     )
     with pytest.raises(UserError) as error:
         family_named("a")
@@ -84,7 +84,7 @@ def test_every_error_in_a_families_file_is_named(base_dir):
         *("unknown key a.revison (did you mean revision?)", "hub is 'nowhere', expected OWNER/NAME", "../b: expected"),
         *("c: revision is part{tokens}, expected {step}", "d.tokens_per_step: expected int, found 'many'"),
         *("expected one of hf, olmo", "f: expected a mapping", "urls names stp; known: step, tokens, run"),
-        *("h.about: expected str, found '3'", "h: runs is {'step1': 'a'}, expected"),
+        *("h.about: expected str, found '3'", "unknown key h.runs"),
         "h.tokenizer: expected a mapping, found 'mine.json'",
     ):
         assert message in str(error.value)
@@ -104,11 +104,35 @@ def test_unknown_family_is_refused_with_the_nearest_name():
 # --- lists ---
 
 
-def test_known_runs_are_listed_by_step_and_main_last():
-    available = list_known_runs(family_named("olmo1b"))
-    assert steps_of(available) == [1000, 18000, 342000, 424000, 505000, 592000, 738000, 738020, None]
-    assert available[0].location == f"{STORE}/w1r5xfzt/step1000-unsharded"
+RUNS = {
+    1000: "w1r5xfzt",
+    18_000: "s7wptaol",
+    342_000: "mif67a9e",
+    424_000: "gqbsxin2",
+    505_000: "h9g4p1cw",
+    592_000: "yifb3rvs",
+    738_000: "g4g72enr",
+    None: "g4g72enr",
+}
+"""The paper's checkpoints and their runs."""
+
+
+def test_olmo_1b_is_listed_by_step_and_main_last_with_the_checkpoints_of_the_paper(capsys):
+    family = family_named("olmo1b")
+    available = read_checkpoint_csv(Path(family.ckpt_csv or ""), family)
+    assert len(available) == 351 + 1
+    assert steps_of(available)[:-1] == sorted(steps_of(available)[:-1])
+    chosen = choose_steps(available, [*RUNS], nearest=False)
+    assert {step: one.location.split("/")[-2] for step, one in chosen.items()} == RUNS
     assert available[-1].location == available[-2].location == f"{STORE}/g4g72enr/step738020-unsharded"
+    assert capsys.readouterr().out == ""  # no row is of another family
+
+
+def test_a_family_of_ones_own_has_its_list_beside_it(base_dir):
+    write_csv(base_dir / "mine.csv", (5, f"{STORE}/r/step5-unsharded"))
+    (base_dir / "families.yaml").write_text("mine: {checkpoint_format: olmo, ckpt_csv: mine.csv}\n")
+    family = family_named("mine")
+    assert steps_of(read_checkpoint_csv(Path(family.ckpt_csv or ""), family)) == [5]
 
 
 def test_olmo_repository_list_is_read_by_step(tmp_path):

@@ -39,6 +39,7 @@ PLANNED = {
 """Script -> options that the plan sets from other keys …"""
 BY_HAND = {
     *("output_dir", "output_file", "model_name", "model_revision", "config_name", "tokenizer_name_or_path"),
+    "tokenizer_revision",
     *("overwrite", "keep_weights", "then", "resume_from_checkpoint", "stop_file", "push_to_hub"),
     *("gradient_accumulation_steps", "validation_file", "batch_size", "max_tokens_per_batch", "model_class"),
     *("config_file", "task_file", "source", "local_dir", "num_recorded_inputs", "full_output_file", "metrics_file"),

@@ -18,6 +18,7 @@ from toy_training import command_line, environment, largest_difference, toy_trai
 
 from open_instruct import finetune
 from open_instruct.common import paths
+from open_instruct.common.sidecars import read_sidecar
 
 FOLDER = paths.REPOSITORY / "scripts" / "accelerate"
 KINDS = {
@@ -101,7 +102,8 @@ def test_weights_sharded_over_two_processes_train_to_the_same_values(tmp_path, p
     out, in_precision = tmp_path / "two", ["--mixed_precision", precision]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "fsdp.yaml")]
     launch += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", *in_precision]
-    script, *flags = command_line(args, "--output_dir", str(out), "--checkpointing_steps", "2", *in_precision)
+    # finetune.py itself takes the launcher's precision.
+    script, *flags = command_line(args, "--output_dir", str(out), "--checkpointing_steps", "2")
     assert script == "open_instruct/finetune.py"
     done = subprocess.run(
         [*launch, str(Path(__file__).parents[1] / "helpers" / "sharded_on_cpu.py"), *flags],
@@ -113,6 +115,7 @@ def test_weights_sharded_over_two_processes_train_to_the_same_values(tmp_path, p
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"sharded by {KINDS['fsdp']}" in done.stdout
+    assert read_sidecar(out)["arguments"]["mixed_precision"] == precision
     # In bfloat16, a gradient that is next to zero may change its sign, and AdamW's step with it.
     steps_of_adamw = 6 * args.learning_rate
     assert largest_difference(weights(tmp_path / "one"), weights(out)) < (1e-5 if precision == "no" else steps_of_adamw)
