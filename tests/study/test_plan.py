@@ -131,6 +131,15 @@ def test_exemplars_that_only_the_hub_has_are_downloaded_for_the_sets_that_need_t
     assert "rte.exemplars.jsonl" in {path.name for path in formatting.outputs}
 
 
+def test_a_suite_reads_its_rows_where_the_study_does(tmp_path):
+    def of_suite(source: str) -> set[str]:
+        jobs = jobs_of(tmp_path, evaluation={"rte": None}, source=source)
+        return {" ".join(job.command) for job in jobs if job.stage == "suite"}
+
+    assert {command.endswith(" --source hub") for command in of_suite("hub")} == {True}
+    assert {"--source" in command for command in of_suite("auto")} == {False}
+
+
 def test_fine_tuning_on_several_gpus_has_the_whole_machine(tmp_path):
     alone = {
         job.stage: job.whole_machine for job in jobs_of(tmp_path, accelerate_config="scripts/accelerate/fsdp.yaml")
