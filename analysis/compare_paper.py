@@ -30,8 +30,8 @@ import pandas as pd
 from analysis.inference.equivalence import MARGINS
 from analysis.inference.paper_comparison import COMPARED, DIRECTIONS, LEVEL, VERDICTS, compare, of_released_family
 from analysis.inference.paper_coverage import Measured, count_coverage, planned_keys
-from analysis.inference.result_tables import build_tables
-from analysis.tables.frames import groups, read_tables, select, table_files, to_csv
+from analysis.inference.result_tables import build_tables, load_results
+from analysis.tables.frames import groups, select, to_csv
 from analysis.tables.gathering import gather_released
 from analysis.tables.latex import to_latex
 from analysis.tables.released import read_released
@@ -71,9 +71,10 @@ def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder)
     margins = MARGINS | (load_study(args.study).margins if args.study else {}) | margins
     output = folder / "paper"
-    own, gathered = of_released_family(read_tables(folder), folder), gather_released(args.released)
+    tables, files, _ = load_results(folder)
+    own, gathered = of_released_family(tables, folder), gather_released(args.released)
     results = compare(own, build_tables(gathered), margins)
-    inputs = table_files(folder) | {f"released {name}": path for name, path in gathered.inputs.items()}
+    inputs = {**files} | {f"released {name}": path for name, path in gathered.inputs.items()}
     with Artifact(output, arguments={"level": LEVEL, "margins": margins}, inputs=inputs).making_folder() as (made, _):
         for name, frame in results.items():
             to_csv(frame, made / f"{name}.csv")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.inference.findings import find, write_findings
+from analysis.inference.result_tables import load_results
 from analysis.tables.columns import FILES
-from analysis.tables.frames import read_tables, table_files
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.cli import run
 from open_instruct.common.sidecars import find_sidecar
@@ -35,7 +35,8 @@ def main(args: Args) -> None:
             f"note: the tables in {folder} are of {study}, and no claim is primary without --study: "
             "all share one false discovery rate"
         )
-    write_findings(find(read_tables(folder), primary), folder, table_files(folder))
+    tables, files, _ = load_results(folder)
+    write_findings(find(tables, primary), folder, files)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Literal
 
 from analysis.figures.panels import in_tokens
 from analysis.figures.study_figures import build_grids, write_figures
-from analysis.tables.frames import read_tables, table_files
+from analysis.inference.result_tables import load_results
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.cli import run
 
@@ -31,9 +31,9 @@ class Args:
 
 def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder)
-    tables = read_tables(folder)
+    tables, files, _ = load_results(folder)
     grids = build_grids(in_tokens(tables) if args.axis == "tokens" else tables)
-    write_figures(grids, folder / "figures", table_files(folder), scale=args.scale, axis=args.axis)
+    write_figures(grids, folder / "figures", files, scale=args.scale, axis=args.axis)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ class Args:
     """Take the models and evaluations of this study, and list what is missing (default: all finished ones)."""
     set: tuple[str, ...] = ()
     """Values in place of the study file's, as of run_study.py."""
+    skip_scoring: bool = False
+    """Do not score predictions that have no metrics yet; list them as missing."""
     released: Path | None = None
     """Folder of the authors' released tables, to be read in place of your own measurements."""
     scale: Literal["index", "linear", "log"] = "index"
@@ -42,7 +44,7 @@ class Args:
 
 def main(args: Args) -> None:
     study, folder = new_results(args.study, args.released, args.set)
-    produce_tables(study, args.released, folder)
+    produce_tables(study, args.released, folder, skip_scoring=args.skip_scoring)
     # Read back, since the files have twelve digits: run alone, findings.py and plotting.py see the same numbers.
     tables, inputs = read_tables(folder), table_files(folder)
     findings = find(tables, study.primary if study else None)

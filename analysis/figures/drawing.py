@@ -40,6 +40,8 @@ NOTE_WIDTH = 42
 CHARACTERS_AN_INCH = 18
 """Of the note below the panels."""
 NOTE_SIZE, NOTE_COLOUR = 7.5, "#555555"
+BAR_WIDTH, MOST_BAR_LABELS = 0.8, 24
+"""Of all bars at one place, as a fraction of their distance; characters of tick labels that fit beside each other."""
 PALE = 0.35
 """Opacity of the thin lines of single replicates."""
 STYLE: dict[Any, Any] = {
@@ -121,6 +123,9 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
             draw_points(axes, curve, curve.rows, curve.rows[curve.x].to_numpy(float), line="none")
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         return
+    if panel.bars:
+        draw_bars(axes, panel, curves)
+        return
     checkpoints = order_checkpoints([*panel.checkpoints, *(c for curve in curves for c in curve.rows["checkpoint"])])
     places = positions(checkpoints, scale)
     for number, curve in enumerate(curves):
@@ -130,6 +135,28 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
     axes.set(xlabel=X_LABELS[axis] + ("" if scale == "index" else f" ({scale})"), ylabel=panel.y_label)
     if panel.own_legend:
         add_own_legend(axes, curves, ROTATED_LABELS if is_rotated else HORIZONTAL_LABELS)
+
+
+def draw_bars(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
+    """Bars beside each other at each place; hatched where a curve is hollow."""
+    measured = [curve.rows.dropna(subset=[curve.value]) for curve in curves]
+    rows_of = [{row["checkpoint"]: row for row in rows.to_dict("records")} for rows in measured]
+    for place, name in enumerate(panel.bars):
+        there = [(curve, rows[name]) for curve, rows in zip(curves, rows_of, strict=True) if name in rows]
+        width = BAR_WIDTH / max(1, len(there))
+        for number, (curve, row) in enumerate(there):
+            y, low, high = (float(row[column]) for column in (curve.value, "ci_low", "ci_high"))
+            look: dict[str, Any] = {"color": curve.style.colour}
+            if name in curve.hollow:
+                look = {"color": "white", "edgecolor": curve.style.colour, "hatch": "////"}
+            x = place + width * (number - (len(there) - 1) / 2)
+            axes.bar(x, y, 0.92 * width, **look)
+            errors = np.clip([[y - low], [high - y]], 0, None)
+            axes.errorbar(x, y, errors, capsize=2, elinewidth=0.9, ecolor=BASE_COLOUR, fmt="none")
+    axes.set_xticks(range(len(panel.bars)), [short_step(name).replace(" ", "\n") for name in panel.bars])
+    if sum(len(short_step(name)) for name in panel.bars) > MOST_BAR_LABELS:
+        rotate_ticks(axes)
+    axes.set(ylabel=panel.y_label)
 
 
 def with_points(curves: Sequence[Curve]) -> list[Curve]:
@@ -153,10 +180,14 @@ def label_ticks(axes: Axes, places: Mapping[str, float]) -> bool:
     shown = readable_ticks(places, width, is_rotated=is_rotated)
     axes.set_xticks(list(places.values()), [short_step(name) if name in shown else "" for name in places])
     if is_rotated:
-        axes.tick_params(axis="x", rotation=ROTATION)
-        for label in axes.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+        rotate_ticks(axes)
     return is_rotated
+
+
+def rotate_ticks(axes: Axes) -> None:
+    axes.tick_params(axis="x", rotation=ROTATION)
+    for label in axes.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
 
 
 def add_own_legend(axes: Axes, curves: Sequence[Curve], inches_below: float) -> None:

@@ -37,15 +37,17 @@ def tokens_of(tables: Tables) -> dict[str, int]:
 
 def panel_data(panel: Panel, tokens: dict[str, int]) -> dict[str, Any]:
     found = [str(name) for curve in panel.curves for name in curve.rows["checkpoint"]]
-    checkpoints = order_checkpoints([*panel.checkpoints, *found])
+    checkpoints = list(panel.bars) or order_checkpoints([*panel.checkpoints, *found])
+    steps = {name: int(name) for name in checkpoints if name.isdigit()}
     return {
         "title": panel.title,
         "y_label": panel.y_label,
         "x_label": panel.x_label,
         "is_change": panel.is_change,
         "own_legend": panel.own_legend,
+        "bars": bool(panel.bars),
         "checkpoints": checkpoints,
-        "steps": places(checkpoints, {name: int(name) for name in checkpoints if name != MAIN}),
+        "steps": places(checkpoints, steps),
         "tokens": places(checkpoints, tokens),
         "curves": [curve_data(curve, checkpoints) for curve in panel.curves],
     }

@@ -43,6 +43,8 @@ class Panel:
     """Draw a line at zero."""
     x_label: str = ""
     """Of a panel whose x axis is a column of numbers instead of checkpoints."""
+    bars: Sequence[str] = ()
+    """Bars instead of curves, over these values of the column `checkpoint`, which may be names of other things."""
     own_legend: bool = False
     """Whether the legend is below the panel, since its curves are in no other."""
 

@@ -110,8 +110,13 @@ def on_scale(row: Mapping[Any, Any], *, is_change: bool) -> dict[str, float]:
 
 def interval_note(grid: Grid) -> str:
     """Over what the 95% intervals of a figure are, what its thin lines are, and which points are hollow."""
-    curves = [curve for row in grid for panel in row for curve in panel.curves]
+    panels = [panel for row in grid for panel in row]
+    curves = [curve for panel in panels for curve in panel.curves]
     parts = intervals_of(curves)
+    if any(panel.bars for panel in panels):
+        sentences = [f"Error bars are means of the pairs' 95% intervals over {'; over '.join(parts)}."]
+        is_hatched = any(curve.hollow for curve in curves)
+        return " ".join([*sentences, *(["Hatched: some scores say nothing about their models."] if is_hatched else [])])
     sentences = [f"Bars are 95% intervals over {'; over '.join(parts)}."] if parts else []
     if units := sorted({unit for curve in curves if curve.each for unit in curve.rows["unit"] if unit}):
         sentences.append(f"Thin lines are single {' and '.join(f'{unit}s' for unit in units)}.")

@@ -19,6 +19,7 @@ from analysis.figures.grids import (
     task_format,
 )
 from analysis.figures.panels import Grid, in_tokens
+from analysis.figures.paper_bars import learned_when, other_domains, transfer
 from analysis.figures.replicate_curves import completed, interval_note, models_of
 from analysis.figures.weight_grids import noise_on_weights, weight_distance
 from analysis.tables.frames import Tables
@@ -47,6 +48,13 @@ FIGURES = {
         "Base models and models fine-tuned on the task's train set, on its evaluation set. "
         "If pre-training has a latent benefit, the two curves diverge.",
     ),
+    "fig3_bars": StudyFigure(
+        "Tasks learned in fine-tuning, in pre-training",
+        learned_when,
+        "Fine-tuned minus base: mean over the paper's pairs of train and evaluation set in each group, SciQ counted "
+        "twice as there; the numbers are in paper_means.csv.",
+        table="paper_means",
+    ),
     "fig4_suites": StudyFigure(
         "Ranked classification and instruction following",
         instruction_suites,
@@ -64,11 +72,25 @@ FIGURES = {
         "Change by fine-tuning on tasks other than the one trained on. "
         "Above zero is a higher score, or higher bits per byte.",
     ),
+    "fig6_bars": StudyFigure(
+        "Transfer between kinds of tasks",
+        transfer,
+        "Fine-tuned minus base: mean over the paper's pairs that train on classification and evaluate generation, and "
+        "the reverse; the numbers are in paper_means.csv.",
+        table="paper_means",
+    ),
     "fig7_out_of_domain": StudyFigure(
         "Out-of-domain generalisation: fine-tuned minus base",
         out_of_domain,
         "Change by fine-tuning on other data of the same task, a panel for each train set. "
         "Above zero is a higher score, or higher bits per byte.",
+    ),
+    "fig7_bars": StudyFigure(
+        "Out of domain: mean changes",
+        other_domains,
+        "Fine-tuned minus base on other data of the same task: mean over the paper's pairs at each checkpoint, and for "
+        "each family of tasks; the numbers are in paper_means.csv.",
+        table="paper_means",
     ),
     "fig8_heldout_text": StudyFigure(
         "Held-out text before and after fine-tuning",

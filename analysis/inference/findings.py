@@ -27,8 +27,9 @@ from analysis.inference.claims import (
 )
 from analysis.inference.finding import SLOPE, Finding, format_p, sign, without_constant_gold
 from analysis.inference.multiplicity import adjusted
+from analysis.inference.result_tables import Results
 from analysis.inference.weight_claims import distance_and_gain, noise_sensitivity
-from analysis.tables.frames import Tables
+from analysis.tables.frames import Tables, read_table
 from analysis.tables.latex import to_latex
 from analysis.tables.replicates import FEWEST_REPLICATES, SEED
 from open_instruct.common.artifacts import Artifact
@@ -162,10 +163,19 @@ def interval_of(one: Finding, over: str) -> str:
     return f", 95% interval {one.ci_low:+.3g} to {one.ci_high:+.3g} {over}"
 
 
+def findings_of(results: Results, folder: Path) -> pd.DataFrame:
+    """findings.csv of a results folder; where all_perf_table.csv was replaced there, the findings of the new one."""
+    return frame_of(find(results.tables)) if results.is_replaced else read_table(folder / "findings.csv")
+
+
+def frame_of(findings: Sequence[Finding]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(finding) for finding in findings], columns=list(Finding.__dataclass_fields__))
+
+
 def write_findings(findings: Sequence[Finding], folder: Path, inputs: Mapping[str, Path]) -> None:
     """Write findings.json, findings.csv, and the claims with their verdicts as LaTeX to findings.tex."""
     rows = [asdict(finding) for finding in findings]
-    frame = pd.DataFrame(rows, columns=list(Finding.__dataclass_fields__))
+    frame = frame_of(findings)
     with Artifact(folder / "findings.json", arguments={"level": LEVEL}, inputs=inputs).making():
         write_json(folder / "findings.json", {"level": LEVEL, "questions": QUESTIONS, "findings": rows})
     table = Artifact(folder / "findings.csv", arguments={"level": LEVEL}, inputs=inputs)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -28,6 +28,7 @@ from analysis.tables.frames import (
     checkpoint_order,
     empty_table,
     level_table,
+    read_tables,
     table_files,
     write_table,
 )
@@ -41,8 +42,11 @@ from analysis.tables.gathering import (
     table_of,
 )
 from analysis.tables.latex import write_latex_tables
+from analysis.tables.paper_means import paper_means
 from analysis.tables.released import fault_of
+from analysis.tables.replaced import is_replaced
 from analysis.tables.replicates import family_of_run
+from analysis.tables.scoring import score_predictions
 from analysis.tables.summaries import summarise_changes, summarise_groups, task_groups
 from analysis.tables.weight_tables import weight_tables
 from open_instruct.checkpoints.families import step_name
@@ -51,22 +55,19 @@ from open_instruct.study.config import Study
 from open_instruct.study.own_results import require_own_results
 
 
-def produce_tables(study: Study | None, released: Path | None, folder: Path) -> None:
+def produce_tables(study: Study | None, released: Path | None, folder: Path, *, skip_scoring: bool = False) -> None:
     """Write the tables of a study, of all finished measurements, or of the authors' released tables to `folder`.
 
+    Predictions without metrics are scored before, unless `skip_scoring` is set.
     Raises UserError where the results are another study's.
     """
     if study:
         require_own_results(study)
-    gathered = gather_released(released) if released else gather_measurements(study)
+    failed = {} if released or skip_scoring else score_predictions(study)
+    gathered = gather_released(released) if released else gather_measurements(study, failed)
     tables = build_tables(gathered, study)
-    tables = replace(
-        tables,
-        changes=summarise_changes(tables.differences, tables.levels),
-        groups=summarise_groups(tables.levels),
-        variation=variation_table(tables),
-        **weight_tables(tables.scores, study),
-    )
+    weights = weight_tables(tables.scores, study)
+    tables = replace(with_summaries(tables), **weights)
     arguments = {
         "study": str(study.file.resolve()) if study else None,
         "released": str(released) if released else None,
@@ -76,12 +77,30 @@ def produce_tables(study: Study | None, released: Path | None, folder: Path) -> 
     for name, file in FILES.items():
         frame: pd.DataFrame = getattr(tables, name)
         if len(frame) or name not in OPTIONAL:
-            write_table(folder / file, frame, {} if name in OPTIONAL else {TIDY_TABLE: tidy}, arguments)
+            write_table(folder / file, frame, {} if name in weights else {TIDY_TABLE: tidy}, arguments)
         else:
             remove_own_file(folder / file)
     write_latex_tables(tables, folder / "tables", {TIDY_TABLE: tidy, **table_files(folder)})
     for row in tables.missing.to_dict("records"):
         print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
+
+
+class Results(NamedTuple):
+    tables: Tables
+    files: Mapping[str, Path]
+    """Those that the tables were read from, by name."""
+    is_replaced: bool
+    """Whether all_perf_table.csv was put there in place of the folder's own: then no other file of it is of use."""
+
+
+def load_results(folder: Path) -> Results:
+    """The tables of a results folder, all made of all_perf_table.csv (and its suites) where that was replaced."""
+    if not is_replaced(folder):
+        return Results(read_tables(folder), table_files(folder), False)
+    gathered = gather_released(folder)
+    names = " and ".join(gathered.inputs)
+    print(f"note: {names} in {folder} was replaced, so all other tables and findings are made of it, not read")
+    return Results(with_summaries(build_tables(gathered)), gathered.inputs, True)
 
 
 def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
@@ -101,6 +120,16 @@ def build_tables(gathered: Gathered, study: Study | None = None) -> Tables:
     return replace(scores_of(gathered), differences=differences, levels=levels)
 
 
+def with_summaries(tables: Tables) -> Tables:
+    return replace(
+        tables,
+        changes=summarise_changes(tables.differences, tables.levels),
+        groups=summarise_groups(tables.levels),
+        paper_means=paper_means(tables),
+        variation=variation_table(tables),
+    )
+
+
 def scores_of(gathered: Gathered) -> Tables:
     """The tables of single models, without comparisons."""
     performance = table_of(row for row in gathered.rows if row["kind"] != "suite")
@@ -112,8 +141,10 @@ def with_degenerate(gathered: Gathered) -> list[dict[str, Any]]:
     """The rows with `degenerate`: why a score says nothing about its model, or None.
 
     Of scores without items all that can be known of a table counts; with items only that a model gives one answer, and
-    that the prompts hold the gold.
+    that the prompts hold the gold. Tables of this project say it themselves.
     """
+    if all("degenerate" in row for row in gathered.rows):
+        return gathered.rows
     if gathered.cells:
         faults = [fault_of(row) for row in gathered.rows]
         pairs = zip(gathered.rows, faults, strict=True)

@@ -38,7 +38,15 @@ function traces(panel, ink, paper) {
     const shift = gap * (number - (panel.curves.length - 1) / 2);
     const x = curve.x ?? panel.checkpoints.map((_, i) => (position(panel, i) === null ? null : position(panel, i) + shift));
     const placed = values => values.map((v, i) => (x[i] === null ? null : v));
-    const y = placed(curve.y), colour = visibleColour(curve.colour, ink), hidden = state.hidden.has(curve.label);
+    const y = panel.bars ? curve.y : placed(curve.y), colour = visibleColour(curve.colour, ink), hidden = state.hidden.has(curve.label);
+    const error_y = { type: "data", symmetric: false, thickness: 1, width: 3,
+      array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
+      arrayminus: y.map((v, i) => (v === null || curve.low[i] === null ? 0 : Math.max(0, v - curve.low[i]))) };
+    if (panel.bars) return [{
+      type: "bar", name: curve.label, x: panel.checkpoints, y: curve.y, error_y, visible: hidden ? "legendonly" : true,
+      marker: { color: colour, pattern: { shape: curve.hollow.map(hollow => (hollow ? "/" : "")) } },
+      hovertemplate: "<b>%{fullData.name}</b><br>%{y:.4g} at %{x}<extra></extra>",
+    }];
     const thin = curve.each.map(values => ({
       mode: "lines", x, y: placed(values), visible: !hidden, showlegend: false, hoverinfo: "skip", opacity: 0.35,
       connectgaps: false, line: { color: colour, dash: curve.dash, width: 1 },
@@ -49,9 +57,7 @@ function traces(panel, ink, paper) {
       line: { color: colour, dash: curve.dash },
       marker: { symbol: curve.symbol, size: 7, color: curve.hollow.map(hollow => (hollow ? paper : colour)),
         line: { color: colour, width: curve.hollow.map(hollow => (hollow ? 2 : 0)) } },
-      error_y: { type: "data", symmetric: false, thickness: 1, width: 3,
-        array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
-        arrayminus: y.map((v, i) => (v === null || curve.low[i] === null ? 0 : Math.max(0, v - curve.low[i]))) },
+      error_y,
       text: panel.checkpoints.map((name, i) => name + (curve.hollow[i] ? "<br>one answer for nearly all items" : "")),
       hovertemplate: "<b>%{fullData.name}</b><br>%{y:.4g} at %{text}<extra></extra>",
     }];
@@ -76,7 +82,7 @@ function draw(panel, box) {
     legend: { orientation: "h", y: -0.32, font: { size: 11 } },
     margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    xaxis: { ...grid, ...(panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
+    xaxis: { ...grid, ...(panel.bars ? { type: "category" } : panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
     yaxis: { ...grid, title: { text: panel.y_label } },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   box.dataset.drawn = "true";

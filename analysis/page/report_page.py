@@ -43,6 +43,7 @@ VARIATION_COLUMNS += ("checkpoint_sd", "signal", "signal_to_noise", "gain_replic
 VARIATION_COLUMNS += ("smallest_gain",)
 SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "groups": ("Mean change by fine-tuning, for tasks that improve with pre-training and others", ()),
+    "paper_means": ("Mean change by fine-tuning over the paper's pairs of train and evaluation set", ()),
     "changes": ("Mean change by fine-tuning", ()),
     "levels": ("Scores, over pre-training runs or fine-tuning seeds", LEVEL_COLUMNS),
     "noise": ("Weight noise", (*NOISE_COLUMNS, "source")),
@@ -53,7 +54,7 @@ SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def shown_tables(tables: Tables) -> list[str]:
-    """Keys of SHOWN, without weight noise and weight change where they were not measured."""
+    """Keys of SHOWN, without the optional tables that have no rows."""
     return [name for name in SHOWN if name not in OPTIONAL or len(getattr(tables, name))]
 
 

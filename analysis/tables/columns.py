@@ -11,14 +11,15 @@ FILES = {
     "differences": "paired_differences.csv",
     "changes": "change_summary.csv",
     "groups": "group_summary.csv",
+    "paper_means": "paper_means.csv",
     "variation": "variation.csv",
     "missing": "missing.csv",
     "noise": "perturbation.csv",
     "distances": "weight_distances.csv",
 }
 """Field of Tables -> file in the folder of a study's results."""
-OPTIONAL = ("noise", "distances")
-"""Tables that few studies measure: without rows there is no file."""
+OPTIONAL = ("noise", "distances", "paper_means")
+"""Tables that not every study measures: without rows there is no file."""
 
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
 IDENTITY = ("family", "run", "step", "tokens", "train_set", "format", "shots", "limit", "conditions")
@@ -68,7 +69,18 @@ MEAN_CHANGES = (
 )
 SUMMARY_COLUMNS = ("series", "eval dataset", "setting", "metric", "checkpoints", *MEAN_CHANGES)
 GROUP_COLUMNS = ("family", "group", "checkpoint", "tasks", *MEAN_CHANGES, "missing")
+PAPER_MEAN_COLUMNS = ("family", "figure", "group", "checkpoint", "pairs", "degenerate changes")
+PAPER_MEAN_COLUMNS += (
+    "mean raw change",
+    "ci_low",
+    "ci_high",
+    "mean relative change",
+    "mean relative change as published",
+)
+PAPER_MEAN_COLUMNS += ("slope per 100k steps", "unit", "replicates", "missing")
+"""`degenerate changes`: how many of those averaged are of a score that says nothing about its model."""
 WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates", "items")
+WHOLE_NUMBERS += ("pairs", "degenerate changes")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr", "df")
 REAL_NUMBERS += ("log_odds", "next_low", "next_high", "item_error", "replicate_sd")
 REAL_NUMBERS += tuple(name for name in VARIATION_COLUMNS if name.endswith(("_sd", "_error", "_width", "_gain")))

@@ -17,6 +17,7 @@ from analysis.tables.columns import (
     GROUP_COLUMNS,
     LEVEL_COLUMNS,
     NOISE_COLUMNS,
+    PAPER_MEAN_COLUMNS,
     PERFORMANCE_COLUMNS,
     PRIMARY_METRICS,
     REAL_NUMBERS,
@@ -37,7 +38,7 @@ REQUIRED = ("performance", "suites", "levels", "differences", "missing")
 """Tables without which there are no results."""
 COLUMNS = {"performance": PERFORMANCE_COLUMNS, "suites": PERFORMANCE_COLUMNS, "levels": LEVEL_COLUMNS}
 COLUMNS |= {"differences": DIFFERENCE_COLUMNS, "variation": VARIATION_COLUMNS, "noise": NOISE_COLUMNS}
-COLUMNS |= {"distances": DISTANCE_COLUMNS}
+COLUMNS |= {"distances": DISTANCE_COLUMNS, "paper_means": PAPER_MEAN_COLUMNS}
 """Columns that are read from them."""
 
 
@@ -55,6 +56,8 @@ class Tables:
     """Mean change by fine-tuning, a row for each series and evaluation."""
     groups: pd.DataFrame = field(default_factory=lambda: empty_table(GROUP_COLUMNS))
     """Mean change by fine-tuning, a row for each group of tasks and checkpoint."""
+    paper_means: pd.DataFrame = field(default_factory=lambda: empty_table(PAPER_MEAN_COLUMNS))
+    """Mean change by fine-tuning over the paper's own pairs; empty where they were not measured."""
     variation: pd.DataFrame = field(default_factory=lambda: empty_table(VARIATION_COLUMNS))
     """What varies, of the scores and of the gain, a row for each series, evaluation and metric."""
     noise: pd.DataFrame = field(default_factory=lambda: empty_table(NOISE_COLUMNS))
@@ -95,13 +98,15 @@ def read_tables(folder: Path) -> Tables:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """Files of the tables from which findings and figures are made, by name."""
-    names = ("performance", "suites", "levels", "differences", "noise", "distances")
+    names = ("performance", "suites", "levels", "differences", "noise", "distances", "paper_means")
     return {FILES[name]: folder / FILES[name] for name in names if (folder / FILES[name]).is_file()}
 
 
 def read_table(path: Path) -> pd.DataFrame:
     # Only an empty cell is missing: a model or an evaluation set may well be called `none` or `NA`.
-    frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"checkpoint": object, "missing": object})
+    frame = pd.read_csv(
+        path, keep_default_na=False, na_values=[""], dtype={"checkpoint": object, "missing": object, "figure": object}
+    )
     return typed({str(name): frame[name].tolist() for name in frame.columns})
 
 
@@ -249,14 +254,15 @@ def primary_only(frame: pd.DataFrame) -> pd.DataFrame:
 
 def usual(frame: pd.DataFrame) -> pd.DataFrame:
     """Without rare settings and recipes, where the usual one is there too; the appendix figures show all."""
-    columns = ("setting", "eval_set", "family", "train_set", "series")
+    columns = ("setting", "eval_set", "kind", "family", "train_set", "series")
     rows = list(zip(*(frame[name].tolist() for name in columns), strict=True))
-    plain_settings = {eval_set for setting, eval_set, *_ in rows if setting == eval_set}
-    plain_models = {(family, train_set) for _, _, family, train_set, series in rows if not is_varied(series)}
+    # A suite task may have the name of an evaluation set.
+    plain_settings = {(eval_set, kind) for setting, eval_set, kind, *_ in rows if setting == eval_set}
+    plain_models = {(family, train_set) for *_, family, train_set, series in rows if not is_varied(series)}
     is_usual = [
-        (setting == eval_set or eval_set not in plain_settings)
+        (setting == eval_set or (eval_set, kind) not in plain_settings)
         and not (is_varied(series) and (family, train_set) in plain_models)
-        for setting, eval_set, family, train_set, series in rows
+        for setting, eval_set, kind, family, train_set, series in rows
     ]
     return where(frame, np.array(is_usual, dtype=bool))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from analysis.tables.measurements import (
     read_measurements,
     require_one_model_an_id,
 )
-from analysis.tables.released import read_released
+from analysis.tables.released import RELEASED_PERFORMANCE, is_own, read_released
+from analysis.tables.replaced import own_rows
 from analysis.tables.replicates import RUN, families_by_architecture, label_replicates
 from eval.metrics.aggregation import TOP_PREDICTION
 from eval.metrics.bootstrap import Interval
@@ -53,15 +55,19 @@ class Gathered:
     """Small files that were read; of measurements, each row names its file."""
 
 
-def gather_measurements(study: Study | None) -> Gathered:
+def gather_measurements(study: Study | None, failed: Mapping[Path, str] = MappingProxyType({})) -> Gathered:
     """Rows of the study's grid, or of all finished measurements.
 
+    `failed`: why a metrics file could not be made, for the rows of what is missing.
     Raises UserError where there are none, where two models have one id, or the same place in the tables.
     """
     expected_predictions, expected_suites = expected_files(study) if study else ({}, {})
     predictions, suites, missing = read_measurements(expected_predictions | expected_suites if study else None)
     if study:
-        missing = missing_from(expected_predictions, predictions) + missing_from(expected_suites, suites)
+        missing = missing_from(expected_predictions, predictions, failed) + missing_from(expected_suites, suites)
+    else:
+        about = {"model_id": None, "eval dataset": None}
+        missing += [about | {"reason": why, "file": paths.relative(path)} for path, why in failed.items()]
     if not predictions and not suites:
         raise UserError(
             f"no finished measurement in {paths.base_dir()}: expected output/predictions/*.metrics.json with sidecars; "
@@ -91,7 +97,10 @@ def without_numbers(measurements: Sequence[Measurement], rows: Sequence[Mapping[
 
 
 def gather_released(folder: Path) -> Gathered:
-    """Rows of the authors' released tables, which have no per-item values."""
+    """Rows of the authors' released tables, or of tables of this project, without per-item values."""
+    if (folder / RELEASED_PERFORMANCE).is_file() and is_own(folder / RELEASED_PERFORMANCE):
+        rows, files = own_rows(folder)
+        return Gathered(rows, {}, [], files)
     rows, files = read_released(folder)
     rows = label_replicates(rows)
     performance = table_of(row for row in rows if row["kind"] != "suite")

@@ -36,6 +36,7 @@ SHOWN = {
     "differences": ("comparison", "series", "checkpoint", "eval dataset", "metric", *DIFFERENCE, "missing"),
     "changes": (),
     "groups": (),
+    "paper_means": (),
     "variation": ("series", "setting", "format", "metric", *VARIATION),
     "noise": ("series", "checkpoint", "setting", "size", "draws", "bits_per_byte", *DIFFERENCE[:3]),
     "distances": ("series", "checkpoint", "layer", "weights", "distance", "base_norm", "relative"),

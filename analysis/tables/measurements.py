@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -244,12 +245,16 @@ def expected_files(study: Study) -> tuple[dict[Path, tuple[str, str]], dict[Path
     return predictions, suites
 
 
-def missing_from(expected: Mapping[Path, tuple[str, str]], found: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Rows of missing.csv, in the order of the study."""
+def missing_from(
+    expected: Mapping[Path, tuple[str, str]],
+    found: Sequence[Measurement],
+    failed: Mapping[Path, str] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Rows of missing.csv, in the order of the study; `failed` says why a file could not be made."""
     finished = {measurement.path for measurement in found}
     rows = []
     for path, (model_id, dataset) in expected.items():
         if path not in finished:
-            reason = NO_SIDECAR if path.is_file() else "no such file"
+            reason = failed.get(path) or (NO_SIDECAR if path.is_file() else "no such file")
             rows.append({"model_id": model_id, "eval dataset": dataset, "reason": reason, "file": paths.relative(path)})
     return rows

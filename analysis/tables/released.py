@@ -145,6 +145,8 @@ def read_released(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     if not performance.is_file():
         raise UserError(f"{performance}: no such table; --released expects the folder of the authors' released tables")
     files = {name: folder / name for name in RELEASED if (folder / name).is_file()}
+    for name in [name for name, path in files.items() if is_own(path)]:
+        print(f"not read: {files.pop(name)}, which is a table of this project and not of the authors'")
     problems: list[str] = []
     rows = []
     for name, path in files.items():
@@ -154,6 +156,11 @@ def read_released(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
         shown = "; ".join(problems[:10])
         raise UserError(f"{len(problems)} rows are not of the released tables' grammar: {shown}")
     return require_one_each(rows), files
+
+
+def is_own(path: Path) -> bool:
+    """Whether a table has this project's columns rather than the authors'."""
+    return "series" in pd.read_csv(path, nrows=0).columns
 
 
 def rows_of(

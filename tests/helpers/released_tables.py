@@ -77,6 +77,9 @@ def write_released(folder: Path) -> Path:
     add(tuned_id("18000", "xsum", 0), "xsum", 0.0, 0.1)
     add("olmo1b_checkpoint-18000_original", "socialiqa", 0.0, 0.1)
     add("olmo1b_hf_main_mnli_3epoch_2e-5", "rte", 0.3, 0.5)
+    for step in STEPS:
+        add(base_id(step), "mnli_mismatched", 0.05, 0.5)
+        add(tuned_id(step, "mnli"), "mnli_mismatched", 0.4, 0.9)
     write(folder / "all_perf_table.csv", rows, ("model_id", "eval dataset", "Performance", "std"))
 
     official = []

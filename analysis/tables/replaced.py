@@ -1,0 +1,76 @@
+"""Tables that were put into a results folder in place of its own.
+
+The authors' notebook draws its figures from results/analysis/all_perf_table.csv, which users replace by their own. The
+other files of the folder are then of another table, and must not be read beside it.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.tables.columns import FILES, PERFORMANCE_COLUMNS, TIDY_TABLE
+from analysis.tables.frames import DIGITS, is_empty, read_table, select, where
+from analysis.tables.released import is_own
+from open_instruct.common.errors import UserError
+
+COMPARED = ["model_id", "eval dataset", "metric", "Performance"]
+
+
+def is_replaced(folder: Path) -> bool:
+    """Whether all_perf_table.csv is not the one that the other files of the folder were made with.
+
+    That is so if it has the authors' columns, or other rows than measurements.parquet.  Raises UserError where only
+    official_eval_table.csv was replaced.
+    """
+    performance, suites = folder / FILES["performance"], folder / FILES["suites"]
+    if not performance.is_file():
+        return False
+    found = not is_own(performance) or has_other_rows(performance)
+    if not found and suites.is_file() and (not is_own(suites) or has_other_rows(suites)):
+        raise UserError(
+            f"{suites} was replaced, and {performance} was not; replace both, or give the folder of the new tables to "
+            "`python analysis/report.py --released FOLDER`"
+        )
+    return found
+
+
+def has_other_rows(path: Path) -> bool:
+    """Whether a table has other rows than the folder's measurements.parquet; False where there is none."""
+    tidy = path.with_name(TIDY_TABLE)
+    if not tidy.is_file():
+        return False
+    measured = pd.read_parquet(tidy, columns=[*COMPARED, "kind"])
+    is_suites = path.name == FILES["suites"]
+    expected = select(measured, kind="suite") if is_suites else where(measured, measured["kind"] != "suite")
+    return counted(read_table(path)) != counted(expected)
+
+
+def counted(rows: pd.DataFrame) -> Counter[tuple[str, ...]]:
+    *names, scores = (rows[name] for name in COMPARED)
+    return Counter(zip(*names, (DIGITS % score for score in scores), strict=True))
+
+
+def own_rows(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Rows of this project's own tables, and the tables that they came from, by name.
+
+    Suites beside a replaced table are read only if they were replaced too.  Raises UserError where a column is missing.
+    """
+    performance, suites = folder / FILES["performance"], folder / FILES["suites"]
+    files = {performance.name: performance}
+    if suites.is_file() and is_own(suites) and has_other_rows(suites) == has_other_rows(performance):
+        files[suites.name] = suites
+    elif suites.is_file():
+        print(f"not read: {suites}, which is not of the {performance.name} beside it")
+    rows = []
+    for path in files.values():
+        frame = read_table(path)
+        if absent := [column for column in PERFORMANCE_COLUMNS if column not in frame.columns]:
+            raise UserError(
+                f"{path}: no column {', '.join(absent)}, so it is of another version; make it again with "
+                "`python analysis/produce_tables.py`"
+            )
+        records = frame.to_dict("records")
+        rows += [{name: None if is_empty(value) else value for name, value in row.items()} for row in records]
+    return rows, files
