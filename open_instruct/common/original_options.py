@@ -1,6 +1,6 @@
 """Options of the study's original code: what to use here, read from original_options.yaml beside this file.
 
-docs/original_options.md has the same entries as a table; a test compares them.
+docs/original_code.md has the same entries as a table; a test compares them.
 """
 
 import sys

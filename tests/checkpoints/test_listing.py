@@ -46,7 +46,7 @@ def list_with_gaps(path) -> list[int]:
 
 def test_families_parse_revisions_and_count_tokens_as_their_names_state():
     known = families()
-    for name in ("olmo1b", "olmo1b_hf", "olmo1b_0724_hf", "olmo7b", "olmo2_1b", "amber", "pythia-12b-deduped"):
+    for name in ("olmo1b", "olmo1b_hf", "olmo1b_0724_hf", "olmo1.7_7b_hf", "olmo7b", "olmo2_1b", "amber", "pythia-12b-deduped"):
         family = known[name]
         assert family.hub
         assert family.tokens_per_step

@@ -45,13 +45,13 @@ def test_entries_have_one_meaning(script, option):
 
 
 def test_the_docs_have_the_table():
-    page = (REPOSITORY / "docs" / "original_options.md").read_text()
+    page = (REPOSITORY / "docs" / "original_code.md").read_text()
     rows = [
         f"| `{script}` | `{option}` | {in_docs(*next(iter(entry.items())))} |"
         for (script, option), entry in ENTRIES.items()
     ]
     expected = "\n".join(["| script | original | here |", "|---|---|---|", *rows])
-    assert expected in page, f"docs/original_options.md needs this table:\n{expected}"
+    assert expected in page, f"docs/original_code.md needs this table:\n{expected}"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Small copies of every dataset of the paper, with the real columns, on a loopback Hub or on disk."""
+"""Small copies of every dataset of the paper and its suite, with the real columns, on a loopback Hub or on disk."""
 
 import gzip
 import io
@@ -91,6 +91,43 @@ ROWS: dict[tuple[str, str], Callable[[str, int], Row]] = {
             {"role": "assistant", "content": f"It is {i + 1}."},
         ],
     },
+    # Of the suite.
+    ("allenai/ai2_arc", "*"): lambda s, i: {
+        "id": f"{s} {i}",
+        "question": f"Which is number {i}?",
+        "choices": {"text": ["one", "two", f"{i}"], "label": ["A", "B", "C"]},
+        "answerKey": "C",
+    },
+    ("aps/super_glue", "boolq/*"): lambda s, i: {
+        "question": f"is cat {i} wet",
+        "passage": f"Cat {i} of {s} -- It is {i % 2 * 'not '}wet.",
+        "idx": i,
+        "label": i % 2,
+    },
+    ("Rowan/hellaswag", "*"): lambda s, i: {
+        "ind": i,
+        "activity_label": "Running",
+        "ctx_a": f"Jo runs in {s}.",
+        "ctx_b": "then jo",
+        "ctx": f"Jo runs in {s}. then jo",
+        "endings": ["stops.", "eats.", "sleeps.", f"runs {i} miles."],
+        "source_id": f"activitynet~v_{i}",
+        "split": s,
+        "split_type": "indomain",
+        "label": "3",
+    },
+    ("allenai/openbookqa", "*"): lambda s, i: {
+        "id": f"{s} {i}",
+        "question_stem": f"Water {i} is",
+        "choices": {"text": ["dry", "wet"], "label": ["A", "B"]},
+        "answerKey": "B",
+    },
+    ("cais/mmlu", "*"): lambda s, i: {
+        "question": f"What is {i} of {s}?",
+        "subject": s.split()[0],
+        "choices": ["one", "two", "three", f"{i}"],
+        "answer": 3,
+    },
 }
 
 NUMBERS = {"idx": Value("int32"), "id": Value("int32")}
@@ -137,7 +174,8 @@ def parquet(of_split: list[Row], types: dict[str, Any] | None = None) -> bytes:
     found = Features.from_arrow_schema(pa.Table.from_pylist(of_split).schema)
     features = Features({name: (types or {}).get(name, feature) for name, feature in found.items()})
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(of_split, features.arrow_schema), file, row_group_size=7)
+    row_group_size = max(7, len(of_split) // 10)
+    pq.write_table(pa.Table.from_pylist(of_split, features.arrow_schema), file, row_group_size=row_group_size)
     return file.getvalue()
 
 
@@ -146,16 +184,21 @@ def json_lines(of_split: list[Row]) -> bytes:
 
 
 def fill_hub(hub: LoopbackHub) -> None:
-    """Add every split at its pinned revision."""
+    """Add every split that an evaluation or train set declares."""
     for split in splits().values():
-        is_commit = len(split.revision) == 40
-        hub.add(
-            "dataset",
-            str(split.hub),
-            dict(files(split)),
-            ref="main" if is_commit else split.revision,
-            commit_id=split.revision if is_commit else None,
-        )
+        add_split(hub, split)
+
+
+def add_split(hub: LoopbackHub, split: Split, num_rows: int = NUM_ROWS) -> None:
+    """Add a split at its pinned revision."""
+    is_commit = len(split.revision) == 40
+    hub.add(
+        "dataset",
+        str(split.hub),
+        dict(files(split, num_rows)),
+        ref="main" if is_commit else split.revision,
+        commit_id=split.revision if is_commit else None,
+    )
 
 
 def fill_mirror(folder: Path, *, as_json_lines: bool = False, gzipped: bool = False) -> None:
