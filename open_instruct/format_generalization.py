@@ -45,7 +45,7 @@ class Args(DataSettings):
     local_dir: Path | None = None
     """Mirror of the Hub: {owner}/{name}/ with the files as on the Hub, or JSON lines (default: $data_dir/mirror)."""
     llmbar_dir: Path | None = None
-    """Folder of LLMBar's JSON files (default: $data_dir/llmbar)."""
+    """Folder of LLMBar's JSON files (default: $data_dir/llmbar, or $data_dir/eval/llmbar/LLMBar)."""
     list_tasks: bool = False
     """Print a table of all datasets, your own included, and format nothing."""
     overwrite: bool = False
@@ -94,6 +94,8 @@ def chosen_sets(args: Args, datasets: Datasets) -> tuple[list[TrainSet], list[Ev
 
     Raises UserError for unknown names, and for an option without any.
     """
+    for name in args.few_shot_sets:
+        datasets.eval_set(name)
     for option, names in (("--train_sets", args.train_sets), ("--eval_sets", args.eval_sets)):
         if names is not None and not names:
             raise UserError(f"{option} without a name; expected names of datasets, as --list_tasks shows them")

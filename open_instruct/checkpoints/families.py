@@ -216,14 +216,18 @@ def parse_family(name: Any, values: Any, problems: list[str], *, folder: Path) -
     if not isinstance(values, dict) or "name" in values:
         problems.append(f"{name}: expected a mapping without `name`, found {values!r}")
         return None
-    if "hub" in values and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(values["hub"])):
-        problems.append(f"{name}: hub is {values['hub']!r}, expected OWNER/NAME of a repository on the Hub")
-    if "ckpt_csv" in values:
-        values = values | {"ckpt_csv": str(folder / str(values["ckpt_csv"]))}
+    fine_tuned = values.get("fine_tuned")
+    stores = {"hub": values, "hub of fine_tuned": fine_tuned if isinstance(fine_tuned, dict) else {}}
+    for key, store in stores.items():
+        if "hub" in store and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(store["hub"])):
+            problems.append(f"{name}: {key} is {store['hub']!r}, expected OWNER/NAME of a repository on the Hub")
+    if isinstance(values.get("ckpt_csv"), str):
+        values = values | {"ckpt_csv": str(folder / values["ckpt_csv"])}
+        if values.get("checkpoint_format") != "olmo":
+            problems.append(f"{name}: ckpt_csv lists native checkpoints; add checkpoint_format: olmo, or leave it out")
     for key in ("tokens_per_step", "tokens_at_start", "main_step"):
         if isinstance(values.get(key), int) and values[key] < 0:
             problems.append(f"{name}: {key} is {values[key]}, expected 0 or more")
-    fine_tuned = values.get("fine_tuned")
     if isinstance(fine_tuned, dict):
         placeholders = re.findall(r"{(.*?)}", str(fine_tuned.get("revision", "")))
         if sorted(placeholders) != sorted(FINE_TUNED_PLACEHOLDERS):
@@ -231,8 +235,8 @@ def parse_family(name: Any, values: Any, problems: list[str], *, folder: Path) -
             problems.append(
                 f"{name}: revision of fine_tuned is {fine_tuned.get('revision')}, expected {expected}, each once"
             )
-    if "path" in values and ("hub" in values or "urls" in values):
-        problems.append(f"{name}: path is a folder of yours; leave out hub and urls")
+    if "path" in values and {"hub", "urls", "ckpt_csv"} & values.keys():
+        problems.append(f"{name}: path is a folder of yours; leave out hub, urls and ckpt_csv")
     if "path" in values and not Path(str(values["path"])).is_absolute():
         problems.append(f"{name}: path is {values['path']}, expected an absolute path")
     if "tokens" in re.findall(r"{(.*?)}", str(values.get("path", ""))):

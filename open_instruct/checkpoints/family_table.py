@@ -15,5 +15,6 @@ def family_table() -> str:
 def row_of(family: Family) -> tuple[str, ...]:
     tokens = "-" if family.tokens_per_step is None else f"{family.tokens_per_step:,}"
     hub = f"https://huggingface.co/{family.hub}, {family.revision}" if family.hub else None
-    where = family.path or (family.urls if family.ckpt_csv else None) or hub or "output/, made or put there by you"
+    native = family.ckpt_csv and (family.urls or family.ckpt_csv)
+    where = family.path or native or hub or "output/, made or put there by you"
     return family.name, FORMATS[family.checkpoint_format], tokens, where

@@ -88,7 +88,7 @@ def parse(family: Family, pattern: str, name: str) -> FineTuned | None:
 
 
 def choose_fine_tuned(available: Sequence[FineTuned], steps: Sequence[int | None]) -> list[FineTuned]:
-    """Those fine-tuned from the checkpoints of these steps (none given: of all).
+    """Those fine-tuned from the checkpoints of these steps (none given: of all); a train set that lacks one is named.
 
     Raises UserError that names the steps that no model is of.
     """
@@ -96,4 +96,9 @@ def choose_fine_tuned(available: Sequence[FineTuned], steps: Sequence[int | None
     if missing := [step_name(step) for step in steps if step not in known]:
         has = ", ".join(step_name(step) for step in sorted(known, key=step_order))
         raise UserError(f"no published model was fine-tuned from step {', '.join(missing)}; expected some of {has}")
+    train_sets = dict.fromkeys(one.train_set for one in available)
+    published = {(one.train_set, one.checkpoint.step) for one in available}
+    pairs = [(name, step) for name in train_sets for step in steps if (name, step) not in published]
+    if pairs:
+        print(f"not published, left out: {', '.join(f'{name} of step {step_name(step)}' for name, step in pairs)}")
     return [one for one in available if not steps or one.checkpoint.step in steps]

@@ -111,9 +111,13 @@ def checkpoint_of(args: Args) -> Checkpoint:
 
 
 def recorded_step(input_dir: Path | None) -> int | Literal["main"]:
-    """The step in a checkpoint's sidecar.  Raises UserError where it has none, or the folder's name says another."""
+    """The step in a checkpoint's sidecar.
+
+    Raises UserError where there is no checkpoint, where it has no step, or the folder's name says another.
+    """
     if input_dir is None:
         raise UserError("no checkpoint is given; expected --step or --input_dir")
+    find_native(input_dir)
     identity = sidecar_identity(input_dir)
     if "step" not in identity:
         raise UserError(f"{input_dir} has no meta.json that names its step; add --step, a number or main")

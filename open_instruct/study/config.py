@@ -211,7 +211,7 @@ class Study:
     local_dir: str | None = None
     """Mirror of the Hub (None: $data_dir/mirror)."""
     llmbar_dir: str | None = None
-    """Folder of LLMBar's JSON files (None: $data_dir/llmbar)."""
+    """Folder of LLMBar's JSON files (None: as format_generalization.py)."""
     shots: tuple[int, ...] = option("num_shots", default=(0,))
     """Numbers of exemplars before each item; every model is evaluated with each. Plain text takes none."""
     seed: int = DEFAULT_SEED

@@ -74,7 +74,11 @@ def downloads(study: Study) -> Iterator[Job]:
 def is_to_be_downloaded(checkpoint: Checkpoint) -> bool:
     """Whether its family's store has it, and no user put it there. A store has one run, which has no name."""
     family = family_named(checkpoint.family)
-    return bool(family.hub or family.urls) and checkpoint.run is None and not is_from_user(checkpoint.folder)
+    return (
+        bool(family.hub or family.urls or family.ckpt_csv)
+        and checkpoint.run is None
+        and not is_from_user(checkpoint.folder)
+    )
 
 
 def is_from_user(folder: Path) -> bool:

@@ -86,7 +86,8 @@ def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
     """Add low-rank adapters to all linear layers but the head; only they are trained."""
     from peft import LoraConfig, get_peft_model
 
+    scale: Any = alpha  # peft takes fractions, which its hint does not say
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     return get_peft_model(model, config)

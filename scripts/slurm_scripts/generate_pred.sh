@@ -42,7 +42,7 @@ if (( ${#files[@]} == 0 )); then
     exemplars=${file%.jsonl}.exemplars.jsonl
     if [[ $file == *.exemplars.jsonl ]]; then
       continue
-    elif (( num_shots > 0 && $(cat "$exemplars" 2>/dev/null | wc -l) < num_shots )); then
+    elif (( num_shots > 0 && $(wc -l 2> /dev/null < "$exemplars" || echo 0) < num_shots )); then
       left_out+=("$(basename "$file" .jsonl)")
     else
       files+=("$file")

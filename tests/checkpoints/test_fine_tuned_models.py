@@ -88,6 +88,12 @@ def test_all_steps_of_a_train_set_are_downloaded_without_steps(hub):
     assert all(paths.fine_tuned_model(f"{name}_published").is_dir() for name in NAMES[:3])
 
 
+def test_a_train_set_without_one_of_the_steps_is_named(hub, capsys):
+    run("xsum", "tulu", steps=("1000,main",))
+    assert "not published, left out: tulu of step main\n" in capsys.readouterr().out
+    assert not paths.fine_tuned_model("olmo1b_hf_main_tulu_5epoch_2e-6_published").exists()
+
+
 def test_its_scores_are_a_curve_beside_ones_own(hub, base_dir):
     run("xsum", steps=("1000",))
     write_evaluation(base_dir / "sciq.jsonl", SCIQ)

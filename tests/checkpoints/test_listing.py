@@ -46,7 +46,16 @@ def list_with_gaps(path) -> list[int]:
 
 def test_families_parse_revisions_and_count_tokens_as_their_names_state():
     known = families()
-    for name in ("olmo1b", "olmo1b_hf", "olmo1b_0724_hf", "olmo1.7_7b_hf", "olmo7b", "olmo2_1b", "amber", "pythia-12b-deduped"):
+    for name in (
+        "olmo1b",
+        "olmo1b_hf",
+        "olmo1b_0724_hf",
+        "olmo1.7_7b_hf",
+        "olmo7b",
+        "olmo2_1b",
+        "amber",
+        "pythia-12b-deduped",
+    ):
         family = known[name]
         assert family.hub
         assert family.tokens_per_step
@@ -77,6 +86,8 @@ def test_every_error_in_a_families_file_is_named(base_dir):
         "a: {hub: nowhere, revison: main}\n../b: {}\nc: {revision: 'part{tokens}'}\nd: {tokens_per_step: many}\n"
         "e: {checkpoint_format: gguf}\nf: text\ng: {urls: 'https://x/{stp}'}\n"
         "h: {about: 3, runs: {1: a}, tokenizer: mine.json}\n"
+        "i: {ckpt_csv: list.csv, fine_tuned: {hub: me, revision: '{checkpoint}_{train_set}_{epochs}_{lr}'}}\n"
+        "j: {checkpoint_format: olmo, path: '/x/{step}', ckpt_csv: [list.csv]}\n"
     )
     with pytest.raises(UserError) as error:
         family_named("a")
@@ -86,6 +97,11 @@ def test_every_error_in_a_families_file_is_named(base_dir):
         *("expected one of hf, olmo", "f: expected a mapping", "urls names stp; known: step, tokens, run"),
         *("h.about: expected str, found '3'", "unknown key h.runs"),
         "h.tokenizer: expected a mapping, found 'mine.json'",
+        *(
+            "i: ckpt_csv lists native checkpoints; add checkpoint_format: olmo",
+            "i: hub of fine_tuned is 'me', expected",
+        ),
+        *("j: path is a folder of yours; leave out hub, urls and ckpt_csv", "j.ckpt_csv: expected str, found a list"),
     ):
         assert message in str(error.value)
     path.write_text("olmo1b: {hub: me/mine}\n")

@@ -48,6 +48,11 @@ def ids(path):
     return [record["id"] for record in read_jsonl(path)]
 
 
+def test_an_unknown_few_shot_set_is_refused(mirror):
+    with pytest.raises(UserError, match=r"unknown evaluation set rta \(did you mean rte"):
+        format_sets(evaluation=["rte"], few_shot_sets=("rta",))
+
+
 def test_hidden_labels_are_refused(mirror):
     split = eval_set_named("rte").split
     change(mirror, split, [row | {"label": -1} for row in toy_datasets.rows(split)])

@@ -187,6 +187,7 @@ def test_a_sample_over_the_network_reads_only_the_row_groups_that_have_it(hub, m
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     split = eval_set_named("mnli_matched").exemplars
+    assert split is not None
     found = sources.read_some(sources.locate(split, sources.SourceOptions("hub")), [3, 25])
     assert found == {3: toy_datasets.rows(split)[3], 25: toy_datasets.rows(split)[25]}
     # 21 rows in the first file and 19 in the second, seven in a group: rows 3 and 25 are in the first group of each.

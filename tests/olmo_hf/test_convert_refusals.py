@@ -170,6 +170,7 @@ def named_by_a_step(folder):
 def test_without_a_sidecar_the_step_is_not_guessed(folder, named_by_a_step):
     refuse(folder, r"has no meta\.json that names its step; add --step", input_dir=named_by_a_step, step=None)
     refuse(folder, "expected --step or --input_dir", input_dir=None, step=None)
+    refuse(folder, "nowhere lacks config.yaml and model.pt", input_dir=folder / "nowhere", step=None)
     assert read_sidecar(run_conversion(folder, input_dir=named_by_a_step))["identity"]["step"] == 300
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from toy_study import FAMILY, TOY
 
+from open_instruct.checkpoints.family_table import family_table
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.study.job import Job
@@ -77,6 +78,14 @@ def test_checkpoints_are_downloaded_unless_the_user_provided_them(tmp_path, base
     (download,) = [job for job in jobs if job.stage == "download"]
     assert "2000" in download.command
     assert provided not in download.outputs
+
+
+def test_a_family_with_a_list_of_checkpoints_alone_is_downloaded(tmp_path, base_dir):
+    (base_dir / "families.yaml").write_text("mine: {checkpoint_format: olmo, ckpt_csv: mine.csv}\n")
+    jobs = jobs_of(tmp_path, family="mine", steps=[5], pretrain=None)
+    (download,) = [job for job in jobs if job.stage == "download"]
+    assert "5" in download.command
+    assert family_table().splitlines()[-1].endswith(str(base_dir / "mine.csv"))
 
 
 def test_jobs_of_two_studies_have_the_same_id_where_the_work_is_the_same(tmp_path):
