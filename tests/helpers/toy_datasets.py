@@ -220,6 +220,7 @@ def fill_llmbar(folder: Path, num_rows: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, size in num_rows.items():
         items = [
-            {"input": f"Count to {i}.", "output_1": f"{i}", "output_2": "one", "label": 1 + i % 2} for i in range(size)
+            {"input": f"{name}: count to {i}.", "output_1": f"{i}", "output_2": "one", "label": 1 + i % 2}
+            for i in range(size)
         ]
         (folder / f"{name}.json").write_text(json.dumps(items))
