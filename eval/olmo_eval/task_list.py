@@ -12,7 +12,7 @@ import yaml
 from olmo_eval import olmes
 from olmo_eval.instances import require_exemplars_possible
 from olmo_eval.ranked_task import RankedTask
-from olmo_eval.rows import require_source
+from olmo_eval.rows import require_rows
 from olmo_eval.tasks import DEFAULT_TASKS, TASKS, request_folders, task_named
 from open_instruct.common import cli, ranges
 from open_instruct.common.errors import UserError, nearest
@@ -118,7 +118,7 @@ def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping
 def problems_of(run: TaskRun, source: str) -> Iterator[str]:
     try:
         task = task_named(run.name)
-        require_source(task, source)
+        require_rows(task, run.split, source)
         require_exemplars_possible(task, run.num_shots)
     except UserError as error:
         yield str(error)

@@ -31,8 +31,9 @@ def from_original(script: str, arguments: Sequence[str]) -> list[str]:
         name, equals, value = words[0].partition("=")
         name = "--" + name.removeprefix("--").replace("-", "_")
         values = [value, *words[1:]] if equals else words[1:]
-        of_value = " ".join([name, *values[:1]])
-        key, values = (of_value, values[1:]) if of_value in entries else (name, values)
+        of_value = next((value for value in values if f"{name} {value}" in entries), None)
+        key = name if of_value is None else f"{name} {of_value}"
+        values = [value for value in values if value != of_value]
         entry = entries.get(key, {})
         if "refused" in entry:
             raise UserError(f"{key} of the original: {entry['refused']}")

@@ -13,7 +13,7 @@ from open_instruct.data.settings import SUFFIX_AT_END
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
-STUDY_KEYS = ("train_sets", "evaluation")
+STUDY_KEYS = ("train_sets", "evaluation", "suite")
 """A file with one of these at its top is a study file: its datasets are in its section `datasets`."""
 
 

@@ -191,7 +191,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class Study:
     name: str
-    evaluation: dict[str, EvalConfig]
+    evaluation: dict[str, EvalConfig] = field(default_factory=dict)
     train_sets: dict[str, RecipeConfig] = field(default_factory=dict)
     """Train sets with their recipes (none: base models only)."""
     family: str | None = None

@@ -71,7 +71,7 @@ def test_conversion_without_olmo_names_the_command_that_installs_it(base_dir, mo
     toy_tokenizer(base_dir / "tokenizer")
     monkeypatch.setitem(sys.modules, "olmo", None)
     args = convert_olmo_to_tf.Args(
-        "tiny", input_dir=native, output_dir=base_dir / "out", tokenizer_name_or_path=str(base_dir / "tokenizer")
+        "tiny", 4, input_dir=native, output_dir=base_dir / "out", tokenizer_name_or_path=str(base_dir / "tokenizer")
     )
     with pytest.raises(UserError, match="conversion from OLMo's own format needs the ai2-olmo package"):
         convert_olmo_to_tf.main(args)

