@@ -1,7 +1,8 @@
 """The stores that the paper's study reads, on this machine: a Hub, and a web server with OLMo-1B's checkpoints.
 
-The Hub has small copies of all data sets at their pinned revisions, the rows of the suite's tasks and a model that the
-authors published. The server has a random checkpoint in OLMo's format where the shipped list of OLMo-1B's says it is.
+The Hub has small copies of all data sets at their pinned revisions, the rows of the suite's tasks, a model that the
+authors published, and a revision of a later OLMo. The server has a random checkpoint in OLMo's format where the shipped
+list of OLMo-1B's says it is.
 """
 
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ def paper_stores(base_dir: Path, *, suite_tasks: tuple[str, ...]) -> Iterator[No
             for split, num_rows in splits_of(TASKS[name]):
                 toy_datasets.add_split(hub, split, num_rows)
         publish(hub, base_dir / "published")
+        hub.add("model", "allenai/OLMo-1.7-7B-hf", {"config.json": "{}"}, ref=f"step{STEP}-tokens4B")
         toy_datasets.fill_llmbar(base_dir / "data" / "llmbar", LLMBAR_ROWS)
         yield
 

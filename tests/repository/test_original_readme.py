@@ -19,15 +19,15 @@ from open_instruct.tasks import EVAL_SETS, TRAIN_SETS
 PAGE = (REPOSITORY / "docs" / "original_code.md").read_text()
 SECTION = PAGE[PAGE.index("## Its README") : PAGE.index("## Its options")]
 COMMANDS = re.findall(r"^\| .* \| `(.*)` \|$", SECTION, re.MULTILINE)
-TUNED = f"olmo1b_hf_ckpt{STEP}_xsum_3epoch_2e-7_anyrows"
+TUNED = f"olmo1b_hf_ckpt{STEP}_xsum_anyrows_3epoch_2e-7"
 STAND_INS = (
     (r"^conda .*|^export .*", ""),
     (r"sbatch", "bash"),
     (r"jupyter notebook", "jupyter nbconvert --to notebook --execute --output-dir drawn"),
     # The data sets are small copies, which names then say.
     (r"(format_generalization\.py)", r"\1 --any_row_count"),
-    (r"((?<=data_file_name=)\w+|(?<=data_file_name=\")xsum|\brte\b|^output_file_name=xsum)", r"\1_anyrows"),
-    (r"(output/|model_name=|_)(olmo1b_hf_ckpt1000_\w+epoch_2e-\d)", r"\1\2_anyrows"),
+    (r"((?<=data_file_name=)\w+|(?<=data_file_name=\")xsum|\brte\b|^output_file_name=.*(?=\.jsonl))", r"\1_anyrows"),
+    (r"_(\d)epoch", r"_anyrows_\1epoch"),
 )
 
 
@@ -82,7 +82,7 @@ def test_each_promise_is_kept(clone):
             assert list((data / "evaluation").glob(f"{name}{ending}*.jsonl")), name
 
     assert read_json(output / f"{PUBLISHED}_published" / "meta.json")["identity"]["train_set"] == "xsum"
-    predicted = list(read_jsonl(output / "predictions" / f"xsum_anyrows_{TUNED}.jsonl"))
+    predicted = list(read_jsonl(output / "predictions" / f"xsum_{TUNED}_anyrows.jsonl"))
     assert len(predicted) == 40
     assert all("output" in row for row in predicted)
     scores = pd.read_csv(clone / "results" / "all" / "all_perf_table.csv")
