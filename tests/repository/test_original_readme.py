@@ -34,7 +34,7 @@ STAND_INS = (
 @pytest.fixture
 def clone(base_dir, monkeypatch):
     """A folder in which the commands find the repository's files, and base_dir."""
-    for name in ("analysis", "eval", "open_instruct", "scripts"):
+    for name in ("CITATION.cff", "analysis", "eval", "open_instruct", "scripts"):
         (base_dir / name).symlink_to(REPOSITORY / name)
     write_released(base_dir / "results" / "analysis")
     monkeypatch.chdir(base_dir)
