@@ -195,7 +195,7 @@ def plan_artifact(args: Args, family: Family, one: Available) -> Artifact:
     if isinstance(one, FineTuned):
         model = Variant(one.checkpoint, one.train_set, one.epochs, one.lr, Recipe(is_published=True))
         folder = model.folder
-    path = args.output_dir / folder.name if args.output_dir else folder
+    path = args.output_dir.absolute() / folder.name if args.output_dir else folder
     return Artifact(path, arguments, identity=model.identity())
 
 

@@ -62,8 +62,9 @@ def read_checkpoint_csv(path: Path, family: Family) -> list[Available]:
         raise UserError(f"{path}: {'; '.join(problems[:8])}{more}")
     example = f", e.g. {others[0]}" if others else ""
     if not urls:
+        pattern = f" ({family.urls})" if family.urls else ""
         raise UserError(
-            f"{path} lists no checkpoint of family {family.name} ({family.urls}){example}; choose another --family"
+            f"{path} lists no checkpoint of family {family.name}{pattern}{example}; choose another --family"
         )
     if others:
         print(f"{path}: left out {len(others)} row(s) of other runs than {family.name}'s{example}")

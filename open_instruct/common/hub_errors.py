@@ -21,6 +21,7 @@ def hub_errors(name: str, *, next_step: str) -> Iterator[None]:
     import httpx  # this and huggingface_hub take 0.2 s to import, and offline sources do not need them
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         RemoteEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -37,6 +38,8 @@ def hub_errors(name: str, *, next_step: str) -> Iterator[None]:
         raise UserError(f"{name}: no such revision; see --list (checkpoints) or the page of the repository") from error
     except RemoteEntryNotFoundError as error:
         raise UserError(f"{name}: no such file in this revision; see the page of the repository") from error
+    except HFValidationError as error:
+        raise UserError(f"{name}: no name of a repository; {error}") from error
     except (OSError, httpx.HTTPError) as error:
         endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         reason = (str(error.__cause__ or error).strip() or "no reason given").splitlines()[0]

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 from base64 import b64encode
+from pathlib import Path
 
 import httpx
 import pytest
@@ -204,6 +205,13 @@ def test_wget_script_downloads_the_same_files(base_dir):
         assert is_done(store, 1000)
         assert is_done(store, 2000)
         assert len([1 for method, path, _ in store.requests if method == "GET" and path.endswith("model.pt")]) == 2
+
+
+def test_wget_script_for_a_relative_output_dir_runs_from_anywhere(base_dir, monkeypatch):
+    monkeypatch.chdir(base_dir)
+    with store_of(1000) as store:
+        run_download(base_dir, store, 1000, get_wget_list=True, output_dir=Path("elsewhere"))
+    assert f"get {base_dir / 'elsewhere'}/.partial-checkpoint-1000 " in (base_dir / "output/olmo1b_wget.sh").read_text()
 
 
 def test_invalid_and_contradictory_options_are_named(base_dir):

@@ -139,6 +139,10 @@ def test_a_store_of_ones_own_is_three_lines_and_its_pattern_is_checked(hub, base
     hub.add("model", "me/tuned", models[NAMES[0]], ref="ckpt-ckpt5_my_chats_2_1e-5")
     run(family="mine")
     assert identify(paths.fine_tuned_model("mine_hf_ckpt5_my_chats_2epoch_1e-5_published"))["step"] == 5
-    families.write_text(families.read_text().replace("_{lr}", ""))
+    of_mine = families.read_text()
+    families.write_text(of_mine.replace("me/tuned", "me/my--tuned"))
+    with pytest.raises(UserError, match="me/my--tuned: no name of a repository; Cannot have --"):
+        run(family="mine")
+    families.write_text(of_mine.replace("_{lr}", ""))
     with pytest.raises(UserError, match=r"mine: revision of fine_tuned is .*, expected \{checkpoint\}, .*\{lr\}, each"):
         run(family="mine")

@@ -194,6 +194,9 @@ def test_every_error_in_a_list_is_named(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match="expected columns Step,Checkpoint Directory"):
             read_checkpoint_csv(path, family_named("olmo1b"))
+    write_csv(path)
+    with pytest.raises(UserError, match="lists no checkpoint of family local; choose another --family"):
+        read_checkpoint_csv(path, family_named("local"))
     with pytest.raises(UserError, match="not a list of checkpoints"):
         read_checkpoint_csv(tmp_path / "none.csv", family_named("olmo1b"))
 
