@@ -117,14 +117,15 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
         return
     if panel.is_change:
         axes.axhline(0, color="#555555", linewidth=0.8)
+    if panel.bars:
+        draw_bars(axes, panel, curves)
+        axes.set(xlabel=panel.x_label or X_LABELS[axis], ylabel=panel.y_label)
+        return
     if panel.x_label:
         # Points without a line: their order is not that of the axis.
         for curve in curves:
             draw_points(axes, curve, curve.rows, curve.rows[curve.x].to_numpy(float), line="none")
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
-        return
-    if panel.bars:
-        draw_bars(axes, panel, curves)
         return
     checkpoints = order_checkpoints([*panel.checkpoints, *(c for curve in curves for c in curve.rows["checkpoint"])])
     places = positions(checkpoints, scale)
@@ -153,10 +154,10 @@ def draw_bars(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
             axes.bar(x, y, 0.92 * width, **look)
             errors = np.clip([[y - low], [high - y]], 0, None)
             axes.errorbar(x, y, errors, capsize=2, elinewidth=0.9, ecolor=BASE_COLOUR, fmt="none")
-    axes.set_xticks(range(len(panel.bars)), [short_step(name).replace(" ", "\n") for name in panel.bars])
-    if sum(len(short_step(name)) for name in panel.bars) > MOST_BAR_LABELS:
+    labels = [short_step(name) for name in panel.bars]
+    axes.set_xticks(range(len(labels)), labels)
+    if sum(map(len, labels)) > MOST_BAR_LABELS:
         rotate_ticks(axes)
-    axes.set(ylabel=panel.y_label)
 
 
 def with_points(curves: Sequence[Curve]) -> list[Curve]:

@@ -42,7 +42,7 @@ class Panel:
     is_change: bool = False
     """Draw a line at zero."""
     x_label: str = ""
-    """Of a panel whose x axis is a column of numbers instead of checkpoints."""
+    """Of a panel whose x axis is something else than checkpoints."""
     bars: Sequence[str] = ()
     """Bars instead of curves, over these values of the column `checkpoint`, which may be names of other things."""
     own_legend: bool = False

@@ -31,8 +31,8 @@ def other_domains(tables: Tables) -> Grid:
     for title, rows in by_family(tables, "7"):
         of_all = select(rows, checkpoint=ALL_CHECKPOINTS)
         bars = [name for name in FAMILIES_OF_TASKS if name in set(of_all["group"])]
-        means = bars_of("family of tasks, mean over checkpoints", 1, of_all.assign(checkpoint=of_all["group"]))
-        panel = Panel(title, LABEL, [means], is_change=True, bars=bars)
+        means = bars_of("mean over checkpoints", 1, of_all.assign(checkpoint=of_all["group"]))
+        panel = Panel(title, LABEL, [means], is_change=True, x_label="family of tasks", bars=bars)
         grid.append([over_checkpoints(title, rows, [ALL_PAIRS]), panel])
     return grid or EMPTY
 

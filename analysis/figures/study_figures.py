@@ -49,7 +49,7 @@ FIGURES = {
         "If pre-training has a latent benefit, the two curves diverge.",
     ),
     "fig3_bars": StudyFigure(
-        "Tasks learned in fine-tuning, in pre-training",
+        "Tasks learned in fine-tuning and in pre-training",
         learned_when,
         "Fine-tuned minus base: mean over the paper's pairs of train and evaluation set in each group, SciQ counted "
         "twice as there; the numbers are in paper_means.csv.",

@@ -82,7 +82,7 @@ function draw(panel, box) {
     legend: { orientation: "h", y: -0.32, font: { size: 11 } },
     margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    xaxis: { ...grid, ...(panel.bars ? { type: "category" } : panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
+    xaxis: { ...grid, ...(panel.bars ? { type: "category", title: { text: panel.x_label || "pre-training step" } } : panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
     yaxis: { ...grid, title: { text: panel.y_label } },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   box.dataset.drawn = "true";

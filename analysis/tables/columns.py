@@ -86,6 +86,7 @@ REAL_NUMBERS += ("log_odds", "next_low", "next_high", "item_error", "replicate_s
 REAL_NUMBERS += tuple(name for name in VARIATION_COLUMNS if name.endswith(("_sd", "_error", "_width", "_gain")))
 REAL_NUMBERS += ("signal", "signal_to_noise", "gain_shared_items")
 REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
+REAL_NUMBERS += ("mean raw change", "mean relative change", "mean relative change as published", "slope per 100k steps")
 
 
 class Comparison:

@@ -178,7 +178,7 @@ def group_rows(
 def mean_of(changes: Sequence[Change]) -> dict[str, Any]:
     """Means over pairs, or over pairs and checkpoints."""
     relative = [one.change / one.base if one.base else np.nan for one in changes]
-    has_relative = all(one.is_above_chance for one in changes)
+    has_relative = all(one.is_above_chance and not one.is_degenerate for one in changes)
     return {
         "degenerate changes": sum(one.is_degenerate for one in changes),
         "mean raw change": float(np.mean([one.change for one in changes])),
