@@ -29,13 +29,13 @@ class Args:
 def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder)
     primary = load_study(args.study).primary if args.study else None
-    made = find_sidecar(folder / FILES["differences"]) or {}
+    tables, files, is_replaced = load_results(folder)
+    made = {} if is_replaced else find_sidecar(folder / FILES["differences"]) or {}
     if args.study is None and (study := made.get("arguments", {}).get("study")):
         print(
             f"note: the tables in {folder} are of {study}, and no claim is primary without --study: "
             "all share one false discovery rate"
         )
-    tables, files, _ = load_results(folder)
     write_findings(find(tables, primary), folder, files)
 
 

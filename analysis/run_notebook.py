@@ -12,6 +12,7 @@ from pathlib import Path
 
 from analysis.tables.columns import FILES
 from analysis.tables.frames import table_files
+from analysis.tables.gathering import gather_released
 from analysis.tables.replaced import is_replaced
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
@@ -36,16 +37,18 @@ class Args:
 
 def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder, args.set)
-    output, read = folder / NOTEBOOK.name, (FILES["performance"], "findings.csv")
+    output = folder / NOTEBOOK.name
     if is_replaced(folder):
-        read = (FILES["performance"],)
-    if absent := [name for name in read if not (folder / name).is_file()]:
+        read = gather_released(folder).inputs
+    else:
+        required = (FILES["performance"], "findings.csv")
+        read = table_files(folder) | {name: folder / name for name in required}
+    if absent := [name for name, path in read.items() if not path.is_file()]:
         raise UserError(
             f"{folder}: no {', '.join(absent)}; make them with `python analysis/report.py`, or choose other results "
             "with --study or --folder"
         )
-    others = table_files(folder) if "findings.csv" in read else {}
-    inputs = {"notebook": NOTEBOOK} | others | {name: folder / name for name in read}
+    inputs = {"notebook": NOTEBOOK} | dict(read)
     with Artifact(output, arguments={}, inputs=inputs).making(), atomic_write(output) as file:
         file.write(executed(folder))
     print(f"wrote {output}")

@@ -103,11 +103,22 @@ def table_files(folder: Path) -> dict[str, Path]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that this project wrote.  Raises UserError where it is none."""
     # Only an empty cell is missing: a model or an evaluation set may well be called `none` or `NA`.
-    frame = pd.read_csv(
-        path, keep_default_na=False, na_values=[""], dtype={"checkpoint": object, "missing": object, "figure": object}
-    )
-    return typed({str(name): frame[name].tolist() for name in frame.columns})
+    text = dict.fromkeys(("checkpoint", "missing", "figure"), object)
+    frame = read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
+    try:
+        return typed({str(name): frame[name].tolist() for name in frame.columns})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}; make it again with `python analysis/produce_tables.py`") from error
+
+
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """Raises UserError for a file that is no table."""
+    try:
+        return pd.read_csv(path, **options)
+    except ValueError as error:  # empty, other text than UTF-8, or rows of unequal length
+        raise UserError(f"{path}: expected a CSV table, found none: {error}") from error
 
 
 def as_table(rows: Iterable[Mapping[Any, Any]], columns: tuple[str, ...]) -> pd.DataFrame:

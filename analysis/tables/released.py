@@ -21,6 +21,7 @@ import pandas as pd
 
 from analysis.tables.columns import IMPROVING, NOT_IMPROVING
 from analysis.tables.curve_names import name_series
+from analysis.tables.frames import is_empty, number, read_csv
 from analysis.tables.intervals import Z_95, binomial
 from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.common import paths
@@ -147,6 +148,10 @@ def read_released(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     files = {name: folder / name for name in RELEASED if (folder / name).is_file()}
     for name in [name for name, path in files.items() if is_own(path)]:
         print(f"not read: {files.pop(name)}, which is a table of this project and not of the authors'")
+    if RELEASED_PERFORMANCE not in files:
+        raise UserError(
+            f"{performance} is a table of this project; expected the folder of the authors' released tables"
+        )
     problems: list[str] = []
     rows = []
     for name, path in files.items():
@@ -160,29 +165,40 @@ def read_released(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
 
 def is_own(path: Path) -> bool:
     """Whether a table has this project's columns rather than the authors'."""
-    return "series" in pd.read_csv(path, nrows=0).columns
+    return "series" in read_csv(path, nrows=0).columns
 
 
 def rows_of(
     path: Path, known: Mapping[str, Dataset], conversion_of_bare: str, problems: list[str]
 ) -> Iterator[dict[str, Any]]:
-    frame = pd.read_csv(path)
+    frame = read_csv(path)
     absent = [name for name in ("model_id", "eval dataset", "Performance") if name not in frame.columns]
     if absent:
         raise UserError(f"{path}: found columns {', '.join(frame.columns)}; expected {', '.join(absent)} too")
-    for number, row in enumerate(frame.to_dict("records"), start=2):
-        source = f"{path.name}:{number}"
+    for line, row in enumerate(frame.to_dict("records"), start=2):
+        source = f"{path.name}:{line}"
         model, dataset = MODEL_ID.fullmatch(str(row["model_id"])), EVAL_SET.fullmatch(str(row["eval dataset"]))
-        if model is None or dataset is None or pd.isna(row["Performance"]):
-            problems.append(f"{source}: {row['model_id']!r} on {row['eval dataset']!r}: {row['Performance']}")
+        score, error = (number_in(row.get(name)) for name in ("Performance", "std"))
+        is_no_error = error is None and not is_empty(row.get("std"))
+        if model is None or dataset is None or score is None or is_no_error:
+            found = " ± ".join(str(row[name]) for name in ("Performance", "std") if name in row)
+            problems.append(f"{source}: {row['model_id']!r} on {row['eval dataset']!r}: {found}")
         elif (eval_set := dataset["eval_set"]) not in known:
             problems.append(f"{source}: unknown evaluation set {eval_set} ({nearest(eval_set, known)})")
         else:
             task_format = "cot_chat" if model["chat"] else dataset["format"] or "default"
             about = {"eval_set": eval_set, "format": task_format, "source": source}
             about |= {"eval dataset": paths.formatted_name(eval_set, task_format)}
-            score = scored(float(row["Performance"]), row.get("std"), known[eval_set])
-            yield {**identity_of(model, conversion_of_bare), **about, **score}
+            values = scored(score, error, known[eval_set])
+            yield {**identity_of(model, conversion_of_bare), **about, **values}
+
+
+def number_in(cell: Any) -> float | None:
+    """The number in a cell, None where it is empty or holds none."""
+    try:
+        return number(cell)
+    except ValueError:
+        return None
 
 
 def identity_of(model: re.Match[str], conversion_of_bare: str) -> dict[str, Any]:

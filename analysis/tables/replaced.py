@@ -41,10 +41,13 @@ def has_other_rows(path: Path) -> bool:
     tidy = path.with_name(TIDY_TABLE)
     if not tidy.is_file():
         return False
+    table = read_table(path)
+    if not {*COMPARED} <= {*table.columns}:
+        return True
     measured = pd.read_parquet(tidy, columns=[*COMPARED, "kind"])
     is_suites = path.name == FILES["suites"]
     expected = select(measured, kind="suite") if is_suites else where(measured, measured["kind"] != "suite")
-    return counted(read_table(path)) != counted(expected)
+    return counted(table) != counted(expected)
 
 
 def counted(rows: pd.DataFrame) -> Counter[tuple[str, ...]]:

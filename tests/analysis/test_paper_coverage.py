@@ -12,6 +12,7 @@ from analysis.inference.paper_coverage import KEY, Measured, count_coverage, key
 from analysis.tables.released import read_released
 from open_instruct.checkpoints.families import step_name
 from open_instruct.common import paths
+from open_instruct.common.errors import UserError
 from open_instruct.study.loading import load_study
 
 STUDIES = {name: paths.REPOSITORY / "scripts" / "studies" / f"{name}.yaml" for name in ("paper", "paper_protocol")}
@@ -82,6 +83,11 @@ def test_the_coverage_of_several_studies_is_printed(tmp_path, capsys):
     ]
     assert "paper_protocol (protocol paper) measures of the published numbers:" in lines
     assert any(line.endswith("qqp is not evaluated") for line in lines)
+
+
+def test_coverage_of_a_table_of_this_project_is_refused():
+    with pytest.raises(UserError, match="is a table of this project; expected the folder of the authors"):
+        compare_paper.main(compare_paper.Args(paths.RELEASED_RESULTS, coverage=tuple(STUDIES.values())))
 
 
 def write_planned(study, published) -> set:

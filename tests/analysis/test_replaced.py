@@ -61,13 +61,15 @@ LATENT = {f"latent benefit: {name}, score" for name in ("level", "gain", "platea
 LATENT |= {"over-training", "who gains most", "format sensitivity", "format sensitivity trend"}
 
 
-def test_figures_and_findings_of_a_replaced_table_are_written(folder, released, monkeypatch):
+def test_figures_and_findings_of_a_replaced_table_are_written(folder, released, monkeypatch, capsys):
     # One figure, since all of them take long to draw.
     monkeypatch.setattr(plotting, "build_grids", lambda tables: {"fig6_bars": build_grids(tables)["fig6_bars"]})
     for name in (PERFORMANCE, SUITES):
         shutil.copy(released / name, folder)
     plotting.main(plotting.Args(folder=folder))
+    capsys.readouterr()
     findings.main(findings.Args(folder=folder))
+    assert "the tables in" not in capsys.readouterr().out  # as if they were still of the study
     assert (folder / "figures" / "fig6_bars.png").is_file()
     sentences = " ".join(read_table(folder / "findings.csv")["sentence"])
     assert "xsum" in sentences
@@ -91,6 +93,22 @@ def test_a_table_of_another_study_is_recognised_by_its_rows(folder, tmp_path, mo
     assert "hellaswag_endings" not in set(results.tables.differences["series"])
     shutil.copy(made / SUITES, folder)
     assert load_results(folder).tables.suites.equals(read_tables(made).suites)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "expected a CSV table, found none"),
+        (b"\xff\xfe\x00", "expected a CSV table, found none"),
+        (b"model_id,eval dataset,Performance\na,b,1\na,b,1,2\n", "expected a CSV table, found none"),
+        (b"model_id,series\na,b\n", "no column eval dataset, Performance"),
+        (b"model_id,series,Performance\na,b,much\n", "make it again"),
+    ],
+)
+def test_what_is_no_table_is_refused(folder, content, problem):
+    (folder / PERFORMANCE).write_bytes(content)
+    with pytest.raises(UserError, match=rf"all_perf_table\.csv: .*{problem}"):
+        load_results(folder)
 
 
 def test_suites_alone_are_refused(folder, released):
