@@ -2,7 +2,8 @@
 
 Reads    output/predictions/*.metrics.json and eval_results/eval_pipeline/*.json, with their sidecars: with --study
          those of its grid, else all; or with --released the authors' released tables. Predictions (*.jsonl) that have
-         no metrics yet are scored first, as by eval/eval_pred.py; what could not be scored is in missing.csv.
+         no metrics yet, or changed since, are scored first, as by eval/eval_pred.py; what could not be scored is in
+         missing.csv.
 Writes   into results/{study}, results/all or results/released:
          measurements.parquet     a row for each model, evaluation and metric, and its source
          all_perf_table.csv       the same rows without the suites
@@ -38,7 +39,7 @@ class Args:
     set: tuple[str, ...] = ()
     """Values in place of the study file's, as of run_study.py."""
     skip_scoring: bool = False
-    """Do not score predictions that have no metrics yet; list them as missing."""
+    """Do not score predictions that have no metrics yet, which are then missing, or that changed since."""
     released: Path | None = None
     """Folder of the authors' released tables, to be read in place of your own measurements."""
 

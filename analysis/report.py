@@ -33,7 +33,7 @@ class Args:
     set: tuple[str, ...] = ()
     """Values in place of the study file's, as of run_study.py."""
     skip_scoring: bool = False
-    """Do not score predictions that have no metrics yet; list them as missing."""
+    """Do not score predictions that have no metrics yet, which are then missing, or that changed since."""
     released: Path | None = None
     """Folder of the authors' released tables, to be read in place of your own measurements."""
     scale: Literal["index", "linear", "log"] = "index"

@@ -58,7 +58,7 @@ from open_instruct.study.own_results import require_own_results
 def produce_tables(study: Study | None, released: Path | None, folder: Path, *, skip_scoring: bool = False) -> None:
     """Write the tables of a study, of all finished measurements, or of the authors' released tables to `folder`.
 
-    Predictions without metrics are scored before, unless `skip_scoring` is set.
+    Predictions without metrics, or that changed since, are scored before, unless `skip_scoring` is set.
     Raises UserError where the results are another study's.
     """
     if study:
@@ -82,7 +82,8 @@ def produce_tables(study: Study | None, released: Path | None, folder: Path, *, 
             remove_own_file(folder / file)
     write_latex_tables(tables, folder / "tables", {TIDY_TABLE: tidy, **table_files(folder)})
     for row in tables.missing.to_dict("records"):
-        print(f"missing: {row['model_id']} on {row['eval dataset']}: {row['reason']} ({row['file']})")
+        names = [row[key] for key in ("model_id", "eval dataset") if row[key]]
+        print(f"missing: {' on '.join(names) or 'scores'}: {row['reason']} ({row['file']})")
 
 
 class Results(NamedTuple):

@@ -1,4 +1,4 @@
-"""Score the predictions that have no metrics yet, before the tables are made."""
+"""Score the predictions that have no metrics yet, or changed since, before the tables are made."""
 
 import re
 from pathlib import Path
@@ -15,38 +15,33 @@ SCORE_SUFFIX = re.compile(r"(_resamples\d+|_bootstrapseed\d+|_bca)*\.metrics\.js
 
 
 def score_predictions(study: Study | None) -> dict[Path, str]:
-    """Score the predictions of the study, or all in output/predictions, that have no finished metrics file.
+    """Score the predictions of the study, or all in output/predictions, whose metrics file is not up to date.
 
     -> metrics file that could not be made -> why.  Predictions that are not there are not in it.
     """
     args = ScoreArgs(**vars(study.score)) if study else ScoreArgs()
     scored, failed = 0, {}
-    for prediction in unscored_of_study(study) if study else unscored():
+    for prediction in of_study(study) if study else of_folder():
         try:
             scored += score_file(prediction, args)
         except UserError as error:
             failed[metrics_of(prediction, args)] = f"not scored: {error}"
             print(f"not scored: {error}")
     if scored or failed:
-        print(f"scored {scored} predictions that had no metrics; {len(failed)} could not be scored")
+        print(f"scored {scored} new or changed predictions; {len(failed)} could not be scored")
     return failed
 
 
-def unscored_of_study(study: Study) -> list[Path]:
-    found = []
+def of_study(study: Study) -> list[Path]:
     evaluations = study.evaluations()
-    for variant in study.variants():
-        for one in evaluations:
-            prediction = one.prediction_file(variant.model_id)
-            metrics = one.metrics_file(prediction)
-            if not (metrics.is_file() and sidecar_path(metrics).is_file()) and prediction.is_file():
-                found.append(prediction)
-    return found
+    found = (one.prediction_file(variant.model_id) for variant in study.variants() for one in evaluations)
+    return [prediction for prediction in found if prediction.is_file()]
 
 
-def unscored() -> list[Path]:
-    """Of a folder: a prediction that was scored with any settings counts as scored."""
+def of_folder() -> list[Path]:
+    """All predictions but those that were scored with other settings only."""
     folder = paths.base_dir() / "output" / "predictions"
-    metrics = [path for path in folder.glob("*.metrics.json") if sidecar_path(path).is_file()]
-    scored = {SCORE_SUFFIX.sub("", path.name) for path in metrics}
-    return sorted(path for path in folder.glob("*.jsonl") if path.stem not in scored)
+    metrics = {path.name for path in folder.glob("*.metrics.json") if sidecar_path(path).is_file()}
+    scored = {SCORE_SUFFIX.sub("", name) for name in metrics}
+    found = sorted(folder.glob("*.jsonl"))
+    return [path for path in found if path.stem not in scored or paths.metrics_file(path).name in metrics]

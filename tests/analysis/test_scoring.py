@@ -1,4 +1,4 @@
-"""Predictions that have no metrics are scored before the tables are made."""
+"""Predictions that have no metrics, or changed since, are scored before the tables are made."""
 
 import pytest
 from simulated_study import write_study
@@ -43,7 +43,7 @@ def accuracy_of(study, model_id="checkpoint-20"):
 
 def test_predictions_of_a_study_without_metrics_are_scored(study_file, prediction, capsys):
     produce_tables.main(produce_tables.Args(study_file))
-    assert "scored 1 predictions that had no metrics; 0 could not be scored" in capsys.readouterr().out
+    assert "scored 1 new or changed predictions; 0 could not be scored" in capsys.readouterr().out
     assert accuracy_of("simulated") == [0.75]  # three of four are correct
     assert read_tables(paths.results_dir("simulated")).missing.empty
 
@@ -73,3 +73,14 @@ def test_of_a_folder_only_predictions_that_no_settings_scored_are_scored(study_f
     produce_tables.main(produce_tables.Args())
     assert "scored" not in capsys.readouterr().out
     assert accuracy_of("all") == [0.75]
+
+
+def test_predictions_that_changed_since_are_scored_again(study_file, prediction):
+    identity = {"model_id": "checkpoint-20", "family": "olmo1b", "step": 20}
+    for study, args in (("simulated", produce_tables.Args(study_file)), ("all", produce_tables.Args())):
+        write_predictions(prediction, RELATIONS, kind="labels", eval_set="rte", **identity)
+        produce_tables.main(args)
+        assert accuracy_of(study) == [0.75]
+        write_predictions(prediction, [*RELATIONS[:1], *RELATIONS[2:]], kind="labels", eval_set="rte", **identity)
+        produce_tables.main(args)
+        assert accuracy_of(study) == [1.0]
