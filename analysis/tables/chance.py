@@ -5,7 +5,8 @@ from open_instruct.tasks import EVAL_SETS
 
 CHANCE = dict.fromkeys(("mnli_matched", "mnli_mismatched", "social_iqa", "socialiqa"), 1 / 3) | {"csqa": 0.2}
 CHANCE |= dict.fromkeys(("paws", "rte", "mrpc", "qqp", "boolq", "piqa", "winogrande", "copa", "sst2"), 0.5)
-CHANCE |= dict.fromkeys(("arc_easy", "arc_challenge", "hellaswag", "openbookqa", "sciq", "mmlu"), 0.25)
+CHANCE |= dict.fromkeys(("qnli", "wnli", "wic", "wsc"), 0.5) | {"mathqa": 0.2}
+CHANCE |= dict.fromkeys(("arc_easy", "arc_challenge", "hellaswag", "openbookqa", "sciq", "mmlu", "logiqa"), 0.25)
 """Accuracy by chance, by evaluation set; generated text is never right by chance."""
 
 

@@ -1,5 +1,6 @@
 """Gather rows of performance, and per-item values where there are some, from measurements or from released tables."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from analysis.tables.replicates import RUN, families_by_architecture, label_repl
 from eval.metrics.aggregation import TOP_PREDICTION
 from eval.metrics.bootstrap import Interval
 from eval.metrics.metrics_file import reported_value
+from olmo_eval.tasks import OTHER_NAMES
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json
@@ -34,7 +36,7 @@ from open_instruct.study.config import Study
 from open_instruct.study.variants import IDENTITY_FIELDS
 
 SUITE_METRICS = ("acc", "acc_raw", "acc_per_token", "acc_per_char", "acc_uncond")
-SAME_CHOICES = ("boolq", "rte", "mrpc", "sst2", "sst", "qqp", "qnli", "wnli", "wic", "wsc")
+SAME_CHOICES = ("boolq", "rte", "mrpc", "sst2", "qqp", "qnli", "wnli", "wic", "wsc")
 """Suite tasks that have the same choices, in one order, for every item."""
 EVALUATION_FIELDS = ("eval_set", "format", "protocol", "kind", "role")
 ARCHITECTURE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -159,8 +161,8 @@ def top_choice(result: Mapping[str, Any], metric: str) -> float | None:
 
 def has_same_choices(task: str) -> bool:
     """Whether an index means the same answer for every item; multiple-choice prompts name the choices by letters."""
-    name, _, variant = task.partition(":")
-    return name in SAME_CHOICES or variant.startswith("mc") or (name.startswith("mmlu") and not variant)
+    name, _, variant = OTHER_NAMES.get(task, task).partition(":")
+    return name in SAME_CHOICES or "mc" in re.split("[_:]", variant) or (name.startswith("mmlu") and not variant)
 
 
 def model_fields(measurement: Measurement) -> dict[str, Any]:
