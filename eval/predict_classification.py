@@ -6,13 +6,13 @@ Reads and writes the same files, and takes the same arguments.
         --input_files data/evaluation/rte.jsonl data/evaluation/mrpc.jsonl
 """
 
-from eval import predict
+from eval.predict import Args, predict_files
 from open_instruct.common.cli import run
 
 
-def main(args: predict.Args) -> None:
-    predict.predict_files(args, only_kind="labels")
+def main(args: Args) -> None:
+    predict_files(args, only_kind="labels")
 
 
 if __name__ == "__main__":
-    run(main, predict.Args)
+    run(main, Args)
