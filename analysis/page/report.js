@@ -43,8 +43,10 @@ function traces(panel, ink, paper) {
       array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
       arrayminus: y.map((v, i) => (v === null || curve.low[i] === null ? 0 : Math.max(0, v - curve.low[i]))) };
     if (panel.bars) return [{
-      type: "bar", name: curve.label, x: panel.checkpoints, y: curve.y, error_y, visible: hidden ? "legendonly" : true,
-      marker: { color: colour, pattern: { shape: curve.hollow.map(hollow => (hollow ? "/" : "")) } },
+      type: "bar", name: curve.label, x: panel.checkpoints, y: curve.y, error_y: { ...error_y, color: ink },
+      visible: hidden ? "legendonly" : true,
+      marker: { color: colour, line: { color: colour, width: 1 },
+        pattern: { shape: curve.hollow.map(hollow => (hollow ? "/" : "")) } },
       hovertemplate: "<b>%{fullData.name}</b><br>%{y:.4g} at %{x}<extra></extra>",
     }];
     const thin = curve.each.map(values => ({
@@ -76,13 +78,15 @@ function draw(panel, box) {
   const label = (name, i) => name === "main" ? "main" : short(state.axis === "tokens" ? panel.tokens[i] : +name);
   const overCheckpoints = { tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
     title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } };
+  const overBars = { type: "category", tickvals: panel.checkpoints, title: { text: panel.x_label || "pre-training step" },
+    ticktext: panel.checkpoints.map(name => (/^\d+$/.test(name) ? short(+name) : name)) };
   const grid = { gridcolor: line, zerolinecolor: panel.is_change ? ink : line, linecolor: ink, automargin: true };
   Plotly.react(box, traces(panel, ink, paper), {
     title: { text: panel.title.replaceAll("\n", "<br>"), font: { size: 14 } }, height: 320 + (panel.own_legend ? 20 * panel.curves.length : 0), showlegend: panel.own_legend,
     legend: { orientation: "h", y: -0.32, font: { size: 11 } },
     margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    xaxis: { ...grid, ...(panel.bars ? { type: "category", title: { text: panel.x_label || "pre-training step" } } : panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
+    xaxis: { ...grid, ...(panel.bars ? overBars : panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
     yaxis: { ...grid, title: { text: panel.y_label } },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   box.dataset.drawn = "true";
