@@ -36,7 +36,9 @@ def identify_predictions(path: Path) -> dict[str, Any]:
         known = {"eval_set": eval_set.name, "kind": eval_set.kind, "role": eval_set.role}
         chosen = {"metric": eval_set.primary_metric, "answer": eval_set.answer}
         known |= {name: value for name, value in chosen.items() if value is not None}
-        identity = {"model_id": path.stem, "format": None, "protocol": None, "shots": None} | known | identity
+        of_file = (name for name in eval_set.template.prompts if path.stem.startswith(f"{eval_set.name}_{name}_"))
+        known |= {"format": next(of_file, "default"), "protocol": None, "shots": None}
+        identity = {"model_id": path.stem} | known | identity
     if identity["kind"] not in PRIMARY_METRICS:
         raise UserError(
             f"{path}: kind {identity['kind']!r} in its sidecar; expected one of {', '.join(PRIMARY_METRICS)}"

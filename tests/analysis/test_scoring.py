@@ -8,6 +8,7 @@ from analysis import produce_tables
 from analysis.tables.frames import read_tables, select
 from eval import eval_pred
 from open_instruct.common import paths
+from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.sidecars import sidecar_path
 
 SMALL = """\
@@ -84,3 +85,17 @@ def test_predictions_that_changed_since_are_scored_again(study_file, prediction)
         write_predictions(prediction, [*RELATIONS[:1], *RELATIONS[2:]], kind="labels", eval_set="rte", **identity)
         produce_tables.main(args)
         assert accuracy_of(study) == [1.0]
+
+
+def test_predictions_of_the_original_code_have_no_sidecar_and_are_in_the_tables(tmp_path, monkeypatch):
+    monkeypatch.setenv("base_dir", str(tmp_path))
+    record = {"dataset": "mnli1", "prompt": "p", "completion": "neutral", "output": " neutral"}
+    names = ("mnli_matched_olmo1b_original_hf", "mnli_matched_instruct_olmo1b_original_hf")
+    for name in names:
+        path = paths.base_dir() / "output" / "predictions" / f"{name}.jsonl"
+        write_jsonl(path, [record | {"id": i} for i in range(3)])
+    produce_tables.main(produce_tables.Args())
+    rows = select(read_tables(paths.results_dir("all")).performance, metric="accuracy")
+    assert set(rows["model_id"]) == set(names)
+    assert sorted(rows["eval dataset"]) == ["mnli_matched", "mnli_matched_instruct"]
+    assert rows["Performance"].tolist() == [1, 1]
