@@ -10,13 +10,13 @@ Writes   into the folder paper beside your own tables:
          unsound.csv  published rows that carry no information about the model, with the evidence
          The first three also as LaTeX (booktabs): numbers.tex, curves.tex, claims.tex
 
-    python analysis/compare_paper.py --study scripts/studies/paper.yaml --released ../released_tables
-    python analysis/compare_paper.py --released ../released_tables --margin rouge_l=0.01 accuracy=0.03
+    python analysis/compare_paper.py --study scripts/studies/paper.yaml --released ../authors/results/analysis
+    python analysis/compare_paper.py --released ../authors/results/analysis --margin rouge_l=0.01 accuracy=0.03
 
 With --coverage it writes nothing: it prints which of the published numbers these studies measure too, and why not the
 others, before anything is run:
 
-    python analysis/compare_paper.py --released ../released_tables --coverage scripts/studies/paper.yaml
+    python analysis/compare_paper.py --released ../authors/results/analysis --coverage scripts/studies/paper.yaml
 """
 
 import math

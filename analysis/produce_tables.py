@@ -21,7 +21,7 @@ Writes   into results/{study}, results/all or results/released:
 The same measurements give the same bytes. Files that have not changed are not read again.
 
     python analysis/produce_tables.py --study scripts/studies/tiny.yaml
-    python analysis/produce_tables.py --released ../released_tables
+    python analysis/produce_tables.py --released ../authors/results/analysis
 """
 
 from dataclasses import dataclass
