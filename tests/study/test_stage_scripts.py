@@ -29,6 +29,15 @@ def test_stage_scripts_run_the_planned_commands(recorders, base_dir, monkeypatch
         assert options.keys() - planned_options.keys() <= DEFAULTS, job.stage
 
 
+def test_a_planned_suite_does_not_depend_on_variables_of_the_users_shell(recorders, base_dir):
+    job = next(job for job in plan(load_study(TINY, ["suite.limit=null"])) if job.stage == "suite")
+    of_user = {"PATH": f"{recorders}:{os.environ['PATH']}", "num_shots": "4", "limit": "7"}
+    environment = os.environ | of_user | paths.environment() | dict(job.variables)
+    subprocess.run(["bash", str(SCRIPTS / job.script), *job.arguments], env=environment, check=True)
+    (call,) = recorded_calls(recorders)
+    assert not {"--num_shots", "--limit"} & {*call}
+
+
 def test_the_embedded_study_uses_every_stage_script_but_download():
     planned = {job.script for job in plan(load_study(TINY))}
     assert planned | {"download_ckpts.sh"} == {path.name for path in SCRIPTS.glob("*.sh")}
@@ -59,9 +68,9 @@ def test_files_of_a_folder_with_too_few_exemplars_are_left_out_of_few_shot_evalu
         if num_exemplars is not None:
             (folder / f"{name}.exemplars.jsonl").write_text("{}\n" * num_exemplars)
 
-    def predicted(**given: str) -> tuple[list[str], str]:
+    def predicted(*arguments: str, **given: str) -> tuple[list[str], str]:
         environment = os.environ | {"PATH": f"{recorders}:{os.environ['PATH']}", "data_dir": str(folder.parent)}
-        command = ["bash", str(SCRIPTS / "generate_pred.sh")]
+        command = ["bash", str(SCRIPTS / "generate_pred.sh"), *arguments]
         environment |= {"model_path": "model"} | given
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         calls = recorded_calls(recorders)
@@ -74,7 +83,10 @@ def test_files_of_a_folder_with_too_few_exemplars_are_left_out_of_few_shot_evalu
     assert "--few_shot_sets NAME" in message
     # What is named is not left out: predict.py refuses it with what to type.
     assert predicted(num_shots="2", data_file_name="mrpc")[0] == ["mrpc"]
+    assert predicted("--input_files", "mrpc.jsonl", num_shots="2") == (["mrpc"], "")
     assert "no file is left in" in predicted(num_shots="3")[1]
+    # Not the whole folder where exemplars alone are named.
+    assert "no file is left in" in predicted(input_files="rte.exemplars.jsonl")[1]
 
 
 @pytest.mark.parametrize(("written", "exit_code"), [("saved", SAVED_AND_STOPPED), ("", 7)])
