@@ -60,7 +60,7 @@ def downloads(study: Study) -> Iterator[Job]:
         if not checkpoints:
             continue
         listed = ",".join(step_name(checkpoint.step) for checkpoint in checkpoints)
-        tokenizer = (checkpoints[0].tokenizer_folder,) if family_named(name).checkpoint_format == "olmo" else ()
+        tokenizer = (checkpoints[0].tokenizer_folder,) if family_named(name).tokenizer else ()
         yield Job(
             "download",
             name,
