@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from devices import on_cpu
 from paper_stores import PUBLISHED, paper_stores
 from released_tables import write_released
 
@@ -36,7 +37,8 @@ FEW = (
 def finished(tmp_path_factory) -> Iterator[Path]:
     """base_dir after all jobs of the plan up to the scores, and their tables; figures take a minute."""
     folder = tmp_path_factory.mktemp("paper")
-    with paper_stores(folder, suite_tasks=load_study(PAPER).suite.tasks), pytest.MonkeyPatch.context() as patch:
+    stores = paper_stores(folder, suite_tasks=load_study(PAPER).suite.tasks)
+    with stores, on_cpu(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(paths.REPOSITORY)
         patch.setattr(sys, "argv", sys.argv)
         for job in plan(load_study(PAPER, FEW)):

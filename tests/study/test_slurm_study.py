@@ -1,5 +1,6 @@
 """A whole study through Slurm: submitted twice, damaged and repaired; its tables are those of a local run."""
 
+import re
 import time
 
 import pytest
@@ -32,7 +33,9 @@ def test_a_study_recovers_from_faults_to_the_tables_of_a_local_run(study, slurm,
     assert f"submitted {NUM_JOBS} jobs" in study.run()
     again = study.run()
     assert "submitted 0 jobs" in again
-    assert f"in the queue before: {NUM_JOBS}" in again
+    # On a slow machine the first jobs have ended by then.
+    done, queued = re.findall(r"(?:done|in the queue) before: (\d+)", again)
+    assert int(done) + int(queued) == NUM_JOBS
 
     # The fine-tuning is cancelled and a running job killed: all jobs that do not depend on them still run.
     faults = Faults(study, seed=1)
