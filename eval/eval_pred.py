@@ -139,8 +139,19 @@ def recorded_arguments(args: Args) -> dict[str, Any]:
 
 
 def print_table(results: Sequence[Metrics]) -> None:
-    """Print a line for each file: the primary metric with its interval, and bits per byte."""
-    rows = [("model", "evaluated on", "shots", "n", "metric", "value ± s.e. [95% interval]", "bits per byte ± s.e.")]
+    """Print a line for each file: its conditions, the primary metric with its interval, and bits per byte."""
+    rows = [
+        (
+            "model",
+            "evaluated on",
+            "shots",
+            "conditions",
+            "n",
+            "metric",
+            "value ± s.e. [95% interval]",
+            "bits per byte ± s.e.",
+        )
+    ]
     for result in results:
         identity, primary = result.identity, result.metrics[result.primary]
         name = "_".join(
@@ -151,7 +162,11 @@ def print_table(results: Sequence[Metrics]) -> None:
         bits = result.metrics.get("bits_per_byte")
         bits_per_byte = f"{bits.mean:.4f} ± {bits.standard_error:.4f}" if bits else "-"
         shots = str(identity.get("shots") or 0)
-        rows.append((str(identity["model_id"]), name, shots, str(primary.n), result.primary, interval, bits_per_byte))
+        conditions = str(identity.get("conditions") or "")
+        about = (str(identity["model_id"]), name, shots, conditions, str(primary.n))
+        rows.append((*about, result.primary, interval, bits_per_byte))
+    if not any(row[3] for row in rows[1:]):
+        rows = [(*row[:3], *row[4:]) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows if results else []:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

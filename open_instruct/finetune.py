@@ -27,7 +27,7 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import describe_files
 from open_instruct.common.json_files import write_json
-from open_instruct.common.model_loading import model_folder, require_model, require_tokenizer
+from open_instruct.common.model_loading import model_folder, require_model, require_no_revision, require_tokenizer
 from open_instruct.common.sidecars import has_sidecar, read_sidecar, sidecar_path
 from open_instruct.data.registry import read_datasets
 from open_instruct.data.train_records import require_train_file
@@ -110,6 +110,7 @@ def require_files(args: Args) -> None:
 
 def input_paths(args: Args) -> dict[str, Path]:
     """Everything that is read, by role; models of the Hub are downloaded."""
+    require_no_revision(args.model_name_or_path, args.model_revision)
     paths_by_role = {"train_file": args.train_file, "model": model_folder(args.model_name_or_path, args.model_revision)}
     if args.config_name is not None:
         paths_by_role["config"] = model_folder(args.config_name, args.model_revision, files=("*.json",))

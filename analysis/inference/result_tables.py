@@ -83,7 +83,8 @@ def produce_tables(study: Study | None, released: Path | None, folder: Path, *, 
     write_latex_tables(tables, folder / "tables", {TIDY_TABLE: tidy, **table_files(folder)})
     for row in tables.missing.to_dict("records"):
         names = [row[key] for key in ("model_id", "eval dataset") if row[key]]
-        print(f"missing: {' on '.join(names) or 'scores'}: {row['reason']} ({row['file']})")
+        file = f" ({row['file']})" if row["file"] else ""
+        print(f"missing: {' on '.join(names) or 'scores'}: {row['reason']}{file}")
 
 
 class Results(NamedTuple):

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import (
     check_vocabulary,
     load_model,
     load_tokenizer,
     model_folder,
     require_model,
+    require_no_revision,
 )
 from open_instruct.study.settings import Dtype
 
@@ -23,10 +23,7 @@ def find_folder(name: str, revision: str | None = None) -> Path:
 
     Raises UserError where there is no model in transformers format.
     """
-    if not Path(name).is_dir():
-        looks_like_path = Path(name).is_absolute() or name.startswith((".", "output/")) or name.count("/") not in (1, 2)
-        if looks_like_path:
-            raise UserError(f"{name}: no such folder; expected a model in transformers format, or a name on the Hub")
+    require_no_revision(name, revision)
     folder = model_folder(name, revision)
     require_model(folder)
     return folder

