@@ -45,7 +45,7 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     try:
         found = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns)) / inside
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{name} is neither a model folder nor a model of the Hub: {first_line(error)}") from error
+        raise UserError(f"{name}: no such folder, and no such model of the Hub: {first_line(error)}") from error
     if not found.is_dir():
         raise UserError(f"{repository} has no folder {inside} with a model; give one that it lists")
     return found
