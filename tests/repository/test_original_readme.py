@@ -68,6 +68,7 @@ def test_every_row_has_a_command():
 
 @pytest.mark.slow
 @pytest.mark.olmo
+@pytest.mark.filterwarnings("ignore:'olmo_eval.run_lm_eval' found")
 def test_each_promise_is_kept(clone):
     for command in COMMANDS:
         execute(command)

@@ -23,7 +23,7 @@ from open_instruct.study.executors.warm_process import run
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.olmo]
+pytestmark = [pytest.mark.slow, pytest.mark.olmo, pytest.mark.filterwarnings("ignore:'olmo_eval.run_lm_eval' found")]
 PAPER = paths.REPOSITORY / "scripts" / "studies" / "paper.yaml"
 SETS = yaml.safe_load(PAPER.read_text())["evaluation"]
 FEW = (
