@@ -21,7 +21,7 @@ others, before anything is run:
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from analysis.tables.released import read_released
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
-from open_instruct.common.errors import UserError
+from open_instruct.common.errors import UserError, nearest
 from open_instruct.study.loading import load_study
 
 RESULT = ("difference", "ci_low", "ci_high", "verdict")
@@ -67,13 +67,15 @@ def main(args: Args) -> None:
     if args.coverage:
         print_coverage(args.released, args.coverage)
         return
-    margins = parse_margins(args.margin)
+    given, gathered = parse_margins(args.margin), gather_released(args.released)
     folder = existing_results(args.study, args.folder)
-    margins = MARGINS | (load_study(args.study).margins if args.study else {}) | margins
+    margins = MARGINS | (load_study(args.study).margins if args.study else {}) | given
     output = folder / "paper"
     tables, files, _ = load_results(folder)
-    own, gathered = of_released_family(tables, folder), gather_released(args.released)
-    results = compare(own, build_tables(gathered), margins)
+    own = of_released_family(tables, folder)
+    released = build_tables(gathered)
+    require_known(given, {*MARGINS, *released.scores["metric"]})
+    results = compare(own, released, margins)
     inputs = {**files} | {f"released {name}": path for name, path in gathered.inputs.items()}
     with Artifact(output, arguments={"level": LEVEL, "margins": margins}, inputs=inputs).making_folder() as (made, _):
         for name, frame in results.items():
@@ -109,6 +111,11 @@ def parse_margins(options: Sequence[str]) -> dict[str, float]:
         if not 0 < margins[metric] < math.inf:
             raise UserError(f"--margin {option}: expected METRIC=VALUE with a positive number, e.g. rouge_l=0.02")
     return margins
+
+
+def require_known(given: Collection[str], known: set[str]) -> None:
+    if unknown := [metric for metric in given if metric not in known]:
+        raise UserError(f"--margin {unknown[0]}: no such metric ({nearest(unknown[0], known)})")
 
 
 def report(results: Mapping[str, pd.DataFrame]) -> None:

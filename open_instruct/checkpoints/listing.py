@@ -114,6 +114,25 @@ def choose_amount(available: Sequence[Available], amount: int) -> list[Available
     return [points[j] for j in reversed(chosen)]
 
 
+def missing_steps(available: Sequence[Available], steps: Sequence[int | None]) -> list[str]:
+    """`2001 (nearest: 2000, 3000)` for each step (None: `main`) that the store does not have."""
+    there = {one.checkpoint.step for one in available}
+    numbers = sorted(step for step in there if step is not None)
+    missing = []
+    for step in steps:
+        if step not in there:
+            around = (
+                [] if step is None else [n for n in numbers if n < step][-1:] + [n for n in numbers if n > step][:1]
+            )
+            missing.append(step_name(step) + (f" (nearest: {', '.join(map(str, around))})" if around else ""))
+    return missing
+
+
+def closest(step: int, numbers: Sequence[int]) -> int:
+    """The number that is the closest to `step`, the lower of two."""
+    return min(numbers, key=lambda number: (abs(number - step), number))
+
+
 def choose_steps(
     available: Sequence[Available], steps: Sequence[int | None], *, nearest: bool
 ) -> dict[int | None, Available]:
@@ -124,20 +143,9 @@ def choose_steps(
     """
     by_number = {one.checkpoint.step: one for one in available}
     numbers = sorted(step for step in by_number if step is not None)
-    chosen: dict[int | None, Available] = {}
-    missing = []
-    for step in steps:
-        if step in by_number:
-            chosen[step] = by_number[step]
-        elif step is None or not numbers:
-            missing.append(step_name(step))
-        elif nearest:
-            chosen[step] = by_number[min(numbers, key=lambda number, step=step: (abs(number - step), number))]
-        else:
-            around = [n for n in numbers if n < step][-1:] + [n for n in numbers if n > step][:1]
-            missing.append(f"{step} (nearest: {', '.join(map(str, around))})")
-    if missing:
+    if missing := missing_steps(available, [step for step in steps if step is None or not (nearest and numbers)]):
         raise UserError(f"the store has no checkpoint of step {'; '.join(missing)}; choose others, or add --nearest")
+    chosen = {step: by_number.get(step) or by_number[closest(step or 0, numbers)] for step in steps}
     taken = [one.checkpoint for one in chosen.values()]
     if twice := {c.name for c in taken if taken.count(c) > 1}:
         raise UserError(f"{', '.join(sorted(twice))} is the nearest of several requested steps; request fewer")

@@ -7,11 +7,12 @@ import dataclasses
 import errno
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TextIO, TypeVar, get_type_hints
 
 import tyro
 
@@ -45,10 +46,14 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' progress bars would fill a log
     try:
         main(parse(args_type, from_original(Path(sys.argv[0]).stem, sys.argv[1:])))
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {as_typed(str(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not has_reader(sys.stdout):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is printed on the way out
+            sys.exit(1)
         cure = CURES.get(error.errno or 0)
         if str(error.filename).startswith(NO_DISK):
             cure = "nothing can be written there; give a folder on a disk"
@@ -61,6 +66,13 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
             raise
         print(f"error: a file could not be written to its end; {CURES[errno.ENOSPC]}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def has_reader(output: TextIO) -> bool:
+    """Whether the pipe that is printed to, if it is one, is still read: `| head` ends before its writer does."""
+    poll = select.poll()
+    poll.register(output.fileno(), 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def as_typed(message: str) -> str:

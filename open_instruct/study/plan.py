@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
 from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.listing import missing_steps, read_checkpoint_csv
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.data.availability import (
@@ -30,13 +32,14 @@ def plan(study: Study, *, overwrite: bool = False) -> list[Job]:
     """All jobs of a study, each after those whose outputs it reads.  overwrite: other data are to be replaced.
 
     Raises UserError where an input neither exists nor is another job's output, where two jobs write the same output,
-    where two checkpoints have the same weights, where a model on the disk is another than the study says, where data
-    cannot be had, and where the results of this name are another study's.
+    where two checkpoints have the same weights, where a family's list lacks a step, where a model on the disk is
+    another than the study says, where data cannot be had, and where the results of this name are another study's.
     """
     require_own_results(study)
     refuse_duplicates_on_disk(study.checkpoints())
     require_identities(study.checkpoints())
     require_runs(study.checkpoints())
+    require_listed_steps(study.checkpoints())
     jobs = all_jobs(study)
     require_data(study, jobs, overwrite=overwrite)
     require_inputs(jobs)
@@ -69,6 +72,21 @@ def require_runs(checkpoints: Sequence[Checkpoint]) -> None:
             f"runs that cannot be downloaded: {names}; the store of a family has one run, without a name. Put their "
             f"checkpoints into {missing[0].folder} and so on, or declare a family for each run in families.yaml"
         )
+
+
+def require_listed_steps(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raises UserError for steps that the list of their family, a file here, does not have. Asks no store."""
+    by_family: dict[str, list[int | None]] = {}
+    for one in checkpoints:
+        if stages.is_to_be_downloaded(one) and not one.folder.is_dir():
+            by_family.setdefault(one.family, []).append(one.step)
+    for name, steps in by_family.items():
+        family = family_named(name)
+        if family.ckpt_csv and (missing := missing_steps(read_checkpoint_csv(Path(family.ckpt_csv), family), steps)):
+            raise UserError(
+                f"family {name} has no checkpoint of step {'; '.join(missing)}; choose among those of "
+                f"`python open_instruct/download_olmo_ckpts.py --family {name} --list`"
+            )
 
 
 def all_jobs(study: Study) -> list[Job]:

@@ -153,6 +153,11 @@ def test_a_margin_that_is_no_positive_number_is_refused(option, tmp_path):
         compare_paper.main(Args(tmp_path, margin=(option,)))
 
 
+def test_a_margin_of_an_unknown_metric_is_refused_with_the_nearest_one():
+    with pytest.raises(UserError, match=r"--margin rouge: no such metric \(did you mean rouge_l\?\)"):
+        compare_paper.require_known({"rouge": 0.1, "accuracy": 0.1}, set(MARGINS))
+
+
 def test_a_wider_margin_lets_more_numbers_agree(compared):
     folder, _ = compared
     released = build_tables(gather_released(folder))

@@ -99,3 +99,19 @@ def test_help_keeps_line_breaks_and_shows_no_default_twice(monkeypatch, capsys):
     assert "(default: )" not in printed
     assert "(default: 3)" in printed
     assert "--model_path" in printed
+
+
+@pytest.mark.parametrize("num_lines", [1, 100_000])
+def test_output_whose_reader_has_ended_is_no_traceback(num_lines):
+    """`| head` ends before the script does."""
+    code = (
+        "from dataclasses import dataclass\nfrom open_instruct.common.cli import run\n@dataclass\nclass Args: pass\n"
+        f"run(lambda args: print('line\\n' * {num_lines}), Args)"
+    )
+    script = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert script.stdout is not None
+    assert script.stderr is not None
+    script.stdout.close()
+    assert script.stderr.read() == ""
+    assert script.wait() == 1
+    script.stderr.close()

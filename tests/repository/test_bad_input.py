@@ -196,7 +196,7 @@ COMMANDS = {
     "analysis.report --study folder": "",
     "analysis.plotting --folder nowhere": "nowhere",
     "analysis.findings --folder nowhere": "nowhere",
-    "analysis.compare_paper --released nowhere": "no all_perf_table.csv",
+    "analysis.compare_paper --released nowhere": "nowhere.*no such table",
     "analysis.run_notebook --folder nowhere": "nowhere",
     "scripts.run_study nowhere": "no such study",
     "scripts.run_study folder": "",

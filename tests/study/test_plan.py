@@ -82,10 +82,15 @@ def test_checkpoints_are_downloaded_unless_the_user_provided_them(tmp_path, base
 
 def test_a_family_with_a_list_of_checkpoints_alone_is_downloaded(tmp_path, base_dir):
     (base_dir / "families.yaml").write_text("mine: {checkpoint_format: olmo, ckpt_csv: mine.csv}\n")
+    (base_dir / "mine.csv").write_text("Step,Checkpoint Directory\n5,https://example.org/step5-unsharded\n")
     mine = {"family": "mine", "steps": [5], "pretrain": None}
     with pytest.raises(UserError, match=r"no job makes these, and they do not exist: .*mine_tokenizer"):
         jobs_of(tmp_path, **mine)
     (base_dir / "output" / "mine_tokenizer").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"family mine has no checkpoint of step 6 \(nearest: 5\); choose among .*--list"
+    ):
+        jobs_of(tmp_path, **mine | {"steps": [5, 6]})
     (download,) = [job for job in jobs_of(tmp_path, **mine) if job.stage == "download"]
     assert "5" in download.command
     assert family_table().splitlines()[-1].endswith(str(base_dir / "mine.csv"))
