@@ -178,7 +178,8 @@ def load_tokenizer(name: str, native: "ModelConfig") -> Tokenizer:
             tokenizer_of(Path(name), native.pad_token_id) if is_file else AutoTokenizer.from_pretrained(name)
         )
     except (OSError, ValueError) as error:
-        reason = "no such folder" if Path(name).is_absolute() else str(error).splitlines()[0]
+        is_missing = Path(name).is_absolute() and not Path(name).exists()
+        reason = "no such folder" if is_missing else str(error).splitlines()[0]
         raise UserError(f"no tokenizer at {name} ({reason}); set --tokenizer_name_or_path") from error
     # Native configs of OLMo-1B name id 0 as EOS, which is `|||IP_ADDRESS|||`: the tokenizer's EOS is the right one.
     if tokenizer.eos_token_id is None or tokenizer.decode([tokenizer.eos_token_id]) != EOS:

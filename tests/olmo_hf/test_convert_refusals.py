@@ -120,7 +120,11 @@ def other_json(folder):
 
 
 def test_unfit_tokenizers_are_refused(folder):
-    refuse(folder, "no tokenizer at .*set --tokenizer_name_or_path", tokenizer_name_or_path=str(folder / "nowhere"))
+    refuse(
+        folder,
+        r"no tokenizer at .*nowhere \(no such folder\); set --tok",
+        tokenizer_name_or_path=str(folder / "nowhere"),
+    )
     tokenizer = toy_tokenizer(folder / "tokenizer", vocab_size=301)
     refuse(folder, "has 301 tokens, the checkpoint 300")
     tokenizer = toy_tokenizer(folder / "tokenizer")
