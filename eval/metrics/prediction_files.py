@@ -33,11 +33,8 @@ def identify_predictions(path: Path) -> dict[str, Any]:
                 f"{path}: is empty; expected one prediction a line: make it again with `python eval/predict.py`"
             )
         eval_set = declared_set(path, first["dataset"])
-        known = {"eval_set": eval_set.name, "kind": eval_set.kind, "role": eval_set.role}
-        chosen = {"metric": eval_set.primary_metric, "answer": eval_set.answer}
-        known |= {name: value for name, value in chosen.items() if value is not None}
         of_file = (name for name in eval_set.template.prompts if path.stem.startswith(f"{eval_set.name}_{name}_"))
-        known |= {"format": next(of_file, "default"), "protocol": None, "shots": None}
+        known = eval_set.identity | {"format": next(of_file, "default"), "protocol": None, "shots": None}
         identity = {"model_id": path.stem} | known | identity
     if identity["kind"] not in PRIMARY_METRICS:
         raise UserError(

@@ -104,19 +104,10 @@ def exemplar_source(eval_set: EvalSet, located: LocatedSplit, options: FormatOpt
 
 def item_artifact(eval_set: EvalSet, task_format: str, located: LocatedSplit, settings: DataSettings) -> Artifact:
     """The evaluation file of a format."""
-    identity = {
-        "eval_set": eval_set.name,
-        "format": task_format,
-        "protocol": settings.protocol,
-        "data_settings": settings.suffix,
-        "kind": eval_set.kind,
-        "role": eval_set.role,
-    }
-    chosen = {"metric": eval_set.primary_metric, "answer": eval_set.answer, "max_new_tokens": eval_set.max_new_tokens}
-    identity |= {name: value for name, value in chosen.items() if value is not None}
+    of_file = {"format": task_format, "protocol": settings.protocol, "data_settings": settings.suffix}
     path = paths.evaluation_file(eval_set.name, task_format, settings.suffix)
     require_other_file(path, eval_set.name, [located])
-    return Artifact(path, content_arguments(eval_set, settings), input_files([located]), identity)
+    return Artifact(path, content_arguments(eval_set, settings), input_files([located]), eval_set.identity | of_file)
 
 
 def exemplar_artifact(items: Artifact, eval_set: EvalSet, located: LocatedSplit, source: LocatedSplit) -> Artifact:

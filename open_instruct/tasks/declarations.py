@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 PRIMARY_METRICS = {"generation": "rouge_l", "labels": "accuracy", "text": "bits_per_byte"}
 """Kind of an evaluation set -> the metric that the paper and the figures report."""
@@ -94,6 +95,13 @@ class EvalSet:
     @property
     def metric(self) -> str:
         return self.primary_metric or PRIMARY_METRICS[self.kind]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What files of it record about it; of what may be left out, only what is declared."""
+        chosen = {"metric": self.primary_metric, "answer": self.answer, "max_new_tokens": self.max_new_tokens}
+        required = {"eval_set": self.name, "kind": self.kind, "role": self.role}
+        return required | {name: value for name, value in chosen.items() if value is not None}
 
 
 @dataclass(frozen=True)
