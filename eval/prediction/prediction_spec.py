@@ -78,8 +78,7 @@ def identify_evaluation(input_file: Path) -> dict[str, Any]:
     names = sorted({record["dataset"] for record in read_jsonl(input_file, texts=("dataset",))})
     if len(names) != 1:
         raise UserError(f"{input_file}: expected records of one dataset, found {', '.join(names) or 'no records'}")
-    known = read_datasets().eval_set(names[0])
-    return {"eval_set": known.name, "format": "default", "protocol": None, "kind": known.kind, "role": known.role}
+    return read_datasets().eval_set(names[0]).identity | {"format": "default", "protocol": None}
 
 
 def label_texts(input_file: Path, eval_set: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

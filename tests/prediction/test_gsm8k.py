@@ -11,7 +11,7 @@ from eval import eval_pred, predict
 from eval.metrics.metrics_file import load_metrics
 from open_instruct import format_generalization
 from open_instruct.common import paths
-from open_instruct.common.sidecars import read_sidecar
+from open_instruct.common.sidecars import read_sidecar, sidecar_path
 from open_instruct.data import sources
 
 
@@ -44,3 +44,10 @@ def test_gsm8k_is_formatted_predicted_and_scored_by_the_final_number(home, monke
     metrics = load_metrics(paths.metrics_file(path))
     assert (metrics.primary, metrics.items["exact_match"]) == ("exact_match", [1, 0, 0])
     assert metrics.metrics["exact_match"].mean == 1 / 3
+
+    # A file without a sidecar is predicted and scored by the same declaration.
+    sidecar_path(args.input_files[0]).unlink()
+    spec = predict.make_specs(args, home / "model")[0]
+    identity = spec.artifact.identity
+    assert spec.generation.max_new_tokens == 512
+    assert (identity["metric"], identity["answer"]) == ("exact_match", "final_number")
