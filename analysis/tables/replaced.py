@@ -13,7 +13,9 @@ import pandas as pd
 from analysis.tables.columns import FILES, PERFORMANCE_COLUMNS, TIDY_TABLE
 from analysis.tables.frames import DIGITS, is_empty, read_table, select, where
 from analysis.tables.released import is_own
+from open_instruct.common.artifacts import has_files
 from open_instruct.common.errors import UserError
+from open_instruct.common.sidecars import content_hash, find_sidecar
 
 COMPARED = ["model_id", "eval dataset", "metric", "Performance"]
 
@@ -39,7 +41,7 @@ def is_replaced(folder: Path) -> bool:
 def has_other_rows(path: Path) -> bool:
     """Whether a table has other rows than the folder's measurements.parquet; False where there is none."""
     tidy = path.with_name(TIDY_TABLE)
-    if not tidy.is_file():
+    if not tidy.is_file() or is_made_from(path, tidy):
         return False
     table = read_table(path)
     if not {*COMPARED} <= {*table.columns}:
@@ -48,6 +50,12 @@ def has_other_rows(path: Path) -> bool:
     is_suites = path.name == FILES["suites"]
     expected = select(measured, kind="suite") if is_suites else where(measured, measured["kind"] != "suite")
     return counted(table) != counted(expected)
+
+
+def is_made_from(path: Path, tidy: Path) -> bool:
+    """Whether a table is as it was made from `tidy`, by its sidecar: then it need not be read to be compared."""
+    made = find_sidecar(path)
+    return made is not None and has_files(path, made["files"]) and made["inputs"] == {TIDY_TABLE: content_hash(tidy)}
 
 
 def counted(rows: pd.DataFrame) -> Counter[tuple[str, ...]]:

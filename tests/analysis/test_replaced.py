@@ -13,6 +13,7 @@ from analysis.figures.study_figures import build_grids
 from analysis.inference.findings import findings_of
 from analysis.inference.result_tables import build_tables, load_results, with_summaries
 from analysis.run_notebook import NOTEBOOK
+from analysis.tables import replaced
 from analysis.tables.frames import read_table, read_tables
 from analysis.tables.gathering import gather_released
 from open_instruct.common import paths
@@ -40,6 +41,11 @@ def test_results_as_they_were_made_are_read(folder):
     assert not results.is_replaced
     assert results.tables.levels.equals(read_tables(folder).levels)
     assert "levels.csv" in results.files
+
+
+def test_tables_with_sidecars_are_not_read_to_see_that_they_are_as_they_were_made(folder, monkeypatch):
+    monkeypatch.setattr(replaced, "read_table", None)
+    assert not replaced.is_replaced(folder)
 
 
 def test_of_the_authors_table_everything_is_made_anew_and_stale_suites_are_left_out(folder, released, capsys):
