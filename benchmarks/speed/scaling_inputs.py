@@ -25,6 +25,8 @@ TRAIN_SETS = (None, "xsum", "mnli", "paws", "socialiqa")
 # Every checkpoint that Pythia published.
 FAMILY = "pythia-410m"
 PYTHIA_STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 143_001, 1000)]
+SETS = [one for name, one in EVAL_SETS.items() if name != "gsm8k"][:20]
+"""Those of the recorded results, with a set of each train set's own; GSM8K was declared later, before others."""
 UNDONE_EVERY = 100
 """One job of this many is not recorded as done."""
 
@@ -108,7 +110,7 @@ def write_large_study(folder: Path, num_checkpoints: int, num_items: int) -> int
     train_sets = ("xsum", "socialiqa", "mnli", "paws", "tulu")
     recipes = [(name, lr, seed) for name in train_sets for lr in (2e-7, 2e-6, 2e-5) for seed in (42, 43, 44)]
     count = 0
-    for eval_set in list(EVAL_SETS.values())[:20]:
+    for eval_set in SETS:
         ids = [f"{eval_set.name}_{i}" for i in range(num_items)]
         difficulty = rng.normal(0.3, 0.1, num_items)
         for step in PYTHIA_STEPS[:num_checkpoints]:
@@ -133,7 +135,7 @@ def write_study(folder: Path, num_checkpoints: int) -> Path:
     recipe = {"epochs": 3, "lr": [2e-7, 2e-6, 2e-5], "seeds": [42, 43, 44]}
     study = {"name": "large", "family": FAMILY, "steps": PYTHIA_STEPS[:num_checkpoints]}
     study |= {"train_sets": dict.fromkeys(("xsum", "socialiqa", "mnli", "paws", "tulu"), recipe)}
-    study |= {"evaluation": {name: {} for name in list(EVAL_SETS)[:20]}}
+    study |= {"evaluation": {one.name: {} for one in SETS}}
     for eval_set in EVAL_SETS.values():
         if eval_set.split.llmbar:  # a plan needs the user's files
             file = folder / "data" / "llmbar" / f"{eval_set.split.llmbar}.json"
