@@ -55,7 +55,8 @@ def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_ste
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": args.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=args.learning_rate or 0.0, fused=True)
+    assert args.learning_rate is not None  # given or registered
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=args.learning_rate, fused=True)
     module, prepared = accelerator.prepare(module, optimizer)
     scheduler = get_scheduler(
         args.lr_scheduler_type,

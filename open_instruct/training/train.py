@@ -70,10 +70,12 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         max_length=args.max_seq_length,
         num_workers=args.preprocessing_num_workers,
     )
+    assert args.num_train_epochs is not None  # given or registered
+    assert args.total_batch_size is not None  # filled in
     steps = step_rows(
         len(examples),
-        num_epochs=args.num_train_epochs or 1,
-        batch_size=args.total_batch_size or 1,
+        num_epochs=args.num_train_epochs,
+        batch_size=args.total_batch_size,
         seed=args.seed,
         max_steps=args.max_train_steps,
     )
