@@ -96,7 +96,7 @@ def measure(
     encoded = requests.encode_jointly(tokenizer, pairs)
     requests.count_too_long(
         [(item.num_context_tokens, item.num_continuation_tokens) for item in encoded],
-        max_length=model.config.max_position_embeddings,
+        max_length=requests.max_length(model),
         max_new_tokens=0,
         truncate_left=False,
         name="the evaluation file",

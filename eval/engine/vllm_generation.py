@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from eval.engine.generation import Generated
+from open_instruct.common.model_loading import max_positions
 
 GPU_MEMORY_UTILIZATION = 0.6
 """Fraction of the GPU's memory for vLLM; the rest is for the model that computes log-likelihoods."""
@@ -23,7 +24,7 @@ def load_generator(folder: Path, tokenizer: Path, model: PreTrainedModel) -> Cal
         model=str(folder),
         tokenizer=str(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
-        max_model_len=model.config.max_position_embeddings,
+        max_model_len=max_positions(model.config),
         gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
         enable_prefix_caching=True,
         generation_config="vllm",  # otherwise the folder's sampling settings would become defaults

@@ -29,6 +29,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
+from open_instruct.common.model_loading import max_positions
 from open_instruct.common.naming import in_words, suffix
 from open_instruct.common.progress_line import ProgressLine
 from open_instruct.data.encode import chat_prompt
@@ -222,7 +223,7 @@ def prepare_model(args: Args, source: Source) -> Model:
 
 def longest_input(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", requested: int | None) -> int:
     """Maximum number of tokens of a context and its continuation.  Raises UserError if more are `requested`."""
-    positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_CONTEXT
+    positions = max_positions(model.config) or LONGEST_CONTEXT
     most = min(tokenizer.model_max_length, positions, LONGEST_CONTEXT)
     if requested is not None and not 1 <= requested <= most:
         raise UserError(f"--max_seq_length is {requested}; expected 1 to {most}, the limit of model and tokenizer")

@@ -1,6 +1,7 @@
 """Evaluation items as token ids; their generations, and the log-likelihoods of their continuations."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +12,7 @@ from eval.engine.generation import Generated
 from eval.engine.log_likelihood import Request, score
 from eval.prediction.prediction_spec import GenerationSettings
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_loading import max_positions
 from open_instruct.data.encode import chat_prompt, encode_pairs, encode_prompts, eos_id, papers_chat_prompt
 from open_instruct.tasks import PROTOCOLS
 from open_instruct.tasks.declarations import Protocol
@@ -40,6 +42,13 @@ class EncodedItem:
 
 Generate = Callable[..., list[Generated]]
 """`generation.generate` of a loaded model, or vLLM's: takes prompts and the same keyword arguments."""
+WINDOW_TOKENS = 2048
+"""Length of the windows of a plain text, for models that take any number of tokens."""
+
+
+def max_length(model: PreTrainedModel) -> int:
+    """Most tokens of prompt and continuation together; more than any text has where the model sets no limit."""
+    return max_positions(model.config) or sys.maxsize
 
 
 def prompts_and_completions(

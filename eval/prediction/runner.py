@@ -19,6 +19,7 @@ from eval.prediction.requests import EncodedItem, Generate
 from eval.prediction.resumable_jsonl import ResumableJsonl
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
+from open_instruct.common.model_loading import max_positions
 from open_instruct.study.settings import Dtype
 
 CHUNK_ITEMS = 512
@@ -56,12 +57,12 @@ class Runner:
         if spec.kind == "labels":
             return label_scoring.encode(self.tokenizer, pairs, spec.labels, spec.constraint, separately=separately)
         encoded = (requests.encode_separately if separately else requests.encode_jointly)(self.tokenizer, pairs)
-        max_length: int = self.model.config.max_position_embeddings
-        return [requests.in_windows(item, max_length) for item in encoded] if spec.kind == "text" else encoded
+        window = max_positions(self.model.config) or requests.WINDOW_TOKENS
+        return [requests.in_windows(item, window) for item in encoded] if spec.kind == "text" else encoded
 
     def token_limits(self, spec: PredictionSpec) -> dict[str, int]:
-        max_length: int = self.model.config.max_position_embeddings
-        return {"max_length": max_length, "max_new_tokens": spec.generation.max_new_tokens if spec.generation else 0}
+        max_new_tokens = spec.generation.max_new_tokens if spec.generation else 0
+        return {"max_length": requests.max_length(self.model), "max_new_tokens": max_new_tokens}
 
     def predict(
         self, spec: PredictionSpec, items: Items, exemplars: Items, *, chunk_size: int, resume: bool

@@ -19,6 +19,31 @@ SPARE_EMBEDDINGS, SPARE_SHARE = 128, 0.05
 """Embeddings of no token that a model may have, the larger of both: they are padded to multiples of up to 128 for each
 of several GPUs. OLMo-1B has 24 of 50,304, Pythia-12B 411 of 50,688, Phi-2 905 of 51,200."""
 
+POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_target_positions",
+    "max_seq_len",
+    "model_max_length",
+    "context_length",
+)
+"""Names in a config.json of the number of tokens that a model was made for; the first one that is there counts."""
+FIRST_POSITION_AFTER_PAD = (
+    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+"""Model types whose first token has the position `pad_token_id + 1`: they take that many tokens less."""
+
+
+def max_positions(config: Any) -> int | None:
+    """Number of tokens that a model takes; None where its architecture sets no limit (mamba, bloom)."""
+    text_config = config.get_text_config(decoder=True)
+    for name in POSITIONS:
+        positions = getattr(text_config, name, None)
+        if isinstance(positions, int) and positions > 0:
+            reserved = text_config.pad_token_id + 1 if text_config.model_type in FIRST_POSITION_AFTER_PAD else 0
+            return positions - reserved
+    return None
+
 
 def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ...] = HUB_FILES) -> Path:
     """The folder `name`, or the local copy of the Hub's model `name`, downloaded where needed.

@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import get_scheduler
 
+from open_instruct.common.model_loading import max_positions
 from open_instruct.training.arguments import Args
 from open_instruct.training.batches import Batch, micro_batches, validation_batches
 from open_instruct.training.data import Examples
@@ -112,7 +113,7 @@ def gradient_function(run: Run) -> AddGradients:
     module: Any = accelerator.unwrap_model(run.module)
     config = module.language_model.config
     if uses_graphs(run.args, config, accelerator):
-        max_seq = getattr(config, "max_position_embeddings", None)
+        max_seq = max_positions(config)
         return GraphedGradients(add_gradients, run.module, accelerator.device, max_seq=max_seq)
     if is_one(accelerator, "cuda") and not run.args.torch_compile:
         write_linear_gradients(run.module, {})

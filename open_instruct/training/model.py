@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import check_vocabulary, load_model
+from open_instruct.common.model_loading import check_vocabulary, load_model, max_positions
 from open_instruct.training.arguments import Args
 from open_instruct.training.attention import PLAIN, WITHOUT_MASK
 from open_instruct.training.loss import check_projection, last_mlp
@@ -46,14 +44,13 @@ def load_for_training(
     return model
 
 
-def require_positions(model: Any, *, longest: int) -> None:
-    """Raise UserError where an example is longer than the model has embeddings of positions.  longest: tokens"""
-    others = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
-    num_positions = getattr(model.config, "max_position_embeddings", None)
+def require_positions(config: Any, *, longest: int) -> None:
+    """Raise UserError where an example is longer than the model takes.  longest: tokens"""
+    num_positions = max_positions(config)
     # The last token is a target but no input.
-    if others and num_positions is not None and longest - 1 > num_positions:
+    if num_positions is not None and longest - 1 > num_positions:
         raise UserError(
-            f"an example has {longest} tokens and the model embeddings of {num_positions} positions; cut examples by "
+            f"an example has {longest} tokens, and the model takes {num_positions}; cut examples by "
             f"--max_seq_length {num_positions}"
         )
 

@@ -79,8 +79,9 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         seed=args.seed,
         max_steps=args.max_train_steps,
     )
-    check_memory(args, accelerator, config, examples, steps)
     longest = max(int(each.lengths.max()) for each in (examples, validation) if each is not None)
+    require_positions(config, longest=longest)
+    check_memory(args, accelerator, config, examples, steps)
     if args.packing:
         check_sliding_window(config, longest=longest)
     # Only the main process writes into the output folder.
@@ -90,7 +91,6 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         is_on_gpu = accelerator.device.type == "cuda"
         without_mask = is_on_gpu and not is_sharded and not needs_mask(config, longest=longest)
         model = load_for_training(args, base, config, tokenizer, without_mask=without_mask, is_sharded=is_sharded)
-        require_positions(model, longest=longest)
         module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
         state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
 

@@ -14,6 +14,7 @@ from transformers import (
     GPTJConfig,
     MambaConfig,
     MixtralConfig,
+    OlmoConfig,
     OlmoeConfig,
 )
 
@@ -81,13 +82,12 @@ def test_models_without_attention_of_torch_are_refused_by_name(config_class):
         require_attention(config_class())
 
 
-def test_examples_beyond_learned_positions_are_refused(make_model):
-    sizes = {"n_positions": 10, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": None, "eos_token_id": None}
-    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=300, **sizes))
-    require_positions(model, longest=11)
-    with pytest.raises(UserError, match=r"has 12 tokens and .* 10 positions; .* --max_seq_length 10"):
-        require_positions(model, longest=12)
-    require_positions(make_model(max_position_embeddings=10), longest=12)  # rotary
+@pytest.mark.parametrize("config", [GPT2Config(n_positions=10), OlmoConfig(max_position_embeddings=10)])
+def test_examples_beyond_the_models_positions_are_refused(config):
+    require_positions(config, longest=11)  # the last token is no input
+    with pytest.raises(UserError, match=r"has 12 tokens, and the model takes 10; .* --max_seq_length 10"):
+        require_positions(config, longest=12)
+    require_positions(BloomConfig(), longest=10**6)
 
 
 @pytest.mark.parametrize("config_class", [MixtralConfig, OlmoeConfig])
