@@ -8,6 +8,7 @@ Writes  output/tiny_tokenizer/ (byte-level BPE trained on that corpus) and, for 
 """
 
 import itertools
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from open_instruct.data.encode import eos_id
 from open_instruct.data.tiny_corpus import train_documents
 from open_instruct.study.settings import PretrainingOptions, part_of
 from open_instruct.study.variants import Variant
+from open_instruct.training.divergence import diverged, num_not_finite
 
 if TYPE_CHECKING:
     from olmo.config import ModelConfig
@@ -194,11 +196,13 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
     progress, started = ProgressLine("pre-training", len(batches), unit="step"), time.monotonic()
     for step in range(len(batches) + 1):
         if step in artifacts:
+            if num_not_finite(model, device).item():
+                raise diverged("a weight is not finite", step, last_loss=last_loss(log), precision="no")
             save(artifacts[step], model, config, log)
         if step == len(batches):
             break
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * min(1.0, (step + 1) / args.warmup_steps)
+            group["lr"] = args.learning_rate * min(1.0, (step + 1) / max(1, args.warmup_steps))
         ids = to_device(batches[step], device)  # (batch, seq)
         logits = model(ids).logits[:, :-1]  # (batch, seq - 1, vocabulary)
         loss = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
@@ -206,10 +210,16 @@ def train(args: Args, artifacts: dict[int, Artifact], batches: tuple[torch.Tenso
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if not math.isfinite(loss.item()):
+            raise diverged(f"the loss is {loss.item()}", step + 1, last_loss=last_loss(log), precision="no")
         log.append({"step": step + 1, "loss": round(loss.item(), 4)})
         tokens_per_second = (step + 1) * tokens_per_step() / (time.monotonic() - started)
         progress.advance(details=training_details(log[-1]["loss"], optimizer.param_groups[0]["lr"], tokens_per_second))
     progress.close()
+
+
+def last_loss(log: list[dict]) -> float | None:
+    return log[-1]["loss"] if log else None
 
 
 def model_config(args: Args, eos: int) -> "ModelConfig":

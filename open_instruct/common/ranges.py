@@ -32,7 +32,9 @@ SEEDS = Range(0, 2**32 - 1)
 RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("seed", "seeds", "random_subsample_seed", "fewshot_seed"), SEEDS),
     **dict.fromkeys(("shots", "num_shots", "num_validation_rows", "num_recorded_inputs", "gpus"), Range(0)),
-    **dict.fromkeys(("weight_decay", "warmup_steps", "retries", "num_documents", "num_samples", "index"), Range(0)),
+    **dict.fromkeys(
+        ("weight_decay", "max_grad_norm", "warmup_steps", "retries", "num_documents", "num_samples", "index"), Range(0)
+    ),
     **dict.fromkeys(("epochs", "num_train_epochs", "rows", "max_train_rows", "limit", "max_train_steps"), Range(1)),
     **dict.fromkeys(("batch_size", "total_batch_size", "per_device_train_batch_size"), Range(1)),
     **dict.fromkeys(("gradient_accumulation_steps", "max_tokens_per_batch", "max_seq_length"), Range(1)),
@@ -42,9 +44,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("cpus", "memory_gb", "throttle", "num_parallel"), Range(1)),
     **dict.fromkeys(("flop_per_second", "tokens_per_row", "num_parameters"), Range(1)),
     "num_draws": Range(2),  # one draw gives no standard error
-    **dict.fromkeys(
-        ("lr", "learning_rate", "max_grad_norm", "lora_alpha", "temperature", "sizes"), Range(0, is_open=True)
-    ),
+    **dict.fromkeys(("lr", "learning_rate", "lora_alpha", "temperature", "sizes"), Range(0, is_open=True)),
     **dict.fromkeys(("timeout_seconds", "interval_seconds"), Range(0, is_open=True)),
     "top_p": Range(0, 1, is_open=True),
     "warmup_ratio": Range(0, 1),

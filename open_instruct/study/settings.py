@@ -36,11 +36,11 @@ class TrainingOptions:
     )
     """Course of the learning rate after warm-up."""
     warmup_ratio: float = named(0.03, "warmup{}")
-    """Share of the steps in which the learning rate rises from 0."""
+    """Share of the steps in which the learning rate rises from 0; a warm-up of a single step is left out."""
     weight_decay: float = named(0.0, "decay{}")
     """Of matrices; biases and norms have none."""
     max_grad_norm: float = named(1.0, "clip{}")
-    """Gradients of a larger norm are scaled down to it."""
+    """Gradients of a larger norm are scaled down to it; 0: none are."""
     lora_rank: int = named(64, "rank{}")
     """Rank of the adapters."""
     lora_alpha: float = named(16.0, "alpha{}")

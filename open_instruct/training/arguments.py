@@ -1,6 +1,7 @@
 """Arguments of a fine-tuning run, which of them affect the trained weights, and their validation."""
 
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,9 +133,9 @@ def resolve(args: Args, *, num_processes: int) -> Args:
         problems.append("keep_weights none would leave nothing; name the evaluations to run by --then")
     if args.keep_weights == "none" and args.push_to_hub:
         problems.append("keep_weights none leaves nothing to push_to_hub")
-    if args.checkpointing_steps not in ("epoch", "never") and not args.checkpointing_steps.isdecimal():
+    if not re.fullmatch("epoch|never|0*[1-9][0-9]*", args.checkpointing_steps):
         problems.append(
-            f"checkpointing_steps is {args.checkpointing_steps!r}; expected epoch, never or a number of steps"
+            f"checkpointing_steps is {args.checkpointing_steps!r}; expected epoch, never or a number of steps above 0"
         )
     if args.torch_compile and not any(map(shutil.which, compilers())):
         problems.append("torch_compile needs a C++ compiler, and none is found; install g++, set CXX, or leave it out")

@@ -1,5 +1,6 @@
 """The training loop: optimiser steps over fixed sets of examples, with validation, saved states and early stopping."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -10,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import get_scheduler
 
 from open_instruct.common.model_loading import max_positions
 from open_instruct.training.arguments import Args
@@ -20,6 +20,7 @@ from open_instruct.training.graphs import AddGradients, GraphedGradients, uses_g
 from open_instruct.training.linear_gradients import write_linear_gradients
 from open_instruct.training.loss import TargetLoss, use_cpu_kernels
 from open_instruct.training.model import compile_layers
+from open_instruct.training.schedule import make_schedule
 from open_instruct.training.state import Progress, SavedAndStoppedError, State, StopRequest
 from open_instruct.training.training_log import StepResult, TrainingLog
 
@@ -59,12 +60,7 @@ def prepare(args: Args, accelerator: Accelerator, module: TargetLoss, *, num_ste
     assert args.learning_rate is not None  # given or registered
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=args.learning_rate, fused=True)
     module, prepared = accelerator.prepare(module, optimizer)
-    scheduler = get_scheduler(
-        args.lr_scheduler_type,
-        prepared,
-        num_warmup_steps=round(args.warmup_ratio * num_steps),
-        num_training_steps=num_steps,
-    )
+    scheduler = make_schedule(args.lr_scheduler_type, prepared, args.warmup_ratio, num_steps=num_steps)
     accelerator.register_for_checkpointing(scheduler)
     return module, prepared, scheduler
 
@@ -81,7 +77,7 @@ def fit(run: Run) -> Progress:
     progress = state.restore(found) if found else Progress()
     log = TrainingLog(state.folder, run.accelerator, progress, num_steps=num_steps, every=args.logging_steps)
     if run.validation is not None and progress.step == 0:
-        log.write({"step": 0, "validation_loss": validation_loss(run, run.validation)})
+        log.write_validation(validation_loss(run, run.validation))
     run.module.train()
     add_gradients = gradient_function(run)
     with StopRequest(run.accelerator, args.stop_file).listening() as stop:
@@ -91,10 +87,12 @@ def fit(run: Run) -> Progress:
                 validate(run, run.validation, progress, log)
             should_stop = stop.is_received()
             if progress.step < num_steps and (should_stop or should_save(run, progress.step)):
+                log.require_finite(run.module)
                 saved = state.save(progress)
                 if should_stop:
                     stop.confirm(saved)
                     raise SavedAndStoppedError(f"stopped by a signal or file; saved {saved}; start again to resume")
+    log.require_finite(run.module)
     log.progress_line.close()
     return progress
 
@@ -156,11 +154,11 @@ def optimiser_step(run: Run, progress: Progress, add_gradients: AddGradients) ->
 
 
 def clip_gradients(run: Run) -> Any:
-    """Scale gradients so that their norm is at most max_grad_norm.
+    """Scale gradients so that their norm is at most max_grad_norm, unless that is 0.
 
     -> () the norm before, or None where DeepSpeed does not return it
     """
-    accelerator, max_norm = run.accelerator, run.args.max_grad_norm
+    accelerator, max_norm = run.accelerator, run.args.max_grad_norm or math.inf
     if accelerator.distributed_type != DistributedType.NO or accelerator.scaler is not None:
         return accelerator.clip_grad_norm_(run.module.parameters(), max_norm)
     gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
@@ -194,8 +192,9 @@ def should_save(run: Run, step: int) -> bool:
 
 def validate(run: Run, examples: Examples, progress: Progress, log: TrainingLog) -> None:
     """Log the validation loss; with early stopping, save the weights of the best epoch so far."""
+    log.finite_results()
     loss = validation_loss(run, examples)
-    log.write({"step": progress.step, "validation_loss": loss})
+    log.write_validation(loss)
     if run.args.early_stopping_patience is None:
         return
     if progress.best_loss is None or loss < progress.best_loss:

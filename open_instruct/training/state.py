@@ -78,6 +78,8 @@ class State:
         saved = read_json(found / "progress.json")["made_by"]
         differing = [
             f"{name} was {saved[kind].get(name)!r}, now {self.made_by[kind].get(name)!r}"
+            if kind == "arguments"
+            else f"the content of {name} is another one"  # what is saved is its hash
             for kind in ("arguments", "inputs")
             for name in sorted({*saved[kind], *self.made_by[kind]})
             if saved[kind].get(name) != self.made_by[kind].get(name)

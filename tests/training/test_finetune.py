@@ -1,6 +1,7 @@
 """Fine-tuning from the command's arguments to the finished model."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -51,7 +52,7 @@ def test_a_run_lowers_the_loss_and_saves_a_loadable_model_named_by_its_recipe(ar
     assert not folder.with_name(f"{FOLDER_NAME}.state").exists()
 
 
-@pytest.mark.parametrize("max_norm", [0.01, 1e6])
+@pytest.mark.parametrize("max_norm", [0.0, 0.01, 1e6])
 def test_gradients_are_clipped_as_by_torch(max_norm):
     gradients = [torch.randn(8, 4), torch.randn(4)]
     ours, theirs = ([torch.nn.Parameter(torch.ones_like(gradient)) for gradient in gradients] for _ in range(2))
@@ -64,14 +65,14 @@ def test_gradients_are_clipped_as_by_torch(max_norm):
         args=SimpleNamespace(max_grad_norm=max_norm),
     )
     norm = clip_gradients(run)
-    assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, max_norm))
+    assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, max_norm or math.inf))
     for one, other, gradient in zip(ours, theirs, gradients, strict=True):
         # torch adds 1e-6 to the norm that it divides by.
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=0)
-        assert torch.equal(one.grad, gradient) == (max_norm == 1e6)
+        assert torch.equal(one.grad, gradient) == (max_norm != 0.01)
 
 
-@pytest.mark.parametrize("max_norm", [0.01, 1e6])
+@pytest.mark.parametrize("max_norm", [0.01, 1e6, math.inf])
 def test_clipping_inside_adamw_gives_the_weights_of_clipping_before_it(device, max_norm):
     steps = [[torch.randn(8, 4, device=device), torch.randn(4, device=device)] for _ in range(3)]
     ours, theirs = ([torch.nn.Parameter(torch.ones_like(gradient)) for gradient in steps[0]] for _ in range(2))
@@ -214,6 +215,7 @@ def test_the_schedule_ends_at_max_train_steps(args):
         ({"keep_weights": "none"}, "would leave nothing; name the evaluations to run by --then"),
         ({"early_stopping_patience": 1}, "needs validation_file or num_validation_rows"),
         ({"checkpointing_steps": "often"}, "expected epoch, never or a number of steps"),
+        ({"checkpointing_steps": "0"}, "expected epoch, never or a number of steps above 0"),
     ],
 )
 def test_invalid_arguments_are_refused(args, changes, message):

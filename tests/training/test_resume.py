@@ -92,6 +92,19 @@ def test_a_state_of_another_run_is_refused(args, tmp_path):
     assert read_sidecar(tmp_path / "out")["sessions"] == 1
 
 
+def test_a_state_of_another_content_of_the_train_file_is_refused(args, tmp_path):
+    stop_file = tmp_path / "stop"
+    stop_file.touch()
+    with pytest.raises(SystemExit):
+        finetune.main(replace(args, stop_file=stop_file))
+    stop_file.unlink()
+    args.train_file.write_text(args.train_file.read_text().replace(" on the mat", " on the hat"))
+    with pytest.raises(UserError, match=r"step-1 was saved by another run: the content of train_file is another one; "):
+        finetune.main(args)
+    finetune.main(replace(args, overwrite=True))
+    assert paths.fine_tuned_model(FOLDER_NAME).is_dir()
+
+
 def test_a_run_resumes_from_the_state_of_another_output(args, tmp_path, monkeypatch):
     finetune.main(replace(args, output_dir=tmp_path / "uninterrupted"))
     monkeypatch.setattr(State, "clear", lambda self: None)
