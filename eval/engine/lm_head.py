@@ -18,20 +18,10 @@ SLICE_POSITIONS = 512
 """Vocabulary entries and positions of one matrix product on a CPU: 4 MiB of logits."""
 MAX_LOGIT_ELEMENTS = 2**26
 """Positions x vocabulary of one matrix product on other devices: 256 MiB in float32."""
-LOGIT_OPTIONS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-"""Config fields by which a model transforms the logits of its LM head, and the value that changes nothing."""
 
 
 def lm_head(model: PreTrainedModel) -> torch.nn.Linear:
     return cast(torch.nn.Linear, model.get_output_embeddings())
-
-
-def check_lm_head(model: PreTrainedModel) -> None:
-    """Raises UserError for a model that transforms the logits of its LM head."""
-    for name, neutral in LOGIT_OPTIONS.items():
-        value = getattr(model.config, name, neutral)
-        if value not in (None, neutral):
-            raise UserError(f"{name} is {value} in the model's config; models that transform logits are not supported")
 
 
 def target_log_probs(

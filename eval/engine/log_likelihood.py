@@ -1,12 +1,14 @@
 """Log-likelihood of continuations given a context, in batches.
 
-Every distinct prefix of the requests' sequences is computed once (prefix_tree.py): the exemplars of an evaluation set,
-the context of a request's continuations, or the first tokens that these share. Batches need no padding. The LM head is
-applied only at the positions that predict a token of a continuation, once for each position.
+Where the model's plain forward pass says the same (ways.py), every distinct prefix of the sequences is computed once
+(prefix_tree.py): the exemplars of an evaluation set, the context of a request's continuations, or the first tokens that
+these share. Batches need no padding. The LM head is applied only at the positions that predict a token of a
+continuation, once for each position. Otherwise padded_scoring.py computes them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import cast
 
@@ -14,30 +16,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from eval.engine.lm_head import check_finite, check_lm_head, target_log_probs
+from eval.engine.lm_head import check_finite, target_log_probs
+from eval.engine.padded_scoring import Request, Score, padded_scores
 from eval.engine.prefix_attention import TokenStates, forward, is_out_of_memory, prefix_attention
 from eval.engine.prefix_tree import PrefixTree, Segment, common_prefix_length
+from eval.engine.ways import ALONE, PADDED, PREFIX_TREE, Candidate, choose
 from open_instruct.common.devices import to_device
 from open_instruct.common.errors import UserError
+from open_instruct.common.plain_pass import Probe
 
 MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-
-
-@dataclass(frozen=True)
-class Request:
-    """Token ids of a context and of the continuations that are scored after it. None of them may be empty."""
-
-    context: list[int]
-    continuations: list[list[int]]
-
-
-@dataclass(frozen=True)
-class Score:
-    sum_logits: float
-    """Log-likelihood of the continuation's tokens given the context, in nats."""
-    num_tokens: int
-    is_greedy: bool
-    """Whether every token is the most likely one, so that greedy decoding would generate this continuation."""
+PROBED = (((0, 3), (1, 3)), ((1, 7),))
+"""(sequence, its first scored token) of every continuation, by request, that are compared with a probe."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,6 @@ class Continuation(Segment):
     targets: list[int]
 
 
-@torch.inference_mode()
 def score(
     model: PreTrainedModel,
     requests: Sequence[Request],
@@ -60,16 +49,57 @@ def score(
     """Score every continuation of every request, in the order of `requests`.
 
     A forward pass takes at most `max_batch_tokens` tokens (default: by device), not counting the prefix that it shares
-    with the pass before.
-    The bound is halved when a pass runs out of memory. It does not change a score, beyond float noise. Contexts are not
-    truncated here. `progress` is called after each pass with the number of requests begun.
+    with the pass before, and fewer where memory runs out. It does not change a score, beyond float noise. Contexts are
+    not truncated here. `progress` is called after each pass with the number of requests begun.
 
-    Raises UserError for empty or unknown token ids, a model whose scores prefix sharing would change, and NaN logits.
+    Raises UserError for empty or unknown token ids, NaN logits, and a model that is no causal language model.
     """
     check_requests(requests, vocab_size=cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings)
-    check_model(model, longest=max((sequence_length(request) for request in requests), default=0))
-    continuations = list(sorted_continuations(requests))
+    longest = max((sequence_length(request) for request in requests), default=0)
     max_tokens = max_batch_tokens or MAX_BATCH_TOKENS[model.device.type]
+    way = scoring_way(model, longest=longest)
+    if way == PREFIX_TREE:
+        return tree_scores(model, requests, max_batch_tokens=max_tokens, progress=progress)
+    max_rows = 1 if way == ALONE else None
+    return padded_scores(model, requests, max_batch_tokens=max_tokens, max_rows=max_rows, progress=progress)
+
+
+def scoring_way(model: PreTrainedModel, *, longest: int) -> str:
+    """The fastest right way for sequences of up to `longest` tokens (ways.py)."""
+    candidates = [
+        Candidate(PREFIX_TREE, partial(deviation, partial(tree_scores, model)), knows_windows=False),
+        Candidate(PADDED, partial(deviation, partial(padded_scores, model))),
+        Candidate(ALONE, None, is_plain=True),
+    ]
+    return choose(model, "log-likelihoods", candidates, longest=longest)
+
+
+def deviation(score_all: Callable[..., list[list[Score]]], found: Probe) -> float:
+    """Largest difference from the probe, in nats a token.  score_all: tree_scores or padded_scores of a model"""
+    requests = []
+    for parts in PROBED:
+        number, first = parts[0]
+        continuations = [found.sequences[index][start:] for index, start in parts]
+        requests.append(Request(found.sequences[number][:first], continuations))
+    scores = chain.from_iterable(score_all(requests, max_batch_tokens=MAX_BATCH_TOKENS["cpu"]))
+    differences = []
+    for score_found, (index, first) in zip(scores, chain.from_iterable(PROBED), strict=True):
+        expected = found.log_probs[index][first - 1 :].double()
+        differences.append(abs(score_found.sum_logits - expected.sum().item()) / len(expected))
+    return max(differences)
+
+
+@torch.inference_mode()
+def tree_scores(
+    model: PreTrainedModel,
+    requests: Sequence[Request],
+    *,
+    max_batch_tokens: int,
+    progress: Callable[[int], object] | None = None,
+) -> list[list[Score]]:
+    """`score` with every distinct prefix computed once."""
+    continuations = list(sorted_continuations(requests))
+    max_tokens = max_batch_tokens
     log_probs, are_greedy = [], []
     num_done, cached = 0, TokenStates()
     with prefix_attention(model):
@@ -114,14 +144,6 @@ def check_requests(requests: Sequence[Request], *, vocab_size: int) -> None:
 
 def sequence_length(request: Request) -> int:
     return len(request.context) + max((len(tokens) - 1 for tokens in request.continuations), default=0)
-
-
-def check_model(model: PreTrainedModel, *, longest: int) -> None:
-    """Raises UserError where prefix sharing, or the LM head at some positions only, would change the model's scores."""
-    window = getattr(model.config, "sliding_window", None)
-    if window and longest > window:
-        raise UserError(f"the model attends to {window} tokens, a sequence has {longest}; lower the maximum length")
-    check_lm_head(model)
 
 
 def sorted_continuations(requests: Sequence[Request]) -> Iterator[Continuation]:

@@ -237,19 +237,22 @@ def artifact_of_all(files: Sequence[MetricsFile], full: Artifact | None) -> Arti
 
 def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: Artifact | None) -> None:
     """Evaluate every task of every file; results are written after each task."""
+    from eval.engine.ways import ways
+
     shared = artifact_of_all(files, full)
     partial = ResumableJsonl.beside(shared, chunk_size=1) if shared else None
     lines = evaluations(args, model, [r for file in files for r in file.runs], partial, with_instances=bool(full))
     done = []
     with full.making() if full else nullcontext():
         for file in files:
-            with file.artifact.making():
+            with file.artifact.making() as facts:
                 for number in range(1, len(file.runs) + 1):
                     done.append(next(lines))
                     entries = [{k: v for k, v in line.items() if k != PER_INSTANCE} for line in done[-number:]]
                     write_json(file.artifact.path, {"metrics": entries})
                     if full:
                         write_jsonl(full.path, done)
+                facts["computed_by"] = ways(model.network)
     if partial:
         partial.path.unlink()
 

@@ -37,6 +37,6 @@ def load(folder: Path, tokenizer_folder: Path, *, dtype: Dtype) -> tuple["PreTra
     import torch
 
     tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path")
-    model = load_model(folder, dtype=dtype, attn_implementation="sdpa")
+    model = load_model(folder, dtype=dtype)
     check_vocabulary(model, tokenizer)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

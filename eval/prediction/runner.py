@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eval.engine import generation, vllm_generation
+from eval.engine.ways import ways
 from eval.prediction import label_scoring, model_loading, requests
 from eval.prediction.label_parsing import label_in
 from eval.prediction.prediction_spec import PredictionSpec
@@ -84,7 +85,8 @@ class Runner:
             rate = (num_done - num_resumed) / (time.monotonic() - started)
             print(f"{spec.artifact.path.name}: {num_done} of {len(items)} items, {rate:.1f} items/s", flush=True)
         facts = finish(spec, partial_file, num_items=len(items))
-        return facts | {"num_resumed": num_resumed, "dtype": str(self.model.dtype), "device": str(self.model.device)}
+        facts |= {"num_resumed": num_resumed, "dtype": str(self.model.dtype), "device": str(self.model.device)}
+        return facts | {"computed_by": ways(self.model)}
 
     def predict_chunk(self, spec: PredictionSpec, items: Sequence[EncodedItem], *, first: int) -> list[dict[str, Any]]:
         """The predicted fields of each item; `first` is the position of `items[0]` in the file."""

@@ -199,17 +199,3 @@ def test_nan_weights_are_refused():
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     with pytest.raises(UserError, match="not finite"):
         score(model, [Request([1], [[2]])])
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("sliding_window", 3, "attends to 3 tokens"),
-        ("final_logit_softcapping", 30.0, "final_logit_softcapping is 30.0"),
-    ],
-)
-def test_models_whose_scores_would_change_are_refused(name, value, message):
-    model = toy_model("llama")
-    setattr(model.config, name, value)
-    with pytest.raises(UserError, match=message):
-        score(model, [Request([1, 2, 3, 4], [[5]])])

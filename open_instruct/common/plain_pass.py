@@ -1,0 +1,124 @@
+"""The plain forward pass of a model, which every faster computation is compared with before it is used.
+
+The comparison is on two short sequences that begin alike and then differ in tokens and length (`Probe`). It says
+nothing about sequences that are longer than the model's attention window, nor about rotary embeddings that change with
+the length of a batch: `attention_window` and `rope_switch` give these lengths.
+"""
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_instruct.common.errors import UserError
+from open_instruct.common.model_loading import first_line
+
+TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
+"""Nats by which two log-probabilities of one token may differ: noise of a forward pass in that precision, where logits
+are some tens. Texts that see each other differ by more, as soon as a model has learned anything from its context."""
+WINDOW = re.compile(r".*window(_size|_len)?|attention_chunk_size|local_attention|index_topk|(index_)?block_size")
+"""Fields of a config that bound how many tokens a token attends to."""
+CHANGING_ROPE = ("dynamic", "longrope")
+"""Kinds of rotary embeddings whose frequencies depend on the longest sequence of a batch."""
+SHARED, OWN = 5, (4, 3)
+"""Tokens of a probe's two sequences: the same at first, then others. Short convolutions reach over 4 tokens."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Two token sequences, and the log-probability of each token but the first in the model's plain forward pass."""
+
+    sequences: tuple[list[int], list[int]]
+    log_probs: tuple[Tensor, Tensor]
+    """(tokens - 1,) each, in float32 on the CPU."""
+    tolerance: float
+    """Largest accepted difference of one log-probability, in nats."""
+
+    def deviation(self, found: Tensor, *, sequence: int, first: int) -> float:
+        """Largest difference in nats between `found` (tokens,) and the log-probabilities of the tokens from `first`."""
+        expected = self.log_probs[sequence][first - 1 :][: len(found)]
+        difference = (found.detach().float().cpu() - expected).abs().max().item()
+        return difference if difference == difference else float("inf")  # NaN is a difference
+
+
+def plain_logits(model: Any, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Logits of the model's own forward pass.  (batch, seq) -> (batch, seq, vocabulary)"""
+    options: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        options["use_cache"] = False
+    return model(input_ids=ids, **options).logits
+
+
+@torch.no_grad()
+def probe(model: Any) -> Probe:
+    """The probe of a model in evaluation mode.
+
+    Raises UserError for a model whose plain forward pass fails, gives logits that are not finite, or lets a token
+    see later ones, so that its log-probabilities are not those of a language model.
+    """
+    sequences = probe_sequences(model.get_input_embeddings().num_embeddings)
+    name = type(model).__name__
+    try:
+        log_probs = [plain_log_probs(model, ids) for ids in sequences]
+    except Exception as error:  # a model raises whatever its code comes across
+        raise UserError(
+            f"{name}: its forward pass of a text fails ({first_line(error)}); choose another model"
+        ) from error
+    if not all(each.isfinite().all() for each in log_probs):
+        raise UserError("the model gives logits that are not finite; its weights are broken, or overflow in float16")
+    tolerance = TOLERANCES[model.dtype]
+    found = Probe(sequences, (log_probs[0], log_probs[1]), tolerance)
+    difference = found.deviation(log_probs[1][: SHARED - 1], sequence=0, first=1)
+    if difference > tolerance:
+        raise UserError(
+            f"{name}: the log-probability of a token changes by {difference:.3g} nats with the tokens after it; "
+            "expected a model that predicts each token from those before it, so choose another one"
+        )
+    return found
+
+
+def probe_sequences(vocab_size: int) -> tuple[list[int], list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocab_size, (SHARED + sum(OWN),), generator=generator).tolist()
+    return ids[: SHARED + OWN[0]], ids[:SHARED] + ids[SHARED + OWN[0] :]
+
+
+def plain_log_probs(model: Any, ids: Sequence[int]) -> Tensor:
+    """Log-probability of each token but the first, from the text alone.  -> (tokens - 1,), float32 on the CPU"""
+    tokens = torch.tensor(ids, device=model.device)
+    log_probs = plain_logits(model, tokens[None])[0, :-1].float().log_softmax(-1)
+    return log_probs.gather(-1, tokens[1:, None])[:, 0].cpu()
+
+
+def attention_window(config: Any) -> int | None:
+    """Smallest number of tokens that some layer's attention is bound to, or None."""
+    found = config.get_text_config().to_dict().items()
+    windows = [v for k, v in found if WINDOW.fullmatch(k) and isinstance(v, int) and not isinstance(v, bool) and v > 0]
+    return min(windows, default=None)
+
+
+def rope_switch(config: Any) -> int | None:
+    """Length of a batch from which on the model's rotary embeddings change for all its sequences, or None."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    parts = [part for part in rope_parameters(config) if part.get("rope_type") in CHANGING_ROPE]
+    lengths = [part.get("original_max_position_embeddings") or positions for part in parts]
+    return min((length for length in lengths if length), default=None)
+
+
+def remembers_lengths(config: Any) -> bool:
+    """Whether rotary embeddings depend on the longest sequence so far: a text alone has no numbers of its own then."""
+    return any(part.get("rope_type") == "dynamic" for part in rope_parameters(config))
+
+
+def rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """Parameters of the rotary embeddings, of some models by kind of layer."""
+    found: Any = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return [found, *(part for part in found.values() if isinstance(part, dict))]
+
+
+def exceeds(length: int, limit: int | None) -> bool:
+    return limit is not None and length > limit
