@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from toy_models import toy_olmo
+from architectures import config_of
+from toy_models import toy_olmo, toy_tokenizer
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
 from open_instruct.common.errors import UserError
@@ -91,6 +92,35 @@ def test_checkpointing_adapters_and_more_devices_reduce_the_estimate(model):
         plain.optimizer / 4,
         plain.activations,
     )
+
+
+@pytest.mark.parametrize("name", ["gemma4", "mamba", "olmoe", "dots3_note_text", "got_ocr2"])
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True, "lora_rank": 4, "half_precision": True}])
+def test_other_architectures_get_a_rough_estimate_that_refuses_by_weights_only(name, options, tmp_path):
+    config = config_of(name, toy_tokenizer(tmp_path))
+    need = estimate(config, num_tokens=1000, num_targets=100, **(SETTINGS | options))
+    assert need.is_rough
+    assert need.activations > 0
+    assert "activations roughly" in str(need)
+    fixed = need.weights + need.gradients + need.optimizer
+    check_fits(need, int(fixed) + 1)
+    with pytest.raises(UserError, match="what helps"):
+        check_fits(need, int(fixed) - 1)
+
+
+def test_the_linear_layers_of_gpt2_count_as_such(tmp_path):
+    config = config_of("gpt2", toy_tokenizer(tmp_path))
+    model = AutoModelForCausalLM.from_config(config)
+    trained = [p for p in add_adapters(model, rank=4, alpha=4, dropout=0.0).parameters() if p.requires_grad]
+    need = estimate(config, num_tokens=1000, num_targets=100, **(SETTINGS | {"lora_rank": 4}))
+    assert not need.is_rough
+    assert need.gradients == 4 * sum(p.numel() for p in trained)
+
+
+def test_a_model_that_transformers_cannot_build_is_refused_by_name(tmp_path):
+    config = config_of("reformer", toy_tokenizer(tmp_path))
+    with pytest.raises(UserError, match=r"cannot build a causal language model of type reformer .*is_decoder=True"):
+        estimate(config, num_tokens=1000, num_targets=100, **SETTINGS)
 
 
 def test_the_error_names_only_options_that_help():
