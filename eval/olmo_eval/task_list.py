@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from olmo_eval import olmes
 from olmo_eval.instances import require_exemplars_possible
 from olmo_eval.ranked_task import RankedTask
@@ -20,7 +18,8 @@ from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.olmo_package import is_installed
 from open_instruct.common.original_options import from_original, original_options
 from open_instruct.common.text_table import aligned
-from open_instruct.common.yaml_schema import parse_values, yaml_problem
+from open_instruct.common.yaml_files import load_text, read_text
+from open_instruct.common.yaml_schema import parse_values
 from open_instruct.study.settings import SuiteOptions
 
 if TYPE_CHECKING:
@@ -69,12 +68,12 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
     if not config_file.is_file():
         raise UserError(f"{config_file}: no such config file")
     is_jsonnet = config_file.suffix == ".jsonnet"
+    text = read_text(config_file)
     try:
-        text = config_file.read_text(encoding="utf-8")
-        values = yaml.safe_load(JSONNET_COMMENT.sub(r"\1", text) if is_jsonnet else text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = load_text(JSONNET_COMMENT.sub(r"\1", text) if is_jsonnet else text, place=str(config_file))
+    except UserError as error:
         cure = f"; only one object is read, without expressions: {WRITE_OUT}" if is_jsonnet else ""
-        raise UserError(f"{config_file}{yaml_problem(error)}{cure}") from error
+        raise UserError(f"{error}{cure}") from error
     if not isinstance(values, dict):
         raise UserError(f"{config_file}: expected a mapping of flags to values, found {type(values).__name__}")
     defaults = asdict(type(args)())

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
-from open_instruct.common.yaml_schema import parse_values, yaml_problem
+from open_instruct.common.yaml_files import load_yaml
+from open_instruct.common.yaml_schema import parse_values
 
 BUILT_IN = Path(__file__).with_name("families.yaml")
 PLACEHOLDERS = {"step": r"(?P<step>\d+)", "tokens": r"(?P<tokens>\d+)", "run": r"(?P<run>[A-Za-z0-9_.-]+)"}
@@ -195,10 +194,7 @@ def read_families(path: Path) -> dict[str, Family]:
 
 @cache
 def parse_families(path: Path, _mtime_ns: int) -> dict[str, Family]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}{yaml_problem(error)}") from error
+    raw = load_yaml(path)
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else type(raw).__name__
         raise UserError(f"{path}: expected families by name, found {found}")

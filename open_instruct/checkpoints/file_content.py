@@ -4,8 +4,10 @@ import json
 import zipfile
 from pathlib import Path
 
-import yaml
 from safetensors import SafetensorError, safe_open
+
+from open_instruct.common.errors import UserError
+from open_instruct.common.yaml_files import load_text
 
 
 def check_content(path: Path, name: str, *, deep: bool) -> str | None:
@@ -53,8 +55,8 @@ def check_safetensors(path: Path) -> None:
 def check_text(path: Path, name: str) -> None:
     try:
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        value = json.loads(text) if name.endswith(".json") else load_text(text, place=name)
+    except (ValueError, RecursionError, UserError) as error:
         raise ValueError(f"it cannot be read ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"expected options by name, found {str(value)[:40]!r}")

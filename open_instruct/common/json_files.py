@@ -16,11 +16,17 @@ from open_instruct.common.markers import note_version
 
 
 def read_jsonl(
-    path: Path, required: Sequence[str] = (), *, texts: Sequence[str] = (), comment: str | None = None
+    path: Path,
+    required: Sequence[str] = (),
+    *,
+    texts: Sequence[str] = (),
+    comment: str | None = None,
+    any_text: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Records of a JSON lines file, `.gz` or not, which have the keys in `required` and text in those in `texts`.
 
-    comment: lines that begin with it are left out, and empty ones (None: every line has a record).
+    comment: lines that begin with it are left out, and empty ones (None: every line has a record); any_text: text that
+    UTF-8 cannot encode is no error, for parts of these records are not used.
     Raises UserError with file:line at the first malformed one, and where the file is a folder or damaged.
     """
     required = tuple(dict.fromkeys((*required, *texts)))
@@ -31,6 +37,9 @@ def read_jsonl(
                 if comment is not None and (not line.strip() or line.lstrip().startswith(comment.encode())):
                     continue
                 record = parse_line(line, place=f"{path}:{number}")
+                if not any_text and b"\\u" in line:  # how JSON writes half a character
+                    for key, value in record.items():
+                        require_text(json.dumps([key, value], ensure_ascii=False), place=f"{path}:{number}: {key}")
                 missing = [key for key in required if key not in record]
                 if missing:
                     found = ", ".join(record)
@@ -48,16 +57,46 @@ def read_jsonl(
 
 def parse_line(line: bytes, *, place: str) -> dict[str, Any]:
     """The object in one line.  Raises UserError, beginning with `place`, where it has none."""
+    text = decode(line, place=place)
     try:
-        text = line.decode().removeprefix("\ufeff")  # a byte order mark, which some editors put before the first line
-        record = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: not UTF-8 ({error.reason}); save the file with that encoding") from error
+        record = DECODER.decode(text)
+    except RepeatedKeyError as error:
+        raise UserError(f"{place}: key {error} for the second time; expected each key once") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: expected one JSON object a line, found {text[:60]!r}") from error
     if not isinstance(record, dict):
         raise UserError(f"{place}: expected a JSON object; found {type(record).__name__}")
     return record
+
+
+class RepeatedKeyError(ValueError):
+    """Of which all but one value would be lost."""
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RepeatedKeyError(next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])))
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=each_key_once)
+
+
+def decode(content: bytes, *, place: str) -> str:
+    """Text in UTF-8, without the byte order mark that some editors put at its beginning.
+
+    Raises UserError, beginning with `place`, for another encoding, which is named where its mark or its NULs tell it.
+    """
+    try:
+        if b"\0" not in content[:4]:  # as in every UTF-16 and UTF-32
+            return content.decode().removeprefix("\ufeff")
+        problem = ""
+    except UnicodeDecodeError as error:
+        problem = f" ({error.reason})"
+    encoding = json.detect_encoding(content).upper()
+    found = f"{encoding}, not UTF-8" if encoding.startswith(("UTF-16", "UTF-32")) else f"not UTF-8{problem}"
+    raise UserError(f"{place}: {found}; save the file as UTF-8")
 
 
 def require_text(value: Any, *, place: str) -> None:
@@ -93,13 +132,15 @@ def to_line(record: Mapping[str, Any]) -> str:
 def read_json(path: Path) -> Any:
     """Raises UserError where the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(decode(path.read_bytes(), place=str(path)))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a folder; expected a JSON file") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); remove it and run its stage again") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason}); remove it and run its stage again") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise UserError(f"{path}: not JSON ({error}); remove it and run its stage again") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from open_instruct.common.errors import UserError, nearest
+from open_instruct.common.yaml_files import construct, line_of, reason
 
 NO_KEY = {"is_key": False}
 """Metadata of a dataclass field that is no key of the file."""
@@ -27,28 +28,6 @@ class Aliases:
     """Metadata of an `Annotated` hint: strings that stand for other values, as `main` does for None."""
 
     values: Mapping[str, Any]
-
-
-def compose(path: Path) -> yaml.Node:
-    """The root node of a file.  Raises UserError where there is no such file, and where it is empty or not YAML."""
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: a folder; expected a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}{yaml_problem(error)}") from error
-    if root is None:
-        raise UserError(f"{path}: it is empty")
-    return root
-
-
-def yaml_problem(error: Exception) -> str:
-    """Where a file is not YAML, and why, in one line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    line = f":{mark.line + 1}" if mark else ""
-    return f"{line}: not YAML ({problem or str(error).splitlines()[0]})"
 
 
 def parse_values(schema: type, values: Mapping[str, Any], *, key: str, errors: list[str]) -> Any:
@@ -134,7 +113,11 @@ class Validator:
         return None
 
     def parse_scalar(self, hint: Any, node: yaml.ScalarNode, key: str) -> Any:
-        value = yaml.SafeLoader("").construct_object(node)
+        try:
+            value = construct(node)
+        except yaml.YAMLError as error:
+            self.error(key, f"expected {name_of(hint)}, found {node.value[:40]!r} ({reason(error)})")
+            return None
         is_quoted, is_bool, cure = node.style in ("'", '"'), isinstance(value, bool), ""
         if typing.get_origin(hint) is typing.Literal:
             choices = typing.get_args(hint)
@@ -205,8 +188,3 @@ def join(key: str, name: str) -> str:
 
 def name_of(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
-
-
-def line_of(node: yaml.Node) -> int:
-    """Counted from 1; 0 for what is not of the file, but of the command line."""
-    return node.start_mark.line + 1 if node.start_mark else 0

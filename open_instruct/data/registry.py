@@ -7,7 +7,8 @@ from pathlib import Path
 
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
-from open_instruct.common.yaml_schema import Validator, compose, join
+from open_instruct.common.yaml_files import compose
+from open_instruct.common.yaml_schema import Validator, join
 from open_instruct.data.dataset_file import ROLE, DatasetEntry, declare
 from open_instruct.data.settings import SUFFIX_AT_END
 from open_instruct.tasks import EVAL_SETS, TRAIN_SETS

@@ -167,7 +167,7 @@ def read_all(located: LocatedSplit) -> Iterator[Row]:
         yield from rows
     else:
         for path in local_files(located):
-            yield from parquet_rows(path, located) if located.is_parquet else read_jsonl(path)
+            yield from parquet_rows(path, located) if located.is_parquet else read_jsonl(path, any_text=True)
 
 
 def read_some(located: LocatedSplit, indices: Iterable[int]) -> dict[int, Row]:

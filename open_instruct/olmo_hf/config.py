@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.yaml_files import load_yaml
 from open_instruct.olmo_hf.weights import Target
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def read_native_config(path: Path) -> "ModelConfig":
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_yaml(path)
         section = raw.get("model") if isinstance(raw, dict) and path.suffix == ".yaml" else raw
         if not isinstance(section, dict):
             raise UserError(f"{path}: expected a section `model` with OLMo's model options; download it again")
@@ -44,8 +44,6 @@ def read_native_config(path: Path) -> "ModelConfig":
         assert isinstance(config, ModelConfig)
         check_sizes(config)
         return config
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]}); download the checkpoint again") from error
     except (OmegaConfBaseException, OLMoError) as error:
         raise UserError(f"{path}: not a valid model config of OLMo: {' '.join(str(error).split())}") from error
 

@@ -12,7 +12,8 @@ from typing import Any
 from open_instruct.checkpoints.families import EMBEDDED, MAIN, family_named, step_name, step_order
 from open_instruct.common import paths, ranges
 from open_instruct.common.errors import UserError, nearest
-from open_instruct.common.yaml_schema import Validator, compose, join
+from open_instruct.common.yaml_files import compose
+from open_instruct.common.yaml_schema import Validator, join
 from open_instruct.data.registry import read_datasets
 from open_instruct.study.config import STAGES, RecipeConfig, Resources, Study
 from open_instruct.study.overrides import override, pop, share_options

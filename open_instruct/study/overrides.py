@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import yaml
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.yaml_schema import found_in, is_null, line_of
+from open_instruct.common.yaml_files import line_of
+from open_instruct.common.yaml_schema import found_in, is_null
 
 SHARED, RECIPES = "finetune", "train_sets"
 MAP, TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:str"
@@ -77,7 +78,7 @@ def share_options(root: yaml.Node) -> None:
                 continue
             recipe = yaml.MappingNode(MAP, [], recipe.start_mark)
             recipes.value[position] = (name, recipe)
-        own = {key.value for key, _ in recipe.value}
+        own = [key.value for key, _ in recipe.value]  # a key may be a list, which is refused later
         recipe.value.extend(pair for pair in shared.value if pair[0].value not in own)
 
 

@@ -38,8 +38,13 @@ def test_line_separators_of_unicode_do_not_end_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", LINES.decode().encode("utf-16"), r"a\.jsonl:1: not UTF-8"),
+        ("a.jsonl", LINES.decode().encode("utf-16"), r"a\.jsonl:1: UTF-16, not UTF-8; save the file as UTF-8"),
+        ("a.jsonl", LINES.decode().encode("utf-16-be"), r"a\.jsonl:1: UTF-16-BE, not UTF-8"),
+        ("a.jsonl", LINES.decode().encode("utf-32"), r"a\.jsonl:1: UTF-32, not UTF-8"),
         ("a.jsonl", b"{}\n" + '{"id": "café"}\n'.encode("latin-1"), r"a\.jsonl:2: not UTF-8"),
+        ("a.jsonl", LINES + b'{"id": "0", "a": {"b": 1, "b": 2}}\n', r"a\.jsonl:501: key b for the second time"),
+        ("a.jsonl", LINES + b'{"id": "\\ud83d"}\n', r"a\.jsonl:501: id: text that is not valid Unicode"),
+        ("a.jsonl", LINES + b'{"id": "0", "a": ["\\ud83d"]}\n', r"a\.jsonl:501: a: text that is not valid Unicode"),
         ("a.jsonl", LINES + b"[1]\n", r"a\.jsonl:501: expected a JSON object; found list"),
         ("a.jsonl", LINES + b"\n", r"a\.jsonl:501: expected one JSON object a line"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: expected one JSON object a line"),
@@ -52,7 +57,12 @@ def test_line_separators_of_unicode_do_not_end_a_line(tmp_path):
     # Short ones: with the contents in them, processes that collect the tests would have to make equal bytes.
     ids=[
         "utf-16",
+        "utf-16 without a mark",
+        "utf-32",
         "latin-1",
+        "a key twice",
+        "half a character in an id",
+        "half a character in a list",
         "a list",
         "an empty line",
         "deep",
