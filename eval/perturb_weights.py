@@ -26,7 +26,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
-from open_instruct.common.model_loading import require_model
+from open_instruct.common.model_files import require_model
 from open_instruct.study.variants import identify
 
 # torch takes seconds to import, and is not needed where every output is done.

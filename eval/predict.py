@@ -32,6 +32,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_files import require_loadable
 from open_instruct.common.naming import in_words
 from open_instruct.common.naming import suffix as suffix_of
 from open_instruct.study.settings import DEFAULT_MAX_NEW_TOKENS, PredictionOptions, evaluation_suffix
@@ -199,6 +200,7 @@ def predict(specs: Sequence[PredictionSpec], args: Args, folder: Path) -> None:
     for spec in specs:
         require_own_partial(spec.artifact)
     prepared = [prepare(spec) for spec in specs]
+    require_loadable(folder, args.tokenizer_name_or_path or folder, option="--tokenizer_name_or_path")
     # torch and transformers take seconds to import; --help, refusals and finished files do not need them.
     from eval.prediction.runner import CHUNK_ITEMS, Runner
 

@@ -10,7 +10,7 @@ A layer is a tensor's name up to its first number (`model.layers.0`), or the mod
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import read_json, write_json
-from open_instruct.common.model_loading import COPY_AGAIN, refused, require_model
+from open_instruct.common.json_files import write_json
+from open_instruct.common.model_files import COPY_AGAIN, refused, require_model, weight_files
 from open_instruct.common.sidecars import content_hash, read_sidecar
 from open_instruct.study.variants import identify
 
@@ -95,7 +95,7 @@ def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "
     """(name, fine-tuned, base) of every tensor, in float64; only one pair is in memory."""
     from safetensors import safe_open
 
-    files, base_files = tensor_files(folder), tensor_files(base)
+    files, base_files = weight_files(folder), weight_files(base)
     if files.keys() != base_files.keys():
         unmatched = ", ".join(sorted(files.keys() ^ base_files.keys())[:3])
         raise UserError(f"{folder} and {base} have different tensors: only one of them has {unmatched}")
@@ -109,21 +109,10 @@ def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "
         if both[0].shape != both[1].shape:
             shapes = " and ".join(str(tuple(tensor.shape)) for tensor in both)
             raise UserError(f"{name} has shapes {shapes} in {folder} and {base}; expected models of one architecture")
-        yield name, both[0].double(), both[1].double()
-
-
-def tensor_files(folder: Path) -> Mapping[str, Path]:
-    """Tensor name -> its file.  Raises UserError where the folder has no safetensors."""
-    from safetensors import safe_open
-
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():  # other files of the folder, such as shards of an earlier save, are no part of the model
-        return {name: folder / file for name, file in read_json(index)["weight_map"].items()}
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        raise UserError(f"{folder}: no model.safetensors; save the model again with save_pretrained")
-    with refused(folder, single.name, COPY_AGAIN), safe_open(single, "pt") as file:
-        return dict.fromkeys(file.keys(), single)
+        tuned_values, base_values = both[0].double(), both[1].double()
+        if not (tuned_values - base_values).isfinite().all():
+            raise UserError(f"{name} of {folder} or {base} has values that are not finite; their distance is undefined")
+        yield name, tuned_values, base_values
 
 
 def layer_of(name: str) -> str:

@@ -27,7 +27,8 @@ from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import describe_files
 from open_instruct.common.json_files import write_json
-from open_instruct.common.model_loading import model_folder, require_model, require_no_revision, require_tokenizer
+from open_instruct.common.model_files import require_loadable, require_model, require_tokenizer
+from open_instruct.common.model_loading import model_folder, require_no_revision
 from open_instruct.common.sidecars import has_sidecar, read_sidecar, sidecar_path
 from open_instruct.data.registry import read_datasets
 from open_instruct.data.train_records import require_train_file
@@ -36,6 +37,7 @@ from open_instruct.study.variants import Variant
 from open_instruct.training.arguments import DEFAULT_EPOCHS, Args, resolve, training_arguments
 
 # torch takes seconds to import: `--help` and user errors do not need it.
+TOKENIZER_OPTION = "--tokenizer_name_or_path"
 
 
 def main(args: Args) -> None:
@@ -47,6 +49,8 @@ def main(args: Args) -> None:
     if artifact.is_done(overwrite=args.overwrite):
         print(f"done already: {artifact.path}")
     else:
+        model = artifact.inputs["model"]
+        require_loadable(model, artifact.inputs.get("tokenizer", model), option=TOKENIZER_OPTION)
         from open_instruct.training.train import train
 
         train(args, artifact)
@@ -119,7 +123,7 @@ def input_paths(args: Args) -> dict[str, Path]:
         paths_by_role["tokenizer"] = model_folder(name, args.tokenizer_revision or args.model_revision, files=files)
     require_model(paths_by_role["model"])
     require_model(paths_by_role.get("config", paths_by_role["model"]))
-    require_tokenizer(paths_by_role.get("tokenizer", paths_by_role["model"]), option="--tokenizer_name_or_path")
+    require_tokenizer(paths_by_role.get("tokenizer", paths_by_role["model"]), option=TOKENIZER_OPTION)
     if args.validation_file is not None:
         paths_by_role["validation_file"] = args.validation_file
     return paths_by_role

@@ -7,14 +7,16 @@ Writes  {output_dir}/: weights, tokenizer, generation settings, meta.json (the a
         --lora_model_name_or_path output/tiny_hf_ckpt600_socialiqa_2epoch_1e-3_lora_fp32_adapter
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import read_json
-from open_instruct.common.model_loading import load_tokenizer, model_folder, require_model
+from open_instruct.common.model_files import require_adapter, require_loadable, require_model
+from open_instruct.common.model_loading import load_tokenizer, model_folder
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.study.own_models import derived_name
 
@@ -33,10 +35,10 @@ class Args:
 
 def main(args: Args) -> None:
     adapter = model_folder(args.lora_model_name_or_path)
-    if not (adapter / "adapter_config.json").is_file():
-        raise UserError(f"{adapter}: no adapter_config.json; expected an adapter, made by finetune.py --use_lora")
-    base_name = args.base_model_name_or_path or recorded_base(adapter)
-    base = model_folder(base_name)
+    config = require_adapter(adapter)
+    base = model_folder(args.base_model_name_or_path or recorded_base(adapter, config))
+    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
+    tokenizer_folder = adapter if has_tokenizer else base
     require_model(base)
     artifact = Artifact(
         args.output_dir,
@@ -47,21 +49,20 @@ def main(args: Args) -> None:
     if artifact.is_done(overwrite=args.overwrite):
         print(f"done already: {artifact.path}")
         return
+    require_loadable(base, tokenizer_folder, option="--base_model_name_or_path")
     # torch takes seconds to import: `--help` and user errors do not need it.
     from open_instruct.training.saving import merge_adapter, save_tokenizer_and_generation_config
 
-    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(adapter if has_tokenizer else base, option="--base_model_name_or_path")
+    tokenizer = load_tokenizer(tokenizer_folder, option="--base_model_name_or_path")
     with artifact.making_folder() as (folder, _):
         merge_adapter(base, adapter).save_pretrained(folder)
         save_tokenizer_and_generation_config(tokenizer, folder)
     print(f"wrote {artifact.path}")
 
 
-def recorded_base(adapter: Path) -> str:
+def recorded_base(adapter: Path, config: Mapping[str, Any]) -> str:
     """Raises UserError where adapter_config.json names no model."""
-    config = read_json(adapter / "adapter_config.json")
-    if not isinstance(config, dict) or not isinstance(config.get("base_model_name_or_path"), str):
+    if not isinstance(config.get("base_model_name_or_path"), str):
         raise UserError(f"{adapter}/adapter_config.json names no model; give it by --base_model_name_or_path")
     return config["base_model_name_or_path"]
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import first_line
+from open_instruct.common.model_files import first_line
 from open_instruct.common.plain_pass import Probe, attention_window, exceeds, probe, remembers_lengths, rope_switch
 
 PREFIX_TREE, PADDED, ALONE = "prefix tree", "padded batches", "one text at a time"

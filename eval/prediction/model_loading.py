@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from open_instruct.common.model_files import require_loadable, require_model
 from open_instruct.common.model_loading import (
     check_vocabulary,
     load_model,
     load_tokenizer,
     model_folder,
-    require_model,
     require_no_revision,
 )
 from open_instruct.study.settings import Dtype
@@ -34,6 +34,7 @@ def load(folder: Path, tokenizer_folder: Path, *, dtype: Dtype) -> tuple["PreTra
 
     Raises UserError where the weights do not match the config, or the tokenizer is not the model's.
     """
+    require_loadable(folder, tokenizer_folder, option="--tokenizer_name_or_path")
     import torch
 
     tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path")

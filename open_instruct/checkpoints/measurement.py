@@ -10,7 +10,8 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import COPY_AGAIN, load_model, load_tokenizer, refused
+from open_instruct.common.model_files import COPY_AGAIN, refused, weight_files
+from open_instruct.common.model_loading import load_model, load_tokenizer
 from open_instruct.data.encode import encode_prompts
 from open_instruct.data.tiny_corpus import heldout_passages
 
@@ -20,9 +21,9 @@ def measure(folder: Path, num_documents: int, max_length: int) -> dict[str, Any]
 
 
 def measure_tensors(folder: Path) -> dict[str, dict[str, Any]]:
-    """Measurements by tensor name.  Raises UserError where `folder` has no safetensors, or a weight is not finite."""
+    """Measurements by tensor name.  Raises UserError where the weights are damaged, or one is not finite."""
     tensors: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(set(weight_files(folder).values())):
         with refused(folder, path.name, COPY_AGAIN), safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
@@ -34,8 +35,6 @@ def measure_tensors(folder: Path) -> dict[str, dict[str, Any]]:
                     "norm": norm,
                     "is_constant": bool((tensor == tensor.flatten()[0]).all()),
                 }
-    if not tensors:
-        raise UserError(f"{folder} has no safetensors; convert or download it again")
     return tensors
 
 

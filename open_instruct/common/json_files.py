@@ -129,8 +129,8 @@ def to_line(record: Mapping[str, Any]) -> str:
     return line
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError where the file is missing or is not JSON."""
+def read_json(path: Path, *, cure: str = "remove it and run its stage again") -> Any:
+    """Raises UserError, ending in `cure`, where the file is missing or is not JSON."""
     try:
         return json.loads(decode(path.read_bytes(), place=str(path)))
     except FileNotFoundError as error:
@@ -138,9 +138,9 @@ def read_json(path: Path) -> Any:
     except IsADirectoryError as error:
         raise UserError(f"{path}: a folder; expected a JSON file") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); remove it and run its stage again") from error
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {cure}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise UserError(f"{path}: not JSON ({error}); remove it and run its stage again") from error
+        raise UserError(f"{path}: not JSON ({error}); {cure}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

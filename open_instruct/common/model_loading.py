@@ -3,18 +3,27 @@
 transformers takes seconds to import, so each function imports it itself.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import read_json
+from open_instruct.common.hub_errors import hub_errors
+from open_instruct.common.model_files import (
+    ADAPTER,
+    COPY_AGAIN,
+    SHARDS,
+    WEIGHTS,
+    read_object,
+    refused,
+    require_model,
+    require_tokenizer,
+    weight_files,
+)
 
-HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", WEIGHTS, SHARDS, ADAPTER)
 """Files that are downloaded from a Hub repository: weights as safetensors, no pickles, no code."""
-COPY_AGAIN = "copy or download it again"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+RUN_AGAIN = "run the same command again, which goes on with what is downloaded"
+PLAIN_TEXT = "The cat sat on the mat, and it slept."
 SPARE_EMBEDDINGS, SPARE_SHARE = 128, 0.05
 """Embeddings of no token that a model may have, the larger of both: they are padded to multiples of up to 128 for each
 of several GPUs. OLMo-1B has 24 of 50,304, Pythia-12B 411 of 50,688, Phi-2 905 of 51,200."""
@@ -52,7 +61,6 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     Raises UserError where there is no such model, or the folder is in OLMo's own format.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     folder = Path(name)
     if (folder / "model.pt").is_file():
@@ -67,12 +75,15 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     parts = name.split("/")
     repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
     patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in files]
-    try:
+    with hub_errors(f"{name}: no such folder, and on the Hub", next_step=RUN_AGAIN):
         found = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns)) / inside
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{name}: no such folder, and no such model of the Hub: {first_line(error)}") from error
     if not found.is_dir():
         raise UserError(f"{repository} has no folder {inside} with a model; give one that it lists")
+    if WEIGHTS in files and not any(found.glob("*.safetensors")):
+        raise UserError(
+            f"{name}: no {WEIGHTS} on the Hub, or its download broke off before; run the same command again, or name a "
+            "model with safetensors: pickles are not downloaded"
+        )
     return found
 
 
@@ -85,42 +96,25 @@ def require_no_revision(folder: str, revision: str | None) -> None:
         )
 
 
-def require_model(folder: Path) -> None:
-    """Raises UserError, with the fix, where `folder` has no model in transformers format."""
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; expected a model in transformers format. Download a model from the Hub with "
-            "`hf download NAME --local-dir output/NAME`"
-        )
-    if (folder / "config.json").is_file():
-        require_model_type(folder / "config.json")
-        return
-    if (folder / "model.pt").is_file():
-        raise UserError(
-            f"{folder} is in OLMo's own format (config.yaml + model.pt), expected transformers format; "
-            f"convert it with `python open_instruct/olmo_hf/convert_olmo_to_tf.py --input_dir {folder} --step …`"
-        )
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder} has only an adapter; merge it into its base model: `python open_instruct/merge_lora.py`"
-        )
-    raise UserError(f"{folder}: no config.json; expected a folder made by save_pretrained")
-
-
-def require_model_type(file: Path) -> None:
-    """Raises UserError where a config.json is not JSON, or not that of a model."""
-    config = read_json(file)
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise UserError(f'{file} has no "model_type"; expected the config.json that save_pretrained wrote')
-
-
 def load_config(folder: Path) -> Any:
-    """The config.json of a folder.  Raises UserError where it cannot be loaded."""
-    from transformers import AutoConfig
+    """The config.json of a folder.  Raises UserError where it is not that of a causal model of transformers."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, __version__
 
     require_model(folder)
+    model_type = read_object(folder / "config.json")["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"{folder} is of the model type {model_type!r}, which transformers {__version__} does not have; expected "
+            "one that it has, since code of a model's repository is never run: see whether a newer transformers has it"
+        )
     with refused(folder, "its config.json", COPY_AGAIN):
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{folder} is of the model type {model_type!r}, which is no causal language model in transformers; give a "
+            "model that continues a text"
+        )
+    return config
 
 
 def load_model(
@@ -133,34 +127,58 @@ def load_model(
 ) -> Any:
     """A causal language model.
 
+    attn_implementation: default: torch's scaled_dot_product_attention, or the model's own where it does not support it;
     config: in place of the folder's own; device_map: `meta` checks names and shapes without reading weights.
     Raises UserError where it cannot be loaded, or the weights are not exactly those of the config.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    require_model(folder)
+    settings: Any = config or load_config(folder)
+    weight_files(folder)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]
+    if attn_implementation is None:
+        # Named, since config.json could name another one.
+        attn_implementation = "sdpa" if model_class._supports_sdpa else "eager"
     with refused(folder, "the model", COPY_AGAIN):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=config,
+            config=settings,
             dtype=dtype,
             attn_implementation=attn_implementation,
             device_map=device_map,
             local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
             output_loading_info=True,
         )
     model, info = loaded
     wrong = {kind: sorted(map(str, keys))[:3] for kind, keys in info.items() if keys and kind.endswith("_keys")}
     if wrong:
         raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}; make the folder again")
+    require_tied(model, folder)
+    require_finite(model, folder)
     return model
 
 
-def require_tokenizer(folder: Path, *, option: str | None = None) -> None:
-    """Raises UserError where the folder has no tokenizer.  option: of the command line, which names another folder."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        other = f", or give its folder by {option}" if option else ""
-        raise UserError(f"{folder}: no tokenizer.json; save the tokenizer there{other}")
+def require_tied(model: Any, folder: Path) -> None:
+    """Raises UserError where weights that config.json ties are stored twice with different values.
+
+    transformers leaves them untied in memory; saved, such a model is tied again.
+    """
+    for copy, original in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        weights, others = (model.get_parameter_or_buffer(name) for name in (copy, original))
+        if weights is not others and not weights.is_meta:
+            raise UserError(
+                f"{folder}: its config.json ties {copy} to {original}, and the weights have two different ones; set "
+                '"tie_word_embeddings": false in config.json if both are trained, or remove the wrong one'
+            )
+
+
+def require_finite(model: Any, folder: Path) -> None:
+    """Raises UserError where a weight is NaN or infinite."""
+    for name, weights in model.named_parameters():
+        if weights.numel() and not weights.is_meta and not weights.detach().abs().max().isfinite():
+            raise UserError(f"{folder}: {name} has values that are not finite; use a model whose training did not fail")
 
 
 def load_tokenizer(folder: Path, *, option: str | None = None) -> Any:
@@ -169,10 +187,23 @@ def load_tokenizer(folder: Path, *, option: str | None = None) -> Any:
 
     require_tokenizer(folder, option=option)
     with refused(folder, "its tokenizer", f"give another folder by {option}" if option else COPY_AGAIN):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    require_usable(tokenizer, folder)
     # Lengths are checked against the model, so transformers' warning of "indexing errors" would be untrue.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
+
+
+def require_usable(tokenizer: Any, folder: Path) -> None:
+    """Raises UserError where a tokenizer loses a plain text: transformers makes an empty one of missing files."""
+    with refused(folder, "its tokenizer", COPY_AGAIN):
+        ids = tokenizer(PLAIN_TEXT, add_special_tokens=False)["input_ids"]
+        is_lost = not set(ids) - {tokenizer.unk_token_id} or not tokenizer.decode(ids, skip_special_tokens=True).strip()
+    if is_lost:
+        raise UserError(
+            f"{folder}: its tokenizer has {len(tokenizer)} tokens and makes {ids} of {PLAIN_TEXT!r}; expected tokens "
+            "that have the text: are all files of the tokenizer there, tokenizer.json first?"
+        )
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:
@@ -196,25 +227,3 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
                 f"the tokenizer {tokenizer.name_or_path} has other ids for {len(differing)} tokens, such as "
                 f"{differing[0]!r}, than that of the model {own}; use the model's own tokenizer"
             )
-
-
-@contextmanager
-def refused(folder: Path, what: str, cure: str) -> Iterator[None]:
-    """Turn every error of the block into a UserError.
-
-    Of a file that is cut or changed, transformers, tokenizers and safetensors raise whatever they come across, from
-    KeyError to a plain Exception.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{folder}: {what} cannot be loaded ({first_line(error)}); {cure}") from error
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    if not lines or isinstance(error, KeyError):
-        return " ".join([type(error).__name__, *lines[:1]])
-    return lines[0]

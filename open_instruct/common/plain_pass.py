@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import first_line
+from open_instruct.common.model_files import first_line
 
 TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Nats by which two log-probabilities of one token may differ: noise of a forward pass in that precision, where logits

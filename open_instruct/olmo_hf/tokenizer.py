@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from open_instruct.checkpoints.families import TokenizerFile
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import refused
+from open_instruct.common.model_files import refused
 from open_instruct.common.olmo_package import data_path
 
 EOS = "<|endoftext|>"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import first_line
+from open_instruct.common.model_files import first_line
 from open_instruct.training.loss import MAX_LOGITS, last_mlp
 
 GB = 1e9

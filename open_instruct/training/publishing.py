@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import first_line
+from open_instruct.common.model_files import first_line
 
 
 def require_login(repository: str) -> None:

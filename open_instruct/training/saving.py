@@ -9,7 +9,8 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_loading import first_line, load_model
+from open_instruct.common.model_files import ADAPTER, first_line, tensor_names
+from open_instruct.common.model_loading import load_model
 from open_instruct.data.encode import CHAT_TEMPLATE
 
 
@@ -36,14 +37,19 @@ def save_model(
 
 def merge_adapter(base: Path, adapter: Path) -> Any:
     """The model in `base` with the adapter folded into its weights.  Raises UserError where they do not match."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
+    stored = set(tensor_names(adapter / ADAPTER))
     try:
-        return PeftModel.from_pretrained(load_model(base), str(adapter)).merge_and_unload()
+        model = PeftModel.from_pretrained(load_model(base), str(adapter))
+        differing = stored ^ get_peft_model_state_dict(model).keys()  # of which peft only warns
     except UserError:
         raise
     except Exception as error:  # peft and safetensors raise whatever a damaged file leads to
         raise UserError(f"the adapter {adapter} does not fit the model {base}: {first_line(error)}") from error
+    if differing:
+        raise UserError(f"the adapter {adapter} does not fit the model {base}: they differ on {min(differing)}")
+    return model.merge_and_unload()
 
 
 def save_tokenizer_and_generation_config(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -59,6 +59,15 @@ def toy_olmo(folder: Path, *, seed: int = 0, **config: Any) -> OlmoForCausalLM:
     return model
 
 
+def toy_adapter(base: Path, folder: Path) -> None:
+    """A random low-rank adapter of the model in `base`, saved in `folder`."""
+    from peft import LoraConfig, get_peft_model  # takes seconds
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(OlmoForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+
+
 def toy_native_olmo(folder: Path, *, seed: int = 0, **config: Any) -> "OLMo":
     """A random two-layer OLMo with a SwiGLU of hidden size 64, saved in OLMo's own format in `folder`.
 

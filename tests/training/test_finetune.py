@@ -208,7 +208,7 @@ def test_the_schedule_ends_at_max_train_steps(args):
     [
         ({"train_file": paths.REPOSITORY / "no" / "x.jsonl"}, "no such train file; make it with"),
         ({"max_train_rows": 13}, "12 rows, 0 of them held back for validation; expected at least 13"),
-        ({"model_name_or_path": "no/such/model"}, "no such folder, and no such model of the Hub"),
+        ({"model_name_or_path": "no/such/model"}, "no such folder, and on the Hub"),
         ({"model_name_or_path": "/no/such/model"}, "no such folder; expected a model"),
         ({"total_batch_size": 8, "gradient_accumulation_steps": 3}, "total_batch_size is 8, but .* = 3; give one"),
         ({"keep_weights": "lora", "early_stopping_patience": 1}, r"patience needs .*none is trained; add --use_lora"),
