@@ -20,7 +20,7 @@ import torch
 from open_instruct.common.cli import run
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.data.encode import Encoded
-from open_instruct.training.attention import PLAIN, WITHOUT_MASK
+from open_instruct.training.attention import WITHOUT_MASK
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "speed"))
@@ -130,7 +130,7 @@ def run_once(train: Any, setting: Setting, rows: list[Encoded], config: dict[str
         torch.cuda.reset_peak_memory_stats()
         torch.backends.cuda.enable_cudnn_sdp(True)  # the default, which ours changes
     with torch.device(DEVICE):
-        model = random_olmo(**config, attn_implementation=WITHOUT_MASK if is_ours else PLAIN)
+        model = random_olmo(**config, attn_implementation=WITHOUT_MASK if is_ours else "sdpa")
     with tempfile.TemporaryDirectory() as folder:
         seconds, losses = train(None, setting, rows, Path(folder), model)
     peak_bytes = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0

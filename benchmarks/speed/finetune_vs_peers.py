@@ -124,9 +124,9 @@ def make_examples(setting: Setting, *, num_steps: int) -> list[Encoded]:
 
 def ours(args: Args, setting: Setting, rows: list[Encoded], folder: Path) -> tuple[list[float], list[float]]:
     from open_instruct.common.model_loading import load_model
-    from open_instruct.training.attention import PLAIN, WITHOUT_MASK
+    from open_instruct.training.attention import WITHOUT_MASK
 
-    model = load_model(folder / "model", attn_implementation=WITHOUT_MASK if args.packing else PLAIN)
+    model = load_model(folder / "model", attn_implementation=WITHOUT_MASK if args.packing else "sdpa")
     options = {"mixed_precision": setting.precision, "packing": args.packing}
     warmup_ratio = WARMUP_STEPS / args.num_steps
     return fine_tune(model, rows, setting.batch_size, folder, warmup_ratio=warmup_ratio, **options)

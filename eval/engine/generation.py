@@ -107,7 +107,7 @@ def generation_way(model: PreTrainedModel, *, longest: int, shares_prefix: bool)
         generate_by_transformers(model, prompts, forced, use_cache=use_cache, **limits)
 
     candidates = [
-        Candidate(OWN_CACHE, partial(deviation, UNEQUAL, in_rows), knows_windows=False),
+        Candidate(OWN_CACHE, partial(deviation, UNEQUAL, in_rows), is_own=True),
         Candidate(GENERATE, partial(deviation, EQUAL, partial(by_transformers, use_cache=True))),
         Candidate(WITHOUT_CACHE, partial(deviation, EQUAL, partial(by_transformers, use_cache=False)), is_plain=True),
     ]

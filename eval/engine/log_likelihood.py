@@ -67,7 +67,7 @@ def score(
 def scoring_way(model: PreTrainedModel, *, longest: int) -> str:
     """The fastest right way for sequences of up to `longest` tokens (ways.py)."""
     candidates = [
-        Candidate(PREFIX_TREE, partial(deviation, partial(tree_scores, model)), knows_windows=False),
+        Candidate(PREFIX_TREE, partial(deviation, partial(tree_scores, model)), is_own=True),
         Candidate(PADDED, partial(deviation, partial(padded_scores, model))),
         Candidate(ALONE, None, is_plain=True),
     ]

@@ -4,22 +4,29 @@ A faster way is compared with the plain pass on a probe (plain_pass.py), once a 
 the next one is compared. The last one needs no comparison, or the model is refused by name.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_files import first_line
-from open_instruct.common.plain_pass import Probe, attention_window, exceeds, probe, remembers_lengths, rope_switch
+from open_instruct.common.plain_pass import (
+    Deviation,
+    Probe,
+    attention_window,
+    exceeds,
+    fault,
+    logit_option,
+    probe,
+    remembers_lengths,
+    rope_switch,
+)
 
 PREFIX_TREE, PADDED, ALONE = "prefix tree", "padded batches", "one text at a time"
 """Of log-likelihoods."""
 OWN_CACHE, GENERATE, WITHOUT_CACHE = "own key-value cache", "transformers' generate", "generate without a cache"
 """Of generation."""
-Deviation = Callable[[Probe], float]
-"""Runs a way on a probe.  -> largest difference of a log-probability from the plain forward pass, in nats"""
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,8 @@ class Candidate:
     name: str
     deviation: Deviation | None
     """None needs no comparison."""
-    knows_windows: bool = True
-    """Whether it is right for sequences that are longer than the model's attention window."""
+    is_own: bool = False
+    """Whether it knows neither the model's attention window nor what the model does to the logits of its head."""
     is_plain: bool = False
     """Whether it computes sequences of one length only, and each from its beginning."""
 
@@ -72,9 +79,9 @@ def why_unchecked(model: PreTrainedModel, candidate: Candidate, *, longest: int)
     window, switch = attention_window(model.config), rope_switch(model.config)
     if exceeds(longest, switch) and (not candidate.is_plain or remembers_lengths(model.config)):
         return f"rotary embeddings change beyond {switch} tokens, a sequence has {longest}"
-    if exceeds(longest, window) and not candidate.knows_windows:
+    if candidate.is_own and exceeds(longest, window):
         return f"{longest} tokens exceed the attention window of {window}"
-    return None
+    return logit_option(model.config) if candidate.is_own else None
 
 
 def first_right(model: PreTrainedModel, candidates: Sequence[Candidate]) -> tuple[str | None, tuple[str, ...]]:
@@ -84,7 +91,7 @@ def first_right(model: PreTrainedModel, candidates: Sequence[Candidate]) -> tupl
     try:
         found = current_probe(model)
         for candidate in candidates:
-            reason = fault(candidate, found)
+            reason = fault(candidate.name, candidate.deviation, found)
             if reason is None:
                 return candidate.name, tuple(faults)
             faults.append(reason)
@@ -99,15 +106,6 @@ def current_probe(model: PreTrainedModel) -> Probe:
     if model not in _probes or _probes[model][0] != versions:
         _probes[model] = (versions, probe(model))
     return _probes[model][1]
-
-
-def fault(candidate: Candidate, found: Probe) -> str | None:
-    """Why a way is not taken, or None."""
-    try:
-        difference = candidate.deviation(found) if candidate.deviation else 0.0
-    except Exception as error:  # a model raises whatever its code comes across
-        return f"{candidate.name} cannot run: {first_line(error)}"
-    return None if difference <= found.tolerance else f"{candidate.name} differs by {difference:.3g} nats"
 
 
 def ways(model: PreTrainedModel) -> dict[str, str]:

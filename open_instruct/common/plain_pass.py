@@ -7,7 +7,7 @@ the length of a batch: `attention_window` and `rope_switch` give these lengths.
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,14 @@ from torch import Tensor
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import first_line
 
-TOLERANCES = {torch.float32: 5e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Nats by which two log-probabilities of one token may differ: noise of a forward pass in that precision, where logits
 are some tens. Texts that see each other differ by more, as soon as a model has learned anything from its context."""
 WINDOW = re.compile(r".*window(_size|_len)?|attention_chunk_size|local_attention|index_topk|(index_)?block_size")
 """Fields of a config that bound how many tokens a token attends to."""
+LOGIT_OPTIONS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+"""Fields by which a model transforms the logits of its head, and the value that changes nothing. A cap changes the
+small logits of a probe by less than those of a text."""
 CHANGING_ROPE = ("dynamic", "longrope")
 """Kinds of rotary embeddings whose frequencies depend on the longest sequence of a batch."""
 SHARED, OWN = 5, (4, 3)
@@ -45,9 +48,23 @@ class Probe:
         return difference if difference == difference else float("inf")  # NaN is a difference
 
 
-def plain_logits(model: Any, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+Deviation = Callable[[Probe], float]
+"""Computes a probe in some way.  -> largest difference of a log-probability from the plain forward pass, in nats"""
+
+
+def fault(name: str, deviation: Deviation | None, found: Probe) -> str | None:
+    """Why a way of this name is not right, or None.  deviation: None for the plain forward pass itself"""
+    try:
+        difference = deviation(found) if deviation else 0.0
+    except Exception as error:  # a model raises whatever its code comes across
+        return f"{name} cannot run: {first_line(error)}"
+    return None if difference <= found.tolerance else f"{name} differs by {difference:.3g} nats"
+
+
+def plain_logits(model: Any, ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
     """Logits of the model's own forward pass.  (batch, seq) -> (batch, seq, vocabulary)"""
-    options: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask}
+    if attention_mask is not None:
+        options["attention_mask"] = attention_mask
     if "use_cache" in inspect.signature(model.forward).parameters:
         options["use_cache"] = False
     return model(input_ids=ids, **options).logits
@@ -118,6 +135,12 @@ def rope_parameters(config: Any) -> list[dict[str, Any]]:
     """Parameters of the rotary embeddings, of some models by kind of layer."""
     found: Any = getattr(config.get_text_config(), "rope_parameters", None) or {}
     return [found, *(part for part in found.values() if isinstance(part, dict))]
+
+
+def logit_option(config: Any) -> str | None:
+    """What transforms the logits of the model's head: `final_logit_softcapping is 30.0`; None where nothing does."""
+    values = ((name, getattr(config.get_text_config(), name, None), neutral) for name, neutral in LOGIT_OPTIONS.items())
+    return next((f"{name} is {value}" for name, value, neutral in values if value not in (None, neutral)), None)
 
 
 def exceeds(length: int, limit: int | None) -> bool:

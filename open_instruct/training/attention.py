@@ -1,7 +1,5 @@
 """Attention for training, without a mask: padding is on the right, and packed examples attend to themselves only."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,27 +9,13 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from open_instruct.common.devices import fits_varlen_kernel, has_varlen_kernel
-from open_instruct.common.errors import UserError
 from open_instruct.training.batches import Batch
 
-PLAIN, WITHOUT_MASK = "sdpa", "without_mask"
-"""Names for transformers: its own attention, which looks for masks in every forward pass, for which a GPU has to wait;
-and the one of this module."""
+WITHOUT_MASK = "without_mask"
+"""Name of this module's attention for transformers, whose own looks for masks in every forward pass, for which a GPU
+has to wait."""
 CAUSAL = (-1, 0)
 """Window of `varlen_attn`: all tokens before, none after."""
-
-
-@contextmanager
-def plain_attention(model: Any) -> Iterator[None]:
-    """Inside the block the model has transformers' own attention."""
-    if model.config._attn_implementation != WITHOUT_MASK:
-        yield
-        return
-    model.set_attn_implementation(PLAIN)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(WITHOUT_MASK)
 
 
 def packed_arguments(batch: Batch) -> dict[str, Any]:
@@ -87,22 +71,6 @@ def packed_kernel(
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
     out: Any = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling, window_size=CAUSAL)
     return out[None]
-
-
-def needs_mask(config: Any, *, longest: int) -> bool:
-    """Whether an example is longer than the model's sliding window.  config: of the model; longest: tokens"""
-    window = getattr(config, "sliding_window", None)
-    return window is not None and longest > window
-
-
-def check_sliding_window(config: Any, *, longest: int) -> None:
-    """Raise UserError if an example is longer than the model's sliding window: packed examples have no mask."""
-    if needs_mask(config, longest=longest):
-        window = config.sliding_window
-        raise UserError(
-            f"an example has {longest} tokens and the model's sliding window is {window}, which packed attention does "
-            f"not support; leave --packing out, or cut examples by --max_seq_length {window}"
-        )
 
 
 # No mask function of this name: transformers then makes no mask.

@@ -110,7 +110,8 @@ def gradient_function(run: Run) -> AddGradients:
 
     module: Any = accelerator.unwrap_model(run.module)
     config = module.language_model.config
-    if uses_graphs(run.args, config, accelerator):
+    # Graphs pad batches further, which the model's own forward pass may not bear.
+    if module.shortcut != "none" and uses_graphs(run.args, config, accelerator):
         max_seq = max_positions(config)
         return GraphedGradients(add_gradients, run.module, accelerator.device, max_seq=max_seq)
     if is_one(accelerator, "cuda") and not run.args.torch_compile:

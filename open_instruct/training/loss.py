@@ -1,21 +1,25 @@
-"""Cross-entropy of the target tokens: positions without a target are left out of the head and the last MLP."""
+"""Cross-entropy of the target tokens: positions without a target are left out of the head and the last MLP.
+
+Where that is right for the model (ways.py); otherwise its own forward pass computes all positions.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from open_instruct.common.errors import UserError
-from open_instruct.data.encode import IGNORED, Encoded
-from open_instruct.training.attention import packed_arguments, plain_attention
-from open_instruct.training.batches import Batch, collate
+from open_instruct.common.plain_pass import plain_logits
+from open_instruct.training.attention import packed_arguments
+from open_instruct.training.batches import Batch
 from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
 from open_instruct.training.cpu_kernels.malloc import keep_freed_memory
 
+Shortcut = Literal["head and last MLP", "head", "none"]
+"""What is computed at targets only."""
 MAX_LOGITS = 2**28
 """Targets x vocabulary that are in memory at once, 1 GiB in float32; those of more targets are computed again for the
 backward pass."""
@@ -24,10 +28,10 @@ backward pass."""
 class TargetLoss(nn.Module):
     """A causal language model whose forward pass returns the summed loss of the targets."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, shortcut: Shortcut = "head and last MLP") -> None:
         """model: a transformers model for causal language modelling, or a PeftModel of one."""
         super().__init__()
-        self.model = model
+        self.model, self.shortcut = model, shortcut
         self.is_fused = False
         self._no_split_modules = getattr(self.language_model, "_no_split_modules", None)  # FSDP wraps these
 
@@ -37,15 +41,29 @@ class TargetLoss(nn.Module):
 
     def forward(self, *fields: Any) -> Tensor:
         """Fields of a Batch.  -> () nats, summed over targets"""
-        batch, inner = Batch(*fields), self.language_model
-        head = inner.get_output_embeddings()
-        # Padding is on the right, and causal attention looks left only: no mask is needed.
-        with only_at(batch.places, last_mlp(inner)):
-            states = inner.base_model(input_ids=batch.ids, use_cache=False, **packed_arguments(batch)).last_hidden_state
-        hidden = states.flatten(0, 1).index_select(0, batch.places)  # (targets, d)
+        batch = Batch(*fields)
+        if self.shortcut == "none":
+            return cross_entropy(self.target_logits(batch), batch.targets, reduction="sum")
+        head, hidden = self.language_model.get_output_embeddings(), self.target_states(batch)
         if self.is_fused:
             return summed_cross_entropy(hidden, head.weight, batch.targets)
         return loss_by_parts(head, hidden, batch.targets)
+
+    def target_logits(self, batch: Batch) -> Tensor:
+        """Logits in float32 at the positions that predict the targets.  -> (targets, vocabulary)"""
+        inner = self.language_model
+        if self.shortcut != "none":
+            return inner.get_output_embeddings()(self.target_states(batch)).float()
+        logits = plain_logits(inner, batch.ids, **packed_arguments(batch))
+        return logits.flatten(0, 1).index_select(0, batch.places).float()
+
+    def target_states(self, batch: Batch) -> Tensor:
+        """Last hidden states at those positions.  -> (targets, d)"""
+        inner = self.language_model
+        # Padding is on the right, and causal attention looks left only: no mask is needed.
+        with only_at(batch.places, last_mlp(inner) if self.shortcut == "head and last MLP" else None):
+            states = inner.base_model(input_ids=batch.ids, use_cache=False, **packed_arguments(batch)).last_hidden_state
+        return states.flatten(0, 1).index_select(0, batch.places)
 
 
 def loss_by_parts(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -100,33 +118,10 @@ def only_at(places: Tensor, module: nn.Module | None) -> Iterator[None]:
             hook.remove()
 
 
-@torch.no_grad()
-def check_projection(model: Any, *, packing: bool) -> None:
-    """Raise UserError if TargetLoss of a batch differs from the loss of the model's own forward pass on each example.
-
-    It does where the last MLP mixes positions, the model changes the head's logits, or its layers need a mask.
-    """
-    examples = [Encoded([*range(7)], [IGNORED, 1, 2, IGNORED, IGNORED, 5, 6]), Encoded([5, 8, 3], [IGNORED, 8, 3])]
-    model.eval()
-    found = TargetLoss(model)(*collate(examples, packing=packing))
-    with plain_attention(model):
-        expected = sum(plain_loss(model, example) for example in examples)
-    if not torch.allclose(found, torch.as_tensor(expected), rtol=1e-3, atol=1e-3):
-        raise UserError(
-            f"{type(model).__name__}: {'packed' if packing else 'padded'} examples have the loss {found:.4f}, expected "
-            f"{expected:.4f} as of each alone in the model's own forward pass, so finetune.py cannot train it"
-            f"{' by --packing; leave that out' if packing else ''}"
-        )
-
-
-def plain_loss(model: Any, example: Encoded) -> Tensor:
-    batch = collate([example], packing=False)
-    logits = model(input_ids=batch.ids, use_cache=False).logits[0]
-    return cross_entropy(logits[batch.places].float(), batch.targets, reduction="sum")
-
-
 def use_cpu_kernels(loss: TargetLoss) -> None:
     """Compute the loss of a plain LM head by the fused kernel, and keep freed memory in the process."""
     head = loss.language_model.get_output_embeddings()
-    loss.is_fused = type(head) is nn.Linear and head.bias is None and head.weight.requires_grad
+    loss.is_fused = (
+        loss.shortcut != "none" and type(head) is nn.Linear and head.bias is None and head.weight.requires_grad
+    )
     keep_freed_memory()

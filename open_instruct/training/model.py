@@ -6,42 +6,30 @@ from typing import Any
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import check_vocabulary, load_model, max_positions
 from open_instruct.training.arguments import Args
-from open_instruct.training.attention import PLAIN, WITHOUT_MASK
-from open_instruct.training.loss import check_projection, last_mlp
-
-
-def require_attention(config: Any) -> None:
-    """Raise UserError for a model without attention, or whose attention transformers does not compute by torch's."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is not None and not model_class._supports_sdpa:
-        raise UserError(
-            f"{model_class.__name__} does not support torch's scaled_dot_product_attention in transformers, so "
-            "finetune.py cannot train it; choose a model that does"
-        )
+from open_instruct.training.loss import last_mlp
+from open_instruct.training.ways import Way, choose_way, unchecked_way
 
 
 def load_for_training(
-    args: Args, folder: Path, config: Any, tokenizer: Any, *, without_mask: bool, is_sharded: bool
-) -> Any:
-    """The model in float32, with adapters and gradient checkpointing as `args` say.
+    args: Args, folder: Path, config: Any, tokenizer: Any, *, longest: int, on_gpu: bool, is_sharded: bool
+) -> tuple[Any, Way]:
+    """The model in float32, with adapters and gradient checkpointing as `args` say, and how its loss is computed.
 
-    without_mask: prefer attention without a mask; packing needs it.
-    is_sharded: DeepSpeed has partitioned the weights already, so no forward pass is possible here.
-    Raises UserError where the losses of such batches would not be the model's.
+    longest: tokens of an example; is_sharded: DeepSpeed has partitioned the weights already, so no forward pass is
+    possible here.
+    Raises UserError where there is no right way to compute its loss.
     """
-    model = load_model(folder, config=config, attn_implementation=PLAIN)
+    model = load_model(folder, config=config)
     check_vocabulary(model, tokenizer)
-    if args.packing or without_mask:
-        model.set_attn_implementation(WITHOUT_MASK)
-    if not is_sharded:
-        choose_attention(model, packing=args.packing)
+    if is_sharded:
+        way = unchecked_way(model, packing=args.packing)
+    else:
+        way = choose_way(model, packing=args.packing, prefers_no_mask=on_gpu, longest=longest)
     if args.use_lora:
         model = add_adapters(model, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model
+    return model, way
 
 
 def require_positions(config: Any, *, longest: int) -> None:
@@ -53,17 +41,6 @@ def require_positions(config: Any, *, longest: int) -> None:
             f"an example has {longest} tokens, and the model takes {num_positions}; cut examples by "
             f"--max_seq_length {num_positions}"
         )
-
-
-def choose_attention(model: Any, *, packing: bool) -> None:
-    """Leave the model its attention, or give it back its own one where losses differ.  Raises UserError if all do."""
-    try:
-        check_projection(model, packing=packing)
-    except UserError:
-        if packing or model.config._attn_implementation == PLAIN:
-            raise
-        model.set_attn_implementation(PLAIN)
-        check_projection(model, packing=packing)
 
 
 def compile_layers(language_model: Any) -> None:

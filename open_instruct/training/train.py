@@ -22,12 +22,11 @@ from open_instruct.common.provenance import provenance
 from open_instruct.data.encode import eos_id
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args
-from open_instruct.training.attention import check_sliding_window, needs_mask
 from open_instruct.training.data import Examples, load_train_and_validation
 from open_instruct.training.graphs import uses_graphs
 from open_instruct.training.loop import Run, fit, prepare
 from open_instruct.training.loss import TargetLoss
-from open_instruct.training.model import load_for_training, require_attention, require_positions
+from open_instruct.training.model import load_for_training, require_positions
 from open_instruct.training.model_card import model_card
 from open_instruct.training.saving import save_model, save_tokenizer_and_generation_config
 from open_instruct.training.state import LOG_NAME, Progress, SavedAndStoppedError, State, seal, state_folder
@@ -58,7 +57,6 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     is_main, base = accelerator.is_main_process, artifact.inputs["model"]
     require_own_working_folder(state_folder(artifact.path))
     config = load_config(artifact.inputs.get("config", base))
-    require_attention(config)
     tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name_or_path")
     eos_id(tokenizer)  # raises UserError where the tokenizer names none
     examples, validation, num_cut = load_train_and_validation(
@@ -82,16 +80,20 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     longest = max(int(each.lengths.max()) for each in (examples, validation) if each is not None)
     require_positions(config, longest=longest)
     check_memory(args, accelerator, config, examples, steps)
-    if args.packing:
-        check_sliding_window(config, longest=longest)
     # Only the main process writes into the output folder.
     with artifact.making_folder() if is_main else nullcontext((None, {})) as (folder, facts):
         set_seed(args.seed)
         is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
         is_on_gpu = accelerator.device.type == "cuda"
-        without_mask = is_on_gpu and not is_sharded and not needs_mask(config, longest=longest)
-        model = load_for_training(args, base, config, tokenizer, without_mask=without_mask, is_sharded=is_sharded)
-        module, optimizer, scheduler = prepare(args, accelerator, TargetLoss(model), num_steps=len(steps))
+        model, way = load_for_training(
+            args, base, config, tokenizer, longest=longest, on_gpu=is_on_gpu, is_sharded=is_sharded
+        )
+        if way.reasons:
+            accelerator.print(f"training by: {way}")
+            args = way.applied_to(args, vocab_size=model.get_input_embeddings().num_embeddings)
+            check_memory(args, accelerator, config, examples, steps, all_logits=way.shortcut == "none")
+        loss = TargetLoss(model, way.shortcut)
+        module, optimizer, scheduler = prepare(args, accelerator, loss, num_steps=len(steps))
         state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
 
         state.on_main_process(state.start)
@@ -114,7 +116,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
             save_tokenizer_and_generation_config(tokenizer, folder)
             write_jsonl(folder / LOG_NAME, progress.log)
             facts.update(rows=len(examples), examples_cut=num_cut, **facts_of(progress))
-            facts.update(num_processes=accelerator.num_processes)
+            facts.update(num_processes=accelerator.num_processes, computed_by=str(way))
             facts.update(base_model=args.model_name_or_path, best_step=progress.best_step)
             meta = {"identity": artifact.identity, "arguments": artifact.arguments, **facts, **provenance()}
             (folder / "README.md").write_text(model_card(meta, log=progress.log))
@@ -173,9 +175,18 @@ def trackers(args: Args, artifact: Artifact) -> list[Any]:
 
 
 def estimate_memory(
-    args: Args, accelerator: Accelerator, config: Any, examples: Examples, steps: list[list[int]]
+    args: Args,
+    accelerator: Accelerator,
+    config: Any,
+    examples: Examples,
+    steps: list[list[int]],
+    *,
+    all_logits: bool = False,
 ) -> memory.MemoryEstimate:
-    """The memory that the run needs on each device.  config: of the model"""
+    """The memory that the run needs on each device.
+
+    config: of the model; all_logits: whether logits are computed at all positions, not at targets only
+    """
     world = accelerator.num_processes
     num_tokens, num_targets, num_micro_batches = largest_micro_batch(
         examples.lengths, examples.num_targets, steps, args.micro_batch_limits, num_processes=world
@@ -183,7 +194,7 @@ def estimate_memory(
     return memory.estimate(
         config,
         num_tokens=num_tokens,
-        num_targets=num_targets,
+        num_targets=num_tokens if all_logits else num_targets,
         gradients_remain=num_micro_batches > 1 or uses_graphs(args, config, accelerator),
         half_precision=args.half_precision,
         gradient_checkpointing=args.gradient_checkpointing,
@@ -192,9 +203,17 @@ def estimate_memory(
     )
 
 
-def check_memory(args: Args, accelerator: Accelerator, config: Any, examples: Examples, steps: list[list[int]]) -> None:
+def check_memory(
+    args: Args,
+    accelerator: Accelerator,
+    config: Any,
+    examples: Examples,
+    steps: list[list[int]],
+    *,
+    all_logits: bool = False,
+) -> None:
     """Print the memory that the run needs and that is free.  Raises UserError if it cannot fit."""
-    need = estimate_memory(args, accelerator, config, examples, steps)
+    need = estimate_memory(args, accelerator, config, examples, steps, all_logits=all_logits)
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
     free = memory.available_bytes(accelerator.device, num_local_processes=local_world)
     accelerator.print(f"memory: about {need}; {free / memory.GB:.3g} GB are free")

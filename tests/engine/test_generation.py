@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_evaluation import decode_greedily
 from torch.nn.functional import scaled_dot_product_attention
 from toy_families import toy_model
 from transformers import LlamaConfig, LlamaForCausalLM, OlmoForCausalLM
@@ -35,17 +36,6 @@ def olmo():
 def prompts():
     numbers = random.Random(0)
     return [[numbers.randrange(60) for _ in range(numbers.randint(1, 20))] for _ in range(64)]
-
-
-def decode_greedily(model, prompt, max_new_tokens, endings):
-    """Greedy decoding without batch, padding or cache."""
-    ids = list(prompt)
-    for _ in range(max_new_tokens):
-        with torch.no_grad():
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        if ids[-1] in endings:
-            break
-    return ids[len(prompt) :]
 
 
 @pytest.fixture(params=[0, 1])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_evaluation import plain_score
 from toy_families import FAMILIES, toy_model
 
 from eval.engine import (
@@ -24,15 +25,6 @@ VOCAB_SIZE = 31
 @pytest.fixture(scope="module")
 def models():
     return {family: toy_model(family, vocab_size=VOCAB_SIZE) for family in FAMILIES}
-
-
-def plain_score(model, context, continuation):
-    """Log-likelihood and is_greedy of one continuation, by one unpadded forward pass."""
-    with torch.no_grad():
-        log_probs = model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
-    rows = log_probs[len(context) - 1 : -1]
-    greedy = rows.argmax(-1).tolist() == continuation
-    return rows.gather(-1, torch.tensor(continuation)[:, None]).sum().item(), greedy
 
 
 @pytest.fixture

@@ -3,7 +3,16 @@
 from typing import Any
 
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, OlmoConfig, OlmoForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+)
 
 FAMILIES: dict[str, Any] = {
     "olmo": (OlmoConfig, OlmoForCausalLM, {}),
@@ -31,3 +40,17 @@ def toy_model(family: str, *, vocab_size: int = 64) -> Any:
             **sizes,
         )
     ).eval()
+
+
+def other_family(kind: str, **settings: Any) -> Any:
+    """A random model of an architecture by its name, with weights large enough that texts differ."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"bos_token_id": None, "eos_token_id": 63, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, **(sizes | {"intermediate_size": 64} | ids | settings))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(4)
+    return model

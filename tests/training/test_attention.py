@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from open_instruct.common.errors import UserError
-from open_instruct.training.attention import attention_without_mask, check_sliding_window
+from open_instruct.training.attention import attention_without_mask
 
 LENGTHS = [5, 12, 7]
 
@@ -27,10 +26,3 @@ def test_packed_examples_attend_as_each_alone(dtype, scaling):
         expected = sdpa_attention_forward(module, *alone, None, scaling=scaling)[0]
         assert torch.equal(found[:, start : start + length], expected)
         start += length
-
-
-def test_an_example_longer_than_the_sliding_window_is_refused():
-    config = type("Config", (), {"sliding_window": 8})
-    check_sliding_window(config, longest=8)
-    with pytest.raises(UserError, match="an example has 9 tokens and the model's sliding window is 8"):
-        check_sliding_window(config, longest=9)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from open_instruct.common.model_loading import load_model
 from open_instruct.data.encode import IGNORED, Encoded
-from open_instruct.training.attention import PLAIN, WITHOUT_MASK, packed_arguments
+from open_instruct.training.attention import WITHOUT_MASK, packed_arguments
 from open_instruct.training.batches import collate, micro_batches, validation_batches
 from open_instruct.training.loss import TargetLoss
 from open_instruct.training.steps import MicroBatchLimits, largest_micro_batch, split_step, step_rows
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def load(folder, *, packing: bool):
-    return load_model(folder, attn_implementation=WITHOUT_MASK if packing else PLAIN).eval()
+    return load_model(folder, attn_implementation=WITHOUT_MASK if packing else "sdpa").eval()
 
 
 def loss_and_gradients(

@@ -251,13 +251,6 @@ def test_a_folder_in_olmos_own_format_names_the_converter(args, tmp_path):
         finetune.main(replace(args, model_name_or_path=str(tmp_path / "native"), output_dir=tmp_path / "out"))
 
 
-def test_packing_examples_longer_than_a_sliding_window_is_refused():
-    args = toy_training(sliding_window=8)
-    with pytest.raises(UserError, match=r"tokens and the model's sliding window is 8, .* leave --packing out"):
-        finetune.main(replace(args, packing=True))
-    assert not paths.fine_tuned_model(FOLDER_NAME).exists()
-
-
 def test_a_run_that_diverges_is_an_error_that_says_so(args):
     with pytest.raises(UserError, match=r"the loss is nan at step .*: training diverged.*lower --learning_rate"):
         finetune.main(replace(args, learning_rate=1e30))

@@ -7,7 +7,7 @@ from toy_examples import LIMITS, examples
 from toy_models import toy_olmo
 
 from open_instruct.common.model_loading import load_model
-from open_instruct.training.attention import PLAIN, WITHOUT_MASK
+from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.batches import micro_batches
 from open_instruct.training.cpu_kernels import fused_cross_entropy
 from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
@@ -22,7 +22,7 @@ def make_model(tmp_path):
         # Wide weights: what is left out would show.
         toy_olmo(tmp_path, initializer_range=0.3, **config)
         return lambda packing=False, half=False: load_model(
-            tmp_path, attn_implementation=WITHOUT_MASK if packing else PLAIN
+            tmp_path, attn_implementation=WITHOUT_MASK if packing else "sdpa"
         )
 
     return make

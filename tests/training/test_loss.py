@@ -2,29 +2,17 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_examples import LENGTHS, examples
 from toy_models import toy_olmo
-from transformers import (
-    AttentionInterface,
-    AutoModelForCausalLM,
-    BloomConfig,
-    GPT2Config,
-    GPTJConfig,
-    MambaConfig,
-    MixtralConfig,
-    OlmoConfig,
-    OlmoeConfig,
-)
+from transformers import BloomConfig, GPT2Config, OlmoConfig
 
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import IGNORED, Encoded
 from open_instruct.training import loss as loss_module
-from open_instruct.training.attention import PLAIN, WITHOUT_MASK, attention_without_mask
 from open_instruct.training.batches import collate
-from open_instruct.training.loss import TargetLoss, check_projection, last_mlp
-from open_instruct.training.model import choose_attention, require_attention, require_positions
+from open_instruct.training.loss import TargetLoss, last_mlp
+from open_instruct.training.model import require_positions
 
 
 @pytest.fixture
@@ -75,31 +63,12 @@ def test_a_batch_without_targets_has_gradients_of_zero(make_model):
     assert all(p.grad is not None and not p.grad.any() for p in loss.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("config_class", [GPTJConfig, BloomConfig, MambaConfig])
-def test_models_without_attention_of_torch_are_refused_by_name(config_class):
-    require_attention(OlmoeConfig())
-    with pytest.raises(UserError, match=r"ForCausalLM does not support torch's scaled_dot_product_attention"):
-        require_attention(config_class())
-
-
 @pytest.mark.parametrize("config", [GPT2Config(n_positions=10), OlmoConfig(max_position_embeddings=10)])
 def test_examples_beyond_the_models_positions_are_refused(config):
     require_positions(config, longest=11)  # the last token is no input
     with pytest.raises(UserError, match=r"has 12 tokens, and the model takes 10; .* --max_seq_length 10"):
         require_positions(config, longest=12)
     require_positions(BloomConfig(), longest=10**6)
-
-
-@pytest.mark.parametrize("config_class", [MixtralConfig, OlmoeConfig])
-def test_mixtures_of_experts_have_the_loss_of_their_own_forward_pass(config_class):
-    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
-    ids = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
-    config = config_class(vocab_size=300, num_hidden_layers=2, initializer_range=0.3, **sizes, **ids)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=PLAIN)
-    assert last_mlp(model) is not None
-    check_projection(model, packing=False)
-    placeholder = collate([Encoded([1, 2, 3], [IGNORED] * 3)], packing=False)
-    TargetLoss(model)(*placeholder).backward()
 
 
 @pytest.mark.parametrize("num_at_once", [1, 3, 1000])
@@ -121,45 +90,3 @@ def test_logits_in_parts_leave_the_state_of_random_numbers_alone(make_model, mon
     monkeypatch.setattr(torch, "get_rng_state", None)
     loss(*collate(examples(), packing=False)).backward()
     assert all(parameter.grad is not None for parameter in loss.parameters())
-
-
-def test_a_last_mlp_that_mixes_positions_is_refused(make_model):
-    class Mixing(nn.Module):
-        def forward(self, hidden):
-            return hidden + hidden.cumsum(-2)
-
-    model = make_model()
-    check_projection(model, packing=False)
-    model.model.layers[-1].mlp = Mixing()
-    with pytest.raises(UserError, match="cannot train it"):
-        check_projection(model, packing=False)
-
-
-@pytest.fixture
-def replace_attention():
-    """A function that puts another one in the place of attention without a mask."""
-    yield lambda other: AttentionInterface.register(WITHOUT_MASK, other)
-    AttentionInterface.register(WITHOUT_MASK, attention_without_mask)
-
-
-def test_a_model_in_which_packed_examples_see_each_other_is_refused_by_name(make_model, replace_attention):
-    def ignoring_lengths(*tensors, lengths=None, **options):
-        return attention_without_mask(*tensors, **options)
-
-    model = make_model(attn_implementation=WITHOUT_MASK)
-    choose_attention(model, packing=True)
-    replace_attention(ignoring_lengths)
-    choose_attention(model, packing=False)
-    assert model.config._attn_implementation == WITHOUT_MASK
-    with pytest.raises(UserError, match=r"OlmoForCausalLM: packed examples have the loss .* leave that out"):
-        choose_attention(model, packing=True)
-
-
-def test_a_model_whose_padded_examples_need_a_mask_keeps_its_own_attention(make_model, replace_attention):
-    def not_causal(module, query, key, value, mask, **options):
-        return value.transpose(1, 2), None
-
-    model = make_model(attn_implementation=WITHOUT_MASK)
-    replace_attention(not_causal)
-    choose_attention(model, packing=False)
-    assert model.config._attn_implementation == PLAIN

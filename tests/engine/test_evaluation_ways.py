@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from test_generation import decode_greedily
-from test_log_likelihood import plain_score
+from plain_evaluation import decode_greedily, plain_score
 from torch import nn
-from toy_families import FAMILIES, toy_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from toy_families import FAMILIES, other_family, toy_model
+from transformers import AutoConfig
 
 from eval.engine import (
     continuous_batching,
@@ -60,20 +59,6 @@ def test_families_of_the_studies_take_the_fast_ways(family):
     assert ways(model) == {"log-likelihoods": PREFIX_TREE, "generation": OWN_CACHE}
     assert_texts_are_plain(model, SHARED)
     assert ways(model)["generation"] == OWN_CACHE
-
-
-def other_family(kind, **settings):
-    """A random model of an architecture by its name, with weights large enough that texts differ."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": 0}
-    config = AutoConfig.for_model(kind, **(sizes | {"intermediate_size": 64} | ids | settings))
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(4)
-    return model
 
 
 @pytest.mark.parametrize(
