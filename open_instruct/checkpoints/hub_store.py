@@ -15,14 +15,15 @@ from open_instruct.checkpoints.http_fetch import OnBytes
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
 from open_instruct.common.hub_errors import hub_errors
+from open_instruct.common.model_files import INDEX, SHARDS, VOCABULARIES, WEIGHTS
 
-WEIGHTS = (
-    ("model*.safetensors", "model*.safetensors.index.json"),
-    ("pytorch_model*.bin", "pytorch_model*.bin.index.json"),
+FORMATS = (
+    (WEIGHTS, SHARDS, INDEX),
+    ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"),
 )
 """Patterns of the weights and their index: alternatives, safetensors preferred."""
 # Code in a repository is never downloaded.
-TOKENIZER = ("tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "vocab.json", "merges.txt")
+TOKENIZER = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 NEXT_STEP = "try again later"
 
 
@@ -84,17 +85,25 @@ def list_hub(family: Family) -> list[Available]:
 
 
 def describe_snapshot(family: Family, revision: str) -> Snapshot:
-    """The files of the model at `revision`.  Raises UserError where it has no weights in a supported format."""
+    """The files of the model at `revision`.
+
+    Raises UserError where it has no weights in a supported format, or neither it nor `main` a tokenizer's vocabulary.
+    """
     commit, listed = list_files(family, revision)
-    weights = next((patterns for patterns in WEIGHTS if fnmatch.filter(listed, patterns[0])), None)
+    weights = next((patterns for patterns in FORMATS if matching(listed, patterns[:2])), None)
     if weights is None or "config.json" not in listed:
-        raise UserError(f"{family.hub} {revision} has no config.json with safetensors or pytorch_model.bin")
-    files = matching(listed, ("config.json", "generation_config.json", *weights, *TOKENIZER))
-    tokenizer = None
-    if not matching(listed, TOKENIZER):
-        main_commit, main_listed = list_files(family, MAIN)
-        tokenizer = Snapshot(str(family.hub), MAIN, main_commit, matching(main_listed, TOKENIZER))
-    return Snapshot(str(family.hub), revision, commit, files, tokenizer)
+        raise UserError(f"{family.hub} {revision} has no config.json with {WEIGHTS} or pytorch_model.bin")
+    model = ("config.json", "generation_config.json", *weights)
+    if matching(listed, VOCABULARIES):
+        return Snapshot(str(family.hub), revision, commit, matching(listed, (*model, *TOKENIZER)))
+    main_commit, main_listed = list_files(family, MAIN)
+    if not matching(main_listed, VOCABULARIES):
+        raise UserError(
+            f"{family.hub} {revision} has no tokenizer.json (nor {', '.join(VOCABULARIES[1:])}), and `main` has none; "
+            "tell its owners, or put both into a folder and declare it by `path:` in families.yaml"
+        )
+    tokenizer = Snapshot(str(family.hub), MAIN, main_commit, matching(main_listed, TOKENIZER))
+    return Snapshot(str(family.hub), revision, commit, matching(listed, model), tokenizer)
 
 
 def list_files(family: Family, revision: str) -> tuple[str, dict[str, HubFile]]:

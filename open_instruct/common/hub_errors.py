@@ -1,5 +1,6 @@
 """Failures of the Hugging Face Hub as user errors."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,10 @@ from open_instruct.common.errors import UserError
 
 class HubUnreachableError(UserError):
     """The Hub does not answer: further requests would only cost time."""
+
+
+OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers that say that a file could not be written here."""
 
 
 @contextmanager
@@ -41,6 +46,8 @@ def hub_errors(name: str, *, next_step: str) -> Iterator[None]:
     except HFValidationError as error:
         raise UserError(f"{name}: no name of a repository; {error}") from error
     except (OSError, httpx.HTTPError) as error:
+        if error.__cause__ is None and isinstance(error, OSError) and error.errno in OWN_DISK:
+            raise  # common/cli.py names it
         endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         reason = (str(error.__cause__ or error).strip() or "no reason given").splitlines()[0]
         raise HubUnreachableError(

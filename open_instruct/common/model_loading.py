@@ -71,7 +71,10 @@ def model_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith((".", "output/")) or name.count("/") > 2:
-        raise UserError(f"{name}: no such folder; expected a model in transformers format, or a name on the Hub")
+        raise UserError(
+            f"{name}: no such folder; expected a model in transformers format, or a name on the Hub: "
+            "owner/repository[/folder]"
+        )
     parts = name.split("/")
     repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
     patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in files]
@@ -167,11 +170,22 @@ def require_tied(model: Any, folder: Path) -> None:
     """
     for copy, original in model.get_expanded_tied_weights_keys(all_submodels=True).items():
         weights, others = (model.get_parameter_or_buffer(name) for name in (copy, original))
-        if weights is not others and not weights.is_meta:
+        if weights is not others and not (weights.is_meta and are_stored_alike(folder, copy, original)):
             raise UserError(
                 f"{folder}: its config.json ties {copy} to {original}, and the weights have two different ones; set "
                 '"tie_word_embeddings": false in config.json if both are trained, or remove the wrong one'
             )
+
+
+def are_stored_alike(folder: Path, *names: str) -> bool:
+    """Whether the tensors that the folder has of these names are equal."""
+    from safetensors import safe_open
+
+    files, found = weight_files(folder), []
+    for name in set(names) & files.keys():
+        with safe_open(files[name], "pt") as file:
+            found.append(file.get_tensor(name))
+    return all(tensor.equal(found[0]) for tensor in found)
 
 
 def require_finite(model: Any, folder: Path) -> None:
@@ -186,7 +200,8 @@ def load_tokenizer(folder: Path, *, option: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     require_tokenizer(folder, option=option)
-    with refused(folder, "its tokenizer", f"give another folder by {option}" if option else COPY_AGAIN):
+    what = "its tokenizer" if (folder / "tokenizer.json").is_file() else "its tokenizer, which has no tokenizer.json,"
+    with refused(folder, what, f"give another folder by {option}" if option else COPY_AGAIN):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     require_usable(tokenizer, folder)
     # Lengths are checked against the model, so transformers' warning of "indexing errors" would be untrue.

@@ -165,6 +165,47 @@ def test_revision_without_tokenizer_gets_that_of_main(hub, models):
     assert AutoTokenizer.from_pretrained(Checkpoint("bare", 10).folder).eos_token_id == 299
 
 
+def test_a_model_without_a_vocabulary_is_refused_before_it_is_downloaded(hub, models, base_dir):
+    """transformers makes an empty tokenizer of a tokenizer_config.json alone."""
+    files = {name: data for name, data in models[1000].items() if name != "tokenizer.json"}
+    hub.add("model", "toy/bare", files, ref="step10")
+    hub.add("model", "toy/bare", {"README.md": "x"})
+    (base_dir / "families.yaml").write_text("bare: {hub: toy/bare, revision: 'step{step}'}\n")
+    with pytest.raises(UserError, match=r"toy/bare step10 has no tokenizer\.json .* and `main` has none"):
+        download.main(download.Args(family="bare", steps=("10",)))
+    assert not hub.requests_of("resolve/.*safetensors")
+
+
+def test_the_vocabulary_of_main_comes_with_all_its_files(hub, models, base_dir):
+    files = {name: data for name, data in models[1000].items() if name != "tokenizer.json"}
+    hub.add(
+        "model", "toy/bare", files | {"tokenizer_config.json": b'{"tokenizer_class": "GPTNeoXTokenizer"}'}, ref="step10"
+    )
+    hub.add("model", "toy/bare", models[None] | {"added_tokens.json": b'{"<extra>": 300}'})
+    (base_dir / "families.yaml").write_text("bare: {hub: toy/bare, revision: 'step{step}'}\n")
+    download.main(download.Args(family="bare", steps=("10",)))
+    made = Checkpoint("bare", 10).folder
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (made / name).read_bytes() == models[None][name]
+    assert AutoTokenizer.from_pretrained(made).convert_tokens_to_ids("<extra>") == 300
+
+
+def test_only_the_files_that_are_loaded_are_downloaded(hub, models):
+    others = dict.fromkeys(("model.fp16.safetensors", "consolidated.safetensors", "tf_model.h5"), b"x" * 100)
+    hub.add("model", REPOSITORY, others, ref="step1000-tokens4B")
+    run(steps=("1000",))
+    assert {path.name for path in folder_of(1000).iterdir()} == {*models[1000], "meta.json"} - {"modeling.py"}
+
+
+def test_tied_weights_that_are_stored_twice_with_different_values_are_refused(hub, models, base_dir):
+    config = models[1000]["config.json"].replace(b'"tie_word_embeddings": false', b'"tie_word_embeddings": true')
+    assert config != models[1000]["config.json"]
+    hub.add("model", REPOSITORY, {"config.json": config}, ref="step1000-tokens4B")
+    with pytest.raises(UserError, match=r'ties lm_head\.weight .*"tie_word_embeddings": false'):
+        run(steps=("1000",))
+    assert not folder_of(1000).exists()
+
+
 def test_missing_steps_repositories_and_stores_are_named(hub, base_dir):
     with pytest.raises(UserError, match=r"no checkpoint of step 1500 \(nearest: 1000, 2000\)"):
         run(steps=("1500",))
