@@ -4,7 +4,7 @@ A faster way is compared with the plain pass on a probe (common/plain_pass.py) w
 differs or cannot run, the next one is. The last one computes each example by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
@@ -26,7 +26,7 @@ from open_instruct.data.encode import IGNORED, Encoded
 from open_instruct.training.arguments import Args
 from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.batches import collate
-from open_instruct.training.loss import MAX_LOGITS, Shortcut, TargetLoss
+from open_instruct.training.loss import MAX_LOGITS, Shortcut, TargetLoss, last_mlp
 
 CONTEXT = (3, 2)
 """Tokens of a probe's sequences that are no targets."""
@@ -79,7 +79,8 @@ def choose_way(model: Any, *, packing: bool, prefers_no_mask: bool, longest: int
         )
     model.eval()
     found = probe(model)
-    for way in all_ways(own, packing=packing, prefers_no_mask=prefers_no_mask):
+    shortcuts = get_args(Shortcut)[last_mlp(model) is None :]
+    for way in all_ways(own, shortcuts, packing=packing, prefers_no_mask=prefers_no_mask):
         if not way.is_alone and exceeds(longest, switch):
             reason = f"rotary embeddings change beyond {switch} tokens, an example has {longest}"
         elif way.attention == WITHOUT_MASK and exceeds(longest, window):
@@ -104,12 +105,12 @@ def unchecked_way(model: Any, *, packing: bool) -> Way:
     return Way("head and last MLP", model.config._attn_implementation, packing=packing, reasons=(reason,))
 
 
-def all_ways(own: str, *, packing: bool, prefers_no_mask: bool) -> Iterator[Way]:
+def all_ways(own: str, shortcuts: Sequence[Shortcut], *, packing: bool, prefers_no_mask: bool) -> Iterator[Way]:
     """The fastest first.  own: transformers' name of the model's own attention"""
     layouts = [(True, WITHOUT_MASK)] if packing else []
     layouts += [(False, WITHOUT_MASK)] if prefers_no_mask else []
     for is_packed, attention in [*layouts, (False, own)]:
-        for shortcut in get_args(Shortcut):
+        for shortcut in shortcuts:
             yield Way(shortcut, attention, packing=is_packed)
     yield Way("none", own, is_alone=True)
 

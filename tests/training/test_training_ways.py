@@ -63,11 +63,11 @@ def test_families_of_the_studies_take_the_fast_way(family, packing):
 
 
 OTHERS = [
-    ("bloom", {"n_layer": 2, "n_head": 4}, False, "head and last MLP"),  # attention of its own
+    ("bloom", {"n_layer": 2, "n_head": 4}, False, "head"),  # attention of its own
     ("mamba", {"state_size": 4}, False, "head"),  # recurrent
     ("gemma2", {"head_dim": 8, "num_key_value_heads": 2}, False, "none"),  # caps logits and attention scores
-    ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}, True, "head"),  # its MLP returns more than states
-    ("mixtral", {"num_local_experts": 4, "num_key_value_heads": 2}, True, "head"),
+    ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}, True, "head and last MLP"),
+    ("mixtral", {"num_local_experts": 4, "num_key_value_heads": 2}, True, "head and last MLP"),
 ]
 
 
@@ -77,7 +77,7 @@ def test_other_architectures_take_the_way_that_is_right(kind, settings, can_pack
     model = other_family(kind, **settings)
     way = choose(model, packing=packing)
     assert way.packing == (packing and can_pack)
-    assert way.shortcut == shortcut or (shortcut == "head" and way.shortcut == "head and last MLP")
+    assert way.shortcut == shortcut
     assert_gradients_are_plain(model, way)
 
 
