@@ -28,7 +28,7 @@ from analysis.tables.columns import (
 from open_instruct.checkpoints.families import MAIN
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
-from open_instruct.common.json_files import atomic_write
+from open_instruct.common.json_files import atomic_write, decode
 
 DIGITS = "%.12g"
 """The last digits of a float depend on the order of sums, and so on the number of cores."""
@@ -116,6 +116,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     """Raises UserError for a file that is no table."""
     try:
+        decode(path.read_bytes(), place=str(path))  # pandas would end a cell at a NUL
         return pd.read_csv(path, **options)
     except ValueError as error:  # empty, other text than UTF-8, or rows of unequal length
         raise UserError(f"{path}: expected a CSV table, found none: {error}") from error

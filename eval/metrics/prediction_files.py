@@ -9,6 +9,7 @@ from eval.prediction.label_parsing import label_in
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
+from open_instruct.data.record_ids import require_id
 from open_instruct.data.registry import read_datasets
 from open_instruct.tasks import PROTOCOLS
 from open_instruct.tasks.declarations import PRIMARY_METRICS, EvalSet, Protocol
@@ -77,19 +78,18 @@ def read_predictions(path: Path, kind: str, identity: Mapping[str, Any] | None =
     required += ("messages",) if is_chat else ()
     gold = () if is_chat else ("completion",)
     texts = gold if kind == "text" else (*gold, "output")
-    records, seen = [], set()
+    records, seen = [], set[str | int]()
     try:
         for number, record in enumerate(read_jsonl(path, required, texts=texts), start=1):
+            if more := [name for name in OPTIONAL if name in record and name not in first]:
+                raise UserError(f"{path}:{number}: found {', '.join(more)}, which the first record lacks")
             if is_chat:
                 record["completion"] = gold_turn(record["messages"])
             if known is not None:
                 record |= as_label(record["output"], known, protocol)
-            problem = problem_of(record, kind)
-            if problem is None and record["id"] in seen:
-                problem = f"id {record['id']!r} for the second time; expected each item once"
-            if problem:
+            require_id(record["id"], place=f"{path}:{number}", seen=seen)
+            if problem := problem_of(record, kind):
                 raise UserError(f"{path}:{number}: found {problem}")
-            seen.add(record["id"])
             records.append(record)
     except UserError as error:
         raise UserError(f"{error}; {FIX}") from error
@@ -114,8 +114,6 @@ def gold_turn(messages: Any) -> Any:
 
 def problem_of(record: Mapping[str, Any], kind: str) -> str | None:
     """What is wrong with the values of one prediction, or None."""
-    if not isinstance(record["id"], str | int):
-        return f"id {record['id']!r}; expected text or a number"
     if not is_number(logprob := record.get("gold_logprob", 0.0)) or logprob > 1e-3:
         return f"gold_logprob {logprob!r}; expected a log-likelihood, at most 0"
     if not record["completion"]:

@@ -1,9 +1,12 @@
 """The tasks to run, with their options: from flags, config file and task file."""
 
+import contextlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +33,7 @@ OF_ALL_TASKS = ("max_seq_length", "dtype")
 SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name not in OF_ALL_TASKS)
 
 
+EXAMPLE = '{"name": "copa"}'
 JSONNET_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*')
 """A comment, or a text in quotes, which may have slashes in it."""
 WRITE_OUT = "write the file out with `jsonnet FILE.jsonnet > FILE.json`"
@@ -60,8 +64,7 @@ class TaskRun:
 def with_config_file(args: Args, config_file: Path | None) -> Args:
     """Replace the fields of `args`, a dataclass, that are at their defaults by the values of the config file.
 
-    Raises UserError for a file that is not a mapping, and for unknown flags; SystemExit, as on the command line, for
-    values of another type.
+    Raises UserError for a file that is not a mapping, for unknown flags, and for values of another type.
     """
     if config_file is None:
         return args
@@ -79,17 +82,40 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
     defaults = asdict(type(args)())
     names = {alias: f.name for f in fields(args) for alias in (f.name, *f.metadata.get("aliases", ()))}
     of_original = original_options()["run_lm_eval"]
-    flags: list[str] = []
+    flags: dict[str, list[str]] = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in names and f"--{name}" not in of_original:
             raise UserError(f"{config_file}: unknown flag {key} ({nearest(name, names)})")
         if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
+            flags[key] = [f"--{name}" if value else f"--no-{name}"]
         elif value is not None:
-            flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            flags[key] = [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    flags = {key: from_original("run_lm_eval", words) for key, words in flags.items()}
+    if wrong := [key for key, words in flags.items() if has_mapping(values[key]) or not is_accepted(type(args), words)]:
+        found = ", ".join(f"{key}: {values[key]!r}" for key in wrong)
+        raise UserError(f"{config_file}: found {found}; expected values that these flags take (run_lm_eval --help)")
+    try:
+        of_file = cli.parse(type(args), [*chain.from_iterable(flags.values())])
+    except UserError as error:
+        raise UserError(f"{config_file}: {error}") from error
     from_command_line = {name: value for name, value in asdict(args).items() if value != defaults[name]}
-    return replace(cli.parse(type(args), from_original("run_lm_eval", flags)), **from_command_line)
+    return replace(of_file, **from_command_line)
+
+
+def has_mapping(value: Any) -> bool:
+    """Whether a value, or one of a list, has values of its own: no flag takes any."""
+    return any(isinstance(one, dict | list) for one in (value if isinstance(value, list) else [value]))
+
+
+def is_accepted(args_type: type, words: Sequence[str]) -> bool:
+    """Whether a flag takes these values, leaving aside their range."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(UserError):
+        try:
+            cli.parse(args_type, words)
+        except SystemExit:
+            return False
+    return True
 
 
 def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping[str, Any]) -> list[TaskRun]:
@@ -100,10 +126,13 @@ def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping
     problems: list[str] = []
     options = {field.name: defaults[field.name] for field in fields(TaskRun) if field.name != "name"}
     lines = [{"name": name} for name in names]
-    lines += list(read_jsonl(task_file, required=("name",), comment="#")) if task_file else []
+    of_file = list(read_jsonl(task_file, texts=("name",), comment="#")) if task_file else []
+    if task_file and not of_file:
+        raise UserError(f"{task_file}: no tasks; expected one a line, as {EXAMPLE}")
+    lines += of_file
     runs: list[TaskRun] = []
     for line in lines or [{"name": name} for name in DEFAULT_TASKS]:
-        run = parse_values(TaskRun, options | line, key=str(line["name"]), errors=problems)
+        run = parse_values(TaskRun, options | line, key=line["name"], errors=problems)
         if run is not None:
             runs.append(run)
             problems += problems_of(run, defaults["source"])

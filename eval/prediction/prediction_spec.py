@@ -15,6 +15,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.data.decontamination import TextHashes
+from open_instruct.data.record_ids import require_id
 from open_instruct.data.registry import read_datasets
 from open_instruct.study.settings import Constraint
 from open_instruct.tasks.declarations import Protocol
@@ -111,13 +112,11 @@ def sample_without(
     input_file: Path, limit: int | None, exemplars: Iterable[Mapping[str, str]]
 ) -> tuple[list[dict[str, Any]], int]:
     """`sample_items` without those that are exemplars, and how many these are. The others are in the same order."""
-    items, seen = list[dict[str, Any]](), set[Any]()
+    items, seen = list[dict[str, Any]](), set[str | int]()
     for number, item in enumerate(read_jsonl(input_file, required=("id",), texts=("prompt", "completion")), start=1):
-        if not isinstance(item["id"], str | int) or item["id"] in seen:
-            raise UserError(f"{input_file}:{number}: id {item['id']!r}; expected text or a number, each once")
+        require_id(item["id"], place=f"{input_file}:{number}", seen=seen)
         if not item["completion"].strip():
             raise UserError(f"{input_file}:{number}: an empty completion; expected the gold text")
-        seen.add(item["id"])
         items.append(item)
     if not items:
         raise UserError(f"{input_file}: no items; make it again with `python open_instruct/format_generalization.py`")

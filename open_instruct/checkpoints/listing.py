@@ -1,6 +1,7 @@
 """List the checkpoints of a family that a store has, and choose some of them."""
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from open_instruct.checkpoints.families import Checkpoint, Family, step_name
 from open_instruct.common.errors import UserError
+from open_instruct.common.json_files import decode
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ def read_checkpoint_csv(path: Path, family: Family) -> list[Available]:
     problems: list[str] = []
     for line, row in read_csv(path):
         step, url = row["step"], row["checkpoint directory"].rstrip("/")
-        if not re.fullmatch(r"\d+", step) or urlsplit(url).scheme not in ("http", "https"):
+        if not re.fullmatch(r"[0-9]{1,12}", step) or urlsplit(url).scheme not in ("http", "https"):
             problems.append(f"line {line}: expected a step and a URL, found {step!r}, {url!r}")
             continue
-        named = re.search(r"step(\d+)(?!.*step\d)", url)
+        named = re.search(r"step([0-9]{1,12})(?!.*step\d)", url)
         if named is None or int(named[1]) != int(step):
             problems.append(f"line {line}: step {step}, but the URL is {url}")
         elif family.urls and not family.has_url(url):
@@ -74,16 +76,15 @@ def read_checkpoint_csv(path: Path, family: Family) -> list[Available]:
 def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line number, and cells by lower-case column name, of every row.  Raises UserError for another kind of file."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = {name: (name or "").strip().lower() for name in reader.fieldnames or ()}
-            if not {"step", "checkpoint directory"} <= set(columns.values()):
-                raise UserError(f"{path}: expected columns Step,Checkpoint Directory; found {','.join(columns)}")
-            return [
-                (reader.line_num, {columns[key]: (cell or "").strip() for key, cell in row.items() if key in columns})
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(decode(path.read_bytes(), place=str(path)), newline=""))
+        columns = {name: (name or "").strip().lower() for name in reader.fieldnames or ()}
+        if not {"step", "checkpoint directory"} <= set(columns.values()):
+            raise UserError(f"{path}: expected columns Step,Checkpoint Directory; found {','.join(columns)}")
+        return [
+            (reader.line_num, {columns[key]: (cell or "").strip() for key, cell in row.items() if key in columns})
+            for row in reader
+        ]
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path}: not a list of checkpoints ({error}); see docs/checkpoints.md") from error
 
 

@@ -34,6 +34,8 @@ DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWri
 """In the errors of safetensors and of torch.save, which are no OSError."""
 SCRIPT = re.compile(r"\bpython (?:-m olmo_eval\.|(?:open_instruct|eval|analysis|scripts)/(?:\w+/)?)(\w+)(?:\.py)?")
 """A command that runs one of the scripts."""
+LONGEST_LINE = 1_000
+"""Characters of a line of an error: a sentence, with names and paths of any length that is usual."""
 IS_INSTALLED = (REPOSITORY / "__init__.py").exists()
 """Whether this is the package amuro of an environment, rather than the repository."""
 NO_DISK = ("/proc", "/sys")
@@ -48,7 +50,7 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
         main(parse(args_type, from_original(Path(sys.argv[0]).stem, sys.argv[1:])))
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {as_typed(str(error))}", file=sys.stderr)
+        print(f"error: {as_typed(shortened(str(error)))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not has_reader(sys.stdout):
@@ -73,6 +75,13 @@ def has_reader(output: TextIO) -> bool:
     poll = select.poll()
     poll.register(output.fileno(), 0)
     return not any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def shortened(message: str) -> str:
+    """A message whose lines have at most LONGEST_LINE characters: those that a value makes longer lose their middle."""
+    end = LONGEST_LINE // 3
+    lines = message.split("\n")
+    return "\n".join(f"{x[: LONGEST_LINE - end - 3]} … {x[-end:]}" if len(x) > LONGEST_LINE else x for x in lines)
 
 
 def as_typed(message: str) -> str:

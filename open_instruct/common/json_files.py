@@ -89,13 +89,13 @@ def decode(content: bytes, *, place: str) -> str:
     Raises UserError, beginning with `place`, for another encoding, which is named where its mark or its NULs tell it.
     """
     try:
-        if b"\0" not in content[:4]:  # as in every UTF-16 and UTF-32
+        if b"\0" not in content:  # which no text has; in UTF-16 and UTF-32 every other byte is one
             return content.decode().removeprefix("\ufeff")
-        problem = ""
+        found = "NUL bytes, which no text has"
     except UnicodeDecodeError as error:
-        problem = f" ({error.reason})"
+        found = f"not UTF-8 ({error.reason})"
     encoding = json.detect_encoding(content).upper()
-    found = f"{encoding}, not UTF-8" if encoding.startswith(("UTF-16", "UTF-32")) else f"not UTF-8{problem}"
+    found = f"{encoding}, not UTF-8" if encoding.startswith(("UTF-16", "UTF-32")) else found
     raise UserError(f"{place}: {found}; save the file as UTF-8")
 
 

@@ -8,6 +8,9 @@ import yaml
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import decode
 
+MERGES = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+"""Tags of the keys << and =, which have no values of their own."""
+
 
 def compose(path: Path) -> yaml.Node:
     """The root node of a file.  Raises UserError where there is no such file, and where it is empty or not YAML."""
@@ -43,7 +46,7 @@ def read_text(path: Path) -> str:
 def compose_text(text: str, *, place: str) -> yaml.Node | None:
     try:
         root = yaml.compose(text, Loader=Loader)
-        require_end(root)
+        require_plain(root)
         return root
     except yaml.YAMLError as error:
         raise UserError(f"{place}{yaml_problem(error)}") from error
@@ -51,12 +54,15 @@ def compose_text(text: str, *, place: str) -> yaml.Node | None:
         raise UserError(f"{place}: not YAML (nested too deeply, or an alias inside of what it stands for)") from error
 
 
-def require_end(node: Any) -> None:
-    """Raises RecursionError where an alias stands inside of what it stands for, which then has no end."""
+def require_plain(node: Any) -> None:
+    """Raises YAMLError for a tag that is not of YAML itself, such as that of a Python object; RecursionError where an
+    alias stands inside of what it stands for, which then has no end."""
+    if node is not None and node.tag not in (*yaml.SafeLoader.yaml_constructors, *MERGES):
+        raise yaml.MarkedYAMLError(problem=f"unknown tag {node.tag}", problem_mark=node.start_mark)
     if isinstance(node, yaml.CollectionNode):
         for child in node.value:
             for part in child if isinstance(child, tuple) else (child,):
-                require_end(part)
+                require_plain(part)
 
 
 class Loader(yaml.SafeLoader):

@@ -7,6 +7,7 @@ from typing import Any
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_jsonl, require_text
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
+from open_instruct.data.record_ids import require_id
 
 
 def require_train_file(path: Path) -> None:
@@ -41,8 +42,7 @@ def checked_records(path: Path, required: Sequence[str]) -> Iterator[dict[str, A
 
 
 def check_record(record: Mapping[str, Any], *, place: str) -> None:
-    if not isinstance(record["id"], str | int):
-        raise UserError(f"{place}: id {record['id']!r}; expected text or a number")
+    require_id(record["id"], place=place)
     if "messages" in record:
         check_messages(record["messages"], place=place)
         return

@@ -123,7 +123,8 @@ def mutate_tree(document: Any, random: Random, *, indent: int | None = None) -> 
     if kind == "remove":
         del parent[key]
     elif kind == "rename" and isinstance(parent, dict):
-        parent[random.choice((key.upper(), f"{key} ", key[:-1], "extra", ""))] = parent.pop(key)
+        name = str(key)
+        parent[random.choice((name.upper(), f"{name} ", name[:-1], "extra", ""))] = parent.pop(key)
     elif kind == "add" and isinstance(parent, dict):
         parent["extra"] = HOLE
     else:

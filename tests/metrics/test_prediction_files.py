@@ -16,7 +16,7 @@ PAIR = {"id": "0", "prompt": "The cat", "completion": " sat"}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": ["a"]}, r"found id \['a'\]"),
+        ({"id": ["a"]}, r"id \['a'\]"),
         ({"scores": None}, "found scores None"),
         ({"scores": [-1, -2]}, r"found scores \[-1, -2\]"),
         ({"scores": {"yes": "a", "no": -1}}, "found scores"),

@@ -28,7 +28,7 @@ def test_train_and_prediction_files_are_not_predicted(tmp_path):
         ({"completion": None}, "completion: expected text"),
         ({"completion": ["a"]}, "completion: expected text"),
         ({"completion": " "}, "an empty completion"),
-        ({"id": "0"}, "id '0'; expected text or a number, each once"),
+        ({"id": "0"}, "id '0' for the second time; expected each item once"),
         ({"id": ["a"]}, r"id \['a'\]; expected text"),
     ],
     ids=str,

@@ -1,0 +1,340 @@
+"""Files that the scripts read, a toy of each, and what another reader of it expects of a run."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from fuzzing import Target
+
+from open_instruct.common.paths import REPOSITORY
+
+NLI = "### Input_1: {}\n ### Input_2: {}\n ### Inference:"
+TRAIN = [{"id": str(i), "prompt": f"The cat {i}", "completion": " sat"} for i in range(3)]
+CHATS = [
+    {"id": i, "messages": [{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": "a"}]}
+    for i in range(2)
+]
+SCIQ = [{"dataset": "sciq", "id": f"s-{i}", "prompt": f"The cat {i}", "completion": " Why?"} for i in range(3)]
+RTE = [
+    {"dataset": "rte", "id": f"r-{i}", "prompt": NLI.format(f"A cat {i}", "It sat"), "completion": f" {label}"}
+    for i, label in enumerate(("entailment", "neutral"))
+]
+SCORES = {"entailment": -1.0, "neutral": -2.0, "contradiction": -3.0}
+MIRROR = [{"sentence1": f"A cat {i} sat.", "sentence2": "It slept.", "label": i % 2, "idx": i} for i in range(4)]
+TICKETS = [{"body": f"My cat {i} is late", "topic": i % 2} for i in range(4)]
+DATASETS = """\
+tickets:
+  test: tickets.jsonl
+  labels: {0: billing, 1: delivery}
+  prompt: "Ticket: {text} Topic:"
+  fields: {text: body, label: topic}
+"""
+STUDY = """\
+name: toy
+family: tiny
+steps: [0, 20]
+pretrain: {d_model: 32, num_layers: 2, num_heads: 2, vocab_size: 512, lr: 3e-3}
+train_sets:
+  socialiqa: {rows: [16, 32], epochs: 1, lr: 1e-3, mixed_precision: "no", warmup_ratio: 0.1}
+evaluation:
+  socialiqa: {formats: [default, instruct], limit: 6}
+  rte: {limit: 6}
+predict: {max_new_tokens: 4}
+suite: {tasks: [openbookqa], limit: 6, train_sets: [socialiqa]}
+margins: {accuracy: 0.03}
+resources: {finetune: {time: "01:00:00", gpus: 1}}
+"""
+FAMILIES = """\
+mine: {about: my models, hub: me/models, revision: "step{step}", tokens_per_step: 1000}
+ours: {about: on disk, path: "/models/step{step}", checkpoint_format: hf, main_step: 30}
+"""
+BUILT_IN = set(yaml.safe_load((REPOSITORY / "open_instruct/checkpoints/families.yaml").read_text()))
+CONFIG = "model_name: toy\nmodel-path: {}\ntask: [copa]\nlimit: 2\nnum_shots: 0\nuse_chat_format: false\n"
+TASKS = [{"name": "copa", "limit": 2}, {"name": "piqa", "num_shots": 0, "use_chat_format": False}]
+NUM_ROWS = {"copa": 100, "piqa": 1838}
+URL = "https://olmo-checkpoints.org/ai2-llm/olmo-small/w1r5xfzt/step{}-unsharded"
+CHECKPOINTS = "".join(f"{step},{url}\n" for step, url in [("Step", "Checkpoint Directory")]) + "".join(
+    f"{step},{URL.format(step)}/\n" for step in (1000, 2000, 18000)
+)
+MODEL_ID = "olmo1b_checkpoint-{}_original_hf_4shots"
+RELEASED = ",model_id,eval dataset,Performance,std\n" + "".join(
+    f"{i},{MODEL_ID.format(step)},{name},0.{i + 3},0.00{i + 1}\n"
+    for i, (step, name) in enumerate([(1000, "rte"), (1000, "xsum"), (18000, "rte"), (18000, "xsum_instruct")])
+)
+
+
+def targets(model: Path) -> list[Target]:
+    """All of them.  model: folder of a toy model"""
+    finetune = (
+        f"open_instruct.finetune --model_name_or_path {model} --learning_rate 1e-3 --max_train_steps 1 "
+        "--output_dir {home}/base/out --max_seq_length 64 --train_file train.jsonl"
+    )
+    predict = f"eval.predict --model_name_or_path {model} --max_new_tokens 2 --truncate_left --output_file out.jsonl"
+    suite = "olmo_eval.run_lm_eval --metrics_file metrics.json"
+    format_rows = "open_instruct.format_generalization --any_row_count --source local"
+    return [
+        Target("train file", "train.jsonl", to_lines(TRAIN), finetune, rows_trained, num_records),
+        Target("chats", "train.jsonl", to_lines(CHATS), finetune, rows_trained, num_records),
+        Target(
+            *("validation file", "held.jsonl", to_lines(TRAIN[:1]), f"{finetune} --validation_file held.jsonl"),
+            *(lambda home, _: rows_trained(home, _) and 1, lambda content: min(num_records(content), 1)),
+            writes({"train.jsonl": to_lines(TRAIN)}),
+        ),
+        Target("generation", "sciq.jsonl", to_lines(SCIQ), f"{predict} --input_files sciq.jsonl", predicted, evaluated),
+        Target("labels", "rte.jsonl", to_lines(RTE), f"{predict} --input_files rte.jsonl", predicted, evaluated),
+        Target(
+            *("exemplars", "sciq.exemplars.jsonl", to_lines(SCIQ[:2])),
+            f"{predict} --input_files sciq.jsonl --num_shots 1",
+            *(lambda home, _: len(predicted(home, _)), lambda content: 1 + (len(exemplars(content)) < 0)),
+            writes({"sciq.jsonl": to_lines(SCIQ[2:])}),
+        ),
+        Target(
+            *("predictions", "base/sciq.jsonl", to_lines([one | {"output": "Why not?"} for one in SCIQ])),
+            *("eval.eval_pred --input_files base/sciq.jsonl --num_resamples 20", scored, gold_and_output),
+        ),
+        Target(
+            *("scores", "base/rte.jsonl", to_lines([one | {"output": "neutral", "scores": SCORES} for one in RTE])),
+            *("eval.eval_pred --input_files base/rte.jsonl --num_resamples 20", scored, gold_and_output),
+        ),
+        Target(
+            *("mirror", "mirror/nyu-mll/glue/rte/validation.jsonl", to_lines(MIRROR)),
+            f"{format_rows} --eval_sets rte --local_dir mirror",
+            *(lambda home, _: formatted(home / "data/evaluation/rte_anyrows.jsonl"), nli_prompts),
+        ),
+        Target(
+            *("own chats", "chats.jsonl", to_lines(CHATS)),
+            f"{format_rows} --train_sets talks --datasets_file datasets.yaml",
+            lambda home, _: chats_in((home / "data/talks_anyrows.jsonl").read_bytes()),
+            chats_in,
+            writes({"datasets.yaml": b"talks: {train: chats.jsonl, messages: messages}"}),
+        ),
+        Target(
+            *("own rows", "tickets.jsonl", to_lines(TICKETS)),
+            f"{format_rows} --eval_sets tickets --datasets_file datasets.yaml",
+            lambda home, _: formatted(home / "data/evaluation/tickets_anyrows.jsonl"),
+            lambda content: ticket_prompts(yaml.safe_load(DATASETS), read_lines(content)),
+            writes({"datasets.yaml": DATASETS.encode()}),
+        ),
+        Target(
+            *("declaration", "datasets.yaml", DATASETS.encode()),
+            f"{format_rows} --eval_sets tickets --datasets_file datasets.yaml",
+            lambda home, _: formatted(home / "data/evaluation/tickets_anyrows.jsonl"),
+            lambda content: ticket_prompts(yaml.safe_load(content), TICKETS),
+            writes({"tickets.jsonl": to_lines(TICKETS)}),
+        ),
+        Target(
+            *("study", "toy.yaml", STUDY.encode(), "scripts.run_study toy.yaml --dry_run"),
+            *(lambda home, printed: printed.splitlines()[0], study_size),
+        ),
+        Target(
+            *("families", "base/families.yaml", FAMILIES.encode()),
+            "open_instruct.download_olmo_ckpts --list_families",
+            lambda home, printed: {line.split()[0] for line in printed.splitlines()[1:]} - BUILT_IN,
+            lambda content: set(yaml.safe_load(content)),
+        ),
+        Target(
+            *("suite's options", "config.yaml", CONFIG.format(model).encode(), f"{suite} --config_file config.yaml"),
+            *(suite_metrics, lambda content: suite_expected([{"limit": None} | yaml.safe_load(content)])),
+        ),
+        Target(
+            *("suite's tasks", "tasks.jsonl", to_lines(TASKS)),
+            f"{suite} --model_name_or_path {model} --limit 3 --task_file tasks.jsonl",
+            *(
+                suite_metrics,
+                lambda content: suite_expected([{"limit": 3} | one for one in read_lines(content, comment="#")]),
+            ),
+        ),
+        Target(
+            *("list of checkpoints", "list.csv", CHECKPOINTS.encode()),
+            "open_instruct.download_olmo_ckpts --family olmo1b --list --ckpt_csv list.csv",
+            *(steps_listed, steps_in),
+        ),
+        Target(
+            *("released tables", "tables/all_perf_table.csv", RELEASED.encode()),
+            "analysis.produce_tables --released tables",
+            *(released_scores, scores_in),
+        ),
+    ]
+
+
+def to_lines(records: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def writes(files: dict[str, bytes]) -> Callable[[Path], None]:
+    def others(home: Path) -> None:
+        for name, content in files.items():
+            (home / name).write_bytes(content)
+
+    return others
+
+
+def read_lines(content: bytes, comment: str | None = None) -> list[dict[str, Any]]:
+    lines = [line for line in content.decode("utf-8-sig").split("\n") if line.strip()]
+    return [json.loads(line) for line in lines if comment is None or not line.startswith(comment)]
+
+
+def is_text(*values: Any) -> bool:
+    return all(isinstance(value, str) and value.encode() is not None for value in values)
+
+
+def num_records(content: bytes) -> int:
+    """Of a train file, each with text to train on."""
+    records = read_lines(content)
+    for record in records:
+        if "messages" in record:
+            assert all(is_text(turn["role"], turn["content"]) for turn in record["messages"])
+            assert any(turn["role"] == "assistant" and turn["content"].strip() for turn in record["messages"])
+        else:
+            assert is_text(record["prompt"], record["completion"])
+            assert record["completion"].strip()
+    return len(records)
+
+
+def rows_trained(home: Path, _: str) -> int:
+    sidecar = json.loads((home / "base/out/meta.json").read_text())
+    assert math.isfinite(sidecar["final"]["loss"])
+    return sidecar["rows"]
+
+
+def evaluated(content: bytes) -> list[str]:
+    """The records of an evaluation file, which are those of the prediction file too."""
+    records = read_lines(content)
+    assert all(is_text(record["prompt"], record["completion"]) and record["completion"].strip() for record in records)
+    ids = [record["id"] for record in records]
+    assert all(isinstance(one, str | int) and not isinstance(one, bool) for one in ids)
+    assert len(set(ids)) == len(ids)
+    return [json.dumps(record) for record in records]
+
+
+def exemplars(content: bytes) -> list[str]:
+    records = read_lines(content)
+    assert all(is_text(record["prompt"], record["completion"]) for record in records)
+    return [json.dumps(record) for record in records]
+
+
+def predicted(home: Path, _: str) -> list[str]:
+    records = read_lines((home / "out.jsonl").read_bytes())
+    added = ("output", "gold_logprob", "finished", "scores")
+    assert all(is_text(record["output"]) and math.isfinite(record["gold_logprob"]) for record in records)
+    return [json.dumps({key: value for key, value in record.items() if key not in added}) for record in records]
+
+
+def gold_and_output(content: bytes) -> tuple[list[Any], float | None]:
+    """Ids, and of labels the accuracy."""
+    records = read_lines(content)
+    assert all(is_text(record["completion"], record["output"]) for record in records)
+    ids = [record["id"] for record in records]
+    assert len(set(ids)) == len(ids)
+    is_right = [record["output"].strip() == record["completion"].strip() for record in records]
+    return ids, sum(is_right) / len(is_right) if "scores" in records[0] else None
+
+
+def scored(home: Path, _: str) -> tuple[list[Any], float | None]:
+    [file] = (home / "base").glob("*.metrics.json")
+    content = json.loads(file.read_text())
+    accuracy = content["metrics"].get("accuracy")
+    return content["items"]["id"], accuracy and accuracy["mean"]
+
+
+def formatted(path: Path) -> list[tuple[str, str]]:
+    return [(record["prompt"], record["completion"]) for record in read_lines(path.read_bytes())]
+
+
+def cell(value: Any) -> str:
+    """The text of a column: a number as text, nothing for a missing value."""
+    if value is None or value != value:
+        return ""
+    assert isinstance(value, str | int | float)
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
+
+
+def nli_prompts(content: bytes) -> list[tuple[str, str]]:
+    labels = (" entailment", " neutral")
+    rows = read_lines(content)
+    assert not any(isinstance(row["label"], bool) for row in rows)
+    return [(NLI.format(cell(r["sentence1"]), cell(r["sentence2"])), dict(enumerate(labels))[r["label"]]) for r in rows]
+
+
+def chats_in(content: bytes) -> set[str]:
+    found = set()
+    for record in read_lines(content):
+        assert isinstance(record["messages"], list)
+        turns = [(turn["role"], turn["content"]) for turn in record["messages"]]
+        assert all(is_text(*turn) and turn[1].strip() for turn in turns)
+        assert any(role == "assistant" for role, _ in turns)
+        found.add(json.dumps(turns))
+    return found
+
+
+def ticket_prompts(declared: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    entry = declared["tickets"]
+    labels = {str(key): str(value) for key, value in entry["labels"].items()}
+    found = []
+    for row in rows:
+        values = {name: cell(row[column]) for name, column in entry["fields"].items() if name != "label"}
+        label = row[entry["fields"]["label"]]
+        label = int(label) if isinstance(label, float) and label.is_integer() else label
+        found.append((entry["prompt"].format(**values).strip(), f" {labels[cell(label)]}"))
+    return found
+
+
+def study_size(content: bytes) -> str:
+    study = yaml.safe_load(content)
+
+    def number(value: Any) -> int:
+        return len(value) if isinstance(value, list) else 1
+
+    num_base = number(study["steps"])
+    shared = study.get("finetune") or {}
+    tuned = 0
+    for recipe in (study.get("train_sets") or {}).values():
+        of_recipe = shared | (recipe or {})
+        keys = ("rows", "epochs", "lr", "batch_size", "adapter", "seeds")
+        tuned += math.prod(number(of_recipe[key]) for key in keys if of_recipe.get(key) is not None)
+    runs = number((study.get("pretrain") or {}).get("seeds", 1))
+    return f"study {study['name']}: {runs} pre-training run, {num_base} base models, {num_base * tuned} fine-tuned ones"
+
+
+def suite_metrics(home: Path, _: str) -> list[tuple[str, int]]:
+    metrics = json.loads((home / "metrics.json").read_text())["metrics"]
+    return sorted((one["task"], one["num_instances"]) for one in metrics)
+
+
+def suite_expected(options: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    found = []
+    for one in options:
+        names = one.get("name", one.get("task", one.get("tasks")))
+        [limit] = one["limit"] if isinstance(one["limit"], list) else [one["limit"]]
+        names = names if isinstance(names, list) else [names]
+        found += [(name, NUM_ROWS[name] if limit is None else int(limit)) for name in names]
+    return sorted(found)
+
+
+def steps_listed(home: Path, printed: str) -> list[int]:
+    words = [line.split() for line in printed.splitlines() if "https://" in line]
+    return [int(first) for first, *_ in words if first.isdigit()]
+
+
+def steps_in(content: bytes) -> list[int]:
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+    cells = [{(name or "").strip().lower(): (value or "") for name, value in row.items() if name} for row in rows]
+    steps = {int(row["step"]): row["checkpoint directory"].strip().rstrip("/") for row in cells}
+    # Those at other paths are of other runs.
+    return sorted(step for step, url in steps.items() if urlsplit(url).path == urlsplit(URL.format(step)).path)
+
+
+def released_scores(home: Path, _: str) -> list[tuple[str, float]]:
+    rows = csv.DictReader((home / "base/results/released/all_perf_table.csv").open())
+    return sorted((row["model_id"], round(float(row["Performance"]), 5)) for row in rows)
+
+
+def scores_in(content: bytes) -> list[tuple[str, float]]:
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+    return sorted((row["model_id"], round(float(row["Performance"]), 5)) for row in rows if any(row.values()))
