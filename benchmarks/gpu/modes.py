@@ -30,11 +30,11 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.data.encode import Encoded
+from open_instruct.training.adapters import add_adapters
 from open_instruct.training.arguments import Args as TrainingArgs
 from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.data import Examples, as_table
 from open_instruct.training.memory import GB, MemoryEstimate
-from open_instruct.training.model import add_adapters
 from open_instruct.training.train import estimate_memory
 
 sys.path.extend([str(REPOSITORY / "benchmarks"), str(REPOSITORY / "benchmarks" / "speed")])

@@ -1,10 +1,11 @@
-"""The model to fine-tune, loaded and checked; its low-rank adapters."""
+"""The model to fine-tune, loaded and checked."""
 
 from pathlib import Path
 from typing import Any
 
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import check_vocabulary, load_model, max_positions
+from open_instruct.training.adapters import add_adapters
 from open_instruct.training.arguments import Args
 from open_instruct.training.loss import last_mlp
 from open_instruct.training.ways import Way, choose_way, unchecked_way
@@ -54,14 +55,3 @@ def compile_layers(language_model: Any) -> None:
     # In the last one the loss changes the MLP for every batch.
     for layer in layers if last_mlp(language_model) is None else layers[:-1]:
         layer.compile(dynamic=True)
-
-
-def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
-    """Add low-rank adapters to all linear layers but the head; only they are trained."""
-    from peft import LoraConfig, get_peft_model
-
-    scale: Any = alpha  # peft takes fractions, which its hint does not say
-    config = LoraConfig(
-        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, config)

@@ -12,6 +12,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import ADAPTER, first_line, tensor_names
 from open_instruct.common.model_loading import load_model
 from open_instruct.data.encode import CHAT_TEMPLATE
+from open_instruct.training.adapters import require_mergeable
 
 
 def save_model(
@@ -49,6 +50,7 @@ def merge_adapter(base: Path, adapter: Path) -> Any:
         raise UserError(f"the adapter {adapter} does not fit the model {base}: {first_line(error)}") from error
     if differing:
         raise UserError(f"the adapter {adapter} does not fit the model {base}: they differ on {min(differing)}")
+    require_mergeable(model)
     return model.merge_and_unload()
 
 

@@ -7,12 +7,12 @@ from toy_examples import LIMITS, examples
 from toy_models import toy_olmo
 
 from open_instruct.common.model_loading import load_model
+from open_instruct.training.adapters import add_adapters
 from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.batches import micro_batches
 from open_instruct.training.cpu_kernels import fused_cross_entropy
 from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
 from open_instruct.training.loss import TargetLoss, use_cpu_kernels
-from open_instruct.training.model import add_adapters
 from open_instruct.training.steps import MicroBatchLimits
 
 

@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import PeftModel
+from architectures import build
+from peft import LoraConfig, PeftModel, get_peft_model
 from toy_training import largest_difference, output_of, toy_training, weights
 from transformers import AutoModelForCausalLM
 
 from open_instruct import finetune, merge_lora
 from open_instruct.common.errors import UserError
 from open_instruct.common.sidecars import read_sidecar
+from open_instruct.training.adapters import add_adapters
 from open_instruct.training.memory import num_adapter_weights
-from open_instruct.training.model import add_adapters
+from open_instruct.training.saving import merge_adapter
 
 IDS = torch.tensor([[5, 9, 17, 30, 2, 8, 40]])
 
@@ -90,3 +92,27 @@ def test_merging_refuses_a_folder_without_adapter_and_another_model(args, tmp_pa
     other = toy_training(hidden_size=64)
     with pytest.raises(UserError, match="does not fit the model"):
         merge_lora.main(merge_lora.Args(str(tmp_path / "adapter"), tmp_path / "merged", other.model_name_or_path))
+
+
+@pytest.mark.parametrize(("name", "left_out"), [("falcon_h1", "out_proj"), ("phimoe", "router")])
+def test_linear_layers_that_an_adapter_would_not_add_to_are_left_out(name, left_out, tmp_path):
+    adapted = add_adapters(build(tmp_path, name), rank=4, alpha=8, dropout=0.0)
+    names = [name for name, _ in adapted.named_modules() if name.endswith("lora_A")]
+    assert names
+    assert not any(left_out in name for name in names)
+    adapted(IDS)
+
+
+def test_adapters_that_could_not_be_loaded_or_merged_are_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match=r"ZambaForCausalLM: several of its layers share a weight"):
+        add_adapters(build(tmp_path / "shared", "zamba"), rank=4, alpha=8, dropout=0.0)
+    with pytest.raises(UserError, match=r"LagunaForCausalLM: peft loses 6 adapters .*shared_experts"):
+        add_adapters(build(tmp_path / "renamed", "laguna"), rank=4, alpha=8, dropout=0.0)
+
+
+def test_merging_refuses_adapters_that_were_lost_in_loading(tmp_path):
+    """Made by peft alone, of a model whose adapters it does not load again."""
+    base = build(tmp_path / "base", "laguna")
+    get_peft_model(base, LoraConfig(r=4, target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="peft loses 6 adapters"):
+        merge_adapter(tmp_path / "base", tmp_path / "adapter")

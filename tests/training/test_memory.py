@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 from open_instruct.common.errors import UserError
 from open_instruct.data.encode import Encoded
 from open_instruct.training import memory
+from open_instruct.training.adapters import add_adapters
 from open_instruct.training.batches import collate
 from open_instruct.training.loss import TargetLoss
 from open_instruct.training.memory import GB, MemoryEstimate, check_fits, estimate
-from open_instruct.training.model import add_adapters
 
 SETTINGS = {"half_precision": False, "gradient_checkpointing": False, "lora_rank": None, "gradients_remain": False}
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 1000}
