@@ -95,9 +95,10 @@ def measure(
     pairs = requests.prompts_and_completions(items, [], chat=False)
     encoded = requests.encode_jointly(tokenizer, pairs)
     requests.count_too_long(
-        [(item.num_context_tokens, item.num_continuation_tokens) for item in encoded],
+        [(len(item.context), item.num_continuation_tokens) for item in encoded],
         max_length=requests.max_length(model),
         max_new_tokens=0,
+        num_first=0,  # nothing is truncated
         truncate_left=False,
         name="the evaluation file",
     )

@@ -13,7 +13,7 @@ Files that are done are skipped; an interrupted file is resumed from `{output}.p
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import require_loadable
 from open_instruct.common.naming import in_words
 from open_instruct.common.naming import suffix as suffix_of
-from open_instruct.study.settings import DEFAULT_MAX_NEW_TOKENS, PredictionOptions, evaluation_suffix
+from open_instruct.study.settings import DEFAULT_MAX_NEW_TOKENS, PredictionOptions, evaluation_suffix, recorded
 from open_instruct.study.variants import identify
 from open_instruct.tasks import PROTOCOLS
 
@@ -150,7 +150,7 @@ def make_spec(
             raise UserError(no_exemplars(inputs["exemplars"], eval_set))
     protocol = PROTOCOLS[evaluation["protocol"] or "corrected"]
     options = args.relevant(eval_set, kind, protocol)
-    arguments = asdict(options) | {"num_shots": args.num_shots, "limit": limit, "protocol": protocol.name}
+    arguments = recorded(options) | {"num_shots": args.num_shots, "limit": limit, "protocol": protocol.name}
     gold_in_prompt = eval_set in protocol.gold_in_prompt
     if protocol.name == "paper":  # predictions from before these were the paper's are not taken for them
         arguments |= {"after_exemplar": protocol.after_exemplar} if args.num_shots else {}
@@ -208,6 +208,7 @@ def predict(specs: Sequence[PredictionSpec], args: Args, folder: Path) -> None:
         folder,
         args.tokenizer_name_or_path or folder,
         dtype=args.dtype,
+        add_bos_token=args.add_bos_token,
         use_vllm=args.use_vllm and any(spec.generation for spec in specs),
     )
     # All files are checked before the first one is predicted.

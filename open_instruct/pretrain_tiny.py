@@ -28,6 +28,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 from open_instruct.common.olmo_package import CODE, require_installed
 from open_instruct.common.progress_line import ProgressLine, training_details
+from open_instruct.common.special_tokens import token_ids
 from open_instruct.data.encode import eos_id
 from open_instruct.data.tiny_corpus import train_documents
 from open_instruct.study.settings import PretrainingOptions, part_of
@@ -146,7 +147,7 @@ def train_tokenizer(documents: list[str], vocab_size: int, folder: Path) -> None
 
 def pack(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> np.ndarray:
     """Concatenate documents, an EOS before each, and split into rows.  -> (rows, SEQUENCE_LENGTH) int64"""
-    encoded = tokenizer(documents, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    encoded = token_ids(tokenizer, documents, return_attention_mask=False)["input_ids"]
     stream = list(itertools.chain.from_iterable([eos_id(tokenizer), *ids] for ids in encoded))
     num_rows = len(stream) // SEQUENCE_LENGTH
     return np.array(stream[: num_rows * SEQUENCE_LENGTH], dtype=np.int64).reshape(num_rows, SEQUENCE_LENGTH)

@@ -1,6 +1,7 @@
 """Ranked classification: score every continuation of an instance and predict the one with the best score.
 
-Context and continuation are tokenised separately, without special tokens. The scores are
+Context and continuation are tokenised separately, as in the OLMo-Eval pipeline, or as one text by tokenizers that treat
+the beginning of a text as such. What the tokenizer puts before a text, such as BOS, begins each context. The scores are
 
     raw          log-likelihood of the continuation, in nats
     per_token    raw / its number of tokens
@@ -21,7 +22,8 @@ from eval.engine.log_likelihood import Request, Score, score
 from eval.metrics.bootstrap import standard_error
 from olmo_eval.instances import Instance
 from open_instruct.common.errors import UserError
-from open_instruct.data.encode import encode_prompts
+from open_instruct.common.special_tokens import beginning, token_ids
+from open_instruct.data.encode import Pair, encode_pairs, encode_prompts, eos_id, last_tokens
 
 
 @dataclass(frozen=True)
@@ -124,27 +126,50 @@ def encode_options(
     The last token of a continuation is never an input, so `max_length` + 1 tokens fit.
     Raises UserError for a continuation that leaves no room for any context.
     """
-    # Tokenizers that add a space before a text would encode two.
-    adds_space = len({tuple(ids) for ids in encode_prompts(tokenizer, ["A", " A"])}) == 1
-    texts = [c.removeprefix(" ") if adds_space else c for instance in instances for c in instance.item.continuations]
-    # Most instances have one context for all continuations, with the same exemplars: each is tokenised once.
-    distinct = list({c: None for instance in instances for c in instance.item.contexts})
-    ids_of_context = dict(zip(distinct, encode_prompts(tokenizer, distinct), strict=True))
-    continuations = iter(encode_prompts(tokenizer, texts))
+    pairs = [
+        pair for instance in instances for pair in zip(instance.item.contexts, instance.item.continuations, strict=True)
+    ]
+    encode = encode_separately if ids_of_parts_add_up(tokenizer) else encode_pairs
+    of_instances, num_first = iter(encode(tokenizer, pairs)), len(beginning(tokenizer))
     encoded = []
     for instance in instances:
         options = []
-        for text in instance.item.contexts:
-            context, continuation = ids_of_context[text], next(continuations)
-            room = max_length + 1 - len(continuation)
-            if room < 1:
+        for _ in instance.item.contexts:
+            pair = next(of_instances)
+            room = max_length + 1 - len(pair.completion)
+            if room < max(num_first, 1):
                 raise UserError(
-                    f"{instance.ids}: a continuation has {len(continuation)} tokens, the model takes {max_length}; "
+                    f"{instance.ids}: a continuation has {len(pair.completion)} tokens, the model takes {max_length}; "
                     "raise --model-max-length, or leave this task out"
                 )
-            options.append(Option(context[-room:], continuation, len(context) > room))
+            context = last_tokens(pair.prompt, room, num_first)
+            options.append(Option(context, pair.completion, len(pair.prompt) > room))
         encoded.append(options)
     return encoded
+
+
+def ids_of_parts_add_up(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether context and continuation have the same ids apart as together: nothing is put before a text as such.
+
+    SentencePiece tokenizers put a space there, which would be a token too many in every continuation.
+    """
+    return all(
+        [*one, *two] == whole
+        for texts in (["Q: A?\nA:", " b c"], ["<|user|>\nA?\n<|assistant|>\n", "b c"])
+        for one, two, whole in [token_ids(tokenizer, [*texts, "".join(texts)])["input_ids"]]
+    )
+
+
+def encode_separately(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
+    """Contexts and continuations as the reference pipeline tokenises them, each for itself."""
+    # Most instances have one context for all continuations, with the same exemplars: each is tokenised once.
+    distinct = list({context: None for context, _ in pairs})
+    ids_of_context = dict(zip(distinct, encode_prompts(tokenizer, distinct), strict=True))
+    continuations = token_ids(tokenizer, [continuation for _, continuation in pairs])["input_ids"] if pairs else []
+    return [
+        Pair(ids_of_context[context], list(ids) or [eos_id(tokenizer)])
+        for (context, _), ids in zip(pairs, continuations, strict=True)
+    ]
 
 
 def item_values(predictions: Sequence[Prediction], *, primary: str) -> dict[str, list[Any]]:

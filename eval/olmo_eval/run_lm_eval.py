@@ -32,7 +32,8 @@ from open_instruct.common.json_files import write_json, write_jsonl
 from open_instruct.common.model_loading import max_positions
 from open_instruct.common.naming import in_words, suffix
 from open_instruct.common.progress_line import ProgressLine
-from open_instruct.data.encode import chat_prompt
+from open_instruct.common.special_tokens import begins_with
+from open_instruct.data.encode import chat_prompt, require_chats
 from open_instruct.data.sources import SourceOptions
 from open_instruct.study.settings import SuiteOptions, evaluation_suffix
 from open_instruct.study.variants import identify
@@ -192,6 +193,7 @@ def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **
     """An output file of `runs`; `arguments` affect only this file."""
     sources = {rows_source(task_named(task_run.name), args.place) for task_run in runs}
     arguments |= {"max_seq_length": args.max_seq_length, "dtype": args.dtype, "source": " ".join(sorted(sources))}
+    arguments |= {"add_bos_token": args.add_bos_token} if args.add_bos_token else {}
     inputs = {"model": source.folder}
     if args.tokenizer_name_or_path:
         inputs["tokenizer"] = args.tokenizer_name_or_path
@@ -211,7 +213,9 @@ def artifact(args: Args, source: Source, path: Path, runs: Sequence[TaskRun], **
 
 def prepare_model(args: Args, source: Source) -> Model:
     folder = source.folder
-    network, tokenizer = load(folder, args.tokenizer_name_or_path or folder, dtype=args.dtype)
+    network, tokenizer = load(
+        folder, args.tokenizer_name_or_path or folder, dtype=args.dtype, add_bos_token=args.add_bos_token
+    )
     max_length = longest_input(network, tokenizer, args.max_seq_length)
     report = {
         "model": source.identity["model_id"],
@@ -242,10 +246,14 @@ def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: A
     shared = artifact_of_all(files, full)
     partial = ResumableJsonl.beside(shared, chunk_size=1) if shared else None
     lines = evaluations(args, model, [r for file in files for r in file.runs], partial, with_instances=bool(full))
-    done = []
-    with full.making() if full else nullcontext():
+    done, of_tokenizer = [], {"begins_with": begins_with(model.tokenizer)}
+    if any(run.use_chat_format for file in files for run in file.runs):
+        require_chats(model.tokenizer)
+    with full.making() if full else nullcontext({}) as of_full:
+        of_full |= of_tokenizer
         for file in files:
             with file.artifact.making() as facts:
+                facts |= of_tokenizer
                 for number in range(1, len(file.runs) + 1):
                     done.append(next(lines))
                     entries = [{k: v for k, v in line.items() if k != PER_INSTANCE} for line in done[-number:]]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Args = TypeVar("Args", bound="DataclassInstance")
-OF_ALL_TASKS = ("max_seq_length", "dtype")
+OF_ALL_TASKS = ("max_seq_length", "dtype", "add_bos_token")
 SUITE_OPTIONS = tuple(field.name for field in fields(SuiteOptions) if field.name not in OF_ALL_TASKS)
 
 
@@ -87,10 +87,10 @@ def with_config_file(args: Args, config_file: Path | None) -> Args:
         name = str(key).replace("-", "_")
         if name not in names and f"--{name}" not in of_original:
             raise UserError(f"{config_file}: unknown flag {key} ({nearest(name, names)})")
-        if isinstance(value, bool):
+        if isinstance(value, bool) and isinstance(defaults.get(names.get(name, name)), bool):
             flags[key] = [f"--{name}" if value else f"--no-{name}"]
         elif value is not None:
-            flags[key] = [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            flags[key] = [f"--{name}", *map(text_of, value if isinstance(value, list) else [value])]
     flags = {key: from_original("run_lm_eval", words) for key, words in flags.items()}
     if wrong := [key for key, words in flags.items() if has_mapping(values[key]) or not is_accepted(type(args), words)]:
         found = ", ".join(f"{key}: {values[key]!r}" for key in wrong)
@@ -116,6 +116,11 @@ def is_accepted(args_type: type, words: Sequence[str]) -> bool:
         except SystemExit:
             return False
     return True
+
+
+def text_of(value: Any) -> str:
+    """A value as the command line has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def task_runs(names: Sequence[str], task_file: Path | None, *, defaults: Mapping[str, Any]) -> list[TaskRun]:

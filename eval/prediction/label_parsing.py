@@ -11,5 +11,6 @@ def label_in(text: str, labels: Sequence[str], parse_order: Sequence[str] = ()) 
     """
     if parse_order:
         return next((label for label in parse_order if label in text), text)
-    match = re.match(rf"({'|'.join(map(re.escape, labels))})(?!\w)", text)
+    by_length = sorted(labels, key=len, reverse=True)  # one may begin another
+    match = re.match(rf"({'|'.join(map(re.escape, by_length))})(?!\w)", text)
     return match[1] if match else text

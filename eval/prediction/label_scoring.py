@@ -6,10 +6,12 @@
     constraint   constrained greedy decoding: at each step the most likely token that continues a label
     none         the label that a free generation begins with
 
-All but next_word record the log-likelihood of every whole label in `scores`.
+All but next_word record the log-likelihood of every whole label in `scores`; where one label begins another, such as
+`yes` and `yes and no`, that of each with EOS, for the shorter would be the more likely whatever the model.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from eval.prediction import requests
 from eval.prediction.prediction_spec import Constraint
 from eval.prediction.requests import EncodedItem, encode_separately
 from open_instruct.common.errors import UserError
+from open_instruct.common.special_tokens import token_ids
 from open_instruct.data.encode import encode_pairs, eos_id
 
 
@@ -34,10 +37,13 @@ def encode(
     if constraint == "next_word":
         return encode_separately(tokenizer, pairs, [[token] for _, token in sub_tokens(tokenizer, labels)])
     if separately:
-        encoded = tokenizer(list(labels), add_special_tokens=False)["input_ids"]
+        encoded = token_ids(tokenizer, labels)["input_ids"]
         require_distinct(encoded, labels)
-        return encode_separately(tokenizer, pairs, encoded)
-    return encode_labels_jointly(tokenizer, pairs, labels)
+        items = encode_separately(tokenizer, pairs, encoded)
+    else:
+        items = encode_labels_jointly(tokenizer, pairs, labels)
+    # Constrained decoding ends every label itself.
+    return items if constraint == "constraint" else [with_ends(tokenizer, item, len(labels)) for item in items]
 
 
 def encode_labels_jointly(
@@ -64,8 +70,24 @@ def encode_labels_jointly(
             raise UserError(
                 f"the tokens of the prompt {prompt[-60:]!r} depend on the label after it; end it differently"
             )
-        items.append(EncodedItem(context, context, continuations, gold))
+        items.append(EncodedItem(context, continuations, gold))
     return items
+
+
+def with_ends(tokenizer: PreTrainedTokenizerFast, item: EncodedItem, num_labels: int) -> EncodedItem:
+    """The item with EOS after each label where one begins another: as wholes, the longer could never win.
+
+    The gold completion is scored as ever, without EOS.
+    """
+    labels = item.continuations[:num_labels]
+    if not one_begins_another(labels):
+        return item
+    ended = [[*ids, eos_id(tokenizer)] for ids in labels]
+    return dataclasses.replace(item, continuations=[*ended, item.continuations[item.gold]], gold=num_labels)
+
+
+def one_begins_another(labels: Sequence[Sequence[int]]) -> bool:
+    return any(one != other and list(other[: len(one)]) == list(one) for one in labels for other in labels)
 
 
 def require_distinct(encoded: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
@@ -79,9 +101,16 @@ def sub_tokens(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> lis
     """(label, token) for every token of `label` and ` label`: the paper compares their next-token probabilities."""
     found = []
     for label in labels:
-        both = tokenizer([label, f" {label}"], add_special_tokens=False)["input_ids"]
+        both = token_ids(tokenizer, [label, f" {label}"])["input_ids"]
         found += [(label, token) for token in sorted({token for ids in both for token in ids})]
-    require_distinct([[token for of, token in found if of == label] for label in labels], labels)
+    of_label = {label: {token for of, token in found if of == label} for label in labels}
+    require_distinct([sorted(tokens) for tokens in of_label.values()], labels)
+    for label, other in itertools.permutations(labels, 2):
+        if of_label[label] < of_label[other]:
+            raise UserError(
+                f"every sub-token of the label {label!r} is one of {other!r} too, which is never less likely; use "
+                "--constraint_type label"
+            )
     return found
 
 
@@ -126,7 +155,9 @@ def constrained_greedy_decoding(
         ended: dict[tuple[int, ...], str] = {
             (*ids, eos): label for ids, label in zip(item.continuations, labels, strict=False)
         }
-        by_label = {label: by_prefix[ids[:-1]] for ids, label in ended.items()}
+        # Without EOS, a label that begins another is never less likely.
+        end = None if one_begins_another([ids[:-1] for ids in ended]) else -1
+        by_label = {label: by_prefix[ids[:end]] for ids, label in ended.items()}
         generated: tuple[int, ...] = ()
         while generated not in ended:
             # All of them add one token to the same prefix: the most likely sequence has the most likely next token.

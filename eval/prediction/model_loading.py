@@ -11,6 +11,7 @@ from open_instruct.common.model_loading import (
     model_folder,
     require_no_revision,
 )
+from open_instruct.common.special_tokens import AddBosToken
 from open_instruct.study.settings import Dtype
 
 # torch takes seconds to import, and only loading needs it.
@@ -29,15 +30,17 @@ def find_folder(name: str, revision: str | None = None) -> Path:
     return folder
 
 
-def load(folder: Path, tokenizer_folder: Path, *, dtype: Dtype) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
-    """Load the model, onto a GPU where there is one, and its tokenizer.
+def load(
+    folder: Path, tokenizer_folder: Path, *, dtype: Dtype, add_bos_token: AddBosToken | None = None
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
+    """Load the model, onto a GPU where there is one, and its tokenizer.  add_bos_token: as of `load_tokenizer`.
 
     Raises UserError where the weights do not match the config, or the tokenizer is not the model's.
     """
     require_loadable(folder, tokenizer_folder, option="--tokenizer_name_or_path")
     import torch
 
-    tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path")
+    tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path", add_bos_token=add_bos_token)
     model = load_model(folder, dtype=dtype)
     check_vocabulary(model, tokenizer)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

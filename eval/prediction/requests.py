@@ -13,7 +13,15 @@ from eval.engine.log_likelihood import Request, score
 from eval.prediction.prediction_spec import GenerationSettings
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import max_positions
-from open_instruct.data.encode import chat_prompt, encode_pairs, encode_prompts, eos_id, papers_chat_prompt
+from open_instruct.common.special_tokens import token_ids
+from open_instruct.data.encode import (
+    chat_prompt,
+    encode_pairs,
+    encode_prompts,
+    eos_id,
+    last_tokens,
+    papers_chat_prompt,
+)
 from open_instruct.tasks import PROTOCOLS
 from open_instruct.tasks.declarations import Protocol
 
@@ -22,18 +30,12 @@ from open_instruct.tasks.declarations import Protocol
 class EncodedItem:
     """Token ids of one evaluation item."""
 
-    prompt: list[int]
-    """For generation."""
     context: list[int]
-    """For scoring: the prompt, as it is tokenised jointly with the continuations."""
+    """The prompt, as it is tokenised jointly with the continuations."""
     continuations: list[list[int]]
     """Every label, or the gold completion alone, or the windows of a plain text."""
     gold: int
     """Index of the gold completion in `continuations`."""
-
-    @property
-    def num_context_tokens(self) -> int:
-        return max(len(self.prompt), len(self.context))
 
     @property
     def num_continuation_tokens(self) -> int:
@@ -81,40 +83,46 @@ def prompts_and_completions(
 
 def encode_jointly(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[EncodedItem]:
     """Items whose gold completion is scored; prompt and completion are tokenised jointly."""
-    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
-    golds = encode_pairs(tokenizer, pairs)
-    return [EncodedItem(ids, gold.prompt, [gold.completion], 0) for ids, gold in zip(prompts, golds, strict=True)]
+    return [EncodedItem(gold.prompt, [gold.completion], 0) for gold in encode_pairs(tokenizer, pairs)]
 
 
 def encode_separately(
     tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]], continuations: Sequence[Sequence[int]] = ()
 ) -> list[EncodedItem]:
-    """Items whose prompt ends with the space; prompt and gold completion are tokenised separately, as in the paper.
+    """Items whose prompt ends with the space; prompt and gold completion are tokenised separately, as in the paper,
+    where special tokens that a prompt spells out are real ones: its chats end in one.
 
     `continuations` are scored for every item; the gold completion follows them.
     Raises UserError for an empty completion.
     """
-    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
+    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs], parses_special_tokens=True)
     completions = [completion for _, completion in pairs]
-    golds = tokenizer(completions, add_special_tokens=False)["input_ids"] if pairs else []
+    golds = token_ids(tokenizer, completions)["input_ids"] if pairs else []
     empty = [completion for completion, ids in zip(completions, golds, strict=True) if not ids]
     if empty:
         raise UserError(f"found the completion {empty[0]!r}, which has no tokens; make the evaluation file again")
     shared = [list(ids) for ids in continuations]
     encoded = zip(prompts, golds, strict=True)
-    return [EncodedItem(ids, ids, [*shared, list(gold)], len(shared)) for ids, gold in encoded]
+    return [EncodedItem(ids, [*shared, list(gold)], len(shared)) for ids, gold in encoded]
 
 
 def count_too_long(
-    lengths: Sequence[tuple[int, int]], *, max_length: int, max_new_tokens: int, truncate_left: bool, name: str
+    lengths: Sequence[tuple[int, int]],
+    *,
+    max_length: int,
+    max_new_tokens: int,
+    num_first: int,
+    truncate_left: bool,
+    name: str,
 ) -> int:
     """Number of items whose prompt must be truncated so that the model takes prompt and continuation.
 
-    lengths: (tokens of the context, tokens of the longest continuation) of each item.
+    lengths: (tokens of the context, tokens of the longest continuation) of each item; num_first: tokens that the
+    tokenizer puts before every text, which stay.
     Raises UserError where there are any, unless `truncate_left`, and for continuations that are too long themselves.
     """
     available = [max_length - max(max_new_tokens, num_continuation) for _, num_continuation in lengths]
-    if lengths and min(available) < 1:
+    if lengths and min(available) < max(num_first, 1):
         raise UserError(
             f"{name}: the longest continuation needs {max_length - min(available)} tokens, the model takes {max_length}"
         )
@@ -129,10 +137,10 @@ def count_too_long(
     return num_long
 
 
-def truncate(item: EncodedItem, *, max_length: int, max_new_tokens: int) -> EncodedItem:
-    """Drop the first tokens of the prompt where it leaves no room for the continuation."""
+def truncate(item: EncodedItem, *, max_length: int, max_new_tokens: int, num_first: int) -> EncodedItem:
+    """Drop the first tokens of the prompt, but for `num_first`, where it leaves no room for the continuation."""
     room = max_length - max(max_new_tokens, item.num_continuation_tokens)
-    return dataclasses.replace(item, prompt=item.prompt[-room:], context=item.context[-room:])
+    return dataclasses.replace(item, context=last_tokens(item.context, room, num_first))
 
 
 def generate_texts(
@@ -148,7 +156,7 @@ def generate_texts(
     `first` is the position of `items[0]` in the file: a sample depends on the item's position.
     """
     generated = generate(
-        [item.prompt for item in items],
+        [item.context for item in items],
         max_new_tokens=settings.max_new_tokens,
         eos_id=eos_id(tokenizer),
         stop_ids=newline_ids(tokenizer) if settings.stop_at_newline else (),
@@ -170,7 +178,7 @@ def newline_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def in_windows(item: EncodedItem, max_length: int) -> EncodedItem:
-    """A plain text in windows without overlap, each as long as the model takes after the context, which is EOS."""
+    """A plain text in windows without overlap, each as long as the model takes after the context: BOS or EOS."""
     size, (text,) = max_length - len(item.context), item.continuations
     windows = [text[start : start + size] for start in range(0, len(text), size)]
     return dataclasses.replace(item, continuations=windows)

@@ -21,6 +21,8 @@ from eval.prediction.resumable_jsonl import ResumableJsonl
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 from open_instruct.common.model_loading import max_positions
+from open_instruct.common.special_tokens import AddBosToken, beginning, begins_with
+from open_instruct.data.encode import eos_id, require_chats
 from open_instruct.study.settings import Dtype
 
 CHUNK_ITEMS = 512
@@ -35,17 +37,23 @@ class Runner:
     generate: Generate
 
     @classmethod
-    def load(cls, folder: Path, tokenizer_folder: Path, *, dtype: Dtype, use_vllm: bool) -> "Runner":
-        model, tokenizer = model_loading.load(folder, tokenizer_folder, dtype=dtype)
+    def load(
+        cls, folder: Path, tokenizer_folder: Path, *, dtype: Dtype, add_bos_token: AddBosToken | None, use_vllm: bool
+    ) -> "Runner":
+        model, tokenizer = model_loading.load(folder, tokenizer_folder, dtype=dtype, add_bos_token=add_bos_token)
         if use_vllm:
             return cls(model, tokenizer, vllm_generation.load_generator(folder, tokenizer_folder, model))
         return cls(model, tokenizer, partial(generation.generate, model))
 
     def count_too_long(self, spec: PredictionSpec, items: Items, exemplars: Items) -> int:
         """Number of prompts to be truncated.  Raises UserError for items that this model and tokenizer cannot take."""
+        if spec.generation:
+            eos_id(self.tokenizer)  # raises UserError where there is none
+        if spec.use_chat_format and spec.protocol.end_of_chat is None:
+            require_chats(self.tokenizer)
         encoded = chain.from_iterable(self.encode(spec, chunk, exemplars) for chunk in chunks(items, CHUNK_ITEMS))
         return requests.count_too_long(
-            [(item.num_context_tokens, item.num_continuation_tokens) for item in encoded],
+            [(len(item.context), item.num_continuation_tokens) for item in encoded],
             **self.token_limits(spec),
             truncate_left=spec.truncate_left,
             name=str(spec.input_file),
@@ -63,7 +71,12 @@ class Runner:
 
     def token_limits(self, spec: PredictionSpec) -> dict[str, int]:
         max_new_tokens = spec.generation.max_new_tokens if spec.generation else 0
-        return {"max_length": requests.max_length(self.model), "max_new_tokens": max_new_tokens}
+        num_first = len(beginning(self.tokenizer))
+        return {
+            "max_length": requests.max_length(self.model),
+            "max_new_tokens": max_new_tokens,
+            "num_first": num_first,
+        }
 
     def predict(
         self, spec: PredictionSpec, items: Items, exemplars: Items, *, chunk_size: int, resume: bool
@@ -73,19 +86,18 @@ class Runner:
         if not resume:
             partial_file.path.unlink(missing_ok=True)
         num_resumed, started = partial_file.resume(), time.monotonic()
-        num_done = num_resumed
+        num_done, limits = num_resumed, self.token_limits(spec)
         for chunk in chunks(items[num_resumed:], chunk_size):
             # Tokenised again here: the token ids of all items would take more memory than their texts.
-            encoded = [
-                requests.truncate(each, **self.token_limits(spec)) for each in self.encode(spec, chunk, exemplars)
-            ]
+            encoded = [requests.truncate(each, **limits) for each in self.encode(spec, chunk, exemplars)]
             predictions = self.predict_chunk(spec, encoded, first=num_done)
             partial_file.append({**item, **fields} for item, fields in zip(chunk, predictions, strict=True))
             num_done += len(chunk)
             rate = (num_done - num_resumed) / (time.monotonic() - started)
             print(f"{spec.artifact.path.name}: {num_done} of {len(items)} items, {rate:.1f} items/s", flush=True)
         facts = finish(spec, partial_file, num_items=len(items))
-        facts |= {"num_resumed": num_resumed, "dtype": str(self.model.dtype), "device": str(self.model.device)}
+        facts |= {"num_resumed": num_resumed, "begins_with": begins_with(self.tokenizer)}
+        facts |= {"dtype": str(self.model.dtype), "device": str(self.model.device)}
         return facts | {"computed_by": ways(self.model)}
 
     def predict_chunk(self, spec: PredictionSpec, items: Sequence[EncodedItem], *, first: int) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from open_instruct.common.model_files import (
     require_tokenizer,
     weight_files,
 )
+from open_instruct.common.special_tokens import AddBosToken, keep_spelled_tokens_text, require_offsets, with_bos
 
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", WEIGHTS, SHARDS, ADAPTER)
 """Files that are downloaded from a Hub repository: weights as safetensors, no pickles, no code."""
@@ -195,8 +196,12 @@ def require_finite(model: Any, folder: Path) -> None:
             raise UserError(f"{folder}: {name} has values that are not finite; use a model whose training did not fail")
 
 
-def load_tokenizer(folder: Path, *, option: str | None = None) -> Any:
-    """Raises UserError where there is no tokenizer that can be loaded.  option: as of `require_tokenizer`."""
+def load_tokenizer(folder: Path, *, option: str | None = None, add_bos_token: AddBosToken | None = None) -> Any:
+    """The tokenizer, which keeps special tokens that data spell out as text.
+
+    option: as of `require_tokenizer`; add_bos_token: whether it puts BOS before a text (None: as its files say).
+    Raises UserError where there is none that can be loaded, or it cannot do so.
+    """
     from transformers import AutoTokenizer
 
     require_tokenizer(folder, option=option)
@@ -204,6 +209,9 @@ def load_tokenizer(folder: Path, *, option: str | None = None) -> Any:
     with refused(folder, what, f"give another folder by {option}" if option else COPY_AGAIN):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     require_usable(tokenizer, folder)
+    require_offsets(tokenizer)
+    keep_spelled_tokens_text(tokenizer)
+    tokenizer = with_bos(tokenizer, add_bos_token)
     # Lengths are checked against the model, so transformers' warning of "indexing errors" would be untrue.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer

@@ -123,6 +123,8 @@ class Validator:
             choices = typing.get_args(hint)
             if value in choices and not is_bool:
                 return value
+            if is_bool and str(value).lower() in choices:  # of --add_bos_token true
+                return str(value).lower()
             if is_bool and not is_quoted:
                 cure = f'; YAML reads a bare {node.value} as a truth value, write "{node.value}"'
             if len(choices) <= MOST_LISTED:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,8 @@ def add_batch(report: FileReport, batch: list[dict[str, Any]], tokenizer: "Token
     whole = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     report.prompt_tokens += num_tokens(tokenizer, prompts)
     report.completion_tokens += num_tokens(tokenizer, completions)
-    report.all_tokens += [count + 1 for count in num_tokens(tokenizer, whole)]
+    around = num_first(tokenizer) + 1  # and EOS
+    report.all_tokens += [count + around for count in num_tokens(tokenizer, whole)]
     report.samples += batch[: max(0, num_samples - report.rows)]
     report.rows += len(batch)
     report.ids.update(record["id"] for record in batch)
@@ -93,7 +94,13 @@ def add_batch(report: FileReport, batch: list[dict[str, Any]], tokenizer: "Token
         report.texts.add(record)
 
 
+def num_first(tokenizer: "Tokenizer") -> int:
+    """Number of tokens that begin every text, such as BOS."""
+    return len(list(takewhile(bool, tokenizer.encode(".").special_tokens_mask)))
+
+
 def num_tokens(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[int]:
+    tokenizer.encode_special_tokens = True  # what a text spells out is no special token
     return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 

@@ -5,10 +5,11 @@ one of an evaluation's, for the one follows the other.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, cast
 
 from open_instruct.common.naming import named, suffix
+from open_instruct.common.special_tokens import AddBosToken
 from open_instruct.tasks.declarations import Protocol
 
 DEFAULT_SEED = 42
@@ -51,6 +52,8 @@ class TrainingOptions:
     """Stop after this many epochs without a lower validation loss, and keep the weights with the lowest."""
     num_validation_rows: int = named(0, "val{}")
     """Hold back this many rows from the end of the train file, and log their loss before training and each epoch."""
+    add_bos_token: AddBosToken | None = named(None, "bos{}")
+    """Whether each example begins with BOS (default: as the tokenizer does); the saved tokenizer does the same."""
 
     def relevant(self, *, is_lora: bool) -> "TrainingOptions":
         """Only these settings, those of an adapter at their defaults where there is none."""
@@ -111,6 +114,8 @@ class PredictionOptions:
     """How a label is predicted: by the log-likelihood of the whole label (label), by its most likely sub-token
     (next_word), by greedy decoding constrained to labels (constraint), or by free generation (none)
     (default: label; next_word in the paper's protocol)."""
+    add_bos_token: AddBosToken | None = named(None, "promptbos{}")
+    """Whether each prompt begins with BOS (default: as the model's tokenizer does)."""
 
     def constraint(self, protocol: Protocol) -> Constraint:
         return self.constraint_type or DEFAULT_CONSTRAINTS[protocol.label_scores]
@@ -148,6 +153,14 @@ class SuiteOptions:
     """Longest input in tokens (default: the minimum of the tokenizer's, the model's, and 2048)."""
     dtype: Dtype = named("float32", "{}")
     """Precision of the weights: float32 to compare models, the others for speed on a GPU."""
+    add_bos_token: AddBosToken | None = named(None, "promptbos{}")
+    """Whether each context begins with BOS (default: as the model's tokenizer does)."""
+
+
+def recorded(options: Any) -> dict[str, Any]:
+    """The options as arguments of a sidecar: those of before --add_bos_token are the same as those without it."""
+    values = asdict(options)
+    return {name: value for name, value in values.items() if (name, value) != ("add_bos_token", None)}
 
 
 def evaluation_suffix(options: PredictionOptions | SuiteOptions, *, num_shots: int, limit: int | None = None) -> str:

@@ -3,12 +3,12 @@
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from open_instruct.common.errors import UserError
-from open_instruct.study.settings import DEFAULT_SEED, ExecutionOptions, TrainingOptions
+from open_instruct.study.settings import DEFAULT_SEED, ExecutionOptions, TrainingOptions, recorded
 from open_instruct.study.variants import Recipe
 from open_instruct.training.steps import MicroBatchLimits
 
@@ -100,8 +100,8 @@ RECORDED += ("keep_weights", "seed")
 
 def training_arguments(args: Args) -> dict:
     """The arguments that affect the output, as the sidecar records them."""
-    recorded = {name: getattr(args, name) for name in RECORDED} | asdict(args.relevant(is_lora=args.use_lora))
-    return recorded | ({"then": args.then} if args.keep_weights == "none" else {})
+    arguments = {name: getattr(args, name) for name in RECORDED} | recorded(args.relevant(is_lora=args.use_lora))
+    return arguments | ({"then": args.then} if args.keep_weights == "none" else {})
 
 
 def resolve(args: Args, *, num_processes: int) -> Args:

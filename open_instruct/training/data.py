@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
-from open_instruct.common import paths
+from open_instruct.common import paths, special_tokens
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import digest, sha256
@@ -107,7 +107,7 @@ def load_examples(
         "rows": [rows.start, rows.stop],
         "max_length": max_length,
         "tokenizer": tokenizer_hash(tokenizer),
-        "encoder": sha256(Path(encode.__file__)),
+        "encoder": [sha256(Path(str(module.__file__))) for module in (encode, special_tokens)],
     }
     key = digest({**arguments, "source": content_hash(source)})
     artifact = Artifact(paths.encoded_file(key[:24]), arguments, inputs={"source": source})

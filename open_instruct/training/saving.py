@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import ADAPTER, first_line, tensor_names
 from open_instruct.common.model_loading import load_model
-from open_instruct.data.encode import CHAT_TEMPLATE
+from open_instruct.data.encode import chat_template
 from open_instruct.training.adapters import require_mergeable
 
 
@@ -56,7 +56,7 @@ def merge_adapter(base: Path, adapter: Path) -> Any:
 
 def save_tokenizer_and_generation_config(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save what `generate` and `apply_chat_template` read."""
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = chat_template(tokenizer) or tokenizer.chat_template
     tokenizer.save_pretrained(folder)
     GenerationConfig(
         do_sample=False,

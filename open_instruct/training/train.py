@@ -19,6 +19,7 @@ from open_instruct.common.json_files import write_jsonl
 from open_instruct.common.model_loading import load_config, load_tokenizer
 from open_instruct.common.ownership import require_own_working_folder
 from open_instruct.common.provenance import provenance
+from open_instruct.common.special_tokens import begins_with
 from open_instruct.data.encode import eos_id
 from open_instruct.training import memory
 from open_instruct.training.arguments import Args
@@ -57,7 +58,9 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     is_main, base = accelerator.is_main_process, artifact.inputs["model"]
     require_own_working_folder(state_folder(artifact.path))
     config = load_config(artifact.inputs.get("config", base))
-    tokenizer = load_tokenizer(artifact.inputs.get("tokenizer", base), option="--tokenizer_name_or_path")
+    tokenizer = load_tokenizer(
+        artifact.inputs.get("tokenizer", base), option="--tokenizer_name_or_path", add_bos_token=args.add_bos_token
+    )
     eos_id(tokenizer)  # raises UserError where the tokenizer names none
     examples, validation, num_cut = load_train_and_validation(
         tokenizer,
@@ -117,6 +120,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
             write_jsonl(folder / LOG_NAME, progress.log)
             facts.update(rows=len(examples), examples_cut=num_cut, **facts_of(progress))
             facts.update(num_processes=accelerator.num_processes, computed_by=str(way))
+            facts.update(begins_with=begins_with(tokenizer))
             facts.update(base_model=args.model_name_or_path, best_step=progress.best_step)
             meta = {"identity": artifact.identity, "arguments": artifact.arguments, **facts, **provenance()}
             (folder / "README.md").write_text(model_card(meta, log=progress.log))

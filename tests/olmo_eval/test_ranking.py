@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 from ranking_vs_catwalk import differing_instances, reference_model
+from toy_evaluation import log_prob
 from toy_models import toy_olmo, toy_tokenizer
+from toy_tokenizers import save_tokenizer
 from transformers import AutoTokenizer, OlmoForCausalLM
 
 from olmo_eval.instances import Instance, load_instances
@@ -15,6 +17,7 @@ from olmo_eval.ranking import Prediction, encode_options, predict, summarise
 from olmo_eval.run_lm_eval import longest_input
 from olmo_eval.tasks import TASKS
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_loading import load_tokenizer
 from open_instruct.data.encode import encode_messages
 
 
@@ -107,21 +110,33 @@ def test_longest_input_is_the_smallest_known_limit(folder):
         longest_input(model, tokenizer, 129)
 
 
-def test_one_space_is_removed_for_a_tokenizer_that_adds_one(tmp_path, folder):
-    tokenizer = toy_tokenizer(tmp_path)
-    model = OlmoForCausalLM.from_pretrained(folder)
+def test_a_space_that_the_tokenizer_adds_is_in_no_continuation(tmp_path):
+    save_tokenizer(tmp_path, "SentencePiece BPE, Prepend and Replace (Llama 2)", begins=True)
+    tokenizer = load_tokenizer(tmp_path)
+    context, texts = "Question: Who?\nAnswer:", [" yes", " Jordan did"]
+    [options] = encode_options(tokenizer, [Instance({}, Item([context] * 2, texts, 0))], max_length=100)
+    for option, text in zip(options, texts, strict=True):
+        assert [*option.context, *option.continuation] == tokenizer(context + text)["input_ids"]
+        assert option.continuation == tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
 
-    class AddsSpace:
-        eos_token_id = tokenizer.eos_token_id
 
-        def __call__(self, texts, **kwargs):
-            return tokenizer([text if text.startswith(" ") else f" {text}" for text in texts], **kwargs)
-
-    instance = Instance({}, Item(["A"], ["  cat"], 0))
-    [prediction] = predict(model, AddsSpace(), [instance], unconditioned=None, max_length=50, max_batch_tokens=100)
-    assert prediction.outputs[0]["num_tokens"] == len(tokenizer(" cat")["input_ids"])
-    assert len(tokenizer("  cat")["input_ids"]) > len(tokenizer(" cat")["input_ids"])
-    assert prediction.outputs[0]["num_chars"] == 5
+def test_contexts_begin_with_bos_also_where_they_are_truncated_or_unconditioned(tmp_path):
+    toy_olmo(tmp_path, vocab_size=500)
+    save_tokenizer(tmp_path, "byte-level BPE (GPT-2, OLMo)", begins=True)
+    model, tokenizer = OlmoForCausalLM.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    instance = Instance({}, Item(["Question: Who went home early?\nAnswer:"], [" Jordan did"], 0))
+    for max_length in (100, 12):
+        [found] = predict(
+            model, tokenizer, [instance], unconditioned="Answer:", max_length=max_length, max_batch_tokens=100
+        )
+        ids = tokenizer(" Jordan did", add_special_tokens=False)["input_ids"]
+        whole = tokenizer(instance.item.contexts[0])["input_ids"]
+        room = max_length + 1 - len(ids)
+        assert (len(whole) > room) == bool(found.num_truncated) == (max_length == 12)
+        contexts = {"sum_logits": whole if len(whole) <= room else [whole[0], *whole[1 - room :]]}
+        for key, context in (contexts | {"sum_logits_uncond": tokenizer("Answer:")["input_ids"]}).items():
+            assert context[0] == tokenizer.bos_token_id
+            assert found.outputs[0][key] == pytest.approx(log_prob(model, context, ids), abs=1e-3)
 
 
 def test_only_the_continuation_of_greedy_decoding_is_greedy(folder):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_evaluation import RTE, load_toy, log_prob, read_records, run_predict, write_evaluation
 
-from eval import eval_pred
+from eval import eval_pred, predict
 from eval.metrics.metrics_file import load_metrics
 from eval.prediction import label_scoring, requests
 from eval.prediction.label_parsing import label_in
@@ -48,7 +48,7 @@ def test_constrained_greedy_decoding_can_differ_from_the_most_likely_label(monke
 
     monkeypatch.setattr(requests, "log_likelihoods", likelihoods)
     model: Any = None
-    item = EncodedItem([0], [0], [[1, 3], [2]], gold=1)
+    item = EncodedItem([0], [[1, 3], [2]], gold=1)
     [greedy] = label_scoring.constrained_greedy_decoding(model, [item], ["a b", "c"], 9)
     [whole] = label_scoring.most_likely(model, [item], ["a b", "c"])
     assert (greedy["output"], whole["output"]) == ("a b", "c")
@@ -152,3 +152,39 @@ def test_use_vllm_without_vllm_is_refused_wherever_it_is_given(home, monkeypatch
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="--use_vllm: not installed"):
         run_predict(home, eval_set, use_vllm=True)
+
+
+def test_the_longer_of_two_labels_wins_where_the_shorter_does_not_end(home, monkeypatch):
+    labels = ("cat", "cat sat")
+    model, tokenizer = load_toy(home)
+    shorter, longer = (tokenizer(f" {label}")["input_ids"] for label in labels)
+    assert longer[: len(shorter)] == shorter
+    rows = [(name, prompt, f" {labels[i % 2]}") for i, (name, prompt, _) in enumerate(RTE)]
+    write_evaluation(home / "rte.jsonl", rows)
+    monkeypatch.setattr(predict, "label_texts", lambda *_: (labels, labels))
+    for constraint in ("label", "constraint"):
+        path = run_predict(home, "rte", constraint_type=constraint, overwrite=True)
+        for (_, prompt, completion), found in zip(rows, read_records(path), strict=True):
+            context = tokenizer(prompt)["input_ids"]
+            ends = [tokenizer.eos_token_id]
+            scores = {label: log_prob(model, context, tokenizer(f" {label}")["input_ids"] + ends) for label in labels}
+            assert found["scores"] == pytest.approx(scores, abs=1e-3)
+            assert found["gold_logprob"] == pytest.approx(
+                log_prob(model, context, tokenizer(completion)["input_ids"]), abs=1e-3
+            )
+    item = label_scoring.with_ends(tokenizer, EncodedItem([1], [[5, 6], [5], [7]], gold=1), 3)
+    eos = tokenizer.eos_token_id
+    assert item == EncodedItem([1], [[5, 6, eos], [5, eos], [7, eos], [5]], gold=3)
+    unchanged = EncodedItem([1], [[5, 6], [6], [7]], gold=1)
+    assert label_scoring.with_ends(tokenizer, unchanged, 3) is unchanged
+
+
+def test_next_word_refuses_a_label_whose_sub_tokens_are_all_of_another(home):
+    _, tokenizer = load_toy(home)
+    with pytest.raises(UserError, match=r"every sub-token of the label 'cat' is one of 'cat sat' too.*type label"):
+        label_scoring.sub_tokens(tokenizer, ["cat", "cat sat"])
+
+
+def test_the_longest_label_that_a_generation_begins_with_counts():
+    assert label_in("yes and no, for", ("yes", "yes and no")) == "yes and no"
+    assert label_in("yes and", ("yes", "yes and no")) == "yes"
