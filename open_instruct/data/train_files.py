@@ -17,6 +17,7 @@ from open_instruct.data.formatting import (
     for_settings,
     input_files,
     is_done,
+    naming_files,
     require_other_file,
     require_reachable,
     trained_part,
@@ -41,7 +42,7 @@ def format_train_set(
         return
     require_reachable(located, hub_is_reachable=hub_is_reachable)
     overlap, tally = settings.overlap_rule, Tally(train_set)
-    with artifact.making() as sidecar:
+    with artifact.making() as sidecar, naming_files(located):
         texts = TextHashes()
         for eval_set in options.datasets.in_domain_of(train_set):
             texts |= evaluated.get(eval_set.name) or read_texts(eval_set, options)
@@ -87,5 +88,7 @@ def read_texts(eval_set: EvalSet, options: FormatOptions) -> TextHashes:
     settings = options.settings
     eval_set = for_settings(eval_set, settings)
     render_options: Any = {"protocol": settings.protocol, "allow_unlabelled": settings.allow_unlabelled}
-    rows = enumerate(read_all(locate(eval_set.split, options.place)))
-    return TextHashes(render(eval_set, row, row_id=f"{eval_set.name}-{i}", **render_options) for i, row in rows)
+    located = locate(eval_set.split, options.place)
+    rows = enumerate(read_all(located))
+    with naming_files([located]):
+        return TextHashes(render(eval_set, row, row_id=f"{eval_set.name}-{i}", **render_options) for i, row in rows)

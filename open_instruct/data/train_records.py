@@ -9,6 +9,9 @@ from open_instruct.common.json_files import read_jsonl, require_text
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.data.record_ids import require_id
 
+ROLES = ("system", "user", "assistant", "tool")
+"""Of messages: the text before each is `<|role|>`, in training and evaluation alike."""
+
 
 def require_train_file(path: Path) -> None:
     """Raises UserError where there is no such file, or its sidecar says that it is none to train on."""
@@ -63,6 +66,8 @@ def check_messages(messages: Any, *, place: str) -> None:
             if name not in turn:
                 raise UserError(f"{place}: a message without {name}; found {', '.join(turn)}")
             require_text(turn[name], place=f"{place}: {name} of a message")
+        if turn["role"] not in ROLES:
+            raise UserError(f"{place}: role {turn['role'][:60]!r} of a message; expected {', '.join(ROLES)}")
     if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in messages):
         roles = ", ".join(turn["role"] for turn in messages) or "none"
         raise UserError(f"{place}: no text of the role assistant, which is trained on; found roles {roles}")

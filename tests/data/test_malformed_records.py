@@ -102,7 +102,11 @@ def turn(role="user", content="q"):
         ({"messages": [{"from": "human", "value": "q"}]}, r":2: a message without role; found from, value"),
         ({"messages": [turn(content=None)]}, r":2: content of a message: expected text"),
         ({"messages": [turn(content=[{"type": "text"}])]}, r":2: content of a message: expected text"),
-        ({"messages": [turn("User"), turn("Assistant")]}, r":2: no text of the role assistant.*roles User, Assistant"),
+        (
+            {"messages": [turn("User"), turn("Assistant")]},
+            r":2: role 'User' of a message; expected system, user, assist",
+        ),
+        ({"messages": [turn("user"), turn("tool")]}, r":2: no text of the role assistant.*roles user, tool"),
         ({"messages": []}, r":2: no text of the role assistant.*roles none"),
     ],
     ids=str,

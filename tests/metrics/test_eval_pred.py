@@ -161,7 +161,7 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
         (changed(completion=""), "a.jsonl:2: found completion ''"),
         (changed(gold_logprob=math.nan), "a.jsonl:2: found gold_logprob nan"),
         (changed(gold_logprob=2.5), "a.jsonl:2: found gold_logprob 2.5"),
-        (changed(id="r-0"), "a.jsonl:2: found id 'r-0' for the second time"),
+        (changed(id="r-0"), "a.jsonl:2: id 'r-0' for the second time"),
         ([], "a.jsonl: is empty"),
     ],
 )
