@@ -17,8 +17,21 @@ refuses to adapt it."""
 def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
     """Add low-rank adapters to all linear layers but the head; only they are trained.
 
+    Of some mixtures of experts, peft adapts the experts' weights, too.
     Raises UserError for a model whose adapters could not be saved, loaded and merged.
     """
+    adapted = with_adapters(model, rank=rank, alpha=alpha, dropout=dropout)
+    require_mergeable(adapted)
+    return adapted
+
+
+def num_adapter_weights(model: Any, *, rank: int) -> int:
+    """Number of weights that are trained.  model: without weights (on the meta device), which is changed"""
+    adapted = with_adapters(model, rank=rank, alpha=1.0, dropout=0.0)
+    return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+
+
+def with_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
     from peft import LoraConfig, get_peft_model
 
     scale: Any = alpha  # peft takes fractions, which its hint does not say
@@ -31,13 +44,11 @@ def add_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        adapted = get_peft_model(model, config)
+        return get_peft_model(model, config)
     except Exception as error:  # peft has rules for many architectures
         raise UserError(
             f"{type(model).__name__}: peft cannot adapt its linear layers ({first_line(error)}); {INSTEAD}"
         ) from error
-    require_mergeable(adapted)
-    return adapted
 
 
 def not_adapted(model: Any) -> list[str]:
@@ -57,7 +68,9 @@ def is_product(layer: nn.Linear) -> bool:
     except (RuntimeError, ValueError):
         return False
     expected = nn.functional.linear(inputs, layer.weight, layer.bias)
-    return isinstance(found, torch.Tensor) and found.shape == expected.shape and torch.allclose(found, expected)
+    if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
+        return False
+    return found.is_meta or torch.allclose(found, expected)
 
 
 def require_mergeable(model: Any) -> None:
@@ -68,7 +81,9 @@ def require_mergeable(model: Any) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     name = type(model.get_base_model()).__name__
-    weights = [module.base_layer.weight for module in model.modules() if hasattr(module, "lora_A")]
+    adapters = [module for module in model.modules() if hasattr(module, "lora_A")]
+    # peft wraps linear layers, and parameters of experts.
+    weights = [each.get_param() if hasattr(each, "get_param") else each.get_base_layer().weight for each in adapters]
     if len({id(weight) for weight in weights}) < len(weights):
         raise UserError(
             f"{name}: several of its layers share a weight, into which only one adapter can be merged; {INSTEAD}"

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import first_line
+from open_instruct.training.adapters import num_adapter_weights
 from open_instruct.training.loss import MAX_LOGITS, last_mlp
 
 GB = 1e9
@@ -68,9 +69,11 @@ def estimate(
     Raises UserError where transformers cannot build the model.
     """
     model = model_without_weights(config)
-    config = model.config  # of the text part, where the given one has others
     num_weights = sum(parameter.numel() for parameter in model.parameters())
-    num_trained = num_weights if lora_rank is None else num_adapter_weights(model, lora_rank)
+    num_trained = num_weights
+    if lora_rank is not None:
+        num_trained = num_adapter_weights(model_without_weights(config), rank=lora_rank)
+    config = model.config  # of the text part, where the given one has others
     num_in_head, num_in_layers = sum(map(torch.numel, head_weights(model))), sum(map(torch.numel, matrices(model)))
     copies = HALF_BYTES * (num_in_head + num_in_layers) if half_precision else 0
     is_rough = not has_measured_layers(model)
@@ -193,7 +196,7 @@ def head_weights(model: Any) -> list[torch.Tensor]:
 
 
 def linear_layers(model: Any) -> list[Any]:
-    """All linear layers but the head, GPT-2's kind included: those that `all-linear` of peft adapts."""
+    """All linear layers but the head, GPT-2's kind included."""
     head = model.get_output_embeddings()
     return [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head]
 
@@ -202,10 +205,6 @@ def inputs_and_outputs(module: Any) -> tuple[int, int]:
     """Sizes of a linear layer."""
     outputs, inputs = module.weight.shape
     return (outputs, inputs) if isinstance(module, Conv1D) else (inputs, outputs)
-
-
-def num_adapter_weights(model: Any, rank: int) -> int:
-    return sum(rank * sum(module.weight.shape) for module in linear_layers(model))
 
 
 def available_bytes(device: torch.device, *, num_local_processes: int = 1) -> int:

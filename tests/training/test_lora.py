@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from open_instruct import finetune, merge_lora
 from open_instruct.common.errors import UserError
 from open_instruct.common.sidecars import read_sidecar
-from open_instruct.training.adapters import add_adapters
-from open_instruct.training.memory import num_adapter_weights
+from open_instruct.training.adapters import add_adapters, num_adapter_weights
+from open_instruct.training.memory import model_without_weights
 from open_instruct.training.saving import merge_adapter
 
 IDS = torch.tensor([[5, 9, 17, 30, 2, 8, 40]])
@@ -71,9 +71,10 @@ def test_only_the_linear_layers_change(args, tmp_path):
     assert len(changed) == 2 * len(projections)
 
 
-def test_the_memory_estimate_counts_the_weights_of_the_adapters(args):
-    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
-    expected = num_adapter_weights(model, 4)
+@pytest.mark.parametrize("name", ["llama", "olmoe", "falcon", "phimoe"])
+def test_the_memory_estimate_counts_the_weights_of_the_adapters(name, tmp_path):
+    model = build(tmp_path, name)
+    expected = num_adapter_weights(model_without_weights(model.config), rank=4)
     trained = [p for p in add_adapters(model, rank=4, alpha=8, dropout=0.0).parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == expected
 
