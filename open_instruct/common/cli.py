@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TextIO, TypeVar, get_type_hints
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar, get_type_hints
 
 import tyro
 
@@ -31,7 +31,8 @@ CURES = {
 }
 """Error number of the operating system that is a user error -> how to fix it."""
 DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", ". unexpected pos ")
-"""In the errors of safetensors and of torch.save, which are no OSError."""
+DISK_FULL += ("No usable temporary directory",)
+"""In the errors of safetensors, tokenizers, torch.save and tempfile, which have no error number of a full disk."""
 SCRIPT = re.compile(r"\bpython (?:-m olmo_eval\.|(?:open_instruct|eval|analysis|scripts)/(?:\w+/)?)(\w+)(?:\.py)?")
 """A command that runs one of the scripts."""
 LONGEST_LINE = 1_000
@@ -60,14 +61,23 @@ def run(main: Callable[[Args], None], args_type: type[Args]) -> None:
         if str(error.filename).startswith(NO_DISK):
             cure = "nothing can be written there; give a folder on a disk"
         if cure is None:
-            raise
+            raise_unless_disk_is_full(error)
         print(f"error: {error.filename or 'a file'}: {error.strerror}; {cure}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except Exception as error:
-        if not any(text in str(error) for text in DISK_FULL):
-            raise
-        print(f"error: a file could not be written to its end; {CURES[errno.ENOSPC]}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        raise_unless_disk_is_full(error)
+
+
+def raise_unless_disk_is_full(error: BaseException) -> NoReturn:
+    """Exit with code 2 where a full disk is what led to the error, whatever a library made of it; else raise it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_full or any(text in str(cause) for text in DISK_FULL):
+            print(f"error: a file could not be written to its end; {CURES[errno.ENOSPC]}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        cause = cause.__cause__ or cause.__context__
+    raise error
 
 
 def has_reader(output: TextIO) -> bool:

@@ -44,9 +44,27 @@ def test_a_denied_write_is_reported_with_its_fix(number, fix, monkeypatch, capsy
     assert stderr_of(main, monkeypatch, capsys).startswith(f"error: /x/y: No; {fix}")
 
 
-def test_a_full_disk_is_reported_where_a_library_raises_an_error_of_its_own(monkeypatch, capsys):
+def of_a_library() -> ValueError:
+    """An error that a library raises in place of the one of the operating system."""
+    error = ValueError("could not save")
+    error.__context__ = OSError(errno.ENOSPC, "No space")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+        OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        of_a_library(),
+    ],
+    ids=["safetensors", "torch.save", "tempfile", "without a number", "in place of another"],
+)
+def test_a_full_disk_is_reported_where_a_library_raises_an_error_of_its_own(error, monkeypatch, capsys):
     def main(_):
-        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise error
 
     assert stderr_of(main, monkeypatch, capsys) == (
         "error: a file could not be written to its end; make room, then run the same command again\n"
