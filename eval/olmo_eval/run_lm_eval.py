@@ -246,21 +246,24 @@ def evaluate_all(args: Args, model: Model, files: Sequence[MetricsFile], full: A
     shared = artifact_of_all(files, full)
     partial = ResumableJsonl.beside(shared, chunk_size=1) if shared else None
     lines = evaluations(args, model, [r for file in files for r in file.runs], partial, with_instances=bool(full))
-    done, of_tokenizer = [], {"begins_with": begins_with(model.tokenizer)}
+    done = []
+
+    def facts() -> dict[str, Any]:
+        return {"begins_with": begins_with(model.tokenizer), "computed_by": ways(model.network)}
+
     if any(run.use_chat_format for file in files for run in file.runs):
         require_chats(model.tokenizer)
     with full.making() if full else nullcontext({}) as of_full:
-        of_full |= of_tokenizer
         for file in files:
-            with file.artifact.making() as facts:
-                facts |= of_tokenizer
+            with file.artifact.making() as of_file:
                 for number in range(1, len(file.runs) + 1):
                     done.append(next(lines))
                     entries = [{k: v for k, v in line.items() if k != PER_INSTANCE} for line in done[-number:]]
                     write_json(file.artifact.path, {"metrics": entries})
                     if full:
                         write_jsonl(full.path, done)
-                facts["computed_by"] = ways(model.network)
+                of_file |= facts()
+        of_full |= facts()
     if partial:
         partial.path.unlink()
 

@@ -80,6 +80,9 @@ def test_metrics_file_and_full_output_agree(base, folder):
     )
     entries, lines = read_json(metrics_file)["metrics"], list(read_jsonl(full_file))
     assert [entry["task"] for entry in entries] == [line["task"] for line in lines] == ["piqa", "copa"]
+    for file in (metrics_file, full_file):
+        assert read_sidecar(file)["computed_by"] == {"log-likelihoods": "prefix tree"}
+        assert read_sidecar(file)["begins_with"] == []
     for entry, line in zip(entries, lines, strict=True):
         first, second = line.pop("instance_predictions")
         assert line == entry
