@@ -109,7 +109,7 @@ def read_table(path: Path) -> pd.DataFrame:
     frame = read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
     try:
         return typed({str(name): frame[name].tolist() for name in frame.columns})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: {error}; make it again with `python analysis/produce_tables.py`") from error
 
 

@@ -4,7 +4,10 @@ The authors' notebook draws its figures from results/analysis/all_perf_table.csv
 other files of the folder are then of another table, and must not be read beside it.
 """
 
+import math
+import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,15 @@ import pandas as pd
 from analysis.tables.columns import FILES, PERFORMANCE_COLUMNS, TIDY_TABLE
 from analysis.tables.frames import DIGITS, is_empty, read_table, select, where
 from analysis.tables.released import is_own
+from open_instruct.checkpoints.families import MAIN
 from open_instruct.common.artifacts import has_files
 from open_instruct.common.errors import UserError
 from open_instruct.common.sidecars import content_hash, find_sidecar
 
+NEEDED = ("model_id", "eval dataset", "eval_set", "format", "metric", "kind", "role", "Performance")
+NEEDED += ("family", "series", "setting", "checkpoint")
+"""Columns that have something in every row."""
+CHECKPOINT = re.compile(rf"[0-9]{{1,12}}|{MAIN}")
 COMPARED = ["model_id", "eval dataset", "metric", "Performance"]
 
 
@@ -83,5 +91,26 @@ def own_rows(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
                 "`python analysis/produce_tables.py`"
             )
         records = frame.to_dict("records")
-        rows += [{name: None if is_empty(value) else value for name, value in row.items()} for row in records]
+        found = [{name: None if is_empty(value) else value for name, value in row.items()} for row in records]
+        require_complete(path, found)
+        rows += found
     return rows, files
+
+
+def require_complete(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises UserError, with every problem, where a row lacks what says which score it is, or contradicts another."""
+    problems, units = list[str](), dict[str, Any]()
+    for line, row in enumerate(rows, start=2):
+        if absent := [name for name in NEEDED if row[name] is None]:
+            problems.append(f"line {line}: nothing in {', '.join(absent)}")
+        elif not CHECKPOINT.fullmatch(str(row["checkpoint"])):
+            problems.append(f"line {line}: checkpoint {row['checkpoint']}, expected a step or {MAIN}")
+        elif not math.isfinite(row["Performance"]):
+            problems.append(f"line {line}: Performance {row['Performance']}, expected a number")
+        elif (row["unit"] is None) != (row["replicate"] is None):
+            problems.append(f"line {line}: expected unit and replicate, or neither")
+        elif units.setdefault(row["series"], row["unit"]) != row["unit"]:
+            problems.append(f"line {line}: unit {row['unit']}, of the same series before {units[row['series']]}")
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise UserError(f"{path}: {shown}; make it again with `python analysis/produce_tables.py`")

@@ -105,7 +105,7 @@ def test_a_table_of_another_study_is_recognised_by_its_rows(folder, tmp_path, mo
     ("content", "problem"),
     [
         (b"", "expected a CSV table, found none"),
-        (b"\xff\xfe\x00", "expected a CSV table, found none"),
+        (b"\xff\xfe\x00", "UTF-16, not UTF-8"),
         (b"model_id,eval dataset,Performance\na,b,1\na,b,1,2\n", "expected a CSV table, found none"),
         (b"model_id,series\na,b\n", "no column eval dataset, Performance"),
         (b"model_id,series,Performance\na,b,much\n", "make it again"),

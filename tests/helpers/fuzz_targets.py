@@ -4,14 +4,18 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from fuzzing import Target
+from fuzzing import Target, run_script
 
+from analysis.tables.columns import PERFORMANCE_COLUMNS
 from open_instruct.common.paths import REPOSITORY
 
 NLI = "### Input_1: {}\n ### Input_2: {}\n ### Inference:"
@@ -54,10 +58,15 @@ FAMILIES = """\
 mine: {about: my models, hub: me/models, revision: "step{step}", tokens_per_step: 1000}
 ours: {about: on disk, path: "/models/step{step}", checkpoint_format: hf, main_step: 30}
 """
+RESULTS = "base/results/released"
 BUILT_IN = set(yaml.safe_load((REPOSITORY / "open_instruct/checkpoints/families.yaml").read_text()))
 CONFIG = "model_name: toy\nmodel-path: {}\ntask: [copa]\nlimit: 2\nnum_shots: 0\nuse_chat_format: false\n"
 TASKS = [{"name": "copa", "limit": 2}, {"name": "piqa", "num_shots": 0, "use_chat_format": False}]
 NUM_ROWS = {"copa": 100, "piqa": 1838}
+LLMBAR = [{"input": f"count to {i}", "output_1": f"{i}", "output_2": "one", "label": 1 + i % 2} for i in range(3)]
+SIDECAR = {"arguments": {}, "files": {}, "inputs": {}, "identity": {"eval_set": "rte", "format": "default"}}
+SIDECAR["identity"] |= {"kind": "labels", "protocol": "corrected", "role": "other"}
+TEXT = [{"dataset": "heldout_text", "id": f"t-{i}", "prompt": "", "completion": f"The cat {i} sat."} for i in range(2)]
 URL = "https://olmo-checkpoints.org/ai2-llm/olmo-small/w1r5xfzt/step{}-unsharded"
 CHECKPOINTS = "".join(f"{step},{url}\n" for step, url in [("Step", "Checkpoint Directory")]) + "".join(
     f"{step},{URL.format(step)}/\n" for step in (1000, 2000, 18000)
@@ -160,6 +169,29 @@ def targets(model: Path) -> list[Target]:
             "analysis.produce_tables --released tables",
             *(released_scores, scores_in),
         ),
+        Target(
+            *("replaced table", f"{RESULTS}/all_perf_table.csv", own_table()),
+            f"analysis.findings --folder {RESULTS}",
+            *(lambda home, _: (home / RESULTS / "findings.json").is_file(), has_scores, write_results),
+        ),
+        Target(
+            *("LLMBar", "llmbar/Natural.json", json.dumps(LLMBAR).encode()),
+            f"{format_rows} --eval_sets llmbar_Natural --llmbar_dir llmbar",
+            lambda home, _: len(formatted(home / "data/evaluation/llmbar_Natural_anyrows.jsonl")),
+            num_judged,
+        ),
+        Target(
+            *("text", "text.jsonl", to_lines(TEXT)),
+            f"eval.perturb_weights --model_name_or_path {model} --input_file text.jsonl --num_draws 2 --sizes 0.1",
+            lambda home, _: len(list((home / "base/output/perturbations").glob("*[0-9a-z].meta.json"))),
+            lambda content: 1 + 0 * len(evaluated(content)),
+        ),
+        Target(
+            *("checked data", "data/evaluation/rte.jsonl", to_lines(RTE), "open_instruct.check_data"),
+            lambda home, printed: [int(n) for n in re.findall(r"^evaluation/rte +\S+ +(\d+)", printed, re.MULTILINE)],
+            lambda content: [len(evaluated(content))],
+            writes({"data/evaluation/rte.jsonl.meta.json": json.dumps(SIDECAR).encode()}),
+        ),
     ]
 
 
@@ -170,6 +202,7 @@ def to_lines(records: list[dict[str, Any]]) -> bytes:
 def writes(files: dict[str, bytes]) -> Callable[[Path], None]:
     def others(home: Path) -> None:
         for name, content in files.items():
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_bytes(content)
 
     return others
@@ -328,6 +361,50 @@ def steps_in(content: bytes) -> list[int]:
     steps = {int(row["step"]): row["checkpoint directory"].strip().rstrip("/") for row in cells}
     # Those at other paths are of other runs.
     return sorted(step for step, url in steps.items() if urlsplit(url).path == urlsplit(URL.format(step)).path)
+
+
+def write_results(home: Path) -> None:
+    """The results folder of other tables."""
+    (home / RESULTS).mkdir(parents=True)
+    for name, content in made_tables().items():
+        (home / RESULTS / name).write_bytes(content)
+
+
+@cache
+def made_tables() -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "base").mkdir()
+        (home / "tables").mkdir()
+        (home / "tables/all_perf_table.csv").write_text(RELEASED)
+        assert run_script("analysis.produce_tables --released tables", home)[0] == 0
+        return {path.name: path.read_bytes() for path in (home / RESULTS).iterdir() if path.is_file()}
+
+
+def own_table() -> bytes:
+    """Scores in the columns of this project, without those of other columns."""
+    about = {"family": "olmo1b", "setting": "rte", "eval_set": "rte", "eval dataset": "rte", "series": "base"}
+    about |= {"metric": "accuracy", "kind": "labels", "role": "other", "format": "default", "protocol": "corrected"}
+    rows = [
+        about | {"model_id": f"checkpoint-{step}", "step": step, "checkpoint": step, "Performance": score, "std": 0.01}
+        for step, score in ((1000, 0.3), (18000, 0.5), (342000, 0.7))
+    ]
+    file = io.StringIO()
+    table = csv.DictWriter(file, PERFORMANCE_COLUMNS, lineterminator="\n", restval="")
+    table.writeheader()
+    table.writerows(rows)
+    return file.getvalue().encode()
+
+
+def has_scores(content: bytes) -> bool:
+    return all(math.isfinite(float(score)) for _, score in scores_in(content))
+
+
+def num_judged(content: bytes) -> int:
+    rows = json.loads(content.decode("utf-8-sig"))
+    assert all(cell(row[name]) is not None for row in rows for name in ("input", "output_1", "output_2"))
+    assert all(row["label"] in (1, 2) and not isinstance(row["label"], bool) for row in rows)
+    return len(rows)
 
 
 def released_scores(home: Path, _: str) -> list[tuple[str, float]]:
