@@ -133,16 +133,14 @@ def load_model(
 
     attn_implementation: default: torch's scaled_dot_product_attention, or the model's own where it does not support it;
     config: in place of the folder's own; device_map: `meta` checks names and shapes without reading weights.
+    Of a model with images or sound, it is the part that has to do with text.
     Raises UserError where it cannot be loaded, or the weights are not exactly those of the config.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     settings: Any = config or load_config(folder)
     weight_files(folder)
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]
-    if attn_implementation is None:
-        # Named, since config.json could name another one.
-        attn_implementation = "sdpa" if model_class._supports_sdpa else "eager"
+    settings._attn_implementation = None  # config.json could name another one than the default
     with refused(folder, "the model", COPY_AGAIN):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -157,6 +155,8 @@ def load_model(
         )
     model, info = loaded
     wrong = {kind: sorted(map(str, keys))[:3] for kind, keys in info.items() if keys and kind.endswith("_keys")}
+    if type(model.config) is not type(settings) and not wrong.keys() - {"unexpected_keys"}:
+        wrong = {}  # these are of the parts for images and sound
     if wrong:
         raise UserError(f"{folder}: the weights are not those of its config.json: {wrong}; make the folder again")
     require_tied(model, folder)

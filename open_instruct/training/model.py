@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import set_seed
+
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import check_vocabulary, load_model, max_positions
 from open_instruct.training.adapters import add_adapters
@@ -21,16 +23,29 @@ def load_for_training(
     Raises UserError where there is no right way to compute its loss.
     """
     model = load_model(folder, config=config)
+    require_saved_type(model)
     check_vocabulary(model, tokenizer)
     if is_sharded:
         way = unchecked_way(model, packing=args.packing)
     else:
         way = choose_way(model, packing=args.packing, prefers_no_mask=on_gpu, longest=longest)
+    set_seed(args.seed)  # here, for the forward passes above may draw random numbers
     if args.use_lora:
         model = add_adapters(model, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, way
+
+
+def require_saved_type(model: Any) -> None:
+    """Raise UserError for a model that transformers could not load again once its parts for images are left out."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{type(model).__name__} would be saved as type {model.config.model_type}, which transformers does not "
+            "load as a causal language model, so finetune.py cannot train it; choose another model"
+        )
 
 
 def require_positions(config: Any, *, longest: int) -> None:

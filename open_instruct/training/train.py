@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
@@ -85,7 +85,6 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     check_memory(args, accelerator, config, examples, steps)
     # Only the main process writes into the output folder.
     with artifact.making_folder() if is_main else nullcontext((None, {})) as (folder, facts):
-        set_seed(args.seed)
         is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
         is_on_gpu = accelerator.device.type == "cuda"
         model, way = load_for_training(

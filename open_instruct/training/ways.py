@@ -88,7 +88,8 @@ def choose_way(model: Any, *, packing: bool, prefers_no_mask: bool, longest: int
         elif way.shortcut != "none" and of_logits:
             reason = of_logits
         else:
-            model.set_attn_implementation(way.attention)
+            if model.config._attn_implementation != way.attention:  # parts for sound do not take every name
+                model.set_attn_implementation(way.attention)
             reason = fault(way.name, None if way.is_alone else partial(deviation, model, way), found)
         if reason is None:
             return replace(way, reasons=tuple(reasons))
