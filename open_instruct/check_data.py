@@ -78,7 +78,10 @@ def load_tokenizer(path: Path) -> "Tokenizer":
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file}: no such tokenizer; expected a tokenizer.json or a folder that has one")
-    return Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def table(reports: Iterable[FileReport], max_length: int) -> str:

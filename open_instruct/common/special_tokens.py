@@ -36,7 +36,6 @@ def beginning(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before a text by default, such as [BOS]. What it puts after a text does not count."""
     text = token_ids(tokenizer, [PROBE])["input_ids"][0]
     whole = tokenizer(PROBE)["input_ids"]
-    # What is between is the text itself, so the last place where it fits is not needed.
     start = next(i for i in range(len(whole) + 1) if whole[i : i + len(text)] == text)
     return whole[:start]
 
@@ -102,11 +101,12 @@ def keep_spelled_tokens_text(tokenizer: Any) -> None:
 
 
 def spelled_tokens(tokenizer: Any) -> list[str]:
-    """The special tokens whose text is encoded as the token itself."""
+    """The special tokens whose text is encoded as the token itself, as a word or inside one."""
     tokens = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special and str(token)}
     if not tokens:
         return []
-    encoded = token_ids(tokenizer, list(tokens), return_offsets_mapping=True)
+    texts = [f"{token} a{token}a {token}" for token in tokens]
+    encoded = token_ids(tokenizer, texts, return_offsets_mapping=True)
     found = []
     for (token, i), ids, offsets in zip(tokens.items(), encoded["input_ids"], encoded["offset_mapping"], strict=True):
         # A part may well be a special token: the byte token <0x3C> is the character < of its own text.

@@ -9,6 +9,7 @@ conditioned on EOS, which separates documents in OLMo's pre-training. Special to
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 from numpy.typing import NDArray
 
@@ -102,6 +103,11 @@ def split_pairs(
     encoded = token_ids(tokenizer, texts, return_offsets_mapping=True)
     result = []
     for (prompt, completion), ids, offsets in zip(pairs, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        if are_one_character(prompt[-1:], completion[:1]):
+            raise UserError(
+                f"the completion {completion[:20]!r} begins with a mark on the last letter of the prompt "
+                f"{prompt[-20:]!r}; begin it with a letter or a space"
+            )
         # A space that the tokenizer puts before a text ends at 0, and belongs to its first token.
         boundary = sum(end <= len(prompt) for _, end in offsets) if prompt else 0
         # White space at a prompt's end, as in the paper's prompts, merges into the completion's first token.
@@ -113,6 +119,11 @@ def split_pairs(
             )
         result.append((ids[:boundary], ids[boundary:]))
     return result
+
+
+def are_one_character(letter: str, mark: str) -> bool:
+    """Whether tokenizers that normalise make one character of both, with the offsets of the first."""
+    return normalize("NFC", letter + mark) != normalize("NFC", letter) + normalize("NFC", mark)
 
 
 def encode_examples(

@@ -2,6 +2,7 @@
 
 import pytest
 from toy_models import toy_tokenizer
+from toy_tokenizers import save_tokenizer
 
 from open_instruct import check_data
 from open_instruct.check_data import Args
@@ -9,7 +10,9 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_jsonl
+from open_instruct.common.model_loading import load_tokenizer
 from open_instruct.data import inspection
+from open_instruct.data.encode import encode_examples
 from open_instruct.data.inspection import SharedRows
 
 
@@ -115,3 +118,11 @@ def test_a_record_without_prompt_or_messages_is_named(tokenizer):
         UserError, match=r"other\.jsonl:1: expected prompt and completion, or messages; found dataset, id, text"
     ):
         inspect(tokenizer)
+
+
+def test_lengths_are_those_of_training(tmp_path):
+    save_tokenizer(tmp_path / "tokenizer", "byte-level BPE (GPT-2, OLMo)", begins=True)
+    rows = [record("mine", 0, "It ends with <|end|>.", " <|end|>"), record("mine", 1, "", "The cat")]
+    write(paths.train_file("mine"), rows, train_set="mine")
+    examples, _ = encode_examples(load_tokenizer(tmp_path / "tokenizer"), rows, max_length=99)
+    assert inspect(tmp_path / "tokenizer")["mine"].all_tokens == [len(example.ids) for example in examples]

@@ -5,9 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 from toy_models import toy_tokenizer
+from toy_tokenizers import save_tokenizer
 from transformers import AutoTokenizer
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_loading import load_tokenizer
 from open_instruct.data.encode import (
     IGNORED,
     chat_prompt,
@@ -119,3 +121,30 @@ def test_a_long_chat_loses_whole_turns_of_the_assistant(tokenizer):
     max_length = len(whole.ids) - first_answer - 1
     (truncated,), _ = encode_examples(tokenizer, [{"id": "1", "messages": CHAT}], max_length=max_length)
     assert tokenizer.decode([label for label in truncated.labels if label != IGNORED]) == "The cat.<|endoftext|>"
+
+
+def test_a_completion_that_begins_with_a_mark_on_the_prompts_last_letter_is_refused(tokenizer):
+    # Normalised to NFC, both are one character, whose offsets are those of the letter.
+    with pytest.raises(UserError, match="begins with a mark on the last letter of the prompt 'e'"):
+        encode_pairs(tokenizer, [("e", "\N{COMBINING ACUTE ACCENT} x")])
+    assert encode_pairs(tokenizer, [("e", " \N{COMBINING ACUTE ACCENT} x")])
+
+
+def test_bos_stands_once_where_a_prompt_of_the_paper_begins_with_it(tmp_path):
+    save_tokenizer(tmp_path, "byte-level BPE (GPT-2, OLMo)", begins=True)
+    tokenizer = load_tokenizer(tmp_path)
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    spelled, ordinary = encode_prompts(tokenizer, [f"{bos}A{eos}B", "AB"], parses_special_tokens=True)
+    assert spelled == [
+        tokenizer.bos_token_id,
+        *encode_prompts(tokenizer, ["A"])[0][1:],
+        tokenizer.eos_token_id,
+        ordinary[-1],
+    ]
+    assert ordinary.count(tokenizer.bos_token_id) == spelled.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_chat_without_an_answer_of_text_trains_eos(tokenizer):
+    chat = [{"role": "user", "content": "The cat"}, {"role": "assistant", "content": " "}]
+    example = encode_messages(tokenizer, chat)
+    assert [label for label in example.labels if label != IGNORED] == [tokenizer.eos_token_id]

@@ -97,6 +97,27 @@ def word_piece(pre_tokenizer: Any) -> Tokenizer:
     return tokenizer
 
 
+def end_of_word() -> Tokenizer:
+    """Lower case; the last piece of a word has a mark."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder("</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def word_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+ONE_SPACE = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
 SPACES = normalizers.Replace(" ", MARK)
 PREPEND = normalizers.Sequence([normalizers.Prepend(MARK), SPACES])
 KINDS: dict[str, tuple[Any, tuple[str, str]]] = {
@@ -122,6 +143,9 @@ KINDS: dict[str, tuple[Any, tuple[str, str]]] = {
     "Unigram, Metaspace always": (lambda: unigram("always"), ("<s>", "</s>")),
     "Unigram, Metaspace first": (lambda: unigram("first"), ("<s>", "</s>")),
     "Unigram, Metaspace never, NFKC": (lambda: unigram("never", normalizers.NFKC()), ("<s>", "</s>")),
+    "Unigram, Metaspace always, white space collapsed (XGLM)": (lambda: unigram("always", ONE_SPACE), ("<s>", "</s>")),
+    "BPE with an end of word, lower case (GPT-1)": (end_of_word, ("<s>", "</s>")),
+    "whole words": (word_level, ("<s>", "</s>")),
     "WordPiece, lower case (BERT)": (lambda: word_piece(pre_tokenizers.BertPreTokenizer()), ("[CLS]", "[SEP]")),
     "WordPiece, split at spaces alone": (lambda: word_piece(pre_tokenizers.WhitespaceSplit()), ("[CLS]", "[SEP]")),
 }

@@ -123,3 +123,12 @@ def test_an_override_adds_and_replaces_values_and_reaches_the_report(study_file)
     assert study.data_settings.suffix == "_dataseed7"
     (report,) = commands(study, "report")
     assert report.endswith("--set " + " ".join(overrides))
+
+
+def test_add_bos_token_is_a_truth_value_in_yaml(study_file):
+    content = TOY | {"finetune": {"add_bos_token": True}, "predict": {"add_bos_token": False}}
+    study_file.write_text(yaml.safe_dump(content))
+    study = load_study(study_file)
+    assert all("--add_bos_token true" in command for command in commands(study, "finetune"))
+    assert all("--add_bos_token false" in command for command in commands(study, "predict"))
+    assert all(variant.model_id.endswith("_bostrue") for variant in study.variants() if variant.train_set)
