@@ -77,8 +77,11 @@ def prompts_and_completions(
         shown = completions if gold_in_prompt else [None] * len(items)
         chats = zip(prompts, shown, strict=True)
         prompts = [shots + papers_chat_prompt(prompt, protocol.end_of_chat, answer) for prompt, answer in chats]
-    # In a chat the assistant's turn begins on a new line: there is no space between.
-    return list(zip(prompts, [one.lstrip() for one in completions] if chat else completions, strict=True))
+    # In a chat the assistant's turn begins on a new line: there is no space between, and EOS follows.
+    if chat:
+        strip = str.strip if protocol.end_of_chat is None else str.lstrip
+        completions = [strip(one) for one in completions]
+    return list(zip(prompts, completions, strict=True))
 
 
 def encode_jointly(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[EncodedItem]:

@@ -226,6 +226,8 @@ def stretches(messages: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
 
 def chat_template(tokenizer: "PreTrainedTokenizerFast") -> str | None:
     """The template whose `apply_chat_template` has the ids of `encode_messages`, None where there is none."""
+    if tokenizer.eos_token_id is None:
+        return None
     [expected] = encode_chats(tokenizer, [EXAMPLE_CHAT], checked=False)
     first = "".join(f"{{{{- {token!r} }}}}" for token in begins_with(tokenizer))
     # Some tokenizers put a space before a text, but not after a special token.

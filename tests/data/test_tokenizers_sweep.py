@@ -1,6 +1,7 @@
 """Every kind of tokenizer: training, prediction and scoring have the ids of transformers' own tokenizer, or refuse."""
 
 import itertools
+import random
 
 import pytest
 from toy_tokenizers import KINDS, save_tokenizer, table
@@ -15,7 +16,7 @@ from open_instruct.common.json_files import read_json, write_json
 from open_instruct.common.model_loading import load_tokenizer
 from open_instruct.common.paths import REPOSITORY
 from open_instruct.common.special_tokens import begins_with, token_ids
-from open_instruct.data.encode import IGNORED, chat_prompt, encode_examples, encode_messages, encode_prompts
+from open_instruct.data.encode import IGNORED, encode_examples, encode_messages, encode_prompts
 from open_instruct.training.saving import save_tokenizer_and_generation_config
 
 PAIRS = [
@@ -54,27 +55,25 @@ def ids_of_all(tokenizer, prompt, completion):
 
 
 def by_transformers(tokenizer, text):
-    """The ids that transformers gives a text without special tokens, up to the EOS that some put after it."""
-    ids = tokenizer(text)["input_ids"]
+    """The ids that transformers gives a text, without the EOS that some put after it."""
+    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
     return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
 
 
-def require_pairs(tokenizer):
+def require_pairs(tokenizer, pairs=PAIRS):
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     first = tokenizer.convert_tokens_to_ids(begins_with(tokenizer))
-    for prompt, completion in PAIRS:
-        is_plain = "{" not in prompt + completion
-        prompt, completion = spelled(tokenizer, prompt), spelled(tokenizer, completion)
+    for prompt, completion in ((spelled(tokenizer, one), spelled(tokenizer, other)) for one, other in pairs):
         trained, predicted, ranked = ids_of_all(tokenizer, prompt, completion)
         assert trained == predicted == ranked
-        assert trained[: len(first)] == first
-        rest = trained[len(first) or (not prompt) :]
-        assert rest.index(eos) == len(rest) - 1
-        assert bos not in rest
-        if is_plain:
-            assert rest[:-1] == by_transformers(tokenizer, prompt + completion)[len(first) :]
+        expected = by_transformers(tokenizer, prompt + completion)
+        has_no_context = not first and trained[0] == eos
+        assert trained == [eos] * has_no_context + expected + [eos]
+        assert expected[: len(first)] == first
+        assert not {bos, eos} & {*expected[len(first) :]}
         if prompt:
-            assert encode_prompts(tokenizer, [prompt])[0] == trained[: len(encode_prompts(tokenizer, [prompt])[0])]
+            alone = encode_prompts(tokenizer, [prompt])[0]
+            assert trained[: len(alone)] == alone
         else:
             assert encode_prompts(tokenizer, [""]) == [first or [eos]]
 
@@ -86,8 +85,9 @@ def require_chats_as_by_transformers(tokenizer, folder):
     trained = encode_messages(tokenizer, CHAT)
     assert trained == encode_messages(saved, CHAT)
     assert trained.ids == AutoTokenizer.from_pretrained(folder).apply_chat_template(CHAT, return_dict=False)
-    prompt, answer = chat_prompt(CHAT[0]["content"]), CHAT[1]["content"]
-    _, predicted, ranked = ids_of_all(tokenizer, prompt, answer)
+    item = {"prompt": CHAT[0]["content"], "completion": f" {CHAT[1]['content']} \n"}
+    [pair] = requests.prompts_and_completions([item], [], chat=True)
+    _, predicted, ranked = ids_of_all(tokenizer, *pair)
     assert predicted == ranked == trained.ids[: len(predicted)]
     assert [label for label in trained.labels[: len(predicted)] if label != IGNORED] == predicted[
         -len(answer_ids(trained)) :
@@ -114,6 +114,47 @@ def test_one_text_has_the_same_ids_in_training_prediction_and_scoring(tmp_path, 
         assert begins_with(tokenizer) == [KINDS[kind][1][0]] * begins
         require_pairs(tokenizer)
         require_chats_as_by_transformers(tokenizer, tmp_path / f"{number}-saved")
+
+
+PIECES = [
+    "{bos}",
+    "{eos}",
+    "<unk>",
+    "<pad>",
+    "[UNK]",
+    "<|user|>",
+    "<|assistant|>\n",
+    "<0x0A>",
+    "\N{LOWER ONE EIGHTH BLOCK}",
+]
+PIECES += [
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "\N{NO-BREAK SPACE}",
+    "a",
+    "The cat",
+    "no 12",
+    "'s",
+    ":",
+    "###",
+    "é",
+    "e\u0301",
+]
+PIECES += ["的", "\N{GRINNING FACE}", "ﬁ", "</", "s>", "[", "SEP]", "<|", "end|>"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_texts_have_the_same_ids_everywhere(tmp_path, kind):
+    draw = random.Random(0)
+    for begins in BOOLEANS:
+        save_tokenizer(tmp_path, kind, begins=begins)
+        tokenizer = load_tokenizer(tmp_path)
+        for _ in range(150):
+            prompt, completion = ("".join(draw.choices(PIECES, k=draw.randrange(10))) for _ in range(2))
+            require_pairs(tokenizer, [(f"x{prompt}".rstrip(), f" {completion}x")])
 
 
 @pytest.mark.parametrize("kind", KINDS)
