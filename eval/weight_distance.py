@@ -20,7 +20,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json
-from open_instruct.common.model_files import COPY_AGAIN, refused, require_model, weight_files
+from open_instruct.common.model_files import COPY_AGAIN, listed, refused, require_model, weight_files
 from open_instruct.common.sidecars import content_hash, read_sidecar
 from open_instruct.study.variants import identify
 
@@ -97,7 +97,7 @@ def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "
 
     files, base_files = weight_files(folder), weight_files(base)
     if files.keys() != base_files.keys():
-        unmatched = ", ".join(sorted(files.keys() ^ base_files.keys())[:3])
+        unmatched = listed(sorted(files.keys() ^ base_files.keys()))
         raise UserError(f"{folder} and {base} have different tensors: only one of them has {unmatched}")
     for name in sorted(files, key=model_order):
         with (

@@ -16,7 +16,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import require_adapter, require_loadable, require_model
-from open_instruct.common.model_loading import load_tokenizer, model_folder
+from open_instruct.common.model_loading import load_config, load_tokenizer, model_folder
 from open_instruct.common.sidecars import has_sidecar, read_sidecar
 from open_instruct.study.own_models import derived_name
 
@@ -53,6 +53,7 @@ def main(args: Args) -> None:
     # torch takes seconds to import: `--help` and user errors do not need it.
     from open_instruct.training.saving import merge_adapter, save_tokenizer_and_generation_config
 
+    load_config(base)  # raises UserError: of a damaged one, the tokenizer would be blamed
     tokenizer = load_tokenizer(tokenizer_folder, option="--base_model_name_or_path")
     with artifact.making_folder() as (folder, _):
         merge_adapter(base, adapter).save_pretrained(folder)

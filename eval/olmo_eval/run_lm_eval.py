@@ -228,6 +228,11 @@ def prepare_model(args: Args, source: Source) -> Model:
 def longest_input(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", requested: int | None) -> int:
     """Maximum number of tokens of a context and its continuation.  Raises UserError if more are `requested`."""
     positions = max_positions(model.config) or LONGEST_CONTEXT
+    if isinstance(tokenizer.model_max_length, bool) or tokenizer.model_max_length < 1:
+        raise UserError(
+            f"{tokenizer.name_or_path}/tokenizer_config.json: model_max_length is {tokenizer.model_max_length}; "
+            "expected a number of tokens, or no such entry"
+        )
     most = min(tokenizer.model_max_length, positions, LONGEST_CONTEXT)
     if requested is not None and not 1 <= requested <= most:
         raise UserError(f"--max_seq_length is {requested}; expected 1 to {most}, the limit of model and tokenizer")

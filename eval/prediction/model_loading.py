@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from open_instruct.common.model_files import require_loadable, require_model
 from open_instruct.common.model_loading import (
     check_vocabulary,
+    load_config,
     load_model,
     load_tokenizer,
     model_folder,
@@ -40,7 +41,8 @@ def load(
     require_loadable(folder, tokenizer_folder, option="--tokenizer_name_or_path")
     import torch
 
+    config = load_config(folder)
     tokenizer = load_tokenizer(tokenizer_folder, option="--tokenizer_name_or_path", add_bos_token=add_bos_token)
-    model = load_model(folder, dtype=dtype)
+    model = load_model(folder, config=config, dtype=dtype)
     check_vocabulary(model, tokenizer)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

@@ -53,12 +53,15 @@ class ResumableJsonl:
         return cls(partial_path(artifact), digest(facts), chunk_size)
 
     def resume(self) -> int:
-        """Prepare the file for appending; return the number of records that it already has.
+        """Leave only what can be resumed; return the number of records, without which there is no file.
 
         Only complete chunks are kept: every batch, and so every float, is then that of an uninterrupted run.
         """
         has_key = next(self._complete_lines(), None) == self.key + "\n"
         num_kept = sum(1 for _ in self.lines()) // self.chunk_size * self.chunk_size if has_key else 0
+        if num_kept == 0:
+            self.path.unlink(missing_ok=True)
+            return 0
         with atomic_write(self.path) as file:
             file.write(self.key + "\n")
             file.writelines(islice(self.lines(), num_kept))
@@ -67,6 +70,8 @@ class ResumableJsonl:
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(map(to_line, records))
         with self.path.open("a", encoding="utf-8") as file:
+            if file.tell() == 0:
+                text = f"{self.key}\n{text}"
             file.write(text)
 
     def lines(self) -> Iterator[str]:

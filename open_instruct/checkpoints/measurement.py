@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import COPY_AGAIN, refused, weight_files
-from open_instruct.common.model_loading import load_model, load_tokenizer
+from open_instruct.common.model_loading import check_vocabulary, load_config, load_model, load_tokenizer, max_positions
+from open_instruct.common.plain_pass import plain_logits
 from open_instruct.data.encode import encode_prompts
 from open_instruct.data.tiny_corpus import heldout_passages
 
@@ -43,13 +44,16 @@ def measure_text(folder: Path, num_documents: int, max_length: int) -> list[floa
     """Bits per byte of the first `max_length` tokens of each document; the first token is context."""
     if num_documents == 0:
         return []
+    config = load_config(folder)
     tokenizer = load_tokenizer(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(folder, device_map=device).eval()
+    model = load_model(folder, config=config, device_map=device).eval()
+    check_vocabulary(model, tokenizer)
+    longest = min(max_length, max_positions(config) or max_length)
     losses = []
     for ids in encode_prompts(tokenizer, heldout_passages()[:num_documents]):
-        tokens = torch.tensor([ids[:max_length]], device=device)
-        logits = model(tokens, use_cache=False).logits[0, :-1].float()  # (seq - 1, vocabulary)
+        tokens = torch.tensor([ids[:longest]], device=device)
+        logits = plain_logits(model, tokens)[0, :-1].float()  # (seq - 1, vocabulary)
         nats = cross_entropy(logits, tokens[0, 1:], reduction="sum").item()
         num_bytes = len(tokenizer.decode(tokens[0, 1:]).encode())
         losses.append(nats / math.log(2) / num_bytes)

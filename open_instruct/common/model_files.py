@@ -1,7 +1,8 @@
 """The files of a model in transformers format, checked before torch and transformers are imported."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ ADAPTER = "adapter_model.safetensors"
 TO_SAFETENSORS = (
     "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{0}').save_pretrained('{0}')\""
 )
+RANGES = {r"num_hidden_layers|(n|num)_layers?": (1, 1000), r".*(dropout|_pdrop|layerdrop)": (0, 1)}
+"""Patterns of numbers in a config.json -> least and most. A wrong number of layers would be built first."""
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")
 """Patterns of the files that have a tokenizer's vocabulary: transformers builds a tokenizer from any of them."""
 STAND_INS = {
@@ -61,18 +64,31 @@ def require_config(file: Path) -> None:
     if not isinstance(config.get("model_type"), str):
         raise UserError(f'{file} has no "model_type"; expected the config.json that save_pretrained wrote')
     for part in (config, config.get("text_config")):
-        for name in ("quantization_config", "compression_config"):
-            if isinstance(part, dict) and (found := part.get(name)) is not None:
-                method = found.get("quant_method") if isinstance(found, dict) else found
-                raise UserError(
-                    f"{file} has a {name} ({str(method)[:40]!r}); expected weights in float32, bfloat16 or float16: "
-                    "use the model that was not quantised, or save it again after `model.dequantize()`"
-                )
+        if isinstance(part, dict):
+            require_entries(part, file)
     if config.get("transformers_weights") is not None:
         raise UserError(
             f"{file} names other weights by transformers_weights; expected them in {WEIGHTS}: rename the file and "
             "remove that entry"
         )
+
+
+def require_entries(part: Mapping[str, Any], file: Path) -> None:
+    """Raises UserError for quantised weights, and for numbers with which a model cannot be built or trained."""
+    for name in ("quantization_config", "compression_config"):
+        if (found := part.get(name)) is not None:
+            method = found.get("quant_method") if isinstance(found, dict) else found
+            raise UserError(
+                f"{file} has a {name} ({str(method)[:40]!r}); expected weights in float32, bfloat16 or float16: "
+                "use the model that was not quantised, or save it again after `model.dequantize()`"
+            )
+    for name, value in part.items():
+        for pattern, (least, most) in RANGES.items():
+            is_left_out = value is None and name != "attention_dropout"
+            is_in_range = isinstance(value, int | float) and least <= value <= most
+            if re.fullmatch(pattern, name) and not is_left_out and not is_in_range:
+                found = str(value)[:40]
+                raise UserError(f"{file}: {name} is {found!r}; expected a number from {least} to {most}; {COPY_AGAIN}")
 
 
 def require_tokenizer(folder: Path, *, option: str | None = None) -> None:
@@ -107,11 +123,11 @@ def weight_files(folder: Path) -> dict[str, Path]:
     if single.is_file() and single not in shards:
         raise UserError(f"{folder} has {WEIGHTS} and {INDEX}, which names other files; remove the older of the two")
     if missing := sorted(shard.name for shard in shards if not shard.is_file()):
-        raise UserError(f"{folder}: {', '.join(missing)} is missing, which {INDEX} names; {COPY_AGAIN}")
+        raise UserError(f"{folder}: {listed(missing)} is missing, which {INDEX} names; {COPY_AGAIN}")
     found = {name: shard for shard in sorted(shards) for name in tensor_names(shard)}
     differing = sorted(name for name in named.keys() | found if folder / named.get(name, "") != found.get(name))
     if differing:
-        raise UserError(f"{index} and the files that it names disagree on {', '.join(differing[:3])}; {COPY_AGAIN}")
+        raise UserError(f"{index} and the files that it names disagree on {listed(differing)}; {COPY_AGAIN}")
     return found
 
 
@@ -164,7 +180,12 @@ def tensor_names(file: Path) -> list[str]:
         with safe_open(file, framework="numpy") as tensors:
             return list(tensors.keys())
     except SafetensorError as error:
-        raise UserError(f"{file} is cut or damaged ({error}); {COPY_AGAIN}") from error
+        raise UserError(f"{file} is cut or damaged ({first_line(error)}); {COPY_AGAIN}") from error
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few names out of a file, in one line."""
+    return ", ".join(name if name.isprintable() else repr(name) for name in list(names)[:3])
 
 
 def require_own_content(file: Path) -> None:
@@ -196,13 +217,13 @@ def refused(folder: Path, what: str, cure: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
         raise UserError(f"{folder}: {what} cannot be loaded ({first_line(error)}); {cure}") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     if not lines or isinstance(error, KeyError):
         return " ".join([type(error).__name__, *lines[:1]])

@@ -151,6 +151,7 @@ def load_model(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # named below
             output_loading_info=True,
         )
     model, info = loaded
@@ -206,7 +207,7 @@ def load_tokenizer(folder: Path, *, option: str | None = None, add_bos_token: Ad
 
     require_tokenizer(folder, option=option)
     what = "its tokenizer" if (folder / "tokenizer.json").is_file() else "its tokenizer, which has no tokenizer.json,"
-    with refused(folder, what, f"give another folder by {option}" if option else COPY_AGAIN):
+    with refused(folder, what, f"{COPY_AGAIN}, or give another folder by {option}" if option else COPY_AGAIN):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     require_usable(tokenizer, folder)
     require_offsets(tokenizer)

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from open_instruct.common.errors import UserError
-from open_instruct.common.model_files import ADAPTER, first_line, tensor_names
-from open_instruct.common.model_loading import load_model
+from open_instruct.common.model_files import ADAPTER, first_line, listed, tensor_names
+from open_instruct.common.model_loading import load_model, require_finite
 from open_instruct.data.encode import chat_template
 from open_instruct.training.adapters import require_mergeable
 
@@ -43,15 +43,16 @@ def merge_adapter(base: Path, adapter: Path) -> Any:
     stored = set(tensor_names(adapter / ADAPTER))
     try:
         model = PeftModel.from_pretrained(load_model(base), str(adapter))
-        differing = stored ^ get_peft_model_state_dict(model).keys()  # of which peft only warns
+        if differing := stored ^ get_peft_model_state_dict(model).keys():  # of which peft only warns
+            raise UserError(f"the adapter {adapter} does not fit the model {base}: they differ on {listed(differing)}")
+        require_mergeable(model)
+        merged = model.merge_and_unload()
     except UserError:
         raise
     except Exception as error:  # peft and safetensors raise whatever a damaged file leads to
         raise UserError(f"the adapter {adapter} does not fit the model {base}: {first_line(error)}") from error
-    if differing:
-        raise UserError(f"the adapter {adapter} does not fit the model {base}: they differ on {min(differing)}")
-    require_mergeable(model)
-    return model.merge_and_unload()
+    require_finite(merged, adapter)
+    return merged
 
 
 def save_tokenizer_and_generation_config(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

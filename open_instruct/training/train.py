@@ -16,6 +16,7 @@ from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import SAVED_AND_STOPPED, UserError
 from open_instruct.common.json_files import write_jsonl
+from open_instruct.common.model_files import COPY_AGAIN, refused
 from open_instruct.common.model_loading import load_config, load_tokenizer
 from open_instruct.common.ownership import require_own_working_folder
 from open_instruct.common.provenance import provenance
@@ -194,16 +195,17 @@ def estimate_memory(
     num_tokens, num_targets, num_micro_batches = largest_micro_batch(
         examples.lengths, examples.num_targets, steps, args.micro_batch_limits, num_processes=world
     )
-    return memory.estimate(
-        config,
-        num_tokens=num_tokens,
-        num_targets=num_tokens if all_logits else num_targets,
-        gradients_remain=num_micro_batches > 1 or uses_graphs(args, config, accelerator),
-        half_precision=args.half_precision,
-        gradient_checkpointing=args.gradient_checkpointing,
-        lora_rank=args.lora_rank if args.use_lora else None,
-        num_shards=world if accelerator.distributed_type in SHARDED else 1,
-    )
+    with refused(Path(config.name_or_path), "its config.json", COPY_AGAIN):  # it may have odd sizes
+        return memory.estimate(
+            config,
+            num_tokens=num_tokens,
+            num_targets=num_tokens if all_logits else num_targets,
+            gradients_remain=num_micro_batches > 1 or uses_graphs(args, config, accelerator),
+            half_precision=args.half_precision,
+            gradient_checkpointing=args.gradient_checkpointing,
+            lora_rank=args.lora_rank if args.use_lora else None,
+            num_shards=world if accelerator.distributed_type in SHARDED else 1,
+        )
 
 
 def check_memory(

@@ -152,6 +152,14 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     "adapter": (lambda f: (f / "config.json").rename(f / "adapter_config.json"), "only an adapter"),
     "adapter_too": (lambda f: (f / "adapter_config.json").write_text("{}"), "a config.json and an adapter_config.json"),
     "no_config": (lambda f: (f / "config.json").unlink(), "no config.json"),
+    "layers": (
+        lambda f: write_config(f, num_hidden_layers=10**6),
+        "num_hidden_layers is '1000000'; expected .* to 1000",
+    ),
+    "dropout": (
+        lambda f: write_config(f, attention_dropout=1.5),
+        "attention_dropout is '1.5'; expected .* from 0 to 1",
+    ),
     "named_weights": (lambda f: write_config(f, transformers_weights="x.safetensors"), "transformers_weights"),
 }
 LOADED: dict[str, tuple[Damage, str]] = {
@@ -161,7 +169,7 @@ LOADED: dict[str, tuple[Damage, str]] = {
     ),
     "no_causal_model": (lambda f: write_config(f, model_type="vit"), "type 'vit', which is no causal language model"),
     "remote_code": (remote_code, "type 'foo', .*code of a model's repository is never run"),
-    "other_sizes": (lambda f: write_config(f, intermediate_size=96), "cannot be loaded"),
+    "other_sizes": (lambda f: write_config(f, intermediate_size=96), "not those of its config.json: .*mismatched_keys"),
     "no_head": (lambda f: replace_weights(f, lambda tensors: tensors.pop(HEAD)), "missing_keys.*lm_head.weight"),
     "tied_twice": (tied_twice, r'ties lm_head.weight to model.embed_tokens.weight.*"tie_word_embeddings": false'),
     "not_finite": (lambda f: replace_weights(f, lambda t: t[HEAD].view(-1)[3:4].fill_(torch.nan)), "not finite"),
