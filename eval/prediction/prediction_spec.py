@@ -148,7 +148,9 @@ def prepare(spec: PredictionSpec) -> Prepared:
     if not spec.num_shots:
         return Prepared(sample_items(spec.input_file, spec.limit), [], 0)
     path = spec.artifact.inputs["exemplars"]
-    exemplars = list(read_jsonl(path, required=("id",), texts=("prompt", "completion")))
+    exemplars, seen = list(read_jsonl(path, required=("id",), texts=("prompt", "completion"))), set[str | int]()
+    for number, exemplar in enumerate(exemplars, start=1):
+        require_id(exemplar["id"], place=f"{path}:{number}", seen=seen)
     if len(exemplars) < spec.num_shots:
         raise UserError(f"{path}: {len(exemplars)} exemplars, --num_shots is {spec.num_shots}; lower it")
     unseen = [] if spec.protocol.exemplars == "first_items" else exemplars

@@ -24,7 +24,7 @@ class Range:
 
     def __str__(self) -> str:
         least = f"above {self.lowest:g}" if self.is_open else f"at least {self.lowest:g}"
-        return f"a number {least}" + (f" and at most {self.highest:g}" if self.highest < math.inf else "")
+        return f"a number {least}" + (f" and at most {self.highest:,}" if self.highest < math.inf else "")
 
 
 SEEDS = Range(0, 2**32 - 1)
@@ -35,17 +35,22 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(
         ("weight_decay", "max_grad_norm", "warmup_steps", "retries", "num_documents", "num_samples", "index"), Range(0)
     ),
-    **dict.fromkeys(("epochs", "num_train_epochs", "rows", "max_train_rows", "limit", "max_train_steps"), Range(1)),
-    **dict.fromkeys(("batch_size", "total_batch_size", "per_device_train_batch_size"), Range(1)),
-    **dict.fromkeys(("gradient_accumulation_steps", "max_tokens_per_batch", "max_seq_length"), Range(1)),
+    **dict.fromkeys(("rows", "sample", "max_train_rows", "limit", "max_tokens_per_batch", "max_seq_length"), Range(1)),
+    # Upper limits are far above what is of use, and keep typing errors from filling the memory.
+    **dict.fromkeys(("epochs", "num_train_epochs"), Range(1, 10_000)),
+    "max_train_steps": Range(1, 10_000_000),
+    **dict.fromkeys(("batch_size", "total_batch_size", "per_device_train_batch_size"), Range(1, 1_000_000)),
+    "gradient_accumulation_steps": Range(1, 1_000_000),
+    "preprocessing_num_workers": Range(1, 1_024),
+    "num_resamples": Range(1, 1_000_000),
     **dict.fromkeys(("max_new_tokens", "lora_rank", "early_stopping_patience"), Range(1)),
-    **dict.fromkeys(("preprocessing_num_workers", "logging_steps", "num_resamples", "ckpt_amount"), Range(1)),
+    **dict.fromkeys(("logging_steps", "ckpt_amount"), Range(1)),
     **dict.fromkeys(("d_model", "num_layers", "num_heads", "vocab_size"), Range(1)),
     **dict.fromkeys(("cpus", "memory_gb", "throttle", "num_parallel"), Range(1)),
     **dict.fromkeys(("flop_per_second", "tokens_per_row", "num_parameters"), Range(1)),
-    "num_draws": Range(2),  # one draw gives no standard error
+    "num_draws": Range(2, 10_000),  # one draw gives no standard error
     **dict.fromkeys(("lr", "learning_rate", "lora_alpha", "temperature", "sizes"), Range(0, is_open=True)),
-    **dict.fromkeys(("timeout_seconds", "interval_seconds"), Range(0, is_open=True)),
+    **dict.fromkeys(("timeout_seconds", "interval_seconds"), Range(0, 10_000_000, is_open=True)),
     "top_p": Range(0, 1, is_open=True),
     "warmup_ratio": Range(0, 1),
     "lora_dropout": Range(0, 0.99),

@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Literal
 
+from open_instruct.common import ranges
 from open_instruct.common.errors import nearest
 from open_instruct.common.yaml_schema import Validator, join
 from open_instruct.data.sources import JSON_LINES
@@ -166,13 +167,9 @@ class Declaration:
         if entry.metric is not None and entry.metric not in ITEM_METRICS[self.kind]:
             known = ", ".join(ITEM_METRICS[self.kind])
             self.error("metric", f"expected one of {known} for kind {self.kind}, found {entry.metric!r}")
-        for name, is_valid, expected in (
-            ("sample", entry.sample >= 1, "a number of rows, at least 1"),
-            ("lr", entry.lr is None or 0 < entry.lr < float("inf"), "a number above 0"),
-            ("epochs", entry.epochs is None or entry.epochs >= 1, "a number of passes, at least 1"),
-        ):
-            if not is_valid:
-                self.error(name, f"expected {expected}, found {getattr(entry, name)}")
+        for name in ("sample", "lr", "epochs"):
+            if found := ranges.problem(name, getattr(entry, name)):
+                self.error(name, found)
 
     def check_labels(self) -> None:
         texts = list(self.labels.values())

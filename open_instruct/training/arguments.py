@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from open_instruct.common import ranges
 from open_instruct.common.errors import UserError
 from open_instruct.study.settings import DEFAULT_SEED, ExecutionOptions, TrainingOptions, recorded
 from open_instruct.study.variants import Recipe
@@ -123,6 +124,8 @@ def resolve(args: Args, *, num_processes: int) -> Args:
                 f"gradient_accumulation_steps {accumulation} x {num_processes} processes = {product}; give one"
             )
         total = total or product
+    if found := ranges.problem("total_batch_size", total):
+        problems.append(f"total_batch_size: {found}")
     if args.early_stopping_patience is not None and not (args.validation_file or args.num_validation_rows):
         problems.append("early_stopping_patience needs validation_file or num_validation_rows")
     if args.validation_file and args.num_validation_rows:

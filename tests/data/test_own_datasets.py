@@ -269,7 +269,7 @@ def test_datasets_of_base_dir_and_of_a_study_file_are_known_together(folder):
         ({"role": "in domain"}, r"tickets\.role: expected `in-domain of X`"),
         ({"role": "in-domain of ticket"}, r"tickets\.role: unknown train set ticket \(did you mean tickets"),
         ({"role": "in-domain of socialiqa"}, r"tickets\.role: socialiqa is not declared in this file"),
-        ({"sample": 0}, r"tickets\.sample: expected a number of rows, at least 1, found 0"),
+        ({"sample": 0}, r"tickets\.sample: expected a number at least 1, found 0"),
         ({"lr": float("nan")}, r"tickets\.lr: expected a number above 0, found nan"),
         ({"train": [], "exemplars": "train"}, r"tickets\.exemplars: train: expected train and test"),
         ({"train": [], "test": []}, r"tickets: expected train or test"),

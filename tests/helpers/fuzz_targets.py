@@ -330,7 +330,7 @@ def study_size(content: bytes) -> str:
     for recipe in (study.get("train_sets") or {}).values():
         of_recipe = shared | (recipe or {})
         keys = ("rows", "epochs", "lr", "batch_size", "adapter", "seeds")
-        tuned += math.prod(number(of_recipe[key]) for key in keys if of_recipe.get(key) is not None)
+        tuned += math.prod(number(of_recipe[key]) for key in keys if of_recipe.get(key) not in (None, []))
     runs = number((study.get("pretrain") or {}).get("seeds", 1))
     return f"study {study['name']}: {runs} pre-training run, {num_base} base models, {num_base * tuned} fine-tuned ones"
 
@@ -346,7 +346,7 @@ def suite_expected(options: list[dict[str, Any]]) -> list[tuple[str, int]]:
         names = one.get("name", one.get("task", one.get("tasks")))
         [limit] = one["limit"] if isinstance(one["limit"], list) else [one["limit"]]
         names = names if isinstance(names, list) else [names]
-        found += [(name, NUM_ROWS[name] if limit is None else int(limit)) for name in names]
+        found += [(name, NUM_ROWS[name] if limit is None else min(int(limit), NUM_ROWS[name])) for name in names]
     return sorted(found)
 
 
@@ -359,8 +359,9 @@ def steps_in(content: bytes) -> list[int]:
     rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
     cells = [{(name or "").strip().lower(): (value or "") for name, value in row.items() if name} for row in rows]
     steps = {int(row["step"]): row["checkpoint directory"].strip().rstrip("/") for row in cells}
-    # Those at other paths are of other runs.
-    return sorted(step for step, url in steps.items() if urlsplit(url).path == urlsplit(URL.format(step)).path)
+    # Those at other paths are of other families.
+    of_family = r"/ai2-llm/olmo-small/[A-Za-z0-9_.-]+/step{}-unsharded"
+    return sorted(step for step, url in steps.items() if re.fullmatch(of_family.format(step), urlsplit(url).path))
 
 
 def write_results(home: Path) -> None:

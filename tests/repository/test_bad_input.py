@@ -128,6 +128,11 @@ COMMANDS = {
     "open_instruct.finetune --model_name_or_path GOOD --learning_rate 1 --train_file empty.jsonl": "",
     "open_instruct.finetune --model_name_or_path GOOD --learning_rate nan --train_file train.jsonl": "found nan",
     "open_instruct.finetune --model_name_or_path GOOD --learning_rate 1 --train_file rte.jsonl --output_dir /sys": "",
+    "open_instruct.finetune --model_name_or_path GOOD --train_file x --num_train_epochs 1000000 --seed 4294967296": (
+        "--num_train_epochs: expected a number at least 1 and at most 10,000, found 1000000; --seed: .*4,294,967,295"
+    ),
+    "open_instruct.finetune --model_name_or_path GOOD --train_file rte.jsonl --learning_rate 1 "
+    "--per_device_train_batch_size 9999 --gradient_accumulation_steps 9999": "total_batch_size: .*found 99980001",
     "olmo_eval.run_lm_eval --model_name_or_path GOOD --tasks zzz": "unknown task",
     "olmo_eval.run_lm_eval --model_name_or_path GOOD --tasks copa --split zzz": "",
     "olmo_eval.run_lm_eval --model_name_or_path GOOD --config_file binary": "UTF-16, not UTF-8; save the file as UTF-8",
