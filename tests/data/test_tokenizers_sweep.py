@@ -219,7 +219,9 @@ def test_what_cannot_be_right_is_refused_by_name(tmp_path):
     save_tokenizer(tmp_path / "marks", kind, added=("<|user|>", "<|assistant|>"))
     tokenizer = load_tokenizer(tmp_path / "marks")
     require_pairs(tokenizer)
-    with pytest.raises(UserError, match=r"marks does not take the marks of a chat, such as <\|user\|>, as text"):
+    with pytest.raises(
+        UserError, match=r"marks does not take all of a chat's layout as text: .*use prompt and completion"
+    ):
         encode_messages(tokenizer, CHAT)
     save_tokenizer(tmp_path / "letter", kind, added=("a",))
     with pytest.raises(UserError, match="letter cannot tell its special token 'a' from the same text in data"):
