@@ -107,7 +107,7 @@ def training_arguments(args: Args) -> dict:
 
 def resolve(args: Args, *, num_processes: int) -> Args:
     """`args` with total_batch_size and mixed_precision filled in.  Raises UserError that names every problem."""
-    problems = launcher_problems(args)
+    problems = [*ranges.problems(args), *launcher_problems(args)]
     precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in get_args(MixedPrecision):
         problems.append(f"mixed_precision of accelerate launch is {precision}; expected no, bf16 or fp16")

@@ -35,6 +35,15 @@ def test_malformed_predictions_are_refused_by_file_and_line(tmp_path, changes, m
         read_predictions(tmp_path / "a.jsonl", "labels")
 
 
+def test_a_field_that_only_some_records_have_is_refused(tmp_path):
+    """Without it in the first record the file would be read as one of another kind."""
+    first = {"dataset": "rte", "output": "neutral", **PAIR, "completion": " neutral"}
+    other = first | {"id": "1", "scores": {"entailment": -2, "neutral": -1}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(other) + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:2: found scores, which the first record lacks"):
+        read_predictions(tmp_path / "a.jsonl", "labels")
+
+
 def test_a_dataset_that_is_no_name_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(PAIR | {"dataset": None}) + "\n")
     with pytest.raises(UserError, match=r"a\.jsonl:1: dataset: expected text, found"):

@@ -207,13 +207,31 @@ def test_options_of_task_file_flags_and_config_file_in_this_order_of_precedence(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("limits: 5", "unknown flag limits .*limit"), ("- 1", "a mapping"), ("a: [", "not YAML")]
+    ("text", "message"),
+    [
+        ("limits: 5", "unknown flag limits .*limit"),
+        ("- 1", "a mapping"),
+        ("a: [", "not YAML"),
+        ("limit: 3\nlimit: 4", r"config\.yaml:2: not YAML \(limit is repeated; the first is in line 1"),
+        (
+            "limit: abc\nuse_chat_format: 'true'",
+            "found limit: 'abc', use_chat_format: 'true'; expected values that these",
+        ),
+        ("metrics_file: {a: 1}", r"found metrics_file: \{'a': 1\}; expected values"),
+        ("limit: 0", r"config\.yaml: --limit: expected a number at least 1, found 0"),
+    ],
 )
 def test_invalid_config_files_are_refused(base, text, message):
     config = base / "config.yaml"
     config.write_text(text)
     with pytest.raises(UserError, match=message):
         main(Args(config_file=config))
+
+
+def test_a_task_file_without_tasks_is_refused(base, folder):
+    (base / "tasks.jsonl").write_text("# none\n\n")
+    with pytest.raises(UserError, match=r'tasks\.jsonl: no tasks; expected one a line, as {"name": "copa"}'):
+        main(Args(model_name_or_path=folder, task_file=base / "tasks.jsonl"))
 
 
 def test_every_problem_of_the_task_file_is_listed(base, folder):
