@@ -246,9 +246,9 @@ def require_chats(tokenizer: "PreTrainedTokenizerFast") -> None:
     """Raises UserError where a chat has other ids than any template gives, as where <|user|> is a special token."""
     if chat_template(tokenizer) is None:
         raise UserError(
-            f"the tokenizer {tokenizer.name_or_path} does not take all of a chat's layout as text: a mark such as <|user|> "
-            "is a special token, or white space around EOS is lost; use prompt and completion in place of messages, and "
-            "no --use_chat_format"
+            f"the tokenizer {tokenizer.name_or_path} does not take all of a chat's layout as text: a mark such as "
+            "<|user|> is a special token, or white space around EOS is lost; use prompt and completion in place of "
+            "messages, and no --use_chat_format"
         )
 
 
