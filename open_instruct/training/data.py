@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,19 @@ def load_examples(
         # Of several runs that start together, one tokenises and the others wait.
         with hold(artifact.path.with_suffix(".lock"), wait=True):
             if not artifact.is_done():
-                with artifact.making() as facts:
+                with artifact.making() as facts, naming_file(source):
                     facts.update(write_encoded(artifact.path, tokenizer, records[rows], max_length, num_workers))
     num_cut = read_sidecar(artifact.path)["examples_cut"]
     return Examples(pa.ipc.open_file(pa.memory_map(str(artifact.path))).read_all()), num_cut
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Say in the error of an example, which begins with its id, where it is from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:

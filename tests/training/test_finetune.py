@@ -251,6 +251,11 @@ def test_a_folder_in_olmos_own_format_names_the_converter(args, tmp_path):
         finetune.main(replace(args, model_name_or_path=str(tmp_path / "native"), output_dir=tmp_path / "out"))
 
 
+def test_an_example_that_does_not_fit_is_named_by_file_and_id(args):
+    with pytest.raises(UserError, match=r"socialiqa\.jsonl: 0: its completion alone exceeds max_seq_length 2"):
+        finetune.main(replace(args, max_seq_length=2))
+
+
 def test_a_run_that_diverges_is_an_error_that_says_so(args):
     with pytest.raises(UserError, match=r"the loss is nan at step .*: training diverged.*lower --learning_rate"):
         finetune.main(replace(args, learning_rate=1e30))
