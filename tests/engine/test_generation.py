@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_evaluation import decode_greedily
 from torch.nn.functional import scaled_dot_product_attention
-from toy_families import toy_model
+from toy_families import fast_model, toy_model
 from transformers import LlamaConfig, LlamaForCausalLM, OlmoForCausalLM
 
 from eval.engine import continuous_batching, kv_cache, lm_head
@@ -24,12 +24,12 @@ STOPS = (7, 11, 20, 33)
 
 @pytest.fixture(scope="module", params=["olmo", "llama", "neox"])
 def model(request):
-    return toy_model(request.param)
+    return fast_model(request.param)
 
 
 @pytest.fixture(scope="module")
 def olmo():
-    return toy_model("olmo")
+    return fast_model("olmo")
 
 
 @pytest.fixture(scope="module")

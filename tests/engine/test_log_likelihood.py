@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_evaluation import plain_score
-from toy_families import FAMILIES, toy_model
+from toy_families import FAMILIES, fast_model, toy_model
 
 from eval.engine import (
     lm_head,
@@ -24,7 +24,7 @@ VOCAB_SIZE = 31
 
 @pytest.fixture(scope="module")
 def models():
-    return {family: toy_model(family, vocab_size=VOCAB_SIZE) for family in FAMILIES}
+    return {family: fast_model(family, vocab_size=VOCAB_SIZE) for family in FAMILIES}
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_scores_do_not_depend_on_batch_order_or_sharing(models, max_batch_tokens
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_on_each_device_are_those_of_plain_forward_passes_on_the_cpu(models, family, device):
     requests = random_requests(random.Random(0))
-    model = toy_model(family, vocab_size=VOCAB_SIZE).to(device)
+    model = fast_model(family, vocab_size=VOCAB_SIZE, device=device)
     for request, scores in zip(requests, score(model, requests, max_batch_tokens=100), strict=True):
         expected = [plain_score(models[family], request.context, ids) for ids in request.continuations]
         assert [one.sum_logits for one in scores] == pytest.approx([one for one, _ in expected], abs=1e-4)

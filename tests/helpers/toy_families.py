@@ -14,6 +14,10 @@ from transformers import (
     OlmoForCausalLM,
 )
 
+from eval.engine.generation import generation_way
+from eval.engine.log_likelihood import scoring_way
+from eval.engine.ways import OWN_CACHE, PREFIX_TREE
+
 FAMILIES: dict[str, Any] = {
     "olmo": (OlmoConfig, OlmoForCausalLM, {}),
     "llama": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 2}),
@@ -40,6 +44,15 @@ def toy_model(family: str, *, vocab_size: int = 64) -> Any:
             **sizes,
         )
     ).eval()
+
+
+def fast_model(family: str, *, vocab_size: int = 64, device: str | torch.device = "cpu") -> Any:
+    """A toy model whose fast ways have been compared with its plain forward pass, and found right."""
+    model = toy_model(family, vocab_size=vocab_size).to(device)
+    assert scoring_way(model, longest=1) == PREFIX_TREE
+    for shares_prefix in (True, False):
+        assert generation_way(model, longest=1, shares_prefix=shares_prefix) == OWN_CACHE
+    return model
 
 
 def other_family(kind: str, **settings: Any) -> Any:
