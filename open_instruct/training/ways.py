@@ -12,12 +12,14 @@ from typing import Any, get_args
 import torch
 
 from open_instruct.common.errors import UserError
+from open_instruct.common.model_files import first_line
 from open_instruct.common.plain_pass import (
     Probe,
     attention_window,
     exceeds,
     fault,
     logit_option,
+    plain_logits,
     probe,
     remembers_lengths,
     rope_switch,
@@ -77,6 +79,7 @@ def choose_way(model: Any, *, packing: bool, prefers_no_mask: bool, longest: int
             f"{type(model).__name__}: an example has {longest} tokens, and the losses of examples beyond {switch} "
             f"depend on those before them (dynamic rotary embeddings); cut examples by --max_seq_length {switch}"
         )
+    require_training_mode(model)
     model.eval()
     found = probe(model)
     shortcuts = get_args(Shortcut)[last_mlp(model) is None :]
@@ -96,6 +99,18 @@ def choose_way(model: Any, *, packing: bool, prefers_no_mask: bool, longest: int
         if reason not in reasons:
             reasons.append(reason)
     raise AssertionError("the plain forward pass is right by definition")
+
+
+@torch.no_grad()
+def require_training_mode(model: Any) -> None:
+    """Raise UserError where the forward pass in training fails: some take other lengths then."""
+    model.train()
+    try:
+        plain_logits(model, torch.zeros(1, sum(CONTEXT), dtype=torch.long, device=model.device))
+    except Exception as error:  # a model raises whatever its code comes across
+        raise UserError(
+            f"{type(model).__name__}: its forward pass in training fails ({first_line(error)}); choose another model"
+        ) from error
 
 
 def unchecked_way(model: Any, *, packing: bool) -> Way:

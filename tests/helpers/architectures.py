@@ -3,6 +3,7 @@
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -77,14 +78,32 @@ def by_layer(cls: Any, own: dict[str, Any]) -> dict[str, Any]:
     return {"num_hidden_layers": num_layers, **in_turn}
 
 
+@cache
+def cannot_be_built(name: str) -> str:
+    """Why transformers has no model of this entry's config; empty where it has."""
+    with TemporaryDirectory() as folder:
+        tokenizer = toy_tokenizer(Path(folder))
+    try:
+        with torch.device("meta"):
+            auto_class(config_of(name, tokenizer)).from_config(config_of(name, tokenizer))
+    except Exception as error:  # each architecture checks its config in its own way
+        return " ".join(str(error).split())
+    return ""
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """A folder with images is published whole; its text part is the causal language model."""
+    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
 def build(folder: Path, name: str, *, seed: int = 0) -> Any:
     """The entry's model, in evaluation mode, with its tokenizer, saved in `folder`."""
     tokenizer = toy_tokenizer(folder)
     torch.manual_seed(seed)
     config = config_of(name, tokenizer)
-    # A folder with images, as it is published: only its text part is a causal language model.
-    kind = AutoModelForImageTextToText if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else None
-    model: Any = (kind or AutoModelForCausalLM).from_config(config)
+    model: Any = auto_class(config).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             widen(parameter)

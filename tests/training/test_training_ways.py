@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from architectures import build
 from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_examples import examples
@@ -198,3 +199,11 @@ def test_a_run_says_which_way_it_took_and_has_the_weights_of_the_plain_one(capsy
     assert "training by: padded, head and last MLP at targets only (packed, " in capsys.readouterr().out
     assert read_sidecar(output_of(args))["computed_by"].startswith("padded, head and last MLP at targets only (packed")
     assert largest_difference(weights(output_of(args)), expected) == 0
+
+
+def test_a_model_that_takes_other_lengths_in_training_is_refused(tmp_path):
+    model = build(tmp_path, "reformer, decoder")
+    with pytest.raises(
+        UserError, match=r"ReformerModelWithLMHead: its forward pass in training fails .*axial_pos_shape"
+    ):
+        choose(model)
