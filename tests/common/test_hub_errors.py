@@ -1,5 +1,7 @@
 """Failures of the Hub become user errors that say what to do."""
 
+import errno
+
 import httpx
 import pytest
 from huggingface_hub.errors import (
@@ -37,3 +39,9 @@ def test_an_unreachable_hub_is_named_by_its_endpoint_with_the_reason_and_the_nex
     )
     with pytest.raises(HubUnreachableError, match=message), hub_errors("org/model", next_step="try again later"):
         raise error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_file_that_cannot_be_written_here_is_not_the_hubs_fault(number):
+    with pytest.raises(OSError, match="of this machine"), hub_errors("org/model", next_step="try again later"):
+        raise OSError(number, "of this machine")

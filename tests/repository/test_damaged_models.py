@@ -16,17 +16,19 @@ from damaged_models import (
     TOKENIZER,
     WEIGHTS,
     damaged,
+    read_weights,
     replace_weights,
     shard,
     tied_twice,
     write_config,
+    write_weights,
 )
 from toy_models import toy_adapter, toy_olmo
 
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import weight_files
-from open_instruct.common.model_loading import load_model
+from open_instruct.common.model_loading import load_model, load_tokenizer
 
 LINE = {"dataset": "rte", "id": "0", "prompt": "The cat", "completion": " entailment"}
 PREDICT = "eval.predict --input_files rte.jsonl --model_name_or_path"
@@ -125,3 +127,40 @@ def test_an_untied_head_of_a_config_that_is_corrected_is_loaded(made, tmp_path):
     folder = damaged(made / "good", tmp_path / "corrected", tied_twice)
     write_config(folder, tie_word_embeddings=False)
     assert not torch.equal(load_model(folder).lm_head.weight, load_model(folder).model.embed_tokens.weight)
+
+
+def test_code_of_a_models_folder_is_not_run_where_transformers_has_its_type(made, tmp_path):
+    def with_code(folder: Path) -> None:
+        write_config(folder, auto_map={"AutoConfig": "code.Foo", "AutoModelForCausalLM": "code.Foo"})
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config |= {"auto_map": {"AutoTokenizer": ["code.Foo", None]}, "tokenizer_class": "FooTokenizer"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        (folder / "code.py").write_text(f"open({str(folder / 'executed')!r}, 'w')\n")
+
+    folder = damaged(made / "good", tmp_path / "code", with_code)
+    assert type(load_model(folder)).__name__ == "OlmoForCausalLM"
+    assert load_tokenizer(folder).get_vocab() == load_tokenizer(made / "good").get_vocab()
+    assert not (folder / "executed").exists()
+
+
+def test_a_model_that_is_tied_twice_alike_is_trained_and_saved_as_tied(made, home, monkeypatch):
+    outputs = []
+    for names in ([EMBEDDING], [EMBEDDING, HEAD]):
+
+        def store(folder: Path, names=names) -> None:
+            write_config(folder, tie_word_embeddings=True)
+            tensors = read_weights(folder)
+            del tensors[HEAD]
+            write_weights(folder, tensors | dict.fromkeys(names, tensors[EMBEDDING]))
+
+        model = damaged(made / "good", home / f"tied{len(names)}", store)
+        outputs.append(home / f"tuned{len(names)}")
+        command = f"{FINETUNE} {model} --max_train_steps 2 --output_dir {outputs[-1]}"
+        script, *arguments = command.split()
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        module = importlib.import_module(script)
+        run(module.main, module.Args)
+    once, twice = (load_model(folder) for folder in outputs)
+    assert all(torch.equal(one, other) for one, other in zip(once.parameters(), twice.parameters(), strict=True))
+    assert twice.lm_head.weight is twice.model.embed_tokens.weight
+    assert not torch.equal(twice.lm_head.weight, load_model(home / "tied1").lm_head.weight)

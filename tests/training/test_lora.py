@@ -6,6 +6,7 @@ import pytest
 import torch
 from architectures import build
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from toy_training import largest_difference, output_of, toy_training, weights
 from transformers import AutoModelForCausalLM
 
@@ -117,3 +118,17 @@ def test_merging_refuses_adapters_that_were_lost_in_loading(tmp_path):
     get_peft_model(base, LoraConfig(r=4, target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
     with pytest.raises(UserError, match="peft loses 6 adapters"):
         merge_adapter(tmp_path / "base", tmp_path / "adapter")
+
+
+def test_merging_refuses_an_adapter_without_all_of_its_tensors_or_with_infinite_ones(args, tmp_path):
+    """peft only warns of the one, and merges the other."""
+    adapter = tmp_path / "adapter"
+    finetune.main(replace(args, output_dir=adapter, keep_weights="lora"))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = min(tensors)
+    rest = {key: tensor for key, tensor in tensors.items() if key != name}
+    for changed, message in ((rest, "differ on"), (rest | {name: tensors[name] * torch.inf}, "not finite")):
+        save_file(changed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=message):
+            merge_lora.main(merge_lora.Args(str(adapter), tmp_path / "merged"))
+        assert not (tmp_path / "merged").exists()
