@@ -91,3 +91,13 @@ def test_predict_classification_refuses_other_kinds(home):
         predict_classification.main(Args(home / "model", (home / "sciq.jsonl",)))
     predict_classification.main(Args(home / "model", (home / "rte.jsonl",)))
     assert (home / "output" / "predictions" / "rte_toy_ckpt7.jsonl").is_file()
+
+
+def test_a_run_that_is_refused_before_its_first_record_leaves_no_partial_file(home):
+    config = home / "model" / "tokenizer_config.json"
+    values = json.loads(config.read_text())
+    del values["eos_token"]
+    config.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="has no EOS token"):
+        run_predict(home, "sciq")
+    assert not list((home / "output" / "predictions").glob("*"))
