@@ -66,7 +66,7 @@ def require_plain(node: Any) -> None:
 
 
 class Loader(yaml.SafeLoader):
-    """Refuses a key for the second time, of which all but one value would be lost."""
+    """Refuses a key for the second time, of which all but one value would be lost; every error is a YAMLError."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, yaml.Node] = {}
@@ -77,14 +77,17 @@ class Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # whatever PyYAML's conversions raise
+            found = f"{node.value[:40]!r}" if isinstance(node, yaml.ScalarNode) else "a value"
+            raise yaml.MarkedYAMLError(problem=f"{found}: {error}", problem_mark=node.start_mark) from error
+
 
 def construct(node: yaml.Node) -> Any:
     """The value of a node.  Raises YAMLError where it has none."""
-    try:
-        return Loader("").construct_document(node)
-    except (ValueError, TypeError, AttributeError, LookupError) as error:  # whatever PyYAML's conversions raise
-        found = f"{node.value[:40]!r}" if isinstance(node, yaml.ScalarNode) else "a value"
-        raise yaml.MarkedYAMLError(problem=f"{found}: {error}", problem_mark=node.start_mark) from error
+    return Loader("").construct_document(node)
 
 
 def yaml_problem(error: yaml.YAMLError) -> str:
