@@ -106,7 +106,8 @@ def require_training_mode(model: Any) -> None:
     """Raise UserError where the forward pass in training fails: some take other lengths then."""
     model.train()
     try:
-        plain_logits(model, torch.zeros(1, sum(CONTEXT), dtype=torch.long, device=model.device))
+        with torch.random.fork_rng(devices=[]):  # its dropout changes no number of the run
+            plain_logits(model, torch.zeros(1, sum(CONTEXT), dtype=torch.long, device=model.device))
     except Exception as error:  # a model raises whatever its code comes across
         raise UserError(
             f"{type(model).__name__}: its forward pass in training fails ({first_line(error)}); choose another model"

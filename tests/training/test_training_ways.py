@@ -161,6 +161,15 @@ def test_a_model_that_sees_later_tokens_is_refused():
         choose(other_family("bert"))
 
 
+def test_choosing_a_way_leaves_random_numbers_alone():
+    model = other_family("gpt2", resid_pdrop=0.5, embd_pdrop=0.5)
+    torch.manual_seed(3)
+    choose(model)
+    found = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(found, torch.rand(3))
+
+
 def test_examples_beyond_the_window_are_not_packed():
     assert choose(other_family("mistral", sliding_window=8, num_key_value_heads=2), packing=True, longest=8).packing
     model = other_family("mistral", sliding_window=8, num_key_value_heads=2)
