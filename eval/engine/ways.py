@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+import torch
 from transformers import PreTrainedModel
 
+from eval.engine.prefix_attention import is_out_of_memory
 from open_instruct.common.errors import UserError
 from open_instruct.common.plain_pass import (
     Deviation,
@@ -17,6 +19,7 @@ from open_instruct.common.plain_pass import (
     attention_window,
     exceeds,
     fault,
+    in_float32,
     logit_option,
     probe,
     remembers_lengths,
@@ -44,8 +47,8 @@ _right: WeakKeyDictionary[PreTrainedModel, dict[tuple[str, ...], tuple[str | Non
     WeakKeyDictionary()
 )
 """By task, variant and candidates: the name of the first that is right, and what is wrong with those before it."""
-_probes: WeakKeyDictionary[PreTrainedModel, tuple[list[int], Probe]] = WeakKeyDictionary()
-"""With the versions of the weights that it was computed with."""
+_probes: WeakKeyDictionary[PreTrainedModel, dict[torch.dtype, tuple[list[int], Probe]]] = WeakKeyDictionary()
+"""By precision, with the versions of the weights that it was computed with."""
 _taken: WeakKeyDictionary[PreTrainedModel, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -89,9 +92,8 @@ def first_right(model: PreTrainedModel, candidates: Sequence[Candidate]) -> tupl
     was_training, faults = model.training, []
     model.eval()
     try:
-        found = current_probe(model)
         for candidate in candidates:
-            reason = fault(candidate.name, candidate.deviation, found)
+            reason = fault_of(model, candidate)
             if reason is None:
                 return candidate.name, tuple(faults)
             faults.append(reason)
@@ -100,12 +102,27 @@ def first_right(model: PreTrainedModel, candidates: Sequence[Candidate]) -> tupl
     return None, tuple(faults)
 
 
+def fault_of(model: PreTrainedModel, candidate: Candidate) -> str | None:
+    """What is wrong with a way in the precision of the weights, or in float32, whose noise hides nothing."""
+    reason = fault(candidate.name, candidate.deviation, current_probe(model))
+    if reason or candidate.deviation is None or model.dtype == torch.float32:
+        return reason
+    try:
+        with in_float32(model):
+            return fault(candidate.name, candidate.deviation, current_probe(model))
+    except RuntimeError as error:
+        if not is_out_of_memory(error, is_smallest=False):
+            raise
+        return f"{candidate.name} cannot be compared in float32, for which memory does not suffice"
+
+
 def current_probe(model: PreTrainedModel) -> Probe:
     """The probe of the model's present weights; log-likelihoods and generation have it in common."""
     versions = [parameter._version for parameter in model.parameters()]
-    if model not in _probes or _probes[model][0] != versions:
-        _probes[model] = (versions, probe(model))
-    return _probes[model][1]
+    of_model = _probes.setdefault(model, {})
+    if model.dtype not in of_model or of_model[model.dtype][0] != versions:
+        of_model[model.dtype] = (versions, probe(model))
+    return of_model[model.dtype][1]
 
 
 def ways(model: PreTrainedModel) -> dict[str, str]:

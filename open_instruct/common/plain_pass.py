@@ -7,7 +7,8 @@ the length of a batch: `attention_window` and `rope_switch` give these lengths.
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,15 @@ from open_instruct.common.model_files import first_line
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Nats by which two log-probabilities of one token may differ: noise of a forward pass in that precision, where logits
 are some tens. Texts that see each other differ by more, as soon as a model has learned anything from its context."""
-WINDOW = re.compile(r".*window(_size|_len)?|attention_chunk_size|local_attention|index_topk|(index_)?block_size")
+WINDOW = re.compile(
+    r".*window(_size|_len)?|attention_chunk_size|.*attn_chunk_length|local_attention|index_topk|(index_)?block_size"
+    "|indexer_budget"
+)
 """Fields of a config that bound how many tokens a token attends to."""
-LOGIT_OPTIONS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+LOGIT_OPTIONS = {
+    **dict.fromkeys(("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")),
+    **dict.fromkeys(("logit_scale", "logits_scaling", "lm_head_multiplier", "logits_mup_width_multiplier"), 1.0),
+}
 """Fields by which a model transforms the logits of its head, and the value that changes nothing. A cap changes the
 small logits of a probe by less than those of a text."""
 CHANGING_ROPE = ("dynamic", "longrope")
@@ -96,6 +103,27 @@ def probe(model: Any) -> Probe:
             "expected a model that predicts each token from those before it, so choose another one"
         )
     return found
+
+
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Inside the block, weights and buffers in half precision are float32, with the same values.
+
+    What a way does wrong can be smaller than the noise of half precision, and still change every number.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    own = [(tensor, tensor.dtype) for tensor in tensors if tensor.dtype in (torch.float16, torch.bfloat16)]
+    try:
+        convert((tensor, torch.float32) for tensor, _ in own)
+        yield
+    finally:
+        convert(own)
+
+
+def convert(tensors: Iterable[tuple[Tensor, torch.dtype]]) -> None:
+    with torch.inference_mode(False), torch.no_grad():  # no inference tensors: they cannot be trained later
+        for tensor, dtype in tensors:
+            tensor.data = tensor.data.to(dtype)
 
 
 def probe_sequences(vocab_size: int) -> tuple[list[int], list[int]]:

@@ -1,11 +1,14 @@
 """A way that computes otherwise than the plain forward pass is not taken: each fault is planted here once."""
 
+import re
+from dataclasses import fields, is_dataclass
+
 import pytest
 import torch
 from plain_evaluation import decode_greedily, plain_score
 from torch import nn
 from toy_families import FAMILIES, other_family, toy_model
-from transformers import AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from eval.engine import (
     continuous_batching,
@@ -19,6 +22,7 @@ from eval.engine import (
 from eval.engine.generation import generate
 from eval.engine.log_likelihood import Request, score
 from eval.engine.ways import ALONE, GENERATE, OWN_CACHE, PADDED, PREFIX_TREE, WITHOUT_CACHE, ways
+from open_instruct.common import plain_pass
 from open_instruct.common.errors import UserError
 from open_instruct.common.plain_pass import attention_window, rope_switch
 
@@ -78,6 +82,38 @@ def test_other_architectures_take_a_plain_way_and_are_right(kind, settings):
     assert way(model, "generation") == GENERATE
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_the_noise_of_half_precision_would_hide_is_seen(dtype):
+    model = toy_model("olmo").to(dtype)
+    model.model.layers[0].mlp = NextTo(model.model.layers[0].mlp, share=0.02)
+    before = {name: (each.dtype, each.clone()) for name, each in model.state_dict().items()}
+    score(model, REQUESTS)
+    generate(model, PROMPTS, max_new_tokens=2, eos_id=EOS)
+    assert way(model, "log-likelihoods") == PADDED
+    assert way(model, "generation") == WITHOUT_CACHE
+    for name, (own, values) in before.items():
+        assert model.state_dict()[name].dtype == own
+        assert model.state_dict()[name].equal(values)
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def test_half_precision_takes_the_fast_ways_of_float32_or_plain_ones_without_memory(monkeypatch):
+    model = toy_model("olmo").bfloat16()
+    score(model, REQUESTS)
+    generate(model, PROMPTS, max_new_tokens=2, eos_id=EOS)
+    assert ways(model) == {"log-likelihoods": PREFIX_TREE, "generation": OWN_CACHE}
+
+    def without_memory(tensors):
+        if any(dtype is torch.float32 for _, dtype in tensors):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(plain_pass, "convert", without_memory)
+    model = toy_model("olmo").bfloat16()
+    score(model, REQUESTS)
+    assert way(model, "log-likelihoods") == ALONE
+    assert "prefix tree cannot be compared in float32" in ways(model)["log-likelihoods"]
+
+
 def test_a_model_that_sees_later_tokens_is_refused():
     model = other_family("bert")
     with pytest.raises(UserError, match=r"BertLMHeadModel: .* changes by .* nats with the tokens after it"):
@@ -89,12 +125,12 @@ def test_a_model_that_sees_later_tokens_is_refused():
 class NextTo(nn.Module):
     """An MLP that adds to each token the state of the one before it in the batch's rows."""
 
-    def __init__(self, mlp):
+    def __init__(self, mlp, share=1.0):
         super().__init__()
-        self.mlp = mlp
+        self.mlp, self.share = mlp, share
 
     def forward(self, hidden):
-        return self.mlp(hidden) + nn.functional.pad(hidden, (0, 0, 1, 0))[:, :-1]
+        return self.mlp(hidden) + self.share * nn.functional.pad(hidden, (0, 0, 1, 0))[:, :-1]
 
 
 def test_texts_that_see_each_other_end_to_end_are_not_computed_so():
@@ -240,3 +276,20 @@ def test_windows_and_changing_rotary_embeddings_of_configs():
     assert rope_switch(AutoConfig.for_model("llama")) is None
     longrope = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "rope_theta": 1e4}
     assert rope_switch(AutoConfig.for_model("phi3", rope_parameters=longrope)) == 4096
+
+
+def test_every_field_that_bounds_attention_or_transforms_logits_is_known():
+    parts = {part for config in MODEL_FOR_CAUSAL_LM_MAPPING for part in (config, config.sub_configs.get("text_config"))}
+    names = {field.name for part in parts if is_dataclass(part) for field in fields(part)}
+    bounds = {name for name in names if re.search("window|att.*chunk_(size|len)|budget|index.*topk", name)}
+    of_logits = {name for name in names if re.search("logits?_.*(cap|scal|mult)|lm_head_mult", name)}
+    # Numbers of layers and of blocks.
+    no_bounds = {
+        "max_window_layers",
+        "sliding_window_pattern",
+        "prefix_dense_sliding_window_pattern",
+        "index_topk_blocks",
+    }
+    inside = {"attn_logit_softcapping", "moe_router_logit_softcapping"}  # of the model: the probe sees them
+    assert {name for name in bounds if not plain_pass.WINDOW.fullmatch(name)} - no_bounds == set()
+    assert of_logits - inside == set(plain_pass.LOGIT_OPTIONS)
