@@ -21,8 +21,8 @@ from open_instruct.common.errors import UserError
 NAME = "prefix_tree"
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Without cuDNN's, which is prepared anew for every shape: passes have many."""
-UNSUPPORTED = ("softcap", "s_aux")
-"""Arguments by which some models change attention beyond a scale."""
+UNSUPPORTED = ("softcap", "s_aux", "an attention mask of its own")
+"""Arguments by which some models change attention beyond a scale, though before training perhaps by nothing."""
 
 
 Attend = Callable[..., torch.Tensor]
@@ -42,6 +42,7 @@ def attend(
     tree_attention: Attend,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
+    options["an attention mask of its own"] = attention_mask
     unsupported = [name for name in UNSUPPORTED if options.get(name) is not None]
     if unsupported:
         raise UserError(

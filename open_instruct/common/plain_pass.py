@@ -19,8 +19,11 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import first_line
 
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
-"""Nats by which two log-probabilities of one token may differ: noise of a forward pass in that precision, where logits
-are some tens. Texts that see each other differ by more, as soon as a model has learned anything from its context."""
+"""Nats by which two log-probabilities of one token may differ at most: noise of a forward pass in that precision, where
+logits are some tens. Texts that see each other differ by more, as soon as a model has learned from its context."""
+LEAST, NOISE = 4e-6, 10
+"""In float32 the tolerance is NOISE times what a rounding of the embeddings changes, and LEAST at least: of a model
+that has learned nothing, texts that see each other differ by 1e-5."""
 WINDOW = re.compile(
     r".*window(_size|_len)?|attention_chunk_size|.*attn_chunk_length|local_attention|index_topk|(index_)?block_size"
     "|indexer_budget"
@@ -95,6 +98,8 @@ def probe(model: Any) -> Probe:
     if not all(each.isfinite().all() for each in log_probs):
         raise UserError("the model gives logits that are not finite; its weights are broken, or overflow in float16")
     tolerance = TOLERANCES[model.dtype]
+    if model.dtype == torch.float32:
+        tolerance = min(tolerance, max(LEAST, NOISE * noise(model, sequences, log_probs)))
     found = Probe(sequences, (log_probs[0], log_probs[1]), tolerance)
     difference = found.deviation(log_probs[1][: SHARED - 1], sequence=0, first=1)
     if difference > tolerance:
@@ -103,6 +108,22 @@ def probe(model: Any) -> Probe:
             "expected a model that predicts each token from those before it, so choose another one"
         )
     return found
+
+
+def noise(model: Any, sequences: Sequence[list[int]], log_probs: Sequence[Tensor]) -> float:
+    """Largest change of a log-probability, in nats, where the embeddings are changed as by a rounding in float32."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(_: Any, __: Any, output: Tensor) -> Tensor:
+        change = torch.randn(output.shape, generator=generator) * torch.finfo(torch.float32).eps
+        return output * (1 + change.to(output.device))
+
+    hook = model.get_input_embeddings().register_forward_hook(rounded)
+    try:
+        found = [plain_log_probs(model, ids) for ids in sequences]
+    finally:
+        hook.remove()
+    return max((one - other).abs().max().item() for one, other in zip(found, log_probs, strict=True))
 
 
 @contextmanager

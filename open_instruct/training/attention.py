@@ -9,6 +9,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from open_instruct.common.devices import fits_varlen_kernel, has_varlen_kernel
+from open_instruct.common.errors import UserError
 from open_instruct.training.batches import Batch
 
 WITHOUT_MASK = "without_mask"
@@ -49,7 +50,11 @@ def attention_without_mask(
     lengths: tokens of each packed example; or, in half precision on a GPU, starts: (examples + 1,) int32, and longest:
     tokens; options: passed on to transformers' function for scaled_dot_product_attention.
     -> (batch, tokens, heads, head_dim)
+
+    Raises UserError where the model makes a mask of its own: what is learned in it may still be without effect.
     """
+    if attention_mask is not None:
+        raise UserError(f"{type(module).__name__} makes an attention mask of its own, which is not supported")
     options |= {"dropout": dropout, "scaling": scaling}
     if lengths is None:
         if starts is None:

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from architectures import build
+from architectures import build, config_of
 from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_examples import examples
 from toy_families import FAMILIES, other_family, toy_model
+from toy_models import toy_tokenizer
 from toy_training import largest_difference, output_of, toy_training, weights
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoModelForCausalLM
 
 from open_instruct import finetune
 from open_instruct.common.errors import UserError
@@ -216,3 +217,22 @@ def test_a_model_that_takes_other_lengths_in_training_is_refused(tmp_path):
         UserError, match=r"ReformerModelWithLMHead: its forward pass in training fails .*axial_pos_shape"
     ):
         choose(model)
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "jamba", "bloom", "zamba", "doge"])
+def test_a_model_that_has_learned_nothing_is_not_packed_where_examples_would_see_each_other(tmp_path, kind):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config_of(kind, toy_tokenizer(tmp_path))).eval()  # nearly uniform
+    assert not choose(model, packing=True).packing
+    with pytest.raises(UserError, match="changes by"):
+        choose(AutoModelForCausalLM.from_config(config_of("bert", toy_tokenizer(tmp_path))))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_has_learned_nothing_is_packed_where_that_is_right(family):
+    model = toy_model(family)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=0.02)
+    assert choose(model, packing=True).name == "packed, attention without a mask, head and last MLP at targets only"
