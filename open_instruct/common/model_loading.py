@@ -25,6 +25,8 @@ HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", WEIGHTS, SHARDS, ADAPTER)
 """Files that are downloaded from a Hub repository: weights as safetensors, no pickles, no code."""
 RUN_AGAIN = "run the same command again, which goes on with what is downloaded"
 PLAIN_TEXT = "The cat sat on the mat, and it slept."
+TEXTS = (PLAIN_TEXT, " It cost 12345 and 6.7.\n\nWhy?", "a  b\n\tc 的 café", "<|user|>\nIs it?\n<|assistant|>\nit's so")
+"""Texts on which kinds of tokenizers differ: at their beginning, in white space, digits and letters."""
 SPARE_EMBEDDINGS, SPARE_SHARE = 128, 0.05
 """Embeddings of no token that a model may have, the larger of both: they are padded to multiples of up to 128 for each
 of several GPUs. OLMo-1B has 24 of 50,304, Pythia-12B 411 of 50,688, Phi-2 905 of 51,200."""
@@ -209,6 +211,7 @@ def load_tokenizer(folder: Path, *, option: str | None = None, add_bos_token: Ad
     what = "its tokenizer" if (folder / "tokenizer.json").is_file() else "its tokenizer, which has no tokenizer.json,"
     with refused(folder, what, f"{COPY_AGAIN}, or give another folder by {option}" if option else COPY_AGAIN):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = as_stored(tokenizer, folder)
     require_usable(tokenizer, folder)
     require_offsets(tokenizer)
     keep_spelled_tokens_text(tokenizer)
@@ -216,6 +219,32 @@ def load_tokenizer(folder: Path, *, option: str | None = None, add_bos_token: Ad
     # Lengths are checked against the model, so transformers' warning of "indexing errors" would be untrue.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
+
+
+def as_stored(tokenizer: Any, folder: Path) -> Any:
+    """The tokenizer, or that of tokenizer.json as it is, where transformers' class makes other tokens of texts.
+
+    It takes the class for the model's type (Qwen2's, for one) or the one that tokenizer_config.json names, which put
+    their own way of splitting texts in place of that in tokenizer.json, by which the model was trained.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    file = folder / "tokenizer.json"
+    if type(tokenizer) is PreTrainedTokenizerFast or not file.is_file() or not tokenizer.is_fast:
+        return tokenizer
+    stored = Tokenizer.from_file(str(file))
+    stored.no_padding()
+    stored.no_truncation()
+    if all(
+        stored.encode(text, add_special_tokens=False).ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in TEXTS
+    ):
+        return tokenizer
+    print(
+        f"{file} is used as it is: {type(tokenizer).__name__} of transformers makes other tokens of texts", flush=True
+    )
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def require_usable(tokenizer: Any, folder: Path) -> None:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 from toy_tokenizers import KINDS, save_tokenizer, table
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from eval.prediction import requests
 from olmo_eval.instances import Instance
@@ -212,6 +212,27 @@ def test_truncation_drops_tokens_after_bos(tmp_path, kind):
     assert [*kept.context, *kept.continuations[0]] == example.ids[:-1]
     [[option]] = encode_options(tokenizer, [Instance({}, Item([prompt], [completion], 0))], max_length=18)
     assert [*option.context, *option.continuation] == example.ids[:-1]
+
+
+@pytest.mark.parametrize("begins", BOOLEANS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "by", [("config.json", "model_type", "qwen2"), ("tokenizer_config.json", "tokenizer_class", "LlamaTokenizer")]
+)
+def test_a_class_that_splits_otherwise_than_the_file_is_not_used(tmp_path, kind, begins, by):
+    save_tokenizer(tmp_path, kind, begins=begins)
+    expected = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    file, field, name = by
+    old = read_json(tmp_path / file) if (tmp_path / file).is_file() else {}
+    write_json(tmp_path / file, old | {field: name})
+    tokenizer = load_tokenizer(tmp_path)
+    texts = [prompt + completion for prompt, completion in PAIRS if "{" not in prompt + completion]
+    assert token_ids(tokenizer, texts)["input_ids"] == token_ids(expected, texts)["input_ids"]
+    assert begins_with(tokenizer) == [expected.bos_token] * begins
+    tokenizer.save_pretrained(tmp_path / "saved")
+    if file == "config.json":
+        write_json(tmp_path / "saved" / file, {field: name})
+    assert token_ids(load_tokenizer(tmp_path / "saved"), texts) == token_ids(tokenizer, texts)
 
 
 def test_what_cannot_be_right_is_refused_by_name(tmp_path):
