@@ -13,7 +13,7 @@ import architectures
 import torch
 from peft import LoraConfig, get_peft_model
 from toy_evaluation import read_records, write_evaluation
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from eval import predict
 from open_instruct import finetune
@@ -93,8 +93,8 @@ def outcome(check: Callable[[Path], str], folder: Path) -> Outcome:
 
 
 def plain(folder: Path) -> tuple[Any, Any]:
-    """The model and tokenizer as transformers loads them."""
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    """The model as transformers loads it, and the tokenizer as its file says, whatever class the type has."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def predicted(folder: Path, name: str) -> tuple[Path, list[tuple[dict[str, Any],
     output, model = folder / f"{name}.out.jsonl", folder / "model"
     evaluation = (folder / f"{name}.jsonl",)
     predict.main(predict.Args(str(model), evaluation, output_file=output, max_new_tokens=NEW_TOKENS))
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     return output, [(record, tokenizer(record["prompt"])["input_ids"]) for record in read_records(output)]
 
 
