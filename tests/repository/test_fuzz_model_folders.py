@@ -1,6 +1,7 @@
 """Mutated files of a model: right numbers and exit code 0, or one sentence and exit code 2."""
 
 import itertools
+import logging
 
 import pytest
 from model_folder_trials import MODEL, SCRIPTS, Trials, mutate_header
@@ -9,6 +10,14 @@ from mutations import mutate_json, mutations
 FILES = (*MODEL, "adapter_config.json", "adapter_model.safetensors")
 COUNT = {"config.json": 300, "tokenizer.json": 220, "tokenizer_config.json": 120, "model.safetensors": 180}
 """Mutations of these files; of the others 45 each."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_logs():
+    """Libraries log mutated values: half characters, which a process of pytest-xdist cannot send to the main one."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")
