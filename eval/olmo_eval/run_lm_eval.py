@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eval.prediction.model_loading import find_folder, load
+from eval.prediction.model_loading import find_folder, load, longest_input
 from eval.prediction.resumable_jsonl import ResumableJsonl, require_own_partial
 from olmo_eval.instances import load_instances
 from olmo_eval.olmes import better_form
@@ -29,7 +29,6 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import write_json, write_jsonl
-from open_instruct.common.model_loading import max_positions
 from open_instruct.common.naming import in_words, suffix
 from open_instruct.common.progress_line import ProgressLine
 from open_instruct.common.special_tokens import begins_with
@@ -91,8 +90,6 @@ class Args(SuiteOptions):
 
 REFERENCE_MODEL = "lm::"
 """Prefix of the models of the reference pipeline that are not in its own list."""
-LONGEST_CONTEXT = 2048
-"""Tokens; the maximum of the reference pipeline."""
 PER_INSTANCE = "instance_predictions"
 
 
@@ -223,20 +220,6 @@ def prepare_model(args: Args, source: Source) -> Model:
         "model_kwargs": {"model_class": args.model_class, "dtype": str(network.dtype), "model_max_length": max_length},
     }
     return Model(network, tokenizer, max_length, report)
-
-
-def longest_input(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", requested: int | None) -> int:
-    """Maximum number of tokens of a context and its continuation.  Raises UserError if more are `requested`."""
-    positions = max_positions(model.config) or LONGEST_CONTEXT
-    if isinstance(tokenizer.model_max_length, bool) or tokenizer.model_max_length < 1:
-        raise UserError(
-            f"{tokenizer.name_or_path}/tokenizer_config.json: model_max_length is {tokenizer.model_max_length}; "
-            "expected a number of tokens, or no such entry"
-        )
-    most = min(tokenizer.model_max_length, positions, LONGEST_CONTEXT)
-    if requested is not None and not 1 <= requested <= most:
-        raise UserError(f"--max_seq_length is {requested}; expected 1 to {most}, the limit of model and tokenizer")
-    return requested or most
 
 
 def artifact_of_all(files: Sequence[MetricsFile], full: Artifact | None) -> Artifact | None:

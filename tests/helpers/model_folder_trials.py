@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from toy_models import toy_adapter, toy_olmo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from eval.prediction.model_loading import longest_input
 from olmo_eval.instances import load_instances
 from olmo_eval.ranking import encode_options
-from olmo_eval.run_lm_eval import longest_input
 from olmo_eval.tasks import task_named
 from open_instruct.common.cli import run
 from open_instruct.common.model_loading import load_tokenizer

@@ -11,10 +11,10 @@ from toy_models import toy_olmo, toy_tokenizer
 from toy_tokenizers import save_tokenizer
 from transformers import AutoTokenizer, OlmoForCausalLM
 
+from eval.prediction.model_loading import longest_input
 from olmo_eval.instances import Instance, load_instances
 from olmo_eval.ranked_task import Item
 from olmo_eval.ranking import Prediction, encode_options, predict, summarise
-from olmo_eval.run_lm_eval import longest_input
 from olmo_eval.tasks import TASKS
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_loading import load_tokenizer
