@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from open_instruct.common.model_files import first_line
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Nats by which two log-probabilities of one token may differ at most: noise of a forward pass in that precision, where
 logits are some tens. Texts that see each other differ by more, as soon as a model has learned from its context."""
-LEAST, NOISE = 4e-6, 10
+LEAST, NOISE = 6e-6, 10
 """In float32 the tolerance is NOISE times what a rounding of the embeddings changes, and LEAST at least: of a model
 that has learned nothing, texts that see each other differ by 1e-5."""
 WINDOW = re.compile(
@@ -48,8 +50,20 @@ class Probe:
     sequences: tuple[list[int], list[int]]
     log_probs: tuple[Tensor, Tensor]
     """(tokens - 1,) each, in float32 on the CPU."""
-    tolerance: float
-    """Largest accepted difference of one log-probability, in nats."""
+    model: ReferenceType[Any]
+    """Weak: probes are kept by model, for as long as there is one."""
+
+    def is_noise(self, difference: float) -> bool:
+        """Whether two right ways may differ by this many nats. Few do by so much that noise has to be measured."""
+        model = self.model()
+        if model is None or model.dtype != torch.float32 or difference > TOLERANCES[torch.float32]:
+            return model is not None and difference <= TOLERANCES[model.dtype]
+        return difference <= LEAST or difference <= NOISE * self.noise
+
+    @cached_property
+    def noise(self) -> float:
+        """Largest change of a log-probability, in nats, where embeddings are changed as by a rounding in float32."""
+        return noise(self.model(), self.sequences[0])
 
     def deviation(self, found: Tensor, *, sequence: int, first: int) -> float:
         """Largest difference in nats between `found` (tokens,) and the log-probabilities of the tokens from `first`."""
@@ -68,7 +82,7 @@ def fault(name: str, deviation: Deviation | None, found: Probe) -> str | None:
         difference = deviation(found) if deviation else 0.0
     except Exception as error:  # a model raises whatever its code comes across
         return f"{name} cannot run: {first_line(error)}"
-    return None if difference <= found.tolerance else f"{name} differs by {difference:.3g} nats"
+    return None if found.is_noise(difference) else f"{name} differs by {difference:.3g} nats"
 
 
 def plain_logits(model: Any, ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
@@ -97,12 +111,9 @@ def probe(model: Any) -> Probe:
         ) from error
     if not all(each.isfinite().all() for each in log_probs):
         raise UserError("the model gives logits that are not finite; its weights are broken, or overflow in float16")
-    tolerance = TOLERANCES[model.dtype]
-    if model.dtype == torch.float32:
-        tolerance = min(tolerance, max(LEAST, NOISE * noise(model, sequences, log_probs)))
-    found = Probe(sequences, (log_probs[0], log_probs[1]), tolerance)
+    found = Probe(sequences, (log_probs[0], log_probs[1]), ref(model))
     difference = found.deviation(log_probs[1][: SHARED - 1], sequence=0, first=1)
-    if difference > tolerance:
+    if not found.is_noise(difference):
         raise UserError(
             f"{name}: the log-probability of a token changes by {difference:.3g} nats with the tokens after it; "
             "expected a model that predicts each token from those before it, so choose another one"
@@ -110,20 +121,20 @@ def probe(model: Any) -> Probe:
     return found
 
 
-def noise(model: Any, sequences: Sequence[list[int]], log_probs: Sequence[Tensor]) -> float:
-    """Largest change of a log-probability, in nats, where the embeddings are changed as by a rounding in float32."""
+@torch.no_grad()
+def noise(model: Any, ids: Sequence[int]) -> float:
     generator = torch.Generator().manual_seed(0)
 
     def rounded(_: Any, __: Any, output: Tensor) -> Tensor:
         change = torch.randn(output.shape, generator=generator) * torch.finfo(torch.float32).eps
         return output * (1 + change.to(output.device))
 
+    exact = plain_log_probs(model, ids)  # not that of the probe: the model may have another attention by now
     hook = model.get_input_embeddings().register_forward_hook(rounded)
     try:
-        found = [plain_log_probs(model, ids) for ids in sequences]
+        return (plain_log_probs(model, ids) - exact).abs().max().item()
     finally:
         hook.remove()
-    return max((one - other).abs().max().item() for one, other in zip(found, log_probs, strict=True))
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def choose_way(model: Any, *, packing: bool, prefers_no_mask: bool, longest: int
             f"{type(model).__name__}: an example has {longest} tokens, and the losses of examples beyond {switch} "
             f"depend on those before them (dynamic rotary embeddings); cut examples by --max_seq_length {switch}"
         )
-    require_training_mode(model)
+    if not model._can_set_attn_implementation():
+        require_training_mode(model)
     model.eval()
     found = probe(model)
     shortcuts = get_args(Shortcut)[last_mlp(model) is None :]
