@@ -126,7 +126,9 @@ def ours(args: Args, setting: Setting, rows: list[Encoded], folder: Path) -> tup
     from open_instruct.common.model_loading import load_model
     from open_instruct.training.attention import WITHOUT_MASK
 
-    model = load_model(folder / "model", attn_implementation=WITHOUT_MASK if args.packing else "sdpa")
+    model = load_model(folder / "model")
+    if args.packing:
+        model.set_attn_implementation(WITHOUT_MASK)
     options = {"mixed_precision": setting.precision, "packing": args.packing}
     warmup_ratio = WARMUP_STEPS / args.num_steps
     return fine_tune(model, rows, setting.batch_size, folder, warmup_ratio=warmup_ratio, **options)

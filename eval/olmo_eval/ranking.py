@@ -129,7 +129,7 @@ def encode_options(
     pairs = [
         pair for instance in instances for pair in zip(instance.item.contexts, instance.item.continuations, strict=True)
     ]
-    encode = encode_separately if ids_of_parts_add_up(tokenizer) else encode_pairs
+    encode = encode_apart if ids_of_parts_add_up(tokenizer) else encode_pairs
     of_instances, num_first = iter(encode(tokenizer, pairs)), len(beginning(tokenizer))
     encoded = []
     for instance in instances:
@@ -160,7 +160,7 @@ def ids_of_parts_add_up(tokenizer: PreTrainedTokenizerFast) -> bool:
     )
 
 
-def encode_separately(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
+def encode_apart(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
     """Contexts and continuations as the reference pipeline tokenises them, each for itself."""
     # Most instances have one context for all continuations, with the same exemplars: each is tokenised once.
     distinct = list({context: None for context, _ in pairs})

@@ -127,13 +127,11 @@ def load_model(
     folder: Path,
     *,
     dtype: str = "float32",
-    attn_implementation: str | None = None,
     config: Any | None = None,
     device_map: str | None = None,
 ) -> Any:
-    """A causal language model.
+    """A causal language model, with torch's scaled_dot_product_attention, or its own where it does not support that.
 
-    attn_implementation: default: torch's scaled_dot_product_attention, or the model's own where it does not support it;
     config: in place of the folder's own; device_map: `meta` checks names and shapes without reading weights.
     Of a model with images or sound, it is the part that has to do with text.
     Raises UserError where it cannot be loaded, or the weights are not exactly those of the config.
@@ -148,7 +146,6 @@ def load_model(
             folder,
             config=settings,
             dtype=dtype,
-            attn_implementation=attn_implementation,
             device_map=device_map,
             local_files_only=True,
             trust_remote_code=False,

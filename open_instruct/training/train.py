@@ -83,7 +83,7 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
     )
     longest = max(int(each.lengths.max()) for each in (examples, validation) if each is not None)
     require_positions(config, longest=longest)
-    check_memory(args, accelerator, config, examples, steps)
+    check_memory(args, accelerator, estimate_memory(args, accelerator, config, examples, steps))
     # Only the main process writes into the output folder.
     with artifact.making_folder() if is_main else nullcontext((None, {})) as (folder, facts):
         is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -94,7 +94,9 @@ def train_and_save(accelerator: Accelerator, args: Args, artifact: Artifact) -> 
         if way.reasons:
             accelerator.print(f"training by: {way}")
             args = way.applied_to(args, vocab_size=model.get_input_embeddings().num_embeddings)
-            check_memory(args, accelerator, config, examples, steps, all_logits=way.shortcut == "none")
+            all_logits = way.shortcut == "none"
+            need = estimate_memory(args, accelerator, config, examples, steps, all_logits=all_logits)
+            check_memory(args, accelerator, need)
         loss = TargetLoss(model, way.shortcut)
         module, optimizer, scheduler = prepare(args, accelerator, loss, num_steps=len(steps))
         state = State(artifact.path, accelerator, arguments=artifact.arguments, inputs=artifact.input_hashes())
@@ -208,17 +210,8 @@ def estimate_memory(
         )
 
 
-def check_memory(
-    args: Args,
-    accelerator: Accelerator,
-    config: Any,
-    examples: Examples,
-    steps: list[list[int]],
-    *,
-    all_logits: bool = False,
-) -> None:
+def check_memory(args: Args, accelerator: Accelerator, need: memory.MemoryEstimate) -> None:
     """Print the memory that the run needs and that is free.  Raises UserError if it cannot fit."""
-    need = estimate_memory(args, accelerator, config, examples, steps, all_logits=all_logits)
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
     free = memory.available_bytes(accelerator.device, num_local_processes=local_world)
     accelerator.print(f"memory: about {need}; {free / memory.GB:.3g} GB are free")

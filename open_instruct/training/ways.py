@@ -79,7 +79,7 @@ def choose_way(model: Any, *, packing: bool, prefers_no_mask: bool, longest: int
             f"{type(model).__name__}: an example has {longest} tokens, and the losses of examples beyond {switch} "
             f"depend on those before them (dynamic rotary embeddings); cut examples by --max_seq_length {switch}"
         )
-    if not model._can_set_attn_implementation():
+    if not model._can_set_attn_implementation():  # others do the same in training, which would cost them a pass
         require_training_mode(model)
     model.eval()
     found = probe(model)
