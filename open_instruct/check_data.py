@@ -16,6 +16,7 @@ from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
 from open_instruct.common.errors import UserError
 from open_instruct.common.olmo_package import data_path
+from open_instruct.common.special_tokens import stored_tokenizer
 from open_instruct.data.inspection import FileReport, columns, in_default_format, inspect_file, shared_rows
 
 if TYPE_CHECKING:
@@ -73,15 +74,10 @@ def data_files() -> list[Path]:
 
 def load_tokenizer(path: Path) -> "Tokenizer":
     """Raises UserError where there is none."""
-    from tokenizers import Tokenizer
-
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file}: no such tokenizer; expected a tokenizer.json or a folder that has one")
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return stored_tokenizer(file)
 
 
 def table(reports: Iterable[FileReport], max_length: int) -> str:

@@ -19,7 +19,13 @@ from open_instruct.common.model_files import (
     require_tokenizer,
     weight_files,
 )
-from open_instruct.common.special_tokens import AddBosToken, keep_spelled_tokens_text, require_offsets, with_bos
+from open_instruct.common.special_tokens import (
+    AddBosToken,
+    keep_spelled_tokens_text,
+    require_offsets,
+    stored_tokenizer,
+    with_bos,
+)
 
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", WEIGHTS, SHARDS, ADAPTER)
 """Files that are downloaded from a Hub repository: weights as safetensors, no pickles, no code."""
@@ -224,15 +230,12 @@ def as_stored(tokenizer: Any, folder: Path) -> Any:
     It takes the class for the model's type (Qwen2's, for one) or the one that tokenizer_config.json names, which put
     their own way of splitting texts in place of that in tokenizer.json, by which the model was trained.
     """
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     file = folder / "tokenizer.json"
     if type(tokenizer) is PreTrainedTokenizerFast or not file.is_file() or not tokenizer.is_fast:
         return tokenizer
-    stored = Tokenizer.from_file(str(file))
-    stored.no_padding()
-    stored.no_truncation()
+    stored = stored_tokenizer(file)
     if all(
         stored.encode(text, add_special_tokens=False).ids == tokenizer(text, add_special_tokens=False)["input_ids"]
         for text in TEXTS

@@ -23,6 +23,16 @@ def token_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
     return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, **options)
 
 
+def stored_tokenizer(file: Path) -> Any:
+    """A tokenizer.json as it is, which cuts and pads nothing."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def require_offsets(tokenizer: Any) -> None:
     """Raises UserError where the tokenizer does not say where in the text a token is."""
     if not tokenizer.is_fast:

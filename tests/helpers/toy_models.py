@@ -10,6 +10,9 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import OlmoConfig, OlmoForCausalLM, PreTrainedTokenizerFast
 
+from open_instruct.common.model_loading import load_model
+from open_instruct.training.attention import WITHOUT_MASK
+
 if TYPE_CHECKING:
     from olmo.model import OLMo
 
@@ -104,4 +107,12 @@ def toy_native_olmo(folder: Path, *, seed: int = 0, **config: Any) -> "OLMo":
     folder.mkdir(parents=True, exist_ok=True)
     TrainConfig(model=model_config).save(folder / "config.yaml")
     torch.save(model.state_dict(), folder / "model.pt")
+    return model
+
+
+def load_for_batches(folder: Path, *, packing: bool) -> Any:
+    """The model in `folder`, with the attention that batches of this kind need."""
+    model = load_model(folder)
+    if packing:
+        model.set_attn_implementation(WITHOUT_MASK)
     return model

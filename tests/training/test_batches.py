@@ -7,12 +7,11 @@ from devices import on_cpu
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_examples import LENGTHS, LIMITS, examples
-from toy_models import toy_olmo
+from toy_models import load_for_batches, toy_olmo
 from transformers import AutoModelForCausalLM
 
-from open_instruct.common.model_loading import load_model
 from open_instruct.data.encode import IGNORED, Encoded
-from open_instruct.training.attention import WITHOUT_MASK, packed_arguments
+from open_instruct.training.attention import packed_arguments
 from open_instruct.training.batches import collate, micro_batches, validation_batches
 from open_instruct.training.loss import TargetLoss
 from open_instruct.training.steps import MicroBatchLimits, largest_micro_batch, split_step, step_rows
@@ -26,18 +25,11 @@ def folder(tmp_path_factory):
     return place
 
 
-def load(folder, *, packing: bool):
-    model = load_model(folder).eval()
-    if packing:
-        model.set_attn_implementation(WITHOUT_MASK)
-    return model
-
-
 def loss_and_gradients(
     folder, limits: MicroBatchLimits, device: torch.device, *, half: bool
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """-> nats per target; gradients on the CPU"""
-    model = TargetLoss(load(folder, packing=limits.packing)).to(device)
+    model = TargetLoss(load_for_batches(folder, packing=limits.packing)).to(device)
     total = torch.zeros((), device=device)
     for batch in micro_batches(examples(), limits):
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -65,7 +57,7 @@ def test_micro_batches_change_losses_and_gradients_by_rounding_only(folder, name
 
 @pytest.mark.parametrize("changed", range(len(LENGTHS)))
 def test_changing_a_packed_example_leaves_the_logits_of_the_others_identical(folder, changed):
-    model = load(folder, packing=True)
+    model = load_for_batches(folder, packing=True)
     before, after = examples(), examples()
     after[changed] = Encoded([(token + 1) % 300 for token in after[changed].ids], after[changed].labels)
     logits = [packed_logits(model, packed) for packed in (before, after)]
@@ -83,7 +75,7 @@ def packed_logits(model, packed: list[Encoded]) -> tuple[torch.Tensor, ...]:
 
 
 def test_packed_logits_equal_those_of_each_example_alone(folder):
-    packed = packed_logits(load(folder, packing=True), examples())
+    packed = packed_logits(load_for_batches(folder, packing=True), examples())
     alone = AutoModelForCausalLM.from_pretrained(folder).eval()
     for example, logits in zip(examples(), packed, strict=True):
         torch.testing.assert_close(logits, alone(torch.tensor([example.ids[:-1]])).logits[0], atol=1e-5, rtol=1e-5)

@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 from toy_examples import LIMITS, examples
-from toy_models import toy_olmo
+from toy_models import load_for_batches, toy_olmo
 
-from open_instruct.common.model_loading import load_model
 from open_instruct.training.adapters import add_adapters
-from open_instruct.training.attention import WITHOUT_MASK
 from open_instruct.training.batches import micro_batches
 from open_instruct.training.cpu_kernels import fused_cross_entropy
 from open_instruct.training.cpu_kernels.fused_cross_entropy import summed_cross_entropy
@@ -21,14 +19,7 @@ def make_model(tmp_path):
     def make(**config):
         # Wide weights: what is left out would show.
         toy_olmo(tmp_path, initializer_range=0.3, **config)
-
-        def load(*, packing: bool = False):
-            model = load_model(tmp_path)
-            if packing:
-                model.set_attn_implementation(WITHOUT_MASK)
-            return model
-
-        return load
+        return lambda packing=False: load_for_batches(tmp_path, packing=packing)
 
     return make
 
