@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.families import Checkpoint, checkpoints_on_disk, family_named
 from open_instruct.checkpoints.trajectory import Flag, find_shared_tensors, group_norms, norm_outliers, rising_losses
 from open_instruct.checkpoints.trajectory_plot import plot_trajectory
 from open_instruct.common import paths
@@ -59,7 +59,7 @@ def main(args: Args) -> None:
 
 def find_checkpoints(args: Args) -> list[Checkpoint]:
     """By step, `main` last.  Raises UserError where there is none, or a requested one is missing."""
-    found = family_named(args.family).checkpoints_on_disk()
+    found = checkpoints_on_disk(family_named(args.family))
     if missing := sorted(set(args.steps) - {one.step for one in found}):
         raise UserError(f"{args.family} has no finished checkpoint of step {', '.join(map(str, missing))}")
     chosen = [one for one in found if not args.steps or one.step in args.steps]

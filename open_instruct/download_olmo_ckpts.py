@@ -26,7 +26,8 @@ from open_instruct.checkpoints.download import (
     require_own_partial,
 )
 from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
-from open_instruct.checkpoints.families import MAIN, Checkpoint, Family, family_named, step_name
+from open_instruct.checkpoints.families import Checkpoint, family_named, step_name
+from open_instruct.checkpoints.family import MAIN, Family
 from open_instruct.checkpoints.family_table import family_table
 from open_instruct.checkpoints.fine_tuned import FineTuned, choose_fine_tuned, list_fine_tuned, store_of
 from open_instruct.checkpoints.http_probe import RetryPolicy, open_client

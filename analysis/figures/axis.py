@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from analysis.tables.frames import order_checkpoints
-from open_instruct.checkpoints.families import MAIN
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common.errors import UserError
 
 SCALES = ("index", "linear", "log")

@@ -24,7 +24,7 @@ from analysis.figures.axis import positions, readable_ticks, short_step
 from analysis.figures.panels import Curve, Grid, Panel
 from analysis.figures.style import BASE_COLOUR
 from analysis.tables.frames import order_checkpoints
-from open_instruct.checkpoints.families import MAIN
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.figures.panels import Curve, Grid, Panel
 from analysis.figures.study_figures import FIGURES, caption_of
 from analysis.tables.frames import Tables, number, order_checkpoints
-from open_instruct.checkpoints.families import MAIN
+from open_instruct.checkpoints.family import MAIN
 
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
 SYMBOLS |= {"X": "x", "<": "triangle-left", ">": "triangle-right", "*": "star"}

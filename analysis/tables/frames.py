@@ -25,7 +25,7 @@ from analysis.tables.columns import (
     VARIATION_COLUMNS,
     WHOLE_NUMBERS,
 )
-from open_instruct.checkpoints.families import MAIN
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write, decode

@@ -29,7 +29,7 @@ from analysis.tables.frames import (
     usual,
 )
 from analysis.tables.intervals import Z_95
-from open_instruct.checkpoints.families import MAIN
+from open_instruct.checkpoints.family import MAIN
 
 SUITES = "tulu"
 """The train set whose models are evaluated on suite tasks; on SciQ as a suite task, not on generating its questions."""

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.tables.columns import FILES, PERFORMANCE_COLUMNS, TIDY_TABLE
 from analysis.tables.frames import DIGITS, is_empty, read_table, select, where
 from analysis.tables.released import is_own
-from open_instruct.checkpoints.families import MAIN
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common.artifacts import has_files
 from open_instruct.common.errors import UserError
 from open_instruct.common.sidecars import content_hash, find_sidecar

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from open_instruct.checkpoints.families import TokenizerFile
+from open_instruct.checkpoints.family import TokenizerFile
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError

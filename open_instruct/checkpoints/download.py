@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from open_instruct.checkpoints.families import Family
+from open_instruct.checkpoints.family import Family
 from open_instruct.checkpoints.http_fetch import OnBytes
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common import paths

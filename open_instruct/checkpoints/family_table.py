@@ -1,6 +1,7 @@
 """A table of all families of models: their format, where their checkpoints are, and tokens a step."""
 
-from open_instruct.checkpoints.families import Family, families
+from open_instruct.checkpoints.families import families
+from open_instruct.checkpoints.family import Family
 from open_instruct.common.text_table import aligned
 
 COLUMNS = ("family", "format", "tokens a step", "where")

@@ -3,18 +3,23 @@
 import dataclasses
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, RepoFile, snapshot_download
+from huggingface_hub import HfApi, RepoFile, hf_hub_download, snapshot_download
 
-from open_instruct.checkpoints.families import MAIN, Checkpoint, Family, step_order
+from open_instruct.checkpoints.families import Checkpoint, step_order
+from open_instruct.checkpoints.family import MAIN, Family, Revision
 from open_instruct.checkpoints.file_content import check_content
 from open_instruct.checkpoints.http_fetch import OnBytes
+from open_instruct.checkpoints.hub_listing import NUM_PARALLEL, listing_of
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
 from open_instruct.common.hub_errors import hub_errors
+from open_instruct.common.json_files import read_json
 from open_instruct.common.model_files import INDEX, SHARDS, VOCABULARIES, WEIGHTS
 
 FORMATS = (
@@ -65,53 +70,122 @@ class Snapshot:
         return {"downloaded": dataclasses.asdict(self)}
 
 
-def list_hub(family: Family) -> list[Available]:
-    """The checkpoints among the repository's branches and tags, by step, `main` last."""
-    assert family.hub is not None
-    with hub_errors(family.hub, next_step=NEXT_STEP):
-        refs = HfApi().list_repo_refs(family.hub)
-    found: dict[int | None, Available] = {}
-    for ref in (*refs.tags, *refs.branches):
-        parsed = (None, None) if ref.name == MAIN else family.parse_revision(ref.name)
-        if parsed is None:
-            continue
-        step, tokens = parsed
-        if step in found and found[step].location != ref.name:
-            raise UserError(f"{family.hub}: revisions {found[step].location} and {ref.name} are both of step {step}")
-        found[step] = Available(Checkpoint(family.name, step), ref.name, tokens)
-    if not found.keys() - {None} and family.revision != MAIN:
-        raise UserError(f"{family.hub} has no revision like {family.revision}; correct `revision` of {family.name}")
-    return [found[step] for step in sorted(found, key=step_order)]
+@dataclass(frozen=True)
+class Listed:
+    """The checkpoints of a family on the Hub."""
+
+    available: list[Available]
+    """By stage, run and step, `main` last."""
+    notes: list[str]
+    """What was left out, and why."""
+    listed: str
+    """UTC, of the oldest listing."""
 
 
-def describe_snapshot(family: Family, revision: str) -> Snapshot:
-    """The files of the model at `revision`.
+def list_hub(family: Family, *, runs: Sequence[str] | None = None, cached: bool = False) -> Listed:
+    """The checkpoints among the branches and tags of the family's repositories, of all stages.
 
-    Raises UserError where it has no weights in a supported format, or neither it nor `main` a tokenizer's vocabulary.
+    runs: of repositories that hold one run each, only these (None: all); cached: take the listing on the disk.
+    Raises UserError where no repository can be listed, or none has a revision of a name that is known.
     """
-    commit, listed = list_files(family, revision)
+    wanted = {name: run for name, run in family.repositories.items() if runs is None or not run or run in runs}
+    found, notes, dates = dict[Checkpoint, list[Available]](), list[str](), list[str]()
+    with ThreadPoolExecutor(NUM_PARALLEL) as pool:
+        listings = {name: pool.submit(listing_of, name, cached=cached) for name in wanted}
+    errors = [str(error) for one in listings.values() if isinstance(error := one.exception(), UserError)]
+    if len(errors) == len(listings):
+        raise UserError(errors[0])
+    for repository, run in wanted.items():
+        if str(listings[repository].exception()) in errors:
+            notes.append(f"left out: {listings[repository].exception()}")
+            continue
+        listing = listings[repository].result()
+        dates.append(listing.listed)
+        others = []
+        for revision in listing.revisions:
+            parsed = parsed_name(family, revision.name)
+            if parsed is None:
+                others.append(revision.name)
+                continue
+            checkpoint = Checkpoint(family.name, parsed.step, run or parsed.run, parsed.stage)
+            one = Available(checkpoint, revision.name, parsed.tokens, repository, revision.num_bytes, revision.date)
+            same = found.setdefault(checkpoint, [])
+            if revision.commit not in [other.commit for other in same]:
+                same.append(replace(one, commit=revision.commit))
+        if others:
+            notes.append(f"{repository}: left out {len(others)} revision(s) of other names, e.g. {others[0]}")
+    for checkpoint, twice in list(found.items()):
+        if len(twice) > 1:
+            names = " and ".join(one.location for one in twice)
+            notes.append(f"{twice[0].repository}: left out {checkpoint.place}: {names} both name it, and differ")
+            del found[checkpoint]
+    available = [one for (one,) in found.values()]
+    if not any(one.checkpoint.step is not None for one in available) and family.patterns != (MAIN,):
+        raise UserError(
+            f"{', '.join(wanted)} has no revision like {', '.join(family.patterns)}; correct `revision` of {family.name}"
+        )
+    return Listed(sorted(available, key=partial(order_of, family)), notes, min(dates))
+
+
+def parsed_name(family: Family, name: str) -> Revision | None:
+    """What the name of a revision says, `main` included where the family has one."""
+    if name == MAIN:
+        return Revision(None, run=family.main_run) if family.has_main else None
+    return family.parse_revision(name)
+
+
+def order_of(family: Family, one: Available) -> tuple[int, bool, str, float]:
+    stage, run = one.checkpoint.stage, one.checkpoint.run
+    return list(family.by_stage).index(stage), run is not None, run or "", step_order(one.checkpoint.step)
+
+
+def describe_snapshot(family: Family, one: Available) -> Snapshot:
+    """The files of the model at a revision.
+
+    Raises UserError where it has no weights in a supported format, neither it nor `main` a tokenizer's vocabulary, or
+    its config names code of the repository for a model that transformers does not have.
+    """
+    repository, revision = one.repository, one.location
+    commit, listed = list_files(repository, revision)
     weights = next((patterns for patterns in FORMATS if matching(listed, patterns[:2])), None)
     if weights is None or "config.json" not in listed:
-        raise UserError(f"{family.hub} {revision} has no config.json with {WEIGHTS} or pytorch_model.bin")
+        raise UserError(f"{repository} {revision} has no config.json with {WEIGHTS} or pytorch_model.bin")
+    if family.checkpoint_format == "hf":
+        require_own_architecture(repository, revision, commit)
     model = ("config.json", "generation_config.json", *weights)
-    if matching(listed, VOCABULARIES):
-        return Snapshot(str(family.hub), revision, commit, matching(listed, (*model, *TOKENIZER)))
-    main_commit, main_listed = list_files(family, MAIN)
+    if matching(listed, VOCABULARIES) or family.tokenizer:
+        return Snapshot(repository, revision, commit, matching(listed, (*model, *TOKENIZER)))
+    main_commit, main_listed = list_files(repository, MAIN)
     if not matching(main_listed, VOCABULARIES):
         raise UserError(
-            f"{family.hub} {revision} has no tokenizer.json (nor {', '.join(VOCABULARIES[1:])}), and `main` has none; "
+            f"{repository} {revision} has no tokenizer.json (nor {', '.join(VOCABULARIES[1:])}), and `main` has none; "
             "tell its owners, or put both into a folder and declare it by `path:` in families.yaml"
         )
-    tokenizer = Snapshot(str(family.hub), MAIN, main_commit, matching(main_listed, TOKENIZER))
-    return Snapshot(str(family.hub), revision, commit, matching(listed, model), tokenizer)
+    tokenizer = Snapshot(repository, MAIN, main_commit, matching(main_listed, TOKENIZER))
+    return Snapshot(repository, revision, commit, matching(listed, model), tokenizer)
 
 
-def list_files(family: Family, revision: str) -> tuple[str, dict[str, HubFile]]:
+def require_own_architecture(repository: str, revision: str, commit: str) -> None:
+    """Raises UserError where the model is computed by code of the repository, which is never downloaded nor run."""
+    with hub_errors(f"{repository} {revision}", next_step=NEXT_STEP):
+        config = read_json(Path(hf_hub_download(repository, "config.json", revision=commit)))
+    code = config.get("auto_map", {})
+    if not code:
+        return
+    from transformers import CONFIG_MAPPING  # takes seconds to import
+
+    if config.get("model_type") not in CONFIG_MAPPING:
+        raise UserError(
+            f"{repository} {revision} needs code of its own repository ({', '.join(map(str, code.values()))}): "
+            f"transformers has no model type {config.get('model_type')!r}; code from the Hub is never run, choose another family"
+        )
+
+
+def list_files(repository: str, revision: str) -> tuple[str, dict[str, HubFile]]:
     """The commit of `revision`, and the files in its top folder."""
-    assert family.hub is not None
-    with hub_errors(f"{family.hub} {revision}", next_step=NEXT_STEP):
-        commit = HfApi().model_info(family.hub, revision=revision).sha or revision
-        entries = [e for e in HfApi().list_repo_tree(family.hub, revision=commit) if isinstance(e, RepoFile)]
+    with hub_errors(f"{repository} {revision}", next_step=NEXT_STEP):
+        commit = HfApi().model_info(repository, revision=revision).sha or revision
+        entries = [e for e in HfApi().list_repo_tree(repository, revision=commit) if isinstance(e, RepoFile)]
     return commit, {e.path: HubFile(e.size, e.lfs.sha256 if e.lfs else None, e.blob_id) for e in entries}
 
 

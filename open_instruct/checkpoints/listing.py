@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from open_instruct.checkpoints.families import Checkpoint, Family, step_name
+from open_instruct.checkpoints.families import Checkpoint, step_name
+from open_instruct.checkpoints.family import Family
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import decode
 
@@ -21,14 +22,19 @@ class Available:
 
     checkpoint: Checkpoint
     location: str
-    """URL of a folder, or a revision of the family's repository on the Hub."""
+    """URL of a folder, or a revision of a repository on the Hub."""
     tokens_in_name: int | None = None
-    """Number of tokens that the store's own name states, rounded."""
+    """Number of tokens that the store's own name states, of its stage alone, rounded."""
+    repository: str = ""
+    """On the Hub."""
+    num_bytes: int | None = None
+    date: str | None = None
+    commit: str = ""
 
     @property
     def name(self) -> str:
         """For messages."""
-        return self.checkpoint.name
+        return self.checkpoint.place
 
 
 def by_step(family: Family, urls: dict[int, str]) -> list[Available]:

@@ -19,7 +19,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from open_instruct.checkpoints.families import MAIN, Checkpoint, family_named
+from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run

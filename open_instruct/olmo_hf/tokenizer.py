@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from open_instruct.checkpoints.families import TokenizerFile
+from open_instruct.checkpoints.family import TokenizerFile
 from open_instruct.common.errors import UserError
 from open_instruct.common.model_files import refused
 from open_instruct.common.olmo_package import data_path

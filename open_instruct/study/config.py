@@ -6,7 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
-from open_instruct.checkpoints.families import EMBEDDED, MAIN, Checkpoint
+from open_instruct.checkpoints.families import EMBEDDED, Checkpoint
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common import naming, paths
 from open_instruct.common.cli import option
 from open_instruct.common.yaml_schema import NO_KEY, Aliases

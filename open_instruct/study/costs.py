@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from open_instruct.checkpoints.families import EMBEDDED
+from open_instruct.checkpoints.families import EMBEDDED, family_named
 from open_instruct.checkpoints.parameter_count import count_parameters
 from open_instruct.common import paths
 from open_instruct.common.sidecars import read_sidecar, sidecar_path
@@ -40,19 +40,8 @@ ROWS_A_SECOND = 5_000
 """Of formatting."""
 GPU_STAGES = ("finetune", "predict", "suite")
 """Take one GPU where the study gives no number."""
-PARAMETERS = {
-    "olmo1b": 1.18e9,
-    "olmo1b_hf": 1.18e9,
-    "olmo1b_0724_hf": 1.28e9,
-    "olmo2_1b": 1.48e9,
-    "olmo2_1b_native": 1.48e9,
-    "olmo7b": 6.9e9,
-    "amber": 6.7e9,
-    "tiny": 1.5e6,
-    **{f"pythia-{n}m": float(n) * 1e6 for n in (14, 31, 70, 160, 410)},
-    **{f"pythia-{n}b": float(n) * 1e9 for n in ("1", "1.4", "2.8", "6.9", "12")},
-}
-"""By family, embeddings included, from the model cards."""
+ASSUMED_PARAMETERS = 1e9
+"""Of a family that does not say."""
 KEPT_SHARE = {"full": 1.0, "lora": 0.02, "none": 0.0}
 """Share of a fine-tuned model's bytes that remains on the disk."""
 
@@ -146,7 +135,7 @@ class CostModel:
         if family == EMBEDDED:
             model = self.study.pretrain or PretrainingOptions()
             return 2 * model.vocab_size * model.d_model + model.num_layers * 12 * model.d_model**2
-        return PARAMETERS.get(family.removesuffix("-deduped"), 1e9)
+        return family_named(family).num_parameters or ASSUMED_PARAMETERS
 
     def tokens_per_row(self, file: Path) -> float:
         """Measured on the formatted file where there is one: four bytes are about one token."""

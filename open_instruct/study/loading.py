@@ -9,7 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.families import EMBEDDED, MAIN, family_named, step_name, step_order
+from open_instruct.checkpoints.families import EMBEDDED, family_named, step_name, step_order
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common import paths, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.yaml_files import compose

@@ -23,6 +23,7 @@ class OwnModel:
     """In transformers format."""
     step: None = None
     run: None = None
+    stage: None = None
     num_tokens: None = None
 
     @property
@@ -63,7 +64,7 @@ def base_of(
     found = recorded_identity(folder)
     base: Checkpoint | OwnModel
     if found is not None and found.get("train_set") is None and found["family"] in families():
-        base = Checkpoint(found["family"], found["step"], found.get("run"))
+        base = Checkpoint(found["family"], found["step"], found.get("run"), found.get("stage"))
     elif found is not None:
         base = OwnModel(found["model_id"], folder)
     else:

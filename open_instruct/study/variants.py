@@ -11,7 +11,7 @@ from open_instruct.common.naming import in_words, named, short_float, shortened,
 from open_instruct.study.own_models import OwnModel, base_of, recorded_identity
 from open_instruct.study.settings import DEFAULT_SEED, TrainingOptions
 
-IDENTITY_FIELDS = ("model_id", "family", "run", "step", "tokens", "train_set", "epochs", "lr")
+IDENTITY_FIELDS = ("model_id", "family", "stage", "run", "step", "tokens", "train_set", "epochs", "lr")
 IDENTITY_FIELDS += ("rows", "batch_size", "seed", "adapter", "settings")
 
 
@@ -76,6 +76,7 @@ class Variant:
         identity: dict[str, Any] = dict.fromkeys(IDENTITY_FIELDS) | {
             "model_id": self.model_id,
             "family": self.checkpoint.family,
+            "stage": self.checkpoint.stage,
             "run": self.checkpoint.run,
             "step": self.checkpoint.step,
             "tokens": self.checkpoint.num_tokens,

@@ -1,0 +1,182 @@
+"""Choose checkpoints of several runs and stages: by step, by tokens seen, a number of them, or all."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from open_instruct.checkpoints.families import step_name
+from open_instruct.checkpoints.family import MAIN, Family
+from open_instruct.checkpoints.listing import Available, choose_amount, choose_steps
+from open_instruct.common.errors import UserError, nearest
+
+ALL = "all"
+Course = tuple[str | None, str | None]
+"""Stage and run, whose checkpoints are one line of pre-training."""
+UNITS = {"M": 10**6, "B": 10**9, "T": 10**12}
+EXACT, NEAREST = 0.01, 0.25
+"""Largest relative difference from the wanted tokens, without and with --nearest."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be chosen of each run; exactly one of the first four."""
+
+    steps: tuple[int | None, ...] = ()
+    tokens: tuple[int, ...] = ()
+    amount: int | None = None
+    every: bool = False
+    nearest: bool = False
+    """Take the closest where a store has no checkpoint of the step or tokens."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    available: Available
+    asked_for: dict[str, Any]
+    """`step` or `tokens` that were wanted, where the checkpoint has others."""
+
+
+def choose_each(
+    family: Family, available: Sequence[Available], wanted: Wanted, *, runs: Sequence[str], stages: Sequence[str]
+) -> list[Chosen]:
+    """Choose of every course of these runs and stages.
+
+    runs, stages: names, or `all`; none: the run of `main`, and the first stage. Raises UserError that names every course
+    that lacks something, and what it has.
+    """
+    by_course = courses(family, available, runs=runs, stages=stages)
+    problems, found = [], list[Chosen]()
+    for course, own in by_course.items():
+        try:
+            if wanted.tokens:
+                elsewhere = [one for other, them in by_course.items() if other[0] != course[0] for one in them]
+                found += choose_tokens(own, elsewhere, wanted)
+            elif wanted.amount is not None:
+                found += [Chosen(one, {}) for one in choose_amount(own, wanted.amount)]
+            elif wanted.every:
+                found += [Chosen(one, {}) for one in own]
+            else:
+                chosen = choose_steps(own, wanted.steps, nearest=wanted.nearest)
+                found += [Chosen(o, {} if s == o.checkpoint.step else {"step": s}) for s, o in chosen.items()]
+        except UserError as error:
+            problems.append(f"{course_name(family, course)}: {error}" if len(by_course) > 1 or any(course) else str(error))
+    if problems:
+        raise UserError("; ".join(problems))
+    return found
+
+
+def courses(
+    family: Family, available: Sequence[Available], *, runs: Sequence[str], stages: Sequence[str]
+) -> dict[Course, list[Available]]:
+    """The checkpoints by stage and run.  Raises UserError for a run or a stage that there is none of."""
+    grouped: dict[Course, list[Available]] = {}
+    for one in available:
+        grouped.setdefault((one.checkpoint.stage, one.checkpoint.run), []).append(one)
+    names = [None, *(stage for stage in family.by_stage if stage)] if ALL in stages else [None]
+    names = names if ALL in stages or not stages else [family.stage_named(stage) for stage in stages]
+    found: dict[Course, list[Available]] = {}
+    for stage in names:
+        known = [run for of_stage, run in grouped if of_stage == stage]
+        if not known and ALL not in stages:
+            raise UserError(f"family {family.name}: the store has no checkpoint of {family.stage_name(stage) or 'it'}")
+        default = [family.main_run] if family.main_run in known else []
+        listed = ", ".join(run or "(without a name)" for run in known)
+        for run in known if ALL in runs else list(runs) or default:
+            if run not in known:
+                nearby = nearest(str(run), [one for one in known if one])
+                raise UserError(f"family {family.name}: the store has no run {run} ({nearby}), but {listed}")
+            found[stage, run] = grouped[stage, run]
+        if known and not runs and not default:
+            raise UserError(f"family {family.name} has runs {listed}; choose some by --runs, or --runs {ALL}")
+    return found
+
+
+def choose_tokens(own: Sequence[Available], elsewhere: Sequence[Available], wanted: Wanted) -> list[Chosen]:
+    """The checkpoint closest to each number of tokens; one that another stage has is left to it.
+
+    Raises UserError for numbers that none is close enough to.
+    """
+    tolerance = NEAREST if wanted.nearest else EXACT
+    counted = {tokens: one for one in own if (tokens := one.checkpoint.num_tokens) is not None}
+    if not counted:
+        raise UserError("tokens are not known: families.yaml has no tokens_per_step for it; choose by --steps")
+    others = [tokens for one in elsewhere if (tokens := one.checkpoint.num_tokens) is not None]
+    found, missing = list[Chosen](), list[str]()
+    for tokens in wanted.tokens:
+        best = min(counted, key=lambda one: (abs(one - tokens), one))
+        if abs(best - tokens) <= tolerance * tokens:
+            is_exact = abs(best - tokens) <= EXACT * tokens
+            found.append(Chosen(counted[best], {} if is_exact else {"tokens": tokens}))
+        elif not any(abs(one - tokens) <= tolerance * tokens for one in others):
+            missing.append(f"{short(tokens)} (nearest: {short(best)})")
+    if missing:
+        last = max(counted)
+        cure = "choose others" if wanted.nearest else f"choose others, or add --nearest (within {NEAREST:.0%})"
+        raise UserError(f"no checkpoint at {', '.join(missing)} tokens; it ends at {short(last)}; {cure}")
+    names = [one.available.name for one in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{', '.join(sorted(twice))} is the nearest of several numbers of tokens; request fewer")
+    return found
+
+
+def parse_tokens(values: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of tokens from `1B,10B` or `500M 1.5T`.  Raises UserError for anything else."""
+    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    matches = [re.fullmatch(r"(\d+(?:\.\d+)?)([MBT])", part) for part in parts]
+    if wrong := [part for part, match in zip(parts, matches, strict=True) if match is None]:
+        raise UserError(f"tokens: expected numbers like 500M, 10B or 1.5T, found {', '.join(wrong)}")
+    found = tuple(round(float(match[1]) * UNITS[match[2]]) for match in matches if match)
+    if not found or 0 in found or len(set(found)) < len(found):
+        raise UserError(f"tokens: expected numbers above 0, each once, found {', '.join(parts) or 'none'}")
+    return found
+
+
+def short(tokens: float) -> str:
+    """`15.0B`"""
+    unit = next((unit for unit in ("T", "B", "M") if tokens >= UNITS[unit]), "")
+    return f"{tokens / UNITS[unit]:.4g}{unit}" if unit else f"{tokens:.0f}"
+
+
+def course_name(family: Family, course: Course) -> str:
+    """`stage2, run 1`, for messages."""
+    stage, run = family.stage_name(course[0]), course[1]
+    return ", ".join([part for part in (stage, f"run {run}" if run else "") if part]) or "the run"
+
+
+def contradictions(family: Family, available: Sequence[Available]) -> Iterator[str]:
+    """What the list says that families.yaml does not, and how runs of one stage differ; a sentence each."""
+    by_course = courses(family, available, runs=(ALL,), stages=(ALL,))
+    steps = {course: {one.checkpoint.step for one in own} - {None} for course, own in by_course.items()}
+    for course, own in steps.items():
+        if not own:
+            continue
+        name, ends, stage = course_name(family, course), max(map(int, own)), family.by_stage[course[0]]
+        of_siblings = set().union(*(them for other, them in steps.items() if other[0] == course[0]))
+        if missing := sorted(step for step in of_siblings - own if step is not None and step < ends):
+            some = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+            yield f"{name} lacks {len(missing)} step(s) that other runs have: {some}"
+        latest = max(step for step in of_siblings if step is not None)
+        if ends < max(latest, stage.last_step or 0):
+            yield f"{name} stops at step {ends}, of {max(latest, stage.last_step or 0)}"
+        if stage.last_step and ends > stage.last_step:
+            yield f"{name} goes on to step {ends}; the last step in families.yaml is {stage.last_step}"
+        if family.num_tokens(0, course[0]) is None:
+            yield f"{name}: its tokens are not known; add tokens_per_step (and last_step of the stage before) to families.yaml"
+
+
+def contradicts_name(family: Family, one: Available) -> bool:
+    """Whether a name states another number of tokens than its step gives.
+
+    Names are rounded to 1e9, up or down; a larger difference means a wrong step in the name or a wrong tokens_per_step.
+    """
+    if one.tokens_in_name is None or one.checkpoint.step is None:
+        return False
+    tokens = family.tokens_of_stage(one.checkpoint.step, one.checkpoint.stage)
+    return tokens is not None and abs(one.tokens_in_name - tokens) > 10**9 + tokens / 200
+
+
+def as_steps(chosen: Sequence[Chosen]) -> str:
+    """The steps of a choice, as --steps and study files take them; each once."""
+    steps = dict.fromkeys(one.available.checkpoint.step for one in chosen)
+    return ", ".join(step_name(step) for step in sorted(steps, key=lambda step: (step is None, step or 0))) or MAIN
