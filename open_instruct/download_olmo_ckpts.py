@@ -1,17 +1,20 @@
 """List, choose and download pre-training checkpoints, each verified and recorded with its step.
 
 Reads   the family's store: native checkpoints over HTTP (config.yaml, model.pt), or revisions on the Hub.
-Writes  output/{family}_ckpts/checkpoint-{step}/ (OLMo's own format, to be converted) and output/{family}_tokenizer/, or
+Writes  output/listings/{repository}.json, what the Hub listed and when;
+        output/{family}_ckpts/checkpoint-{step}/ (OLMo's own format, to be converted) and output/{family}_tokenizer/, or
         output/{family}_tf_ckpts/checkpoint-{step}/ (transformers format, ready for use), or, of fine-tuned models that
         others published, output/{model_id}/; each with meta.json
 
     python open_instruct/download_olmo_ckpts.py --family olmo1b --list
     python open_instruct/download_olmo_ckpts.py --family olmo1b --steps 1000,18000,main
     python open_instruct/download_olmo_ckpts.py --family pythia-160m --ckpt_amount 8 --download_in_parallel
+    python open_instruct/download_olmo_ckpts.py --family pythia-160m --runs all --tokens 1B,10B,100B --nearest
     python open_instruct/download_olmo_ckpts.py --family olmo1b --fine_tuned xsum mnli --steps 1000,main
 """
 
 import dataclasses
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,19 +29,25 @@ from open_instruct.checkpoints.download import (
     require_own_partial,
 )
 from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
-from open_instruct.checkpoints.families import Checkpoint, family_named, step_name
+from open_instruct.checkpoints.families import Checkpoint, families, family_named
 from open_instruct.checkpoints.family import MAIN, Family
 from open_instruct.checkpoints.family_table import family_table
 from open_instruct.checkpoints.fine_tuned import FineTuned, choose_fine_tuned, list_fine_tuned, store_of
 from open_instruct.checkpoints.http_probe import RetryPolicy, open_client
-from open_instruct.checkpoints.hub_store import describe_snapshot, list_hub
-from open_instruct.checkpoints.listing import (
-    Available,
-    choose_amount,
-    choose_steps,
-    read_checkpoint_csv,
+from open_instruct.checkpoints.hub_store import Listed, describe_snapshot, list_hub, with_details
+from open_instruct.checkpoints.listing import Available, read_checkpoint_csv
+from open_instruct.checkpoints.listing_table import print_available
+from open_instruct.checkpoints.native_store import describe_native, wget_script
+from open_instruct.checkpoints.selection import (
+    ALL,
+    Wanted,
+    as_steps,
+    choose_each,
+    contradictions,
+    courses,
+    parse_tokens,
+    short,
 )
-from open_instruct.checkpoints.native_store import describe_folder, wget_script
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import run
@@ -46,13 +55,21 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 from open_instruct.study.variants import Recipe, Variant
 
+MOST_DETAILS = 200
+"""Checkpoints of a family whose size and date are asked for without --details: the Hub limits the rate of requests."""
+
 
 @dataclass(frozen=True)
 class Args:
     family: str = "olmo1b"
-    """Family of the checkpoints (open_instruct/checkpoints/families.yaml)."""
+    """Family of the checkpoints (open_instruct/checkpoints/families.yaml).
+    For --list also a pattern of several: 'datadecide-*-150M'."""
     list: bool = False
     """Print the available checkpoints, and download nothing."""
+    details: bool = False
+    """Ask for the size and date of every listed checkpoint; up to 200 of a family are asked for without it."""
+    cached: bool = False
+    """Take the listing that is on the disk, with its date, and not the Hub's of now."""
     list_families: bool = False
     """Print a table of all families, your own included, and download nothing."""
     ckpt_csv: Path | None = None
@@ -63,14 +80,20 @@ class Args:
     from_hub: bool = False
     """Use the family's repository on the Hub even where native URLs are known."""
     ckpt_amount: int | None = None
-    """Choose this many checkpoints, evenly spaced, first and last included."""
+    """Choose this many checkpoints of each run, evenly spaced, first and last included."""
     steps: tuple[str, ...] = ()
-    """Choose these steps: 1000,18000 or 1000 18000; `main` is the released model."""
+    """Choose these steps: 1000,18000 or 1000 18000; `main` is the released model; `all`: every one."""
+    tokens: tuple[str, ...] = ()
+    """Choose the checkpoints that have seen these numbers of tokens, all stages included: 500M,10B,1.5T."""
+    runs: tuple[str, ...] = ()
+    """Choose of these pre-training runs, or of `all` (default: the one whose end `main` is)."""
+    stages: tuple[str, ...] = ()
+    """Choose of these stages of pre-training, or of `all` (default: the first)."""
     fine_tuned: tuple[str, ...] = ()
     """In place of the checkpoints, the published models that were fine-tuned from them on these train sets (`all`), at
     --steps (default: all)."""
     nearest: bool = False
-    """Choose the closest checkpoint where a step does not exist; meta.json records the requested step."""
+    """Choose the closest checkpoint where a step or number of tokens does not exist; meta.json records the request."""
     with_optimizer: bool = False
     """Also download optim.pt and train.pt, which are twice as large as the model (native checkpoints only)."""
     get_wget_list: bool = False
@@ -91,25 +114,27 @@ def main(args: Args) -> None:
     if args.list_families:
         print(family_table())
         return
+    if args.list:
+        for name in matching_families(args.family):
+            print_list(args, family_named(name))
+        return
     family = family_named(args.family)
     family = store_of(family) if args.fine_tuned else family
     check_args(args, family)
-    available = list_available(args, family)
-    if args.list:
-        print_list(available, family)
-        return
-    choices = choose(args, family, available)
+    choices = choose(args, family, list_available(args, family).available)
     if args.get_wget_list:
         write_wget_script(args, family, choices)
         return
     missing = [choice for choice in choices if not choice.artifact.is_done(overwrite=args.overwrite)]
     print(f"{len(choices)} checkpoint(s) chosen, {len(choices) - len(missing)} of them done")
+    if family.caution:
+        print(f"caution: {family.caution}")
     for choice in missing:
         require_own_partial(choice)
     policy = RetryPolicy(retries=args.retries, timeout_seconds=args.timeout_seconds)
     with open_client(policy) as client:
         if is_native(args, family):
-            describe = partial(describe_folder, client, policy=policy, with_optimizer=args.with_optimizer)
+            describe = partial(describe_native, client, policy=policy, with_optimizer=args.with_optimizer)
         else:
             describe = partial(describe_snapshot, family)
         described = describe_all(describe, missing)
@@ -119,6 +144,32 @@ def main(args: Args) -> None:
         download_all(family, missing, described, num_parallel=NUM_PARALLEL if args.download_in_parallel else 1)
     if family.tokenizer:
         make_tokenizer(family)
+
+
+def matching_families(pattern: str) -> list[str]:
+    """Names of the families of a pattern, or the name itself.  Raises UserError for a pattern of none."""
+    if not set("*?[") & set(pattern):
+        return [pattern]
+    if found := fnmatch.filter(families(), pattern):
+        return found
+    raise UserError(f"no family is like {pattern}; see --list_families")
+
+
+def print_list(args: Args, family: Family) -> None:
+    family = store_of(family) if args.fine_tuned else family
+    check_args(args, family)
+    listed = list_available(args, family)
+    available = listed.available
+    if args.runs or args.stages:
+        chosen = courses(family, available, runs=args.runs or (ALL,), stages=args.stages or (ALL,))
+        available = [one for own in chosen.values() for one in own]
+    is_on_hub = not args.fine_tuned and not is_native(args, family)
+    if is_on_hub and not args.cached and (args.details or len(available) <= MOST_DETAILS):
+        available = with_details(available)
+    elif is_on_hub and any(one.date is None for one in available):
+        listed.notes.append("sizes and dates are not known; add --details to ask the Hub for each")
+    found = [] if args.fine_tuned else contradictions(family, available)
+    print_available(family, available, listed=listed.listed, notes=[*listed.notes, *found])
 
 
 def check_args(args: Args, family: Family) -> None:
@@ -134,10 +185,12 @@ def check_args(args: Args, family: Family) -> None:
         problems.append("--with_optimizer and --get_wget_list are for native checkpoints, not for the Hub")
     if args.ckpt_csv and args.from_hub:
         problems.append("choose one of --ckpt_csv and --from_hub")
-    if args.fine_tuned and (args.ckpt_amount is not None or args.nearest):
-        problems.append("choose fine-tuned models by --fine_tuned and --steps, without --ckpt_amount and --nearest")
-    elif not args.list and not args.fine_tuned and (args.ckpt_amount is None) == (not args.steps):
-        problems.append("choose checkpoints by --ckpt_amount or by --steps, or print them by --list")
+    if args.fine_tuned and (args.ckpt_amount is not None or args.nearest or args.tokens or args.runs or args.stages):
+        problems.append("choose fine-tuned models by --fine_tuned and --steps alone")
+    elif not args.list and not args.fine_tuned:
+        given = (args.ckpt_amount is not None, bool(args.steps), bool(args.tokens))
+        if sum(given) != 1:
+            problems.append("choose checkpoints by one of --ckpt_amount, --steps and --tokens, or print them by --list")
     if problems:
         raise UserError("; ".join(problems))
 
@@ -146,43 +199,52 @@ def is_native(args: Args, family: Family) -> bool:
     return args.ckpt_csv is not None or (family.ckpt_csv is not None and not args.from_hub)
 
 
-def list_available(args: Args, family: Family) -> Sequence[Available]:
+def list_available(args: Args, family: Family) -> Listed:
     if args.fine_tuned:
-        return list_fine_tuned(family, args.fine_tuned)
+        return Listed(list(list_fine_tuned(family, args.fine_tuned)))
     listed = args.ckpt_csv or family.ckpt_csv
-    return read_checkpoint_csv(Path(listed), family) if listed and is_native(args, family) else list_hub(family)
-
-
-def print_list(available: Sequence[Available], family: Family) -> None:
-    print(f"{'step':>9}  {'tokens':>9}  where")
-    for one in available:
-        tokens = one.checkpoint.num_tokens
-        amount = "" if tokens is None else f"{tokens / 1e9:.1f}B"
-        # Names are rounded to 1e9; a larger difference means a wrong step in the name, or a wrong tokens_per_step.
-        is_off = one.tokens_in_name and tokens and abs(one.tokens_in_name - tokens) > 1e9 + tokens / 50
-        note = "  (its name states another number of tokens)" if is_off else ""
-        print(f"{step_name(one.checkpoint.step):>9}  {amount:>9}  {one.location}{note}")
-    print(f"{len(available)} checkpoints of {family.name}: {family.about}")
+    if listed and is_native(args, family):
+        return Listed(read_checkpoint_csv(Path(listed), family))
+    runs = split(args.runs)
+    # A repository of another run is not needed, and a listing of every one is.
+    needed = None if args.list or ALL in runs else runs
+    return list_hub(family, runs=needed, cached=args.cached)
 
 
 def choose(args: Args, family: Family, available: Sequence[Available]) -> list[Choice]:
     if args.fine_tuned:
         models = [one for one in available if isinstance(one, FineTuned)]
         taken = choose_fine_tuned(models, parse_steps(args.steps) if args.steps else ())
-        return [Choice(one, one.checkpoint.step, plan_artifact(args, family, one)) for one in taken]
-    if args.ckpt_amount is not None:
-        chosen = {one.checkpoint.step: one for one in choose_amount(available, args.ckpt_amount)}
-    else:
-        chosen = choose_steps(available, parse_steps(args.steps), nearest=args.nearest)
-    for step, one in chosen.items():
-        if step != one.checkpoint.step:
-            print(f"step {step} does not exist; chose the nearest, {one.checkpoint.step}")
-    return [Choice(one, step, plan_artifact(args, family, one)) for step, one in chosen.items()]
+        return [Choice(one, {}, plan_artifact(args, family, one)) for one in taken]
+    every = split(args.steps) == (ALL,)
+    wanted = Wanted(
+        steps=() if every else tuple(parse_steps(args.steps)) if args.steps else (),
+        tokens=parse_tokens(args.tokens) if args.tokens else (),
+        amount=args.ckpt_amount,
+        every=every,
+        nearest=args.nearest,
+    )
+    chosen = choose_each(family, available, wanted, runs=split(args.runs), stages=split(args.stages))
+    for one in chosen:
+        if one.asked_for:
+            what, value = next(iter(one.asked_for.items()))
+            asked = f"step {value} does not exist" if what == "step" else f"at {short(value)} tokens there is none"
+            seen = one.available.checkpoint.num_tokens
+            tokens = "" if what == "step" or seen is None else f", at {short(seen)}"
+            print(f"{asked}; chose the nearest, {one.available.name}{tokens}")
+    if args.tokens:
+        print(f"steps: [{as_steps(chosen)}]")
+    return [Choice(one.available, one.asked_for, plan_artifact(args, family, one.available)) for one in chosen]
+
+
+def split(values: Sequence[str]) -> tuple[str, ...]:
+    """Values from `a,b` or `a b`."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
 def parse_steps(values: Sequence[str]) -> list[int | None]:
     """Steps from `1000,18000` or `1000 18000`; None for `main`.  Raises UserError for anything else."""
-    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    parts = split(values)
     wrong = [part for part in parts if not part.isdecimal() and part != MAIN]
     if wrong or len(set(parts)) < len(parts) or not parts:
         raise UserError(f"steps: expected numbers or main, each once, found {', '.join(wrong or parts) or 'none'}")
@@ -190,13 +252,16 @@ def parse_steps(values: Sequence[str]) -> list[int | None]:
 
 
 def plan_artifact(args: Args, family: Family, one: Available) -> Artifact:
-    source = one.location if is_native(args, family) else f"{family.hub}@{one.location}"
+    source = one.location if is_native(args, family) else f"{one.repository}@{one.location}"
     arguments = {"source": source, "with_optimizer": args.with_optimizer}
     model, folder = Variant(one.checkpoint), one.checkpoint.folder
     if isinstance(one, FineTuned):
         model = Variant(one.checkpoint, one.train_set, one.epochs, one.lr, Recipe(is_published=True))
         folder = model.folder
-    path = args.output_dir.absolute() / folder.name if args.output_dir else folder
+    # Two runs have checkpoints of one name.
+    several = one.checkpoint.run is not None or one.checkpoint.stage is not None
+    own = Path(folder.parent.name, folder.name) if several and not isinstance(one, FineTuned) else Path(folder.name)
+    path = args.output_dir.absolute() / own if args.output_dir else folder
     return Artifact(path, arguments, identity=model.identity())
 
 

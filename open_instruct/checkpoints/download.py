@@ -37,8 +37,8 @@ class Choice:
     """A chosen checkpoint and the artifact to write."""
 
     available: Available
-    requested_step: int | None
-    """Another step than the checkpoint's own where the nearest was chosen."""
+    asked_for: dict[str, Any]
+    """`step` or `tokens` that were requested, where the nearest checkpoint has others."""
     artifact: Artifact
 
     @property
@@ -51,10 +51,10 @@ class Choice:
         return self.artifact.path.with_name(f".partial-{self.artifact.path.name}")
 
 
-def describe_all(describe: Callable[[str], Described], choices: Sequence[Choice]) -> list[Described]:
-    """Call `describe` for every location.  Raises UserError that names everything that the store does not have."""
+def describe_all(describe: Callable[[Available], Described], choices: Sequence[Choice]) -> list[Described]:
+    """Call `describe` for every choice.  Raises UserError that names everything that the store does not have."""
     with ThreadPoolExecutor(NUM_PARALLEL) as pool:
-        futures = [pool.submit(describe, choice.available.location) for choice in choices]
+        futures = [pool.submit(describe, choice.available) for choice in choices]
     if errors := [str(error) for future in futures if isinstance(error := future.exception(), UserError)]:
         raise UserError("; ".join(errors))
     return [future.result() for future in futures]
@@ -115,8 +115,7 @@ def download(family: Family, choice: Choice, store: Described, on_bytes: OnBytes
         for path in sorted(choice.partial.iterdir()):
             if path.is_file() and not is_marker(path):
                 path.rename(folder / path.name)
-        if choice.requested_step != choice.available.checkpoint.step:
-            recorded["step_asked_for"] = choice.requested_step
+        recorded |= {f"{what}_asked_for": value for what, value in choice.asked_for.items()}
         recorded |= facts
     shutil.rmtree(choice.partial)
 

@@ -74,6 +74,8 @@ class Family:
 
     name: str
     """Part of folder names and model ids."""
+    entry: str = ""
+    """Its name in the file, or the pattern that it is one of."""
     about: str = ""
     caution: str = ""
     """A known fault of what is published."""

@@ -31,15 +31,15 @@ def parse_families(path: Path, _mtime_ns: int) -> dict[str, Family]:
         found = "nothing" if raw is None else type(raw).__name__
         raise UserError(f"{path}: expected families by name, found {found}")
     problems: list[str] = []
-    found: dict[str, Any] = {}
+    families: dict[str, Family] = {}
     for entry, values in raw.items():
         for name, own in expanded(entry, values, problems):
-            if name in found:
+            if name in families:
                 problems.append(f"{entry}: {name} is declared twice")
-            found[name] = parse_family(name, own, problems, folder=path.parent)
+            families[name] = parse_family(entry, name, own, problems, folder=path.parent)
     if problems:
         raise UserError(f"{path}: {'; '.join(dict.fromkeys(problems))}")
-    return found
+    return families
 
 
 def expanded(name: Any, values: Any, problems: list[str]) -> Iterator[tuple[Any, Any]]:
@@ -73,12 +73,12 @@ def filled(value: Any, named: Mapping[str, str]) -> Any:
     return value
 
 
-def parse_family(name: Any, values: Any, problems: list[str], *, folder: Path) -> Any:
+def parse_family(entry: Any, name: Any, values: Any, problems: list[str], *, folder: Path) -> Any:
     """Build a Family from its section of the file, which is in `folder`.  Adds every problem to `problems`."""
     if not isinstance(name, str) or not paths.is_safe(name):
         problems.append(f"{name}: expected a name of letters, digits and . _ + - only")
-    if not isinstance(values, dict) or "name" in values:
-        problems.append(f"{name}: expected a mapping without `name`, found {values!r}")
+    if not isinstance(values, dict) or {"name", "entry"} & values.keys():
+        problems.append(f"{name}: expected a mapping without `name` and `entry`, found {values!r}")
         return None
     if isinstance(values.get("ckpt_csv"), str):
         values = values | {"ckpt_csv": str(folder / values["ckpt_csv"])}
@@ -91,7 +91,7 @@ def parse_family(name: Any, values: Any, problems: list[str], *, folder: Path) -
         found += [f"stages.{stage}: {problem}" for problem in number_problems(own)]
     found += [*number_problems(values), *run_problems(values, stages), *stage_problems(stages)]
     problems += [f"{name}: {problem}" for problem in found]
-    return parse_values(Family, values | {"name": str(name)}, key=str(name), errors=problems)
+    return parse_values(Family, values | {"name": str(name), "entry": str(entry)}, key=str(name), errors=problems)
 
 
 def store_problems(values: Mapping[str, Any], stages: Mapping[str, Any]) -> Iterator[str]:

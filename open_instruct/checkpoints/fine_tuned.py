@@ -4,7 +4,6 @@ They have no sidecars, so that their names alone say what they are: like the imp
 (analysis/tables/released.py), this module takes names apart. A downloaded model has a sidecar with its identity.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,7 +43,8 @@ def store_of(family: Family) -> Family:
             "the family in families.yaml in base_dir"
         )
     hub = family.fine_tuned.hub
-    return replace(family, hub=hub, checkpoint_format="hf", urls=None, ckpt_csv=None, tokenizer=None)
+    own = {"urls": None, "ckpt_csv": None, "tokenizer": None, "run_hub": None, "runs": (), "stages": {}}
+    return replace(family, hub=hub, checkpoint_format="hf", **own)
 
 
 def list_fine_tuned(family: Family, train_sets: Sequence[str]) -> list[FineTuned]:
@@ -80,12 +80,18 @@ def list_fine_tuned(family: Family, train_sets: Sequence[str]) -> list[FineTuned
 
 def parse(family: Family, pattern: str, name: str) -> FineTuned | None:
     """The model that a revision's name says it is; None where it does not follow the pattern."""
-    match = re.fullmatch(pattern_regex(pattern), name)
+    match = pattern_regex(pattern).fullmatch(name)
     if match is None:
         return None
     checkpoint = Checkpoint(family.name, int(match["step"]) if match["step"] else None)
     recipe = {"epochs": int(match["epochs"]), "lr": float(match["lr"])}
-    return FineTuned(checkpoint, name, train_set=match["train_set"], **recipe)
+    return FineTuned(
+        checkpoint,
+        name,
+        repository=family.fine_tuned.hub if family.fine_tuned else "",
+        train_set=match["train_set"],
+        **recipe,
+    )
 
 
 def choose_fine_tuned(available: Sequence[FineTuned], steps: Sequence[int | None]) -> list[FineTuned]:

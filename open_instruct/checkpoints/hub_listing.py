@@ -1,6 +1,6 @@
 """Names of the revisions of a repository on the Hub, kept on the disk with the date at which they were listed.
 
-Writes  output/listings/{owner}--{name}.json: {"repository", "listed", "revisions": [{"name", "commit", "num_bytes", "date"}]}
+Writes  output/listings/{owner}--{name}.json: {"repository", "listed", "revisions": [{"name", "commit", …}]}
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def listing_of(repository: str, *, cached: bool) -> Listing:
         if kept is None:
             raise UserError(
                 f"{repository}: no listing on this disk ({paths.relative(listing_file(repository))}); run `python "
-                "open_instruct/download_olmo_ckpts.py --family … --list` where there is a network, and copy the file here"
+                "open_instruct/download_olmo_ckpts.py --family … --list` where there is a network, and copy it here"
             )
         return kept
     from huggingface_hub import HfApi
@@ -89,7 +89,7 @@ def keep(listing: Listing) -> None:
     write_json(path, asdict(listing))
 
 
-def with_details(listing: Listing, names: Sequence[str]) -> Listing:
+def described(listing: Listing, names: Sequence[str]) -> Listing:
     """Ask the Hub for the size and date of these revisions, where they are not known; kept on the disk.
 
     Raises UserError where the Hub fails.
@@ -98,8 +98,8 @@ def with_details(listing: Listing, names: Sequence[str]) -> Listing:
     if not missing:
         return listing
     with ThreadPoolExecutor(NUM_PARALLEL) as pool:
-        described = dict(zip(missing, pool.map(lambda one: details(listing.repository, one), missing), strict=True))
-    listing = replace(listing, revisions=tuple(described.get(one, one) for one in listing.revisions))
+        found = dict(zip(missing, pool.map(lambda one: details(listing.repository, one), missing), strict=True))
+    listing = replace(listing, revisions=tuple(found.get(one, one) for one in listing.revisions))
     keep(listing)
     return listing
 

@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from open_instruct.checkpoints.families import Checkpoint, step_order
 from open_instruct.checkpoints.family import MAIN, Family, Revision
 from open_instruct.checkpoints.file_content import check_content
 from open_instruct.checkpoints.http_fetch import OnBytes
-from open_instruct.checkpoints.hub_listing import NUM_PARALLEL, listing_of
+from open_instruct.checkpoints.hub_listing import NUM_PARALLEL, ListedRevision, described, listing_of
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
 from open_instruct.common.hub_errors import hub_errors
@@ -74,11 +74,11 @@ class Snapshot:
 class Listed:
     """The checkpoints of a family on the Hub."""
 
-    available: list[Available]
+    available: Sequence[Available]
     """By stage, run and step, `main` last."""
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
     """What was left out, and why."""
-    listed: str
+    listed: str = ""
     """UTC, of the oldest listing."""
 
 
@@ -122,9 +122,23 @@ def list_hub(family: Family, *, runs: Sequence[str] | None = None, cached: bool 
     available = [one for (one,) in found.values()]
     if not any(one.checkpoint.step is not None for one in available) and family.patterns != (MAIN,):
         raise UserError(
-            f"{', '.join(wanted)} has no revision like {', '.join(family.patterns)}; correct `revision` of {family.name}"
+            f"{', '.join(wanted)} has no revision like {', '.join(family.patterns)}; correct `revision` of "
+            f"{family.name}"
         )
     return Listed(sorted(available, key=partial(order_of, family)), notes, min(dates))
+
+
+def with_details(available: Sequence[Available]) -> list[Available]:
+    """Ask the Hub for sizes and dates that are not known.  Raises UserError where it fails."""
+    by_repository: dict[str, list[str]] = {}
+    for one in available:
+        by_repository.setdefault(one.repository, []).append(one.location)
+    known: dict[tuple[str, str], ListedRevision] = {}
+    for repository, names in by_repository.items():
+        listing = described(listing_of(repository, cached=True), names)
+        known |= {(repository, revision.name): revision for revision in listing.revisions}
+    both = [(one, known[one.repository, one.location]) for one in available]
+    return [replace(one, num_bytes=revision.num_bytes, date=revision.date) for one, revision in both]
 
 
 def parsed_name(family: Family, name: str) -> Revision | None:
@@ -177,7 +191,8 @@ def require_own_architecture(repository: str, revision: str, commit: str) -> Non
     if config.get("model_type") not in CONFIG_MAPPING:
         raise UserError(
             f"{repository} {revision} needs code of its own repository ({', '.join(map(str, code.values()))}): "
-            f"transformers has no model type {config.get('model_type')!r}; code from the Hub is never run, choose another family"
+            f"transformers has no model type {config.get('model_type')!r}, and code from the Hub is never run; choose "
+            "another family"
         )
 
 

@@ -11,6 +11,7 @@ import httpx
 
 from open_instruct.checkpoints.http_fetch import OnBytes, fetch
 from open_instruct.checkpoints.http_probe import RemoteFile, RetryPolicy, probe
+from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError
 from open_instruct.common.markers import ENDING
 
@@ -45,8 +46,9 @@ class NativeFolder:
         return {"downloaded": facts}
 
 
-def describe_folder(client: httpx.Client, address: str, policy: RetryPolicy, *, with_optimizer: bool) -> NativeFolder:
+def describe_native(client: httpx.Client, one: Available, policy: RetryPolicy, *, with_optimizer: bool) -> NativeFolder:
     """Query the store about every file.  Raises UserError that names every file that it does not have."""
+    address = one.location
     files: dict[str, RemoteFile] = {}
     missing = []
     for names in required_files(with_optimizer=with_optimizer):

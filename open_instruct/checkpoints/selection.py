@@ -7,7 +7,7 @@ from typing import Any
 
 from open_instruct.checkpoints.families import step_name
 from open_instruct.checkpoints.family import MAIN, Family
-from open_instruct.checkpoints.listing import Available, choose_amount, choose_steps
+from open_instruct.checkpoints.listing import Available, choose_amount, choose_steps, closest
 from open_instruct.common.errors import UserError, nearest
 
 ALL = "all"
@@ -42,8 +42,8 @@ def choose_each(
 ) -> list[Chosen]:
     """Choose of every course of these runs and stages.
 
-    runs, stages: names, or `all`; none: the run of `main`, and the first stage. Raises UserError that names every course
-    that lacks something, and what it has.
+    runs, stages: names, or `all`; none: the run of `main`, and the first stage.
+    Raises UserError that names every course that lacks something, and what it has.
     """
     by_course = courses(family, available, runs=runs, stages=stages)
     problems, found = [], list[Chosen]()
@@ -60,7 +60,9 @@ def choose_each(
                 chosen = choose_steps(own, wanted.steps, nearest=wanted.nearest)
                 found += [Chosen(o, {} if s == o.checkpoint.step else {"step": s}) for s, o in chosen.items()]
         except UserError as error:
-            problems.append(f"{course_name(family, course)}: {error}" if len(by_course) > 1 or any(course) else str(error))
+            problems.append(
+                f"{course_name(family, course)}: {error}" if len(by_course) > 1 or any(course) else str(error)
+            )
     if problems:
         raise UserError("; ".join(problems))
     return found
@@ -98,13 +100,16 @@ def choose_tokens(own: Sequence[Available], elsewhere: Sequence[Available], want
     Raises UserError for numbers that none is close enough to.
     """
     tolerance = NEAREST if wanted.nearest else EXACT
-    counted = {tokens: one for one in own if (tokens := one.checkpoint.num_tokens) is not None}
+    counted = dict[int, Available]()
+    for one in own:
+        if (seen := one.checkpoint.num_tokens) is not None:
+            counted[seen] = one
     if not counted:
         raise UserError("tokens are not known: families.yaml has no tokens_per_step for it; choose by --steps")
     others = [tokens for one in elsewhere if (tokens := one.checkpoint.num_tokens) is not None]
     found, missing = list[Chosen](), list[str]()
     for tokens in wanted.tokens:
-        best = min(counted, key=lambda one: (abs(one - tokens), one))
+        best = closest(tokens, list(counted))
         if abs(best - tokens) <= tolerance * tokens:
             is_exact = abs(best - tokens) <= EXACT * tokens
             found.append(Chosen(counted[best], {} if is_exact else {"tokens": tokens}))
@@ -147,22 +152,23 @@ def course_name(family: Family, course: Course) -> str:
 def contradictions(family: Family, available: Sequence[Available]) -> Iterator[str]:
     """What the list says that families.yaml does not, and how runs of one stage differ; a sentence each."""
     by_course = courses(family, available, runs=(ALL,), stages=(ALL,))
-    steps = {course: {one.checkpoint.step for one in own} - {None} for course, own in by_course.items()}
+    steps = {course: {s for one in own if (s := one.checkpoint.step) is not None} for course, own in by_course.items()}
     for course, own in steps.items():
         if not own:
             continue
-        name, ends, stage = course_name(family, course), max(map(int, own)), family.by_stage[course[0]]
-        of_siblings = set().union(*(them for other, them in steps.items() if other[0] == course[0]))
-        if missing := sorted(step for step in of_siblings - own if step is not None and step < ends):
+        name, ends, stage = course_name(family, course), max(own), family.by_stage[course[0]]
+        of_siblings = set[int]().union(*(them for other, them in steps.items() if other[0] == course[0]))
+        if missing := sorted(step for step in of_siblings - own if step < ends):
             some = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
             yield f"{name} lacks {len(missing)} step(s) that other runs have: {some}"
-        latest = max(step for step in of_siblings if step is not None)
-        if ends < max(latest, stage.last_step or 0):
-            yield f"{name} stops at step {ends}, of {max(latest, stage.last_step or 0)}"
+        latest = max(*of_siblings, stage.last_step or 0)
+        if ends < latest:
+            yield f"{name} stops at step {ends}, of {latest}"
         if stage.last_step and ends > stage.last_step:
             yield f"{name} goes on to step {ends}; the last step in families.yaml is {stage.last_step}"
         if family.num_tokens(0, course[0]) is None:
-            yield f"{name}: its tokens are not known; add tokens_per_step (and last_step of the stage before) to families.yaml"
+            cure = "add tokens_per_step, and last_step of the stage before it, to families.yaml"
+            yield f"{name}: its tokens are not known; {cure}"
 
 
 def contradicts_name(family: Family, one: Available) -> bool:

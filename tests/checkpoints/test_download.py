@@ -217,7 +217,10 @@ def test_wget_script_for_a_relative_output_dir_runs_from_anywhere(base_dir, monk
 def test_invalid_and_contradictory_options_are_named(base_dir):
     with store_of(1000) as store:
         for options, message in (
-            ({"steps": ("1000",), "ckpt_amount": 1}, "choose checkpoints by --ckpt_amount or by --steps"),
+            (
+                {"steps": ("1000",), "ckpt_amount": 1},
+                "choose checkpoints by one of --ckpt_amount, --steps and --tokens",
+            ),
             ({"steps": ("1000", "mian")}, "expected numbers or main, each once, found mian"),
             ({"steps": ("1000,1000",)}, "each once, found 1000, 1000"),
             ({"steps": ("1500",)}, r"no checkpoint of step 1500 \(nearest: 1000\)"),

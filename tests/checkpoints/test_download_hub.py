@@ -59,12 +59,14 @@ def folder_of(step: int | None):
 def test_revisions_are_listed_by_step(hub, capsys):
     run(list=True)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[1:-1]] == [
-        ["1000", "step1000-tokens4B"],
-        ["2000", "step2000-tokens8B"],
-        ["5000", "step5000-tokens20B"],
-        ["main", "main"],
+    assert [line.split() for line in lines[:5]] == [
+        ["step", "GB", "date", "where"],
+        ["1000", "0.00", "2026-11-01", "step1000-tokens4B"],
+        ["2000", "0.00", "2026-11-01", "step2000-tokens8B"],
+        ["5000", "0.00", "2026-11-01", "step5000-tokens20B"],
+        ["main", "0.00", "2026-11-01", "main"],
     ]
+    assert lines[5].endswith("left out 1 revision(s) of other names, e.g. experiment")
 
 
 def test_chosen_revisions_load_in_transformers(hub, models):

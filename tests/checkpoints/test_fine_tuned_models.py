@@ -121,7 +121,7 @@ def test_what_cannot_be_chosen_is_named(hub, base_dir, models):
         run("xsun")
     with pytest.raises(UserError, match="fine-tuned from step 18001; expected some of 1000, 18000, main"):
         run("xsum", steps=("18001",))
-    with pytest.raises(UserError, match="without --ckpt_amount and --nearest"):
+    with pytest.raises(UserError, match="by --fine_tuned and --steps alone"):
         run("xsum", ckpt_amount=2)
     with pytest.raises(UserError, match="--ckpt_csv lists native checkpoints"):
         run("xsum", ckpt_csv=base_dir / "list.csv")

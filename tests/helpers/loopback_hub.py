@@ -23,6 +23,7 @@ from loopback_http import ROUTES, LoopbackServer, Request, Response, as_json, er
 from loopback_repositories import Commit, Repository, entries, file_entry, inside
 
 REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
+LAST_MODIFIED = "2026-11-01T12:00:00.000Z"
 API = rf"/api/(?P<kind>model|dataset|space)s/{REPO}"
 
 
@@ -144,7 +145,7 @@ class LoopbackHub(LoopbackServer):
     def info(self, request: Request, kind: str, repo: str, revision: str) -> Response:
         commit = self.commit_of(kind, repo, revision or "main")
         siblings = [{"rfilename": path} | file_entry(path, commit.files[path]) for path in commit.files]
-        return as_json({"id": repo, "sha": commit.id, "siblings": siblings})
+        return as_json({"id": repo, "sha": commit.id, "lastModified": LAST_MODIFIED, "siblings": siblings})
 
     @route("GET", rf"{API}/refs")
     def list_refs(self, request: Request, kind: str, repo: str) -> Response:
