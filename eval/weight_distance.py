@@ -1,7 +1,8 @@
-"""Distance between the weights of fine-tuned models and of their base models, layer by layer.
+"""Distance between the weights of fine-tuned models and of their base models, layer by layer, and the update's rank.
 
 Reads   fine-tuned models, and the base model that each one's sidecar names.
-Writes  output/weight_distances/{model_id}.json: for each layer the norm of the change, and of the base weights.
+Writes  output/weight_distances/{model_id}.json: for each layer the norm of the change, and of the base weights; for
+        each matrix the rank, effective rank and stable rank of its change (eval/metrics/update_rank.py).
 
     python eval/weight_distance.py --model_name_or_path output/tiny_hf_ckpt600_socialiqa_2epoch_2e-3
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.metrics.update_rank import update_rank
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.cli import option, run
@@ -54,8 +56,9 @@ def main(args: Args) -> None:
             print(f"{path}: done before")
             continue
         with artifact.making():
-            layers = distances(folder, base)
-            write_json(path, {"identity": identity, "base": identify(base), "layers": layers})
+            layers, matrices = changes(folder, base)
+            about = {"identity": identity, "base": identify(base)}
+            write_json(path, {**about, "layers": layers, "matrices": matrices})
         print(f"{path}: moved by {layers[-1]['distance'] / layers[-1]['base_norm']:.3%} of the norm", flush=True)
 
 
@@ -73,26 +76,34 @@ def base_of(folder: Path) -> Path:
     return base
 
 
-def distances(folder: Path, base: Path) -> list[dict[str, Any]]:
-    """Norm of the change and base norm of each layer, in the model's order, and of all layers together.
+def changes(folder: Path, base: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Norm of the change and base norm of each layer and of all layers together; rank of the change of each matrix.
 
-    Raises UserError where the two models have different tensors.
+    Both are in the model's order.  Raises UserError where the two models have different tensors, or not finite ones.
     """
     squares: dict[str, list[float]] = {}
+    matrices = []
     for name, tuned, before in matched_tensors(folder, base):
+        update = tuned.double() - before.double()
+        if not update.isfinite().all():
+            raise UserError(f"{name} of {folder} or {base} has values that are not finite; their distance is undefined")
         of_layer = squares.setdefault(layer_of(name), [0.0, 0.0, 0.0])
-        of_layer[0] += float((tuned - before).square().sum())
-        of_layer[1] += float(before.square().sum())
+        of_layer[0] += float(update.square().sum())
+        of_layer[1] += float(before.double().square().sum())
         of_layer[2] += before.numel()
+        if update.ndim == 2 and tuned.is_floating_point() and before.numel():
+            about = {"tensor": name, "layer": layer_of(name), "kind": kind_of(name), "shape": list(update.shape)}
+            matrices.append(about | update_rank(update, tuned)._asdict())
     squares[ALL_LAYERS] = [sum(of_layer[i] for of_layer in squares.values()) for i in range(3)]
-    return [
+    layers = [
         {"layer": layer, "distance": moved**0.5, "base_norm": norm**0.5, "num_weights": int(count)}
         for layer, (moved, norm, count) in squares.items()
     ]
+    return layers, matrices
 
 
 def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "Tensor"]]:
-    """(name, fine-tuned, base) of every tensor, in float64; only one pair is in memory."""
+    """(name, fine-tuned, base) of every tensor, as stored; only one pair is in memory."""
     from safetensors import safe_open
 
     files, base_files = weight_files(folder), weight_files(base)
@@ -109,15 +120,18 @@ def matched_tensors(folder: Path, base: Path) -> Iterator[tuple[str, "Tensor", "
         if both[0].shape != both[1].shape:
             shapes = " and ".join(str(tuple(tensor.shape)) for tensor in both)
             raise UserError(f"{name} has shapes {shapes} in {folder} and {base}; expected models of one architecture")
-        tuned_values, base_values = both[0].double(), both[1].double()
-        if not (tuned_values - base_values).isfinite().all():
-            raise UserError(f"{name} of {folder} or {base} has values that are not finite; their distance is undefined")
-        yield name, tuned_values, base_values
+        yield name, *both
 
 
 def layer_of(name: str) -> str:
     match = LAYER.match(name)
     return next(part for part in match.groups() if part) if match else name
+
+
+def kind_of(name: str) -> str:
+    """What a tensor is in every layer: `self_attn.q_proj` of `model.layers.0.self_attn.q_proj.weight`."""
+    inside = name.removesuffix(".weight").removeprefix(f"{layer_of(name)}.")
+    return ".".join(part for part in inside.split(".") if not part.isdigit())
 
 
 def model_order(name: str) -> tuple[int, int, str]:
