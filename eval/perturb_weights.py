@@ -12,7 +12,6 @@ not depend on the scale of the weights. All models of one architecture get the s
 Springer et al. (arXiv 2503.19206) find that longer pre-training makes models more sensitive to this noise.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,29 +89,14 @@ def measure(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", items: Sequence[Mapping[str, Any]], args: Args
 ) -> dict[str, Any]:
     """Bits per byte without noise, and under each draw of noise."""
-    from eval.prediction import requests
+    from eval.prediction.gold_loss import bits_per_byte, encode_golds
 
-    pairs = requests.prompts_and_completions(items, [], chat=False)
-    encoded = requests.encode_jointly(tokenizer, pairs)
-    requests.count_too_long(
-        [(len(item.context), item.num_continuation_tokens) for item in encoded],
-        max_length=requests.max_length(model),
-        max_new_tokens=0,
-        num_first=0,  # nothing is truncated
-        truncate_left=False,
-        name="the evaluation file",
-    )
-    num_bytes = sum(len(completion.encode()) for _, completion in pairs)
-
-    def bits_per_byte() -> float:
-        nats = sum(gold["gold_logprob"] for gold in requests.gold_log_likelihoods(model, encoded))
-        return -nats / math.log(2) / num_bytes
-
-    without_noise, with_noise = bits_per_byte(), []
+    texts = encode_golds(model, tokenizer, items)
+    without_noise, with_noise = bits_per_byte(model, texts), []
     for size in args.sizes:
         for draw in range(args.num_draws):
             with perturbed(model, size, seed=args.seed + draw):
-                with_noise.append({"size": size, "draw": draw, "bits_per_byte": bits_per_byte()})
+                with_noise.append({"size": size, "draw": draw, "bits_per_byte": bits_per_byte(model, texts)})
     return {"n": len(items), "bits_per_byte": without_noise, "noise": with_noise}
 
 

@@ -131,9 +131,16 @@ def metrics_file(prediction: Path, suffix: str = "") -> Path:
 
 def perturbation_file(eval_set: str, task_format: str, model_id: str) -> Path:
     """Bits per byte of one model with noise added to its weights."""
-    return (
-        base_dir() / "output" / "perturbations" / f"{formatted_name(eval_set, task_format)}_{safe_name(model_id)}.json"
-    )
+    return base_dir() / "output" / "perturbations" / record_name(eval_set, task_format, model_id)
+
+
+def interpolation_file(eval_set: str, task_format: str, model_id: str) -> Path:
+    """Bits per byte along the line from a base model to one fine-tuned from it."""
+    return base_dir() / "output" / "interpolations" / record_name(eval_set, task_format, model_id)
+
+
+def record_name(eval_set: str, task_format: str, model_id: str) -> str:
+    return f"{formatted_name(eval_set, task_format)}_{safe_name(model_id)}.json"
 
 
 def weight_distance_file(model_id: str) -> Path:

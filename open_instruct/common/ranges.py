@@ -35,6 +35,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(
         ("weight_decay", "max_grad_norm", "warmup_steps", "retries", "num_documents", "num_samples", "index"), Range(0)
     ),
+    "alphas": Range(0),
     **dict.fromkeys(("rows", "sample", "max_train_rows", "limit", "max_tokens_per_batch", "max_seq_length"), Range(1)),
     # Upper limits are far above what is of use, and keep typing errors from filling the memory.
     **dict.fromkeys(("epochs", "num_train_epochs"), Range(1, 10_000)),

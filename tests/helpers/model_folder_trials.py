@@ -205,6 +205,13 @@ SCRIPTS = {
         lambda out: [read(out, "weight_distances/*.json")["layers"][-1]["distance"]],
         expected_distance,
     ),
+    "interpolate_weights": Script(
+        "eval.interpolate_weights --base_model_name_or_path HOME/other --input_file HOME/sciq.jsonl --alphas 0 1 "
+        "--model_name_or_path MODEL",
+        MODEL,
+        lambda out: [read(out, "interpolations/*.json")["points"][-1]["bits_per_byte"]],
+        expected_bits,
+    ),
     "check_checkpoints": Script(
         "open_instruct.check_checkpoints --family mine --num_documents 1",
         MODEL,

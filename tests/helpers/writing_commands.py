@@ -14,7 +14,7 @@ from toy_models import toy_native_olmo, toy_olmo, toy_tokenizer
 from toy_training import toy_training
 
 from analysis import compare_paper, produce_tables, report
-from eval import eval_pred, perturb_weights, predict, predict_classification, weight_distance
+from eval import eval_pred, interpolate_weights, perturb_weights, predict, predict_classification, weight_distance
 from olmo_eval import run_lm_eval
 from open_instruct import check_checkpoints, check_data, finetune, format_generalization, merge_lora, pretrain_tiny
 from open_instruct.common import paths
@@ -176,6 +176,14 @@ def distances(base: Path) -> Command:
     return Command(weight_distance.main, args, (Output(paths.weight_distance_file("toy_ckpt7")),))
 
 
+def interpolation(base: Path) -> Command:
+    model_and_evaluation(base)
+    toy_olmo(base / "other", max_position_embeddings=256, seed=1)
+    args = interpolate_weights.Args((base / "model",), base / "other", base / "heldout_text.jsonl", alphas=(0.0, 1.0))
+    output = paths.interpolation_file("heldout_text", "default", "toy_ckpt7")
+    return Command(interpolate_weights.main, args, (Output(output),))
+
+
 def tables(base: Path) -> Command:
     args = produce_tables.Args(study=write_study(base, num_items=4))
     folder = paths.results_dir("simulated")
@@ -214,6 +222,7 @@ COMMANDS: dict[str, Callable[[Path], Command]] = {
     "check_data": data_checks,
     "perturb_weights": noise,
     "weight_distance": distances,
+    "interpolate_weights": interpolation,
     "produce_tables": tables,
     "report": page,
     "compare_paper": paper_comparison,

@@ -122,7 +122,8 @@ def test_finished_files_are_skipped_without_importing_torch(home):
 def test_help_does_not_import_torch():
     code = """
 import runpy, sys
-for name in ("predict", "predict_classification", "predict_sweep", "eval_pred", "perturb_weights", "weight_distance"):
+for name in ("predict", "predict_classification", "predict_sweep", "eval_pred", "perturb_weights", "weight_distance",
+             "interpolate_weights"):
     sys.argv = [f"eval/{name}.py", "--help"]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -132,7 +133,7 @@ for name in ("predict", "predict_classification", "predict_sweep", "eval_pred", 
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("usage:") == 6
+    assert ended.stdout.count("usage:") == 7
 
 
 def test_other_arguments_are_refused_only_where_they_affect_the_content(home):

@@ -152,6 +152,7 @@ COMMANDS = {
     "eval.eval_pred --input_files rte.jsonl --against": "--against without a value",
     "eval.weight_distance --model_name_or_path CUT --base_model GOOD": "is cut or damaged",
     "eval.perturb_weights --model_name_or_path GOOD": "no such file",
+    "eval.interpolate_weights --model_name_or_path GOOD --base_model nowhere": "nowhere: no such folder",
     "eval.predict_sweep --models --input_files rte.jsonl": "--model_name_or_path without a value",
     "analysis.produce_tables --study nowhere": "no such",
     "analysis.report --study folder": "",

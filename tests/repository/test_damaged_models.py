@@ -37,9 +37,10 @@ SUITE = "olmo_eval.run_lm_eval --tasks copa --limit 2 --model_name_or_path"
 MERGE = "open_instruct.merge_lora --lora_model_name_or_path adapter --output_dir merged --base_model_name_or_path"
 NOISE = "eval.perturb_weights --input_file rte.jsonl --model_name_or_path"
 DISTANCE = "eval.weight_distance --base_model good --model_name_or_path"
+LINE_BETWEEN = "eval.interpolate_weights --base_model good --input_file rte.jsonl --model_name_or_path"
 DAMAGES = {**WEIGHTS, **CONFIG, **LOADED, **TOKENIZER}
 CASES = [
-    *((command, name) for command in (PREDICT, FINETUNE, SUITE, MERGE, NOISE) for name in DAMAGES),
+    *((command, name) for command in (PREDICT, FINETUNE, SUITE, MERGE, NOISE, LINE_BETWEEN) for name in DAMAGES),
     *((DISTANCE, name) for name in (*WEIGHTS, *CONFIG, "not_finite")),
 ]
 
