@@ -42,24 +42,26 @@ def read_native_config(path: Path) -> "ModelConfig":
             section = {name: value for name, value in section.items() if name not in foreign}
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
         assert isinstance(config, ModelConfig)
-        check_sizes(config)
+        check_sizes(config, path)
         return config
     except (OmegaConfBaseException, OLMoError) as error:
         raise UserError(f"{path}: not a valid model config of OLMo: {' '.join(str(error).split())}") from error
 
 
-def check_sizes(config: "ModelConfig") -> None:
-    """Raises UserError that names every pair of incompatible sizes."""
+def check_sizes(config: "ModelConfig", path: Path) -> None:
+    """Raises UserError that names every impossible size."""
     pairs = (
         ("d_model", config.d_model, "n_heads", config.n_heads),
         ("n_heads", config.n_heads, "n_kv_heads", config.effective_n_kv_heads),
         ("n_layers", config.n_layers, "block_group_size", config.block_group_size),
     )
     problems = [f"{a} {m} is not a multiple of {b} {n}" for a, m, b, n in pairs if n < 1 or m % n]
+    if not problems and config.d_model // config.n_heads % 2:
+        problems.append(f"heads of size {config.d_model // config.n_heads} are odd, rotary positions need an even size")
     if (config.embedding_size or config.vocab_size) < config.vocab_size:
         problems.append(f"embedding_size {config.embedding_size} is less than vocab_size {config.vocab_size}")
     if problems:
-        raise UserError(f"config.yaml: {'; '.join(problems)}; download the checkpoint again")
+        raise UserError(f"{path}: {'; '.join(problems)}; download the checkpoint again")
 
 
 def target_config(

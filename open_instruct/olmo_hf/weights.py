@@ -21,7 +21,11 @@ ATTENTION_AND_MLP = {
     "ff_proj.weight": ("mlp.up_proj.weight", "mlp.gate_proj.weight"),
     "ff_out.weight": ("mlp.down_proj.weight",),
 }
-NORMS = {
+NORMS_BEFORE = {
+    "attn_norm.weight": ("input_layernorm.weight",),
+    "ff_norm.weight": ("post_attention_layernorm.weight",),
+}
+NORMS_AFTER = {
     "q_norm.weight": ("self_attn.q_norm.weight",),
     "k_norm.weight": ("self_attn.k_norm.weight",),
     "attn_norm.weight": ("post_attention_layernorm.weight",),
@@ -70,6 +74,21 @@ OLMO = Target(
     ATTENTION_AND_MLP,
     {},
 )
+# As DataDecide's models are.
+LLAMA = Target(
+    "llama",
+    "LlamaForCausalLM",
+    SUPPORTED
+    | {
+        "norm_after": (False,),
+        "attention_layer_norm": (False,),
+        "layer_norm_type": ("rms",),
+        "layer_norm_with_affine": (True,),
+        "clip_qkv": (None,),
+    },
+    ATTENTION_AND_MLP | NORMS_BEFORE,
+    FINAL_NORM,
+)
 OLMO2 = Target(
     "olmo2",
     "Olmo2ForCausalLM",
@@ -82,9 +101,11 @@ OLMO2 = Target(
         "layer_norm_with_affine": (True,),
         "clip_qkv": (None,),
     },
-    ATTENTION_AND_MLP | NORMS,
+    ATTENTION_AND_MLP | NORMS_AFTER,
     FINAL_NORM,
 )
+# Of targets that are equally near, the first is named.
+TARGETS = (OLMO, LLAMA, OLMO2)
 
 
 @dataclass(frozen=True)
@@ -114,20 +135,29 @@ class Conversion:
 
 
 def target_of(config: "ModelConfig") -> Target:
-    """The architecture of the converted model.  Raises UserError that names every option that it does not support."""
-    target = OLMO2 if config.norm_after else OLMO
+    """The architecture of the converted model.
+
+    Raises UserError that names every option that keeps the nearest architecture from being the model's.
+    """
+    problems = {target.architecture: unsupported(config, target) for target in TARGETS}
+    target = min(TARGETS, key=lambda target: len(problems[target.architecture]))
+    if found := problems[target.architecture]:
+        raise UserError(
+            f"{target.architecture} does not support this model: {'; '.join(found)}; "
+            "such a checkpoint cannot be converted"
+        )
+    return target
+
+
+def unsupported(config: "ModelConfig", target: Target) -> list[str]:
+    """Every option that the target does not support, with its value."""
     problems = []
     for option, values in target.supported.items():
         # Options of OLMo are plain values or string enums; both compare with plain values.
         if (value := getattr(config, option)) not in values:
             expected = " or ".join(str(v) for v in values)
             problems.append(f"{option} is {getattr(value, 'value', value)}, expected {expected}")
-    if problems:
-        raise UserError(
-            f"config.yaml: {target.architecture} does not support this model: {'; '.join(problems)}; "
-            "such a checkpoint cannot be converted"
-        )
-    return target
+    return problems
 
 
 def map_tensors(config: "ModelConfig", target: Target, empty: Mapping[str, torch.Tensor]) -> dict[str, Piece]:

@@ -67,6 +67,11 @@ class Wrong(AssertionError):
 def outcomes(name: str, folder: Path) -> dict[str, Outcome]:
     """Every check of one entry of architectures.yaml, in `folder`, which is the current base_dir."""
     architectures.build(folder / "model", name)
+    return outcomes_of_model(folder)
+
+
+def outcomes_of_model(folder: Path) -> dict[str, Outcome]:
+    """Every check of the model in `folder`/model, which has a toy tokenizer.  folder: the current base_dir."""
     write_evaluation(folder / "rte.jsonl", LABELS)
     write_evaluation(folder / "sciq.jsonl", PROMPTS)
     rows = [{"id": str(i), "prompt": p, "completion": c} for i, (p, c) in enumerate(TRAIN)]

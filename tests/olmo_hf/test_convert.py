@@ -6,7 +6,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from toy_conversion import OLMO2, largest_difference, refuse, run_conversion, set_options, set_weights
+from toy_conversion import (
+    KINDS,
+    LLAMA,
+    OLMO2,
+    largest_difference,
+    patch_config,
+    refuse,
+    run_conversion,
+    set_options,
+    set_weights,
+)
 from toy_models import EOS, toy_native_olmo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,6 +38,8 @@ SUPPORTED = {
     "mlp_ratio": {"mlp_hidden_size": None},
     "grouped blocks": {"block_group_size": 2},
     "low-precision norm": {"layer_norm_type": "low_precision"},
+    "llama": LLAMA,
+    "llama gqa untied": LLAMA | {"n_kv_heads": 2, "weight_tying": False, "rope_theta": 500_000},
     "olmo2": OLMO2,
     "olmo2 gqa untied": OLMO2 | {"n_kv_heads": 2, "weight_tying": False, "layer_norm_eps": 1e-6},
 }
@@ -65,12 +77,11 @@ def test_comparison_by_layer_measures_the_same(folder, name):
     queries_per_key=st.sampled_from([1, 2]),
     num_layers=st.integers(1, 3),
     tied=st.booleans(),
-    is_olmo2=st.booleans(),
+    kind=st.sampled_from(sorted(KINDS)),
 )
-def test_random_sizes_give_the_native_logits(folder, heads, head_dim, queries_per_key, num_layers, tied, is_olmo2):
+def test_random_sizes_give_the_native_logits(folder, heads, head_dim, queries_per_key, num_layers, tied, kind):
     sizes = {"d_model": heads * head_dim, "n_heads": heads, "n_kv_heads": heads // queries_per_key}
-    kind = OLMO2 if is_olmo2 else {}
-    native = toy_native_olmo(folder / "native", n_layers=num_layers, weight_tying=tied, **sizes, **kind)
+    native = toy_native_olmo(folder / "native", n_layers=num_layers, weight_tying=tied, **sizes, **KINDS[kind])
     assert largest_difference(native, run_conversion(folder, overwrite=True)) < 1e-4
 
 
@@ -116,18 +127,6 @@ def test_dropped_training_options_are_reported(folder, capsys):
 
 
 # --- wrong mappings ---
-
-
-def patch_config(monkeypatch, **changes):
-    right = convert.target_config
-
-    def wrong(*args):
-        config = right(*args)
-        for name, value in changes.items():
-            setattr(config, name, value)
-        return config
-
-    monkeypatch.setattr(convert, "target_config", wrong)
 
 
 def patch_take(monkeypatch, ending: str, change):

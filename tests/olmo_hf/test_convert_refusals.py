@@ -7,6 +7,7 @@ import pytest
 import torch
 from malicious_pickle import Payload
 from toy_conversion import (
+    LLAMA,
     OLMO2,
     largest_difference,
     refuse,
@@ -36,12 +37,16 @@ UNSUPPORTED = {
     "norm epsilon": ({"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06"),
     "norm after, not rms": (OLMO2 | {"layer_norm_type": "default"}, "Olmo2ForCausalLM .*layer_norm_type is default"),
     "norm after, clipped": (OLMO2 | {"clip_qkv": 8.0}, "clip_qkv is 8.0, expected None"),
+    "rms, clipped": (LLAMA | {"clip_qkv": 8.0}, "LlamaForCausalLM .*model: clip_qkv is 8.0, expected None"),
+    "rms, q and k norm": (LLAMA | {"attention_layer_norm": True}, "LlamaForCausalLM .*attention_layer_norm is True"),
+    "rms, norm biases": (LLAMA | {"bias_for_layer_norm": True}, "LlamaForCausalLM .*bias_for_layer_norm is True"),
     "embedding norm": ({"embedding_layer_norm": True}, "embedding_layer_norm is True"),
     "scaled logits": ({"scale_logits": True}, "scale_logits is True"),
     "parallel blocks": ({"block_type": "parallel"}, "parallel"),
     "unknown option": ({"made_up": 1}, "made_up"),
     "contradictory heads": ({"n_kv_heads": 2, "multi_query_attention": True}, "multi_query_attention"),
     "uneven heads": ({"n_heads": 5}, "d_model 32 is not a multiple of n_heads 5"),
+    "odd heads": ({"d_model": 36}, r"config\.yaml: heads of size 9 are odd"),
     "embedding too small": ({"embedding_size": 128}, "embedding_size 128 is less than vocab_size 300"),
 }
 

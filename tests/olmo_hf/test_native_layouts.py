@@ -6,10 +6,9 @@ import pickle
 
 import pytest
 import torch
-import yaml
 from malicious_pickle import Payload
 from safetensors.torch import save_file
-from toy_conversion import OLMO2, largest_difference, refuse, run_conversion
+from toy_conversion import LLAMA, OLMO2, largest_difference, refuse, run_conversion, to_hub
 from toy_models import toy_native_olmo
 
 from open_instruct.common.errors import UserError
@@ -28,23 +27,6 @@ def to_plain_safetensors(native):
     (native / "model.pt").unlink()
 
 
-def to_hub(native, *, num_files: int, suffix: str):
-    """The layout of the package hf_olmo: options in config.json, names with one more prefix."""
-    options = yaml.safe_load((native / "config.yaml").read_text())["model"]
-    about = {"architectures": ["OLMoForCausalLM"], "model_type": "hf_olmo", "auto_map": {"AutoConfig": "x--y.Z"}}
-    about |= {"torch_dtype": "float32", "transformers_version": "4.36.2", "use_cache": True}
-    (native / "config.json").write_text(json.dumps(options | about))
-    state = {f"model.{name}": t for name, t in torch.load(native / "model.pt", weights_only=True).items()}
-    stem = "model" if suffix == "safetensors" else "pytorch_model"
-    for number in range(num_files):
-        place = "" if num_files == 1 else f"-{number + 1:05}-of-{num_files:05}"
-        part = dict(list(state.items())[number::num_files])
-        path = native / f"{stem}{place}.{suffix}"
-        save_file(part, path) if suffix == "safetensors" else torch.save(part, path)
-    for name in ("config.yaml", "model.pt"):
-        (native / name).unlink()
-
-
 LAYOUTS = {
     "safetensors of the trainer": to_trainers_safetensors,
     "safetensors": to_plain_safetensors,
@@ -55,7 +37,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, OLMO2 | {"n_kv_heads": 2, "weight_tying": False, "rope_theta": 500_000}])
+@pytest.mark.parametrize(
+    "options", [{}, LLAMA, OLMO2 | {"n_kv_heads": 2, "weight_tying": False, "rope_theta": 500_000}], ids=str
+)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_gives_the_same_model(folder, name, options):
     native = toy_native_olmo(folder / "native", **options)
