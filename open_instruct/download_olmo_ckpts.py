@@ -14,7 +14,6 @@ Writes  output/listings/{repository}.json, what the Hub listed and when;
 """
 
 import dataclasses
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,7 @@ from open_instruct.checkpoints.download import (
     require_own_partial,
 )
 from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
-from open_instruct.checkpoints.families import Checkpoint, families, family_named
+from open_instruct.checkpoints.families import Checkpoint, families_like, family_named
 from open_instruct.checkpoints.family import MAIN, Family
 from open_instruct.checkpoints.family_table import family_table
 from open_instruct.checkpoints.fine_tuned import FineTuned, choose_fine_tuned, list_fine_tuned, store_of
@@ -115,7 +114,7 @@ def main(args: Args) -> None:
         print(family_table())
         return
     if args.list:
-        for name in matching_families(args.family):
+        for name in families_like(args.family):
             print_list(args, family_named(name))
         return
     family = family_named(args.family)
@@ -144,15 +143,6 @@ def main(args: Args) -> None:
         download_all(family, missing, described, num_parallel=NUM_PARALLEL if args.download_in_parallel else 1)
     if family.tokenizer:
         make_tokenizer(family)
-
-
-def matching_families(pattern: str) -> list[str]:
-    """Names of the families of a pattern, or the name itself.  Raises UserError for a pattern of none."""
-    if not set("*?[") & set(pattern):
-        return [pattern]
-    if found := fnmatch.filter(families(), pattern):
-        return found
-    raise UserError(f"no family is like {pattern}; see --list_families")
 
 
 def print_list(args: Args, family: Family) -> None:

@@ -178,7 +178,10 @@ def grouped(gathered: Gathered, levels: pd.DataFrame) -> tuple[Gathered, pd.Data
 def plan_of(study: Study | None) -> Plan:
     if study is None:
         return Plan({}, {}, {})
-    steps = {family: [step_name(step) for step in config.steps] for family, config in study.family_configs().items()}
+    steps: dict[str, list[str]] = {}
+    for one in study.checkpoints():
+        if step_name(one.step) not in steps.setdefault(one.family, []):
+            steps[one.family].append(step_name(one.step))
     runs = expected_runs(study)
     # Runs of another architecture are families of their own, with the same checkpoints.
     steps |= {family_of_run(family, run): steps[family] for family, names in runs.items() for run in names}

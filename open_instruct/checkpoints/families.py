@@ -3,6 +3,7 @@
 Families are declared in families.yaml beside this file and, for the user's own, in $base_dir/families.yaml.
 """
 
+import fnmatch
 import math
 import os
 import re
@@ -47,6 +48,18 @@ def both(built_in: Path, own: Path, _built_in_mtime_ns: int, _own_mtime_ns: int)
     if twice := sorted(added.keys() & known.keys()):
         raise UserError(f"{own}: {', '.join(twice)} is a family of this repository; give yours another name")
     return known | added
+
+
+def families_like(pattern: str) -> list[str]:
+    """Names of the families of a pattern such as `datadecide-*-150M`, or the name itself.
+
+    Raises UserError for a pattern of none.
+    """
+    if not set("*?[") & set(pattern):
+        return [pattern]
+    if found := fnmatch.filter(families(), pattern):
+        return found
+    raise UserError(f"no family is like {pattern}; see `python open_instruct/download_olmo_ckpts.py --list_families`")
 
 
 def step_name(step: int | None) -> str:

@@ -4,7 +4,7 @@ families.yaml beside this file documents the fields; family_files.py reads them.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -125,6 +125,10 @@ class Family:
             raise UserError(f"family {self.name} has no stage {name}; {known}")
         return None if name == next(iter(self.stages)) else name
 
+    def run_named(self, name: str) -> str | None:
+        """A run as identities have it: of a store, `main` stands for the one whose end `main` is."""
+        return self.main_run if self.has_store and name == MAIN else name
+
     def stage_name(self, stage: str | None) -> str:
         """Name of a stage, the first included; empty for a family without stages."""
         return stage or next(iter(self.stages), "")
@@ -194,26 +198,26 @@ class Family:
                 raise UserError(f"family {self.name}: its path has no {{{name}}} for {name} {value}: {self.path}")
         return Path(self.path.format(step=step, run=run))
 
-    def require_identity(self, run: str | None, stage: str | None, step: int | None) -> None:
-        """Raises UserError where a run, a stage or `main` is none of the family, as far as families.yaml says."""
-        if stage is not None and stage not in self.by_stage:
-            self.stage_named(stage)
-        if run is not None and self.runs and stage is None and run not in self.runs:
-            raise UserError(f"family {self.name} has no run {run} ({nearest(run, self.runs)})")
-        if run is not None and self.hub and not self.runs and not self.has_run_in(self.by_stage[stage].revision):
-            has = "the store of a family has one run, without a name, unless its revisions or repositories name several"
-            raise UserError(f"family {self.name} has no run {run}: {has}; declare a family for each run")
-        if step is None and not self.has_main:
-            raise UserError(f"family {self.name} has no released weights, `{MAIN}`; choose its last step")
-        if step is None and stage is not None:
-            raise UserError(f"family {self.name}: `{MAIN}` is the end of pre-training and of no stage; name it alone")
-        if step is None and not self.run_hub and run not in (None, self.main_run):
-            raise UserError(
-                f"family {self.name}: `{MAIN}` is of run {self.main_run}, not of {run}; choose its last step"
-            )
-
-    def has_run_in(self, patterns: Sequence[str]) -> bool:
-        return any("run" in placeholders(pattern) for pattern in patterns)
+    def problem_of(self, step: int | None, run: str | None, stage: str | None) -> str | None:
+        """Why the store has no such checkpoint, as far as families.yaml says; None where it may have it."""
+        if stage not in self.by_stage:
+            return f"it has no stage {stage} ({nearest(str(stage), self.stages)})"
+        names_runs = bool(self.run_hub) or any("run" in placeholders(one) for one in self.by_stage[stage].revision)
+        if run is not None and not names_runs:
+            return "its store has one run, without a name"
+        if run is not None and stage is None and self.runs and run not in self.runs:
+            return f"it has no run {run} ({nearest(run, self.runs)})"
+        if run is None and names_runs and not self.run_hub and step is not None:
+            return f"its checkpoints are of runs; name them: {', '.join(self.runs) or 'see --list'}"
+        if step is not None:
+            return None
+        if not self.has_main:
+            return f"it has no released weights, `{MAIN}`; choose its last step"
+        if stage is not None:
+            return f"`{MAIN}` is the end of pre-training and of no stage; name it with the first"
+        if not self.run_hub and run != self.main_run:
+            return f"`{MAIN}` is of run {self.main_run}; choose the last step of {run}"
+        return None
 
 
 def placeholders(pattern: str) -> list[str]:

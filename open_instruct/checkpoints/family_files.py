@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.family import FINE_TUNED_PLACEHOLDERS, PLACEHOLDERS, Family, placeholders
+from open_instruct.checkpoints.family import FINE_TUNED_PLACEHOLDERS, MAIN, PLACEHOLDERS, Family, placeholders
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.yaml_files import load_yaml
@@ -144,8 +144,8 @@ def run_problems(values: Mapping[str, Any], stages: Mapping[str, Any]) -> Iterat
     runs = values.get("runs")
     runs = runs if isinstance(runs, list) else []
     for run in runs:
-        if not paths.is_safe(str(run)):
-            yield f"runs: expected names of letters, digits and . _ + - only, found {run!r}"
+        if not paths.is_safe(str(run)) or run == MAIN:
+            yield f"runs: expected names of letters, digits and . _ + - only, other than {MAIN}, found {run!r}"
         if any(str(run) == stage or str(run).startswith(f"{stage}_") for stage in stages):
             yield f"runs: {run} begins like a stage; the two would share a folder"
     if len(set(map(str, runs))) < len(runs):

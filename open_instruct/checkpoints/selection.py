@@ -83,8 +83,8 @@ def courses(
         if not known and ALL not in stages:
             raise UserError(f"family {family.name}: the store has no checkpoint of {family.stage_name(stage) or 'it'}")
         default = [family.main_run] if family.main_run in known else []
-        listed = ", ".join(run or "(without a name)" for run in known)
-        for run in known if ALL in runs else list(runs) or default:
+        listed = ", ".join(MAIN if run == family.main_run else str(run) for run in known)
+        for run in known if ALL in runs else [family.run_named(run) for run in runs] or default:
             if run not in known:
                 nearby = nearest(str(run), [one for one in known if one])
                 raise UserError(f"family {family.name}: the store has no run {run} ({nearby}), but {listed}")

@@ -48,6 +48,8 @@ class Args:
     (default: as recorded in input_dir's meta.json, where its name says the same)."""
     run: str | None = None
     """Pre-training run of the checkpoint, of a family that has several."""
+    stage: str | None = None
+    """Stage of pre-training, other than the first, of a family that has several."""
     input_dir: Path | None = None
     """Folder of the checkpoint in OLMo's own format (default: output/{family}_ckpts/checkpoint-{step})."""
     output_dir: Path | None = None
@@ -108,7 +110,9 @@ def checkpoint_of(args: Args) -> Checkpoint:
     step = recorded_step(args.input_dir) if args.step is None else args.step
     if step != MAIN and step < -1:
         raise UserError(f"step is {step}, expected a pre-training step, or `main`")
-    return Checkpoint(family_named(args.family).name, None if step in (MAIN, -1) else step, args.run)
+    family = family_named(args.family)
+    stage = None if args.stage is None else family.stage_named(args.stage)
+    return Checkpoint(family.name, None if step in (MAIN, -1) else step, args.run, stage)
 
 
 def recorded_step(input_dir: Path | None) -> int | Literal["main"]:
@@ -136,7 +140,8 @@ def sidecar_identity(folder: Path) -> dict[str, Any]:
 def check_step(input_dir: Path, checkpoint: Checkpoint) -> None:
     """Raises UserError where the checkpoint's own sidecar names another family or step."""
     identity = sidecar_identity(input_dir)
-    for field, given in (("family", checkpoint.family), ("step", checkpoint.step), ("run", checkpoint.run)):
+    for field in ("family", "step", "run", "stage"):
+        given = getattr(checkpoint, field)
         if field in identity and identity[field] != given:
             right, wrong = (MAIN if value is None else value for value in (identity[field], given))
             raise UserError(f"{input_dir} is of {field} {right}, not {wrong}; add --{field} {right}")

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
-from open_instruct.checkpoints.families import EMBEDDED, Checkpoint
+from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, families_like
 from open_instruct.checkpoints.family import MAIN
 from open_instruct.common import naming, paths
 from open_instruct.common.cli import option
@@ -14,6 +15,7 @@ from open_instruct.common.yaml_schema import NO_KEY, Aliases
 from open_instruct.data.registry import Datasets
 from open_instruct.data.settings import DataOptions, DataSettings
 from open_instruct.data.sources import SourceOptions
+from open_instruct.study.chosen_checkpoints import FamilyConfig, Steps, checkpoints_of, numbers
 from open_instruct.study.settings import (
     DEFAULT_SEED,
     ExecutionOptions,
@@ -29,7 +31,6 @@ from open_instruct.study.variants import Recipe, Variant
 
 STAGES = ("pretrain", "download", "format", "convert", "finetune", "predict", "score", "suite", "report", "notebook")
 """In the order of the pipeline."""
-Steps = tuple[Annotated[int | None, Aliases({MAIN: None})], ...]
 Rows = tuple[Annotated[int | None, Aliases({"all": None})], ...]
 Question = Literal[
     "pre-training",
@@ -83,16 +84,6 @@ class PretrainingConfig(PretrainingOptions):
     def runs(self) -> tuple[PretrainingOptions, ...]:
         options = part_of(self, PretrainingOptions)
         return tuple(replace(options, seed=seed) for seed in self.seeds or (self.seed,))
-
-
-@dataclass(frozen=True)
-class FamilyConfig:
-    """The checkpoints of one family."""
-
-    steps: Steps
-    """Pre-training steps of its checkpoints, ascending; `main` (None) is the released final model."""
-    runs: tuple[str, ...] = ()
-    """Names of its pre-training runs, each of which has these steps."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +190,7 @@ class Study:
     steps: Steps = ()
     runs: tuple[str, ...] = ()
     families: dict[str, FamilyConfig | Steps] = field(default_factory=dict)
-    """Several families, in place of family, steps and runs."""
+    """Several families, or patterns of their names, in place of family, steps and runs."""
     suite: SuiteConfig | None = None
     pretrain: PretrainingConfig | None = None
     """Pre-training of the embedded model (family `tiny` only)."""
@@ -240,18 +231,26 @@ class Study:
     def family_configs(self) -> dict[str, FamilyConfig]:
         several = {
             family: config if isinstance(config, FamilyConfig) else FamilyConfig(config)
-            for family, config in self.families.items()
+            for pattern, config in self.families.items()
+            for family in families_like(pattern)
         }
-        return ({self.family: FamilyConfig(self.steps, self.runs)} if self.family else {}) | several
+        return ({self.family: FamilyConfig(self.steps, runs=self.runs)} if self.family else {}) | several
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Those of each family, run by run."""
+        """Those of each family, stage by stage and run by run."""
+        return self.every_checkpoint
+
+    @cached_property
+    def every_checkpoint(self) -> list[Checkpoint]:
         embedded = tuple(one.run for one in self.pretraining_runs())
         return [
-            Checkpoint(family, step, run)
+            checkpoint
             for family, config in self.family_configs().items()
-            for run in (embedded if family == EMBEDDED else config.runs or (None,))
-            for step in config.steps
+            for checkpoint in (
+                [Checkpoint(family, step, run) for run in embedded for step in numbers(config.steps)]
+                if family == EMBEDDED
+                else checkpoints_of(family, config)
+            )
         ]
 
     def pretraining_runs(self) -> tuple[PretrainingOptions, ...]:

@@ -74,7 +74,7 @@ class CostModel:
     def estimate(self, job: Job) -> tuple[float, float]:
         """Seconds of computation, and bytes that are kept."""
         if job.stage == "download":
-            num_bytes = len(job.outputs) * self.assumed_parameters(job.name) * BYTES_A_PARAMETER
+            num_bytes = len(job.outputs) * self.assumed_parameters(job.variables["family"]) * BYTES_A_PARAMETER
             return num_bytes / BYTES_A_SECOND, num_bytes
         if job.stage == "pretrain":
             num_bytes = len(job.outputs) * self.assumed_parameters(EMBEDDED) * BYTES_A_PARAMETER

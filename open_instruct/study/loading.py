@@ -11,11 +11,13 @@ from typing import Any
 
 from open_instruct.checkpoints.families import EMBEDDED, family_named, step_name, step_order
 from open_instruct.checkpoints.family import MAIN
+from open_instruct.checkpoints.selection import ALL, parse_tokens
 from open_instruct.common import paths, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.yaml_files import compose
 from open_instruct.common.yaml_schema import Validator, join
 from open_instruct.data.registry import read_datasets
+from open_instruct.study.chosen_checkpoints import FamilyConfig, StageConfig, numbers
 from open_instruct.study.config import STAGES, RecipeConfig, Resources, Study
 from open_instruct.study.overrides import override, pop, share_options
 from open_instruct.tasks.declarations import ITEM_METRICS
@@ -109,8 +111,6 @@ def check_names(study: Study, validator: Validator) -> None:
         known = study.datasets.eval_sets[name].template.prompts if name in study.datasets.eval_sets else config.formats
         for task_format in config.formats:
             check_known(validator, f"evaluation.{name}.formats", "format", task_format, known)
-    for run in (*study.runs, *(run for config in study.family_configs().values() for run in config.runs)):
-        check(validator, "runs", paths.safe_name, run)
     if study.accelerate_config and not (paths.REPOSITORY / study.accelerate_config).is_file():
         validator.error("accelerate_config", f"{study.accelerate_config}: no such file; see scripts/accelerate/")
     for stage in study.resources:
@@ -137,29 +137,53 @@ def check_known(validator: Validator, key: str, kind: str, name: str, known: Col
 def check_models(study: Study, validator: Validator) -> None:
     if bool(study.family) == bool(study.families):
         validator.error("families" if study.families else "", "expected either family and steps, or families")
-    for family, config in study.family_configs().items():
-        steps = config.steps
-        place = ("family", "steps") if family == study.family else (f"families.{family}",) * 2
+    configs: dict[str, FamilyConfig] = {}
+    check(validator, "families", lambda _: configs.update(study.family_configs()), "")
+    for family, config in configs.items():
+        is_single = family == study.family
+        place = ("family", "") if is_single else (f"families.{family}",) * 2
         check(validator, place[0], family_named, family)
-        ordered = sorted(set(steps), key=step_order)
-        if list(steps) != ordered or not steps or any(step is not None and step < 0 for step in steps):
-            found = ", ".join(map(step_name, steps))
-            validator.error(place[1], f"expected ascending numbers, each once, {MAIN} last; found {found}")
-        if family == EMBEDDED and (config.runs or None in steps):
-            validator.error(place[1], f"{EMBEDDED} has no runs and no {MAIN}; `pretrain` sets its seeds")
-        if not validator.errors:
-            check(validator, place[1], lambda _: [one.folder for one in study.checkpoints()], family)
+        for key, own in (("", config), *((f"stages.{name}", one) for name, one in config.stages.items())):
+            check_chosen(own, join(place[1], key) if key else place[1], validator)
+        if family == EMBEDDED and (config.runs or config.tokens or config.stages or {None, ALL} & set(config.steps)):
+            validator.error(join(place[1], "steps"), f"{EMBEDDED} has numbers of steps only; `pretrain` sets its seeds")
+    if not validator.errors:
+        place = "steps" if study.family else "families"
+        check(validator, place, lambda _: [one.folder for one in study.checkpoints()], "")
     if study.pretrain and study.pretrain.seeds and "pretrain.seed" in validator.lines:
         validator.error("pretrain.seed", "is one of the runs' seeds, and `seeds` is given, too; keep one of the two")
-    if study.pretrain and EMBEDDED not in study.family_configs():
+    if study.pretrain and EMBEDDED not in configs:
         validator.error("pretrain", f"is for family {EMBEDDED} only, which this study has not")
+
+
+def check_chosen(config: StageConfig, key: str, validator: Validator) -> None:
+    """The checkpoints of one stage: by ascending steps, or by ascending numbers of tokens."""
+    for run in config.runs:
+        check(validator, join(key, "runs"), paths.safe_name, run)
+    if config.tokens and config.steps:
+        validator.error(join(key, "tokens"), "expected steps or tokens, found both")
+    elif config.tokens:
+        check(validator, join(key, "tokens"), lambda _: require_ascending(config.tokens), "")
+    elif config.steps != (ALL,):
+        steps = list(numbers(config.steps))
+        is_ordered = steps == sorted(set(steps), key=step_order) and len(steps) == len(config.steps)
+        if not is_ordered or not steps or any(step is not None and step < 0 for step in steps):
+            found = ", ".join(step if isinstance(step, str) else step_name(step) for step in config.steps)
+            expected = f"expected ascending numbers, each once, {MAIN} last, or {ALL}"
+            validator.error(join(key, "steps"), f"{expected}; found {found}")
+
+
+def require_ascending(tokens: Sequence[str]) -> None:
+    numbers = parse_tokens(tokens)
+    if list(numbers) != sorted(numbers):
+        raise UserError(f"tokens: expected ascending numbers, found {', '.join(tokens)}")
 
 
 def check_claims(study: Study, validator: Validator) -> None:
     """The primary claim is about models and evaluations of the study, and margins are of known metrics."""
     if primary := study.primary:
         suite_tasks = study.suite.tasks if study.suite else ()
-        steps = [step_name(step) for config in study.family_configs().values() for step in config.steps]
+        steps = [] if validator.errors else [step_name(one.step) for one in study.checkpoints()]
         for key, kind, known in (
             ("train_set", "train set", study.train_sets),
             ("eval_set", "evaluation set", (*study.evaluation, *suite_tasks)),

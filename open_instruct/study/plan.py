@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
 from open_instruct.checkpoints.families import Checkpoint, family_named
-from open_instruct.checkpoints.listing import missing_steps, read_checkpoint_csv
+from open_instruct.checkpoints.listing import missing_steps
+from open_instruct.checkpoints.selection import course_name
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.data.availability import (
@@ -19,6 +19,7 @@ from open_instruct.data.availability import (
 )
 from open_instruct.data.formatting import FormatOptions
 from open_instruct.study import stages
+from open_instruct.study.chosen_checkpoints import has_listing, listed
 from open_instruct.study.config import Study
 from open_instruct.study.job import Job
 from open_instruct.study.own_results import require_own_results
@@ -60,33 +61,46 @@ def require_identities(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def require_runs(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises UserError for named pre-training runs that are neither on the disk nor in their family's store."""
-    missing = [
-        one
-        for one in checkpoints
-        if one.run and (family_named(one.family).hub or family_named(one.family).urls) and not one.folder.is_dir()
-    ]
-    if missing:
-        names = ", ".join(dict.fromkeys(f"{one.family}: {one.run}" for one in missing))
+    """Raises UserError for runs and stages that are neither on the disk nor in their family's store."""
+    problems: dict[str, Checkpoint] = {}
+    for one in checkpoints:
+        family = family_named(one.family)
+        problem = family.problem_of(one.step, one.run, one.stage) if family.has_store else None
+        if problem and not one.folder.is_dir():
+            problems.setdefault(
+                f"{one.family}: {problem}" if one.run is None else f"{one.family}: {one.run}: {problem}", one
+            )
+    if problems:
+        first = next(iter(problems.values()))
         raise UserError(
-            f"runs that cannot be downloaded: {names}; the store of a family has one run, without a name. Put their "
-            f"checkpoints into {missing[0].folder} and so on, or declare a family for each run in families.yaml"
+            f"checkpoints that cannot be downloaded: {'; '.join(problems)}. Put them into {first.folder} and so on, or "
+            "declare a family for each run in families.yaml"
         )
 
 
 def require_listed_steps(checkpoints: Sequence[Checkpoint]) -> None:
     """Raises UserError for steps that the list of their family, a file here, does not have. Asks no store."""
-    by_family: dict[str, list[int | None]] = {}
+    by_course: dict[tuple[str, str | None, str | None], list[int | None]] = {}
     for one in checkpoints:
         if stages.is_to_be_downloaded(one) and not one.folder.is_dir():
-            by_family.setdefault(one.family, []).append(one.step)
-    for name, steps in by_family.items():
+            by_course.setdefault((one.family, one.stage, one.run), []).append(one.step)
+    problems = []
+    for name in dict.fromkeys(family for family, _, _ in by_course):
         family = family_named(name)
-        if family.ckpt_csv and (missing := missing_steps(read_checkpoint_csv(Path(family.ckpt_csv), family), steps)):
-            raise UserError(
-                f"family {name} has no checkpoint of step {'; '.join(missing)}; choose among those of "
-                f"`python open_instruct/download_olmo_ckpts.py --family {name} --list`"
-            )
+        wanted = {(stage, run): steps for (of, stage, run), steps in by_course.items() if of == name}
+        if family.ckpt_csv is None:
+            wanted = {course: steps for course, steps in wanted.items() if has_listing(family, course[1])}
+        available = listed(family) if wanted else ()
+        for course, steps in wanted.items():
+            own = [one for one in available if (one.checkpoint.stage, one.checkpoint.run) == course]
+            if missing := missing_steps(own, steps):
+                problems.append(f"family {name}, {course_name(family, course)}: no step {'; '.join(missing)}")
+    if problems:
+        name = problems[0].split(",")[0].removeprefix("family ")
+        raise UserError(
+            f"{'. '.join(problems[:MOST_SHOWN])}; choose among those of "
+            f"`python open_instruct/download_olmo_ckpts.py --family {name} --list`"
+        )
 
 
 def all_jobs(study: Study) -> list[Job]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_named, step_name
+from open_instruct.checkpoints.family import MAIN
 from open_instruct.common import paths
 from open_instruct.common.sidecars import has_sidecar
 from open_instruct.data.settings import DataOptions
@@ -54,29 +55,44 @@ def pretraining(study: Study) -> Iterator[Job]:
 
 
 def downloads(study: Study) -> Iterator[Job]:
-    """One job a family: before the first byte it checks that all checkpoints exist and fit on the disk."""
-    for name in study.family_configs():
-        checkpoints = [c for c in study.checkpoints() if c.family == name and is_to_be_downloaded(c)]
-        if not checkpoints:
-            continue
-        listed = ",".join(step_name(checkpoint.step) for checkpoint in checkpoints)
-        tokenizer = (checkpoints[0].tokenizer_folder,) if family_named(name).tokenizer else ()
-        yield Job(
-            "download",
-            name,
-            ("open_instruct/download_olmo_ckpts.py", "--family", name, "--steps", listed, "--download_in_parallel"),
-            outputs=(*tokenizer, *(checkpoint.folder for checkpoint in checkpoints)),
-            script="download_ckpts.sh",
-            variables={"family": name, "steps": listed},
-        )
+    """One job for the runs of a stage that have the same steps.
+
+    Before its first byte it checks that all checkpoints exist and fit on the disk.
+    """
+    by_family: dict[str, dict[tuple[str | None, str | None], list[Checkpoint]]] = {}
+    for one in study.checkpoints():
+        if is_to_be_downloaded(one):
+            by_family.setdefault(one.family, {}).setdefault((one.stage, one.run), []).append(one)
+    for name, by_course in by_family.items():
+        family = family_named(name)
+        together: dict[tuple[str | None, tuple[str, ...]], list[list[Checkpoint]]] = {}
+        for (stage, _), own in by_course.items():
+            together.setdefault((stage, tuple(step_name(one.step) for one in own)), []).append(own)
+        for (stage, steps), courses in together.items():
+            checkpoints = [one for own in courses for one in own]
+            runs = [own[0].run for own in courses]
+            arguments = () if runs == [family.main_run] else ("--runs", *(run or MAIN for run in runs))
+            arguments += ("--stages", stage) if stage else ()
+            listed = ",".join(steps)
+            tokenizer = (checkpoints[0].tokenizer_folder,) if family.tokenizer else ()
+            command = ("open_instruct/download_olmo_ckpts.py", "--family", name, "--steps", listed)
+            yield Job(
+                "download",
+                name if len(together) == 1 else checkpoints[0].stem,
+                (*command, "--download_in_parallel", *arguments),
+                outputs=(*tokenizer, *(checkpoint.folder for checkpoint in checkpoints)),
+                script="download_ckpts.sh",
+                variables={"family": name, "steps": listed},
+                arguments=arguments,
+            )
 
 
 def is_to_be_downloaded(checkpoint: Checkpoint) -> bool:
-    """Whether its family's store has it, and no user put it there. A store has one run, which has no name."""
+    """Whether its family's store has it, and no user put it there."""
     family = family_named(checkpoint.family)
     return (
-        bool(family.hub or family.urls or family.ckpt_csv)
-        and checkpoint.run is None
+        family.has_store
+        and family.problem_of(checkpoint.step, checkpoint.run, checkpoint.stage) is None
         and not is_from_user(checkpoint.folder)
     )
 
@@ -128,6 +144,7 @@ def conversion(checkpoint: Checkpoint) -> Iterator[Job]:
         return
     step, model = step_name(checkpoint.step), Variant(checkpoint)
     run = () if checkpoint.run is None else ("--run", checkpoint.run)
+    run += () if checkpoint.stage is None else ("--stage", checkpoint.stage)
     command = ("open_instruct/olmo_hf/convert_olmo_to_tf.py", "--family", checkpoint.family, "--step", step, *run)
     yield Job(
         "convert",
