@@ -14,7 +14,7 @@ import numpy as np
 from analysis.inference.error_parts import LEVEL
 from analysis.inference.power import POWER, smallest_detectable_effect
 from analysis.tables.columns import BITS, FILES, METRIC_LABELS
-from analysis.tables.replicates import FEWEST_REPLICATES, RUN, SEED
+from analysis.tables.replicates import FEWEST_REPLICATES, RUN, SEED, curve_family
 from open_instruct.study.config import Study
 
 ITEM_SD = {"rouge_l": 0.15, BITS: 0.3}
@@ -78,7 +78,7 @@ def planned_effects(study: Study, num_items: Callable[[str], int], results: Path
 def own_tasks(study: Study, num_items: Callable[[str], int]) -> Iterator[OwnTask]:
     runs: dict[str, set[str | None]] = {}
     for checkpoint in study.checkpoints():
-        runs.setdefault(checkpoint.family, set()).add(checkpoint.run)
+        runs.setdefault(curve_family(checkpoint.family, checkpoint.stage), set()).add(checkpoint.run)
     for family, of_family in runs.items():
         for train_set, recipe in study.train_sets.items():
             several_seeds = len(of_family) == 1 and len(recipe.seeds) > 1

@@ -45,7 +45,7 @@ from analysis.tables.latex import write_latex_tables
 from analysis.tables.paper_means import paper_means
 from analysis.tables.released import fault_of
 from analysis.tables.replaced import is_replaced
-from analysis.tables.replicates import family_of_run
+from analysis.tables.replicates import curve_family, family_of_run
 from analysis.tables.scoring import score_predictions
 from analysis.tables.summaries import summarise_changes, summarise_groups, task_groups
 from analysis.tables.weight_tables import weight_tables
@@ -180,8 +180,9 @@ def plan_of(study: Study | None) -> Plan:
         return Plan({}, {}, {})
     steps: dict[str, list[str]] = {}
     for one in study.checkpoints():
-        if step_name(one.step) not in steps.setdefault(one.family, []):
-            steps[one.family].append(step_name(one.step))
+        of_family = steps.setdefault(curve_family(one.family, one.stage), [])
+        if step_name(one.step) not in of_family:
+            of_family.append(step_name(one.step))
     runs = expected_runs(study)
     # Runs of another architecture are families of their own, with the same checkpoints.
     steps |= {family_of_run(family, run): steps[family] for family, names in runs.items() for run in names}

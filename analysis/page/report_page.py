@@ -22,7 +22,7 @@ from analysis.inference.power import POWER
 from analysis.page.html_tables import joined, table
 from analysis.tables.columns import FILES, OPTIONAL
 from analysis.tables.frames import Tables, groups, order_checkpoints, read_table, where
-from analysis.tables.replicates import FEWEST_REPLICATES, FIRST_RUN
+from analysis.tables.replicates import FEWEST_REPLICATES, FIRST_RUN, curve_family
 from open_instruct.common.provenance import git_commit, package_version
 from open_instruct.study.config import Study
 
@@ -139,7 +139,8 @@ def study_facts(study: Study) -> dict[str, str]:
     """Families, runs and seeds, and the recipes."""
     runs: dict[str, list[str]] = {}
     for checkpoint in study.checkpoints():
-        runs.setdefault(checkpoint.family, []).append(checkpoint.run or FIRST_RUN)
+        family = curve_family(checkpoint.family, checkpoint.stage)
+        runs.setdefault(family, []).append(checkpoint.run or FIRST_RUN)
     families = "; ".join(f"{family} (pre-training runs: {joined(names)})" for family, names in runs.items())
     shots = joined(dict.fromkeys(one.num_shots for one in study.evaluations()))
     facts = {"Study": f"{study.name}, {families}, {shots} shots"}

@@ -22,7 +22,8 @@ OPTIONAL = ("noise", "distances", "paper_means")
 """Tables that not every study measures: without rows there is no file."""
 
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
-IDENTITY = ("family", "run", "step", "tokens", "train_set", "format", "shots", "limit", "conditions")
+IDENTITY = ("family", "stage", "run", "step", "tokens", "parameters", "train_set", "format", "shots", "limit")
+IDENTITY += ("conditions",)
 IDENTITY += ("lr", "epochs", "rows", "batch_size", "seed", "settings")
 PERFORMANCE_COLUMNS = (*MEASURED, *IDENTITY, "metric", "n", "ci_low", "ci_high", TOP_PREDICTION, "protocol")
 PERFORMANCE_COLUMNS += ("adapter", "eval_set", "kind", "role", "series", "setting", "checkpoint", "group")
@@ -36,8 +37,8 @@ DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval d
 DIFFERENCE_COLUMNS += (*ESTIMATE_COLUMNS, "log_odds", "family", "train_set", "eval_set")
 DIFFERENCE_COLUMNS += ("format", "setting", "kind", "role", "note", "missing")
 LEVEL_COLUMNS = ("series", "checkpoint", "eval dataset", "metric", "Performance", *ESTIMATE_COLUMNS)
-LEVEL_COLUMNS += ("family", "step", "tokens", "train_set", "eval_set", "format", "setting", "kind", "role", "group")
-LEVEL_COLUMNS += ("degenerate",)
+LEVEL_COLUMNS += ("family", "stage", "step", "tokens", "parameters", "train_set", "eval_set", "format", "setting")
+LEVEL_COLUMNS += ("kind", "role", "group", "degenerate")
 """`degenerate`: why a score says nothing about its model, or nothing."""
 MISSING_COLUMNS = ("model_id", "eval dataset", "reason", "file")
 MODEL_COLUMNS = ("model_id", "family", "series", "unit", "replicate", "train_set", "checkpoint", "tokens")
@@ -80,7 +81,7 @@ PAPER_MEAN_COLUMNS += (
 PAPER_MEAN_COLUMNS += ("slope per 100k steps", "unit", "replicates", "missing")
 """`degenerate changes`: how many of those averaged are of a score that says nothing about its model."""
 WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates", "items")
-WHOLE_NUMBERS += ("pairs", "degenerate changes")
+WHOLE_NUMBERS += ("pairs", "degenerate changes", "parameters")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr", "df")
 REAL_NUMBERS += ("log_odds", "next_low", "next_high", "item_error", "replicate_sd")
 REAL_NUMBERS += tuple(name for name in VARIATION_COLUMNS if name.endswith(("_sd", "_error", "_width", "_gain")))

@@ -40,6 +40,8 @@ COLUMNS = {"performance": PERFORMANCE_COLUMNS, "suites": PERFORMANCE_COLUMNS, "l
 COLUMNS |= {"differences": DIFFERENCE_COLUMNS, "variation": VARIATION_COLUMNS, "noise": NOISE_COLUMNS}
 COLUMNS |= {"distances": DISTANCE_COLUMNS, "paper_means": PAPER_MEAN_COLUMNS}
 """Columns that are read from them."""
+TEXT = ("checkpoint", "missing", "figure", "stage", "run", "replicate")
+"""Columns whose values may be digits, which are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def table_files(folder: Path) -> dict[str, Path]:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table that this project wrote.  Raises UserError where it is none."""
     # Only an empty cell is missing: a model or an evaluation set may well be called `none` or `NA`.
-    text = dict.fromkeys(("checkpoint", "missing", "figure"), object)
+    text = dict.fromkeys(TEXT, object)
     frame = read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
     try:
         return typed({str(name): frame[name].tolist() for name in frame.columns})

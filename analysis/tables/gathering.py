@@ -22,9 +22,10 @@ from analysis.tables.measurements import (
     read_measurements,
     require_one_model_an_id,
 )
+from analysis.tables.parameters import Course, with_parameters
 from analysis.tables.released import RELEASED_PERFORMANCE, is_own, read_released
 from analysis.tables.replaced import own_rows
-from analysis.tables.replicates import RUN, families_by_architecture, label_replicates
+from analysis.tables.replicates import RUN, curve_family, families_by_architecture, families_by_stage, label_replicates
 from eval.metrics.aggregation import TOP_PREDICTION
 from eval.metrics.bootstrap import Interval
 from eval.metrics.metrics_file import reported_value
@@ -78,8 +79,9 @@ def gather_measurements(study: Study | None, failed: Mapping[Path, str] = Mappin
         )
     require_one_model_an_id([*predictions, *suites])
     everything = [*predictions, *suites]
-    rows = [*performance_rows(predictions), *suite_rows(suites)]
-    rows = name_series(families_by_architecture(rows, architectures(everything)))
+    folders = base_folders(everything)
+    rows = families_by_stage(with_parameters([*performance_rows(predictions), *suite_rows(suites)], folders))
+    rows = name_series(families_by_architecture(rows, architectures(folders)))
     rows = label_replicates(rows, expected_runs(study))
     cells = cells_of(everything, rows)
     return Gathered(rows, cells, missing + without_numbers(everything, rows))
@@ -104,7 +106,7 @@ def gather_released(folder: Path) -> Gathered:
         rows, files = own_rows(folder)
         return Gathered(rows, {}, [], files)
     rows, files = read_released(folder)
-    rows = label_replicates(rows)
+    rows = label_replicates(with_parameters(rows))
     performance = table_of(row for row in rows if row["kind"] != "suite")
     return Gathered(rows, {}, missing_in_curves(performance), files)
 
@@ -205,25 +207,34 @@ def cells_of(
 
 
 def expected_runs(study: Study | None) -> dict[str, set[str | None]]:
-    """Family -> the pre-training runs of the study."""
+    """Family, as the tables name it -> the pre-training runs of the study."""
     runs: dict[str, set[str | None]] = {}
     for checkpoint in study.checkpoints() if study else ():
-        runs.setdefault(checkpoint.family, set()).add(checkpoint.run)
+        runs.setdefault(curve_family(checkpoint.family, checkpoint.stage), set()).add(checkpoint.run)
     return runs
 
 
-def architectures(measurements: Sequence[Measurement]) -> dict[tuple[str, str | None], tuple[Any, ...]]:
-    """(family, run) -> size of its base models, where their folder is still there."""
-    found: dict[tuple[str, str | None], tuple[Any, ...]] = {}
+def base_folders(measurements: Sequence[Measurement]) -> dict[Course, Path]:
+    """The folder of a base model of each stage and run, where it is recorded and still there."""
+    found: dict[Course, Path] = {}
     for measurement in measurements:
         identity, model = measurement.identity, measurement.model or {}
-        family, run = identity.get("family"), identity.get("run")
-        if family is None or (family, run) in found or identity.get("train_set") is not None or "folder" not in model:
-            continue
-        config = paths.absolute(model["folder"]) / "config.json"
-        if config.is_file():
+        course = (identity.get("family"), identity.get("stage"), identity.get("run"))
+        if course not in found and identity.get("train_set") is None and "folder" in model:
+            folder = paths.absolute(model["folder"])
+            if folder.is_dir():
+                found[course] = folder
+    return found
+
+
+def architectures(folders: Mapping[Course, Path]) -> dict[tuple[str, str | None], tuple[Any, ...]]:
+    """(family as the tables name it, run) -> size of its base models, of which the folder is known."""
+    found: dict[tuple[str, str | None], tuple[Any, ...]] = {}
+    for (family, stage, run), folder in folders.items():
+        config = folder / "config.json"
+        if family is not None and config.is_file():
             content = read_json(config)
-            found[family, run] = tuple(content.get(name) for name in ARCHITECTURE)
+            found[curve_family(family, stage), run] = tuple(content.get(name) for name in ARCHITECTURE)
     return found
 
 

@@ -43,6 +43,21 @@ def label_replicates(
     return labelled
 
 
+def curve_family(family: str, stage: str | None) -> str:
+    """Name in the tables of the family of a checkpoint: a later stage is a family of its own.
+
+    It counts its own steps and has its own runs, so that its step 1000 is no other model's step 1000.
+    """
+    return family if stage is None else f"{family} {stage}"
+
+
+def families_by_stage(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows, as they were measured, in which later stages are families of their own."""
+    return [
+        row if row.get("stage") is None else row | {"family": curve_family(row["family"], row["stage"])} for row in rows
+    ]
+
+
 def family_of_run(family: str, run: str | None) -> str:
     """Name of the family that a run of another architecture is."""
     return f"{family} {run or FIRST_RUN}"
