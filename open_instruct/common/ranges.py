@@ -42,7 +42,7 @@ RANGES: Mapping[str, Range] = {
     "max_train_steps": Range(1, 10_000_000),
     **dict.fromkeys(("batch_size", "total_batch_size", "per_device_train_batch_size"), Range(1, 1_000_000)),
     "gradient_accumulation_steps": Range(1, 1_000_000),
-    "preprocessing_num_workers": Range(1, 1_024),
+    **dict.fromkeys(("preprocessing_num_workers", "num_workers"), Range(1, 1_024)),
     "num_resamples": Range(1, 1_000_000),
     **dict.fromkeys(("max_new_tokens", "lora_rank", "early_stopping_patience"), Range(1)),
     **dict.fromkeys(("logging_steps", "ckpt_amount"), Range(1)),
@@ -53,7 +53,8 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("lr", "learning_rate", "lora_alpha", "temperature", "sizes"), Range(0, is_open=True)),
     **dict.fromkeys(("timeout_seconds", "interval_seconds"), Range(0, 10_000_000, is_open=True)),
     "top_p": Range(0, 1, is_open=True),
-    "warmup_ratio": Range(0, 1),
+    **dict.fromkeys(("warmup_ratio", "threshold", "shared_by"), Range(0, 1)),
+    "ngram": Range(2, 100),
     "lora_dropout": Range(0, 0.99),
 }
 """Checked wherever the name is."""

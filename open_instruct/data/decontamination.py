@@ -4,6 +4,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+NGRAM = 13
+"""Length in words of the n-grams that count as overlap: GPT-3, arXiv 2005.14165, appendix C."""
+SHORT_NGRAM = 8
+"""Texts with at least this many and fewer than NGRAM words count as overlap if all of the text occurs."""
+
 
 class TextHashes:
     """Hashes of the texts of records, 16 bytes each."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import chain
 
+from open_instruct.data.decontamination import NGRAM, SHORT_NGRAM
 from open_instruct.data.olmo_data import rows
 from open_instruct.data.sampling import sampled_indices
 from open_instruct.tasks import train_set_named
@@ -21,10 +22,6 @@ NUM_HELDOUT = 500
 """Documents of each source that are held out."""
 HELDOUT_CHARACTERS = 800
 """Held-out documents are cut at a word boundary before this, so that they fit the tiny model's training length."""
-NGRAM = 13
-"""Length in words of the n-grams that count as overlap."""
-SHORT_NGRAM = 8
-"""Texts with at least this many and fewer than NGRAM words count as overlap if all of the text occurs."""
 EVALUATED = (
     "ai2_arc/ARC-Easy",
     "ai2_arc/ARC-Challenge",

@@ -16,7 +16,15 @@ from toy_training import toy_training
 from analysis import compare_paper, produce_tables, report
 from eval import eval_pred, interpolate_weights, perturb_weights, predict, predict_classification, weight_distance
 from olmo_eval import run_lm_eval
-from open_instruct import check_checkpoints, check_data, finetune, format_generalization, merge_lora, pretrain_tiny
+from open_instruct import (
+    check_checkpoints,
+    check_contamination,
+    check_data,
+    finetune,
+    format_generalization,
+    merge_lora,
+    pretrain_tiny,
+)
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
 from open_instruct.common.sidecars import has_sidecar
@@ -162,6 +170,15 @@ def data_checks(base: Path) -> Command:
     return Command(check_data.main, args, (Output(base / "page.html"),), again=args)
 
 
+def contamination_checks(base: Path) -> Command:
+    write_evaluation(paths.evaluation_file("heldout_text"), TEXT)
+    (base / "text").mkdir()
+    (base / "text" / "a.jsonl").write_text('{"text": "The cat sat on the mat."}\n')
+    args = check_contamination.Args((paths.evaluation_file("heldout_text"),), base / "text", num_workers=1)
+    output = Output(base / "output" / "checks" / "contamination_evaluation_heldout_text.jsonl")
+    return Command(check_contamination.main, args, (output,))
+
+
 def noise(base: Path) -> Command:
     model_and_evaluation(base)
     args = perturb_weights.Args((base / "model",), base / "heldout_text.jsonl", sizes=(0.1,), num_draws=2)
@@ -219,6 +236,7 @@ COMMANDS: dict[str, Callable[[Path], Command]] = {
     "run_lm_eval": suite,
     "run_lm_eval in one file": suite_in_one_file,
     "check_checkpoints": checkpoint_checks,
+    "check_contamination": contamination_checks,
     "check_data": data_checks,
     "perturb_weights": noise,
     "weight_distance": distances,
