@@ -48,7 +48,7 @@ class Args:
     """Column of the text, or key in a line."""
     ngram: int = NGRAM
     """Words of an n-gram."""
-    threshold: float = 0.8
+    min_share: float = 0.8
     """Share of n-grams found from which an item counts as contaminated in the table."""
     shared_by: float = 0.1
     """N-grams that more than this share of a file's items have are left out, as words of the template."""
@@ -76,7 +76,7 @@ def main(args: Args) -> None:
         found, seconds = scan(files, table, args)
         facts = {"text_version": version, "scan": describe_scan(found, files, seconds)}
         write_results(sets, artifacts, table, found, [str(file.relative_to(args.text_dir)) for file in files], facts)
-    print_table(artifacts, args.threshold)
+    print_table(artifacts, args.min_share)
 
 
 def result_files(args: Args) -> dict[Path, Artifact]:
@@ -153,14 +153,14 @@ def write_results(
         first_text += len(items.texts)
 
 
-def print_table(artifacts: Mapping[Path, Artifact], threshold: float) -> None:
+def print_table(artifacts: Mapping[Path, Artifact], min_share: float) -> None:
     counted = ("items", *STATUSES, "any", "contaminated", "left_out")
-    titles = ("set", "part", "items", *STATUSES, "any overlap", f"share >= {threshold:g}", "shared n-grams left out")
+    titles = ("set", "part", "items", *STATUSES, "any overlap", f"share >= {min_share:g}", "shared n-grams left out")
     rows: list[tuple[str, ...]] = [titles]
     for path, artifact in artifacts.items():
         records = list(read_jsonl(artifact.path))
         for side in SIDES:
-            counts = summarise(records, side, threshold)
+            counts = summarise(records, side, min_share)
             rows.append((set_name(path), side, *(f"{counts[name]:,}" for name in counted)))
     print(aligned(rows))
     for artifact in artifacts.values():

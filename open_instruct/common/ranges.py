@@ -53,7 +53,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("lr", "learning_rate", "lora_alpha", "temperature", "sizes"), Range(0, is_open=True)),
     **dict.fromkeys(("timeout_seconds", "interval_seconds"), Range(0, 10_000_000, is_open=True)),
     "top_p": Range(0, 1, is_open=True),
-    **dict.fromkeys(("warmup_ratio", "threshold", "shared_by"), Range(0, 1)),
+    **dict.fromkeys(("warmup_ratio", "min_share", "shared_by"), Range(0, 1)),
     "ngram": Range(2, 100),
     "lora_dropout": Range(0, 0.99),
 }

@@ -100,7 +100,7 @@ def describe(num_words: int, num_ngrams: int, num_left_out: int, num_found: int)
     }
 
 
-def summarise(records: Sequence[Mapping[str, Any]], side: str, threshold: float) -> dict[str, int]:
+def summarise(records: Sequence[Mapping[str, Any]], side: str, min_share: float) -> dict[str, int]:
     """Numbers of items: of each status, with any n-gram found, and with at least this share of them found."""
     sides = [record[side] for record in records]
     return {
@@ -108,5 +108,5 @@ def summarise(records: Sequence[Mapping[str, Any]], side: str, threshold: float)
         **{status: sum(one["status"] == status for one in sides) for status in STATUSES},
         "left_out": sum(one["left_out"] for one in sides),
         "any": sum(one["found"] > 0 for one in sides),
-        "contaminated": sum(one["status"] == CHECKED and one["share"] >= threshold for one in sides),
+        "contaminated": sum(one["status"] == CHECKED and one["share"] >= min_share for one in sides),
     }

@@ -7,7 +7,7 @@ from itertools import groupby
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
 from open_instruct.checkpoints.families import Checkpoint, family_named
 from open_instruct.checkpoints.listing import missing_steps
-from open_instruct.checkpoints.selection import course_name
+from open_instruct.checkpoints.selection import ALL, course_name, courses
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.data.availability import (
@@ -67,9 +67,7 @@ def require_runs(checkpoints: Sequence[Checkpoint]) -> None:
         family = family_named(one.family)
         problem = family.problem_of(one.step, one.run, one.stage) if family.has_store else None
         if problem and not one.folder.is_dir():
-            problems.setdefault(
-                f"{one.family}: {problem}" if one.run is None else f"{one.family}: {one.run}: {problem}", one
-            )
+            problems.setdefault(f"{' '.join(filter(None, (one.family, one.stage, one.run)))}: {problem}", one)
     if problems:
         first = next(iter(problems.values()))
         raise UserError(
@@ -84,22 +82,21 @@ def require_listed_steps(checkpoints: Sequence[Checkpoint]) -> None:
     for one in checkpoints:
         if stages.is_to_be_downloaded(one) and not one.folder.is_dir():
             by_course.setdefault((one.family, one.stage, one.run), []).append(one.step)
-    problems = []
+    problems: dict[str, str] = {}
     for name in dict.fromkeys(family for family, _, _ in by_course):
         family = family_named(name)
         wanted = {(stage, run): steps for (of, stage, run), steps in by_course.items() if of == name}
         if family.ckpt_csv is None:
             wanted = {course: steps for course, steps in wanted.items() if has_listing(family, course[1])}
-        available = listed(family) if wanted else ()
+        by_listed = courses(family, listed(family), runs=(ALL,), stages=(ALL,)) if wanted else {}
         for course, steps in wanted.items():
-            own = [one for one in available if (one.checkpoint.stage, one.checkpoint.run) == course]
-            if missing := missing_steps(own, steps):
-                problems.append(f"family {name}, {course_name(family, course)}: no step {'; '.join(missing)}")
+            if missing := missing_steps(by_listed.get(course, ()), steps):
+                where = f", {course_name(family, course)}," if any(course) else ""
+                problems[f"family {name}{where} has no checkpoint of step {'; '.join(missing)}"] = name
     if problems:
-        name = problems[0].split(",")[0].removeprefix("family ")
         raise UserError(
-            f"{'. '.join(problems[:MOST_SHOWN])}; choose among those of "
-            f"`python open_instruct/download_olmo_ckpts.py --family {name} --list`"
+            f"{'. '.join(list(problems)[:MOST_SHOWN])}; choose among those of "
+            f"`python open_instruct/download_olmo_ckpts.py --family {next(iter(problems.values()))} --list`"
         )
 
 

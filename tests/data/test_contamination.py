@@ -99,7 +99,7 @@ def test_ngrams_of_many_items_are_left_out_and_counted(text):
 def test_the_table_counts_what_is_too_short_and_what_is_over_the_threshold(text, capsys):
     write_lines(text / "a.jsonl", CONTEXT, "Of ten words and more only the first eight words")
     short = ITEM | {"id": "1", "prompt": "Of ten words and more only the first eight words", "completion": "x"}
-    check(text, item_file(ITEM, short), threshold=1)
+    check(text, item_file(ITEM, short), min_share=1)
     header, prompt, completion = (re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()[:3])
     assert dict(zip(header, prompt, strict=True)) == {
         "set": "evaluation_mine",
@@ -131,7 +131,7 @@ def test_a_result_is_made_again_only_where_text_or_items_changed(text, monkeypat
     check(text)
     with monkeypatch.context() as patch:
         patch.setattr(check_contamination, "scan_files", None)
-        check(text, threshold=0.5)
+        check(text, min_share=0.5)
     write_lines(text / "b.jsonl", CONTEXT)
     check(text)
     assert results()[0]["prompt"]["first"] == {"file": "b.jsonl", "row": 1}
