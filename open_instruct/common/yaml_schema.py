@@ -33,7 +33,9 @@ class Aliases:
 def parse_values(schema: type, values: Mapping[str, Any], *, key: str, errors: list[str]) -> Any:
     """A dataclass from plain values, None where they are invalid; error messages are appended to `errors`."""
     validator = Validator(Path())
-    parsed = validator.parse_dataclass(schema, yaml.SafeDumper(io.StringIO()).represent_data(values), key)
+    parsed = validator.parse_dataclass(
+        schema, yaml.SafeDumper(io.StringIO(), sort_keys=False).represent_data(values), key
+    )
     errors += [message for _, message in validator.errors]
     return parsed
 
