@@ -68,13 +68,13 @@ def downloads(study: Study) -> Iterator[Job]:
         together: dict[tuple[str | None, tuple[str, ...]], list[list[Checkpoint]]] = {}
         for (stage, _), own in by_course.items():
             together.setdefault((stage, tuple(step_name(one.step) for one in own)), []).append(own)
+        tokenizer = (paths.tokenizer_dir(name),) if family.tokenizer else ()
         for (stage, steps), courses in together.items():
             checkpoints = [one for own in courses for one in own]
             runs = [own[0].run for own in courses]
             arguments = () if runs == [family.main_run] else ("--runs", *(run or MAIN for run in runs))
             arguments += ("--stages", stage) if stage else ()
             listed = ",".join(steps)
-            tokenizer = (checkpoints[0].tokenizer_folder,) if family.tokenizer else ()
             command = ("open_instruct/download_olmo_ckpts.py", "--family", name, "--steps", listed)
             yield Job(
                 "download",
@@ -85,6 +85,7 @@ def downloads(study: Study) -> Iterator[Job]:
                 variables={"family": name, "steps": listed},
                 arguments=arguments,
             )
+            tokenizer = ()  # the first makes it
 
 
 def is_to_be_downloaded(checkpoint: Checkpoint) -> bool:
