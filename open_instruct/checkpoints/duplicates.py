@@ -1,5 +1,6 @@
 """Identical weights under two steps: an error that no later number would show. Such checkpoints are refused."""
 
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def refuse_duplicates_on_disk(checkpoints: Sequence[Checkpoint]) -> None:
     """
     seen: dict[str, tuple[Checkpoint, Path]] = {}
     problems = []
-    for checkpoint in checkpoints:
+    for checkpoint in present(checkpoints):
         for path, content in weights_of(checkpoint):
             other, other_path = seen.setdefault(content, (checkpoint, path))
             if other != checkpoint:
@@ -49,6 +50,14 @@ def refuse_duplicates_on_disk(checkpoints: Sequence[Checkpoint]) -> None:
             f"the same weights under two steps: {'; '.join(problems)}; leave one of them out, or download it from "
             "another store, then `python open_instruct/check_checkpoints.py`"
         )
+
+
+def present(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those that are on the disk, native or converted."""
+    # Each folder of checkpoints is read once: a suite has tens of thousands of them, most not downloaded.
+    parents = {folder.parent for one in checkpoints for folder in (one.folder, one.model_folder)}
+    there = {parent / name for parent in parents if parent.is_dir() for name in os.listdir(parent)}
+    return [one for one in checkpoints if {one.folder, one.model_folder} & there]
 
 
 def weights_of(checkpoint: Checkpoint) -> Iterator[tuple[Path, str]]:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from glob import glob
 from pathlib import Path
 
@@ -84,7 +84,12 @@ class Checkpoint:
     stage: str | None = None
     """Name of the stage of pre-training; None for the first, or the only one."""
 
-    @property
+    # What is cached is asked for many times by a plan of tens of thousands of jobs.
+    @cached_property
+    def declared(self) -> Family:
+        return family_named(self.family)
+
+    @cached_property
     def stem(self) -> str:
         """Family, stage and run, as folder names have them."""
         return "_".join(part for part in (self.family, self.stage, self.run) if part is not None)
@@ -105,30 +110,30 @@ class Checkpoint:
         """First part of the ids of the models that are fine-tuned from it: `olmo1b_hf_ckpt592000`."""
         return f"{self.stem}_hf_{MAIN if self.step is None else f'ckpt{self.step}'}"
 
-    @property
+    @cached_property
     def model_id(self) -> str:
         parts = [part for part in (self.stage, self.run) if part is not None]
-        return paths.safe_name(family_named(self.family).prefix + "_".join([*parts, self.name]))
+        return paths.safe_name(self.declared.prefix + "_".join([*parts, self.name]))
 
-    @property
+    @cached_property
     def num_tokens(self) -> int | None:
         """Number of tokens seen in pre-training, all stages included."""
-        return family_named(self.family).num_tokens(self.step, self.stage)
+        return self.declared.num_tokens(self.step, self.stage)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Folder of the checkpoint as its family has it: the user's own, or where a download puts it."""
-        family = family_named(self.family)
+        family = self.declared
         if (own := family.folder(self.step, self.run)) is not None:
             return own
         if family.checkpoint_format == "olmo":
             return paths.native_checkpoint(self.stem, self.name)
         return paths.converted_checkpoint(self.stem, self.name)
 
-    @property
+    @cached_property
     def model_folder(self) -> Path:
         """Folder in transformers format: that of the family, or the converted one."""
-        if family_named(self.family).checkpoint_format == "olmo":
+        if self.declared.checkpoint_format == "olmo":
             return paths.converted_checkpoint(self.stem, self.name)
         return self.folder
 

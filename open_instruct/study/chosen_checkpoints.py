@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -81,6 +82,12 @@ def listed(family: Family) -> Sequence[Available]:
         return read_checkpoint_csv(Path(family.ckpt_csv), family)
     if not family.hub:
         raise UserError(f"family {family.name} has no store that lists its checkpoints; give their steps")
+    files = [listing_file(repository) for repository in family.repositories]
+    return listed_on_hub(family, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
+
+
+@cache
+def listed_on_hub(family: Family, _mtimes_ns: tuple[int, ...]) -> Sequence[Available]:
     return list_hub(family, cached=True).available
 
 

@@ -299,10 +299,16 @@ class Study:
 
     def variants(self) -> Iterator[Variant]:
         """Every model of the grid: each checkpoint itself, then fine-tuned on each train set by each recipe."""
-        for checkpoint in self.checkpoints():
-            yield Variant(checkpoint)
-            for train_set, recipe in self.train_sets.items():
-                yield from self.fine_tuned(checkpoint, train_set, recipe)
+        return iter(self.every_variant)
+
+    @cached_property
+    def every_variant(self) -> list[Variant]:
+        return [variant for checkpoint in self.checkpoints() for variant in self.variants_of(checkpoint)]
+
+    def variants_of(self, checkpoint: Checkpoint) -> Iterator[Variant]:
+        yield Variant(checkpoint)
+        for train_set, recipe in self.train_sets.items():
+            yield from self.fine_tuned(checkpoint, train_set, recipe)
 
     def fine_tuned(self, checkpoint: Checkpoint, train_set: str, config: RecipeConfig) -> Iterator[Variant]:
         """The models of one checkpoint and train set."""

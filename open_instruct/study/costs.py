@@ -62,6 +62,7 @@ class CostModel:
         files = {name: paths.train_file(name, study.data_settings.suffix) for name in study.train_sets}
         self.tokens = {name: self.tokens_per_row(file) for name, file in files.items()}
         self.counted: dict[Path, int] = {}
+        self.declared = {name: family_named(name).num_parameters for name in study.family_configs()}
         self.num_items = {name: self.items(name) for name in study.evaluation}
 
     def of(self, job: Job, measured: Mapping[str, float] | None = None) -> Cost:
@@ -135,7 +136,7 @@ class CostModel:
         if family == EMBEDDED:
             model = self.study.pretrain or PretrainingOptions()
             return 2 * model.vocab_size * model.d_model + model.num_layers * 12 * model.d_model**2
-        return family_named(family).num_parameters or ASSUMED_PARAMETERS
+        return self.declared[family] or ASSUMED_PARAMETERS
 
     def tokens_per_row(self, file: Path) -> float:
         """Measured on the formatted file where there is one: four bytes are about one token."""

@@ -64,7 +64,7 @@ def require_runs(checkpoints: Sequence[Checkpoint]) -> None:
     """Raises UserError for runs and stages that are neither on the disk nor in their family's store."""
     problems: dict[str, Checkpoint] = {}
     for one in checkpoints:
-        family = family_named(one.family)
+        family = one.declared
         problem = family.problem_of(one.step, one.run, one.stage) if family.has_store else None
         if problem and not one.folder.is_dir():
             problems.setdefault(f"{' '.join(filter(None, (one.family, one.stage, one.run)))}: {problem}", one)

@@ -90,7 +90,7 @@ def downloads(study: Study) -> Iterator[Job]:
 
 def is_to_be_downloaded(checkpoint: Checkpoint) -> bool:
     """Whether its family's store has it, and no user put it there."""
-    family = family_named(checkpoint.family)
+    family = checkpoint.declared
     return (
         family.has_store
         and family.problem_of(checkpoint.step, checkpoint.run, checkpoint.stage) is None
@@ -141,7 +141,7 @@ def formatting(study: Study) -> Iterator[Job]:
 
 
 def conversion(checkpoint: Checkpoint) -> Iterator[Job]:
-    if family_named(checkpoint.family).checkpoint_format != "olmo":
+    if checkpoint.declared.checkpoint_format != "olmo":
         return
     step, model = step_name(checkpoint.step), Variant(checkpoint)
     run = () if checkpoint.run is None else ("--run", checkpoint.run)

@@ -64,7 +64,7 @@ class Variant:
         trained = f"{self.train_set}{self.recipe.data_settings}_{self.epochs}epoch_{short_float(self.lr or 0.0)}"
         return paths.safe_name(shortened(f"{self.checkpoint.tuned_prefix}_{trained}{self.recipe.suffix}"))
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Folder of the model, in transformers format."""
         if self.train_set is None:
