@@ -137,7 +137,7 @@ class Checkpoint:
             return paths.converted_checkpoint(self.stem, self.name)
         return self.folder
 
-    @property
+    @cached_property
     def tokenizer_folder(self) -> Path:
         """Folder of the tokenizer that a conversion takes."""
         return paths.tokenizer_dir(self.stem if self.family == EMBEDDED else self.family)
