@@ -163,14 +163,19 @@ def print_table(artifacts: Mapping[Path, Artifact], min_share: float) -> None:
             counts = summarise(records, side, min_share)
             rows.append((set_name(path), side, *(f"{counts[name]:,}" for name in counted)))
     print(aligned(rows))
-    for artifact in artifacts.values():
-        scanned = read_sidecar(artifact.path)["scan"]
-        print(
-            f"{paths.relative(artifact.path)}: compared with {scanned['num_documents']:,} documents of "
-            f"{scanned['num_files']:,} files, {scanned['text_bytes'] / 1e6:,.1f} MB of text, in {scanned['seconds']} s"
-        )
-        if scanned["num_bad_rows"]:
-            print(f"  without {scanned['num_bad_rows']:,} rows, such as {'; '.join(scanned['bad_rows'])}")
+    described = dict.fromkeys(as_text(read_sidecar(artifact.path)["scan"]) for artifact in artifacts.values())
+    print(*described, sep="\n")
+    print(f"wrote {', '.join(paths.relative(artifact.path) for artifact in artifacts.values())}")
+
+
+def as_text(scanned: Mapping[str, Any]) -> str:
+    text = (
+        f"compared with {scanned['num_documents']:,} documents of {scanned['num_files']:,} files, "
+        f"{scanned['text_bytes'] / 1e6:,.1f} MB of text, in {scanned['seconds']} s"
+    )
+    if not scanned["num_bad_rows"]:
+        return text
+    return f"{text}, without {scanned['num_bad_rows']:,} rows, such as {'; '.join(scanned['bad_rows'])}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Reads nothing, writes a folder that it removes at the end.
 """
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -72,9 +73,11 @@ def check(args: Args, made: PlantedText) -> None:
     peak = PeakMemory(process.pid)
     if process.wait():
         raise UserError("the script failed")
-    seconds = time.monotonic() - started
-    speed, mebibytes = made.text_bytes / 1e6 / seconds, peak.stop() / 2**20
-    print(f"{seconds:.1f} s, {speed:.0f} MB/s, peak memory of all processes {mebibytes:,.0f} MiB")
+    seconds, usage = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds, megabytes = usage.ru_utime + usage.ru_stime, made.text_bytes / 1e6
+    print(f"{seconds:.1f} s, {megabytes / seconds:.0f} MB/s", end="; ")
+    print(f"{cpu_seconds:.1f} s CPU, {megabytes / cpu_seconds:.0f} MB/s of a core", end="; ")
+    print(f"peak memory of all processes {peak.stop() / 2**20:,.0f} MiB")
     for path, items in made.items.items():
         name = f"evaluation_{path.stem}" if path.parent.name == "evaluation" else path.stem
         found: list[dict[str, Any]] = list(
