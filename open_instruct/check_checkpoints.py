@@ -30,7 +30,7 @@ class Args:
     family: str = "olmo1b"
     """Family of the checkpoints (open_instruct/checkpoints/families.yaml)."""
     steps: tuple[int, ...] = ()
-    """Only these steps (default: all in output/{family}_tf_ckpts)."""
+    """Only these steps (default: all in output/{family}_tf_ckpts, and of its runs and stages)."""
     num_documents: int = 40
     """Number of held-out documents for the loss; 0: check the weights only."""
     max_seq_length: int = option("max_length", default=256)
@@ -40,11 +40,37 @@ class Args:
 
 
 def main(args: Args) -> None:
-    checkpoints = find_checkpoints(args)
+    shared = []
+    for stem, checkpoints in find_checkpoints(args).items():
+        shared += check_run(args, stem, checkpoints)
+    if shared:
+        raise UserError(f"the same weights under two steps: {'; '.join(shared)}; a study refuses such checkpoints")
+
+
+def find_checkpoints(args: Args) -> dict[str, list[Checkpoint]]:
+    """By run and stage, each by step, `main` last.
+
+    Raises UserError where there is none, or a requested one is missing.
+    """
+    found = checkpoints_on_disk(family_named(args.family))
+    if missing := sorted(set(args.steps) - {one.step for one in found}):
+        raise UserError(f"{args.family} has no finished checkpoint of step {', '.join(map(str, missing))}")
+    chosen: dict[str, list[Checkpoint]] = {}
+    for one in found:
+        if not args.steps or one.step in args.steps:
+            chosen.setdefault(one.stem, []).append(one)
+    if not chosen:
+        folder = Checkpoint(args.family, None).model_folder.parent
+        raise UserError(f"{folder} has no finished checkpoint; download or convert some first")
+    return chosen
+
+
+def check_run(args: Args, stem: str, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Check the checkpoints of one run; returns those that share weights."""
     measured = [measure_once(args, checkpoint) for checkpoint in checkpoints]
     shared = find_shared_tensors(checkpoints, measured)
     flags = [*norm_outliers(checkpoints, measured), *rising_losses(checkpoints, measured)]
-    summary = paths.base_dir() / "output" / "checks" / f"{paths.safe_name(args.family)}.json"
+    summary = paths.base_dir() / "output" / "checks" / f"{paths.safe_name(stem)}.json"
     arguments = {"steps": [one.step for one in checkpoints]}
     with Artifact(summary, arguments).making():
         write_json(summary, describe(checkpoints, measured, shared, flags))
@@ -53,20 +79,7 @@ def main(args: Args) -> None:
         plot_trajectory(checkpoints, measured, flags, figure.path)
     report(checkpoints, measured, flags)
     print(f"wrote {paths.relative(summary)} and {figure.path.name}")
-    if shared:
-        raise UserError(f"the same weights under two steps: {'; '.join(shared)}; a study refuses such checkpoints")
-
-
-def find_checkpoints(args: Args) -> list[Checkpoint]:
-    """By step, `main` last.  Raises UserError where there is none, or a requested one is missing."""
-    found = checkpoints_on_disk(family_named(args.family))
-    if missing := sorted(set(args.steps) - {one.step for one in found}):
-        raise UserError(f"{args.family} has no finished checkpoint of step {', '.join(map(str, missing))}")
-    chosen = [one for one in found if not args.steps or one.step in args.steps]
-    if not chosen:
-        folder = Checkpoint(args.family, None).model_folder.parent
-        raise UserError(f"{folder} has no finished checkpoint; download or convert some first")
-    return chosen
+    return [f"{stem}: {one}" for one in shared]
 
 
 def measure_once(args: Args, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -138,7 +138,8 @@ def main(args: Args) -> None:
             describe = partial(describe_snapshot, family)
         described = describe_all(describe, missing)
         if not args.allow_duplicates:
-            refuse_duplicates_in_store({c.name: one.weights for c, one in zip(missing, described, strict=True)})
+            weights = [one.weights for one in described]
+            refuse_duplicates_in_store(dict(zip([choice.available for choice in missing], weights, strict=True)))
         check_disk(missing, described)
         download_all(family, missing, described, num_parallel=NUM_PARALLEL if args.download_in_parallel else 1)
     if family.tokenizer:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from open_instruct.checkpoints.families import Checkpoint
+from open_instruct.checkpoints.listing import Available
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.hashing import describe_files, digest
@@ -15,17 +16,18 @@ from open_instruct.common.sidecars import has_sidecar, sidecar_path
 WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
-def refuse_duplicates_in_store(weights: Mapping[str, Mapping[str, str]]) -> None:
+def refuse_duplicates_in_store(weights: Mapping[Available, Mapping[str, str]]) -> None:
     """Refuse checkpoints of which a store has the same weights, whole or in part, under two steps.
 
     `weights`: checkpoint -> file name -> checksum. Raises UserError that names every such pair.
     """
-    seen: dict[str, str] = {}
+    seen: dict[str, Available] = {}
     problems = []
-    for checkpoint, files in weights.items():
+    for one, files in weights.items():
         for file, checksum in files.items():
-            if (other := seen.setdefault(checksum, checkpoint)) != checkpoint:
-                problems.append(f"{checkpoint} has the same {file} as {other} ({checksum[:20]})")
+            other = seen.setdefault(checksum, one)
+            if other != one and not may_share(other.checkpoint, one.checkpoint):
+                problems.append(f"{one.name} has the same {file} as {other.name} ({checksum[:20]})")
     if problems:
         raise UserError(
             f"the store serves the same weights under two steps: {'; '.join(problems)}; leave one of them out, or add "
@@ -43,13 +45,19 @@ def refuse_duplicates_on_disk(checkpoints: Sequence[Checkpoint]) -> None:
     for checkpoint in present(checkpoints):
         for path, content in weights_of(checkpoint):
             other, other_path = seen.setdefault(content, (checkpoint, path))
-            if other != checkpoint:
+            if other != checkpoint and not may_share(other, checkpoint):
                 problems.append(f"{paths.relative(path)} is the same as {paths.relative(other_path)}")
     if problems:
         raise UserError(
             f"the same weights under two steps: {'; '.join(problems)}; leave one of them out, or download it from "
             "another store, then `python open_instruct/check_checkpoints.py`"
         )
+
+
+def may_share(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two checkpoints may have the same weights: of a run's or stage's beginning, and what it began with."""
+    are_apart = (one.family, one.stage, one.run) != (other.family, other.stage, other.run)
+    return are_apart and 0 in (one.step, other.step)
 
 
 def present(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

@@ -153,3 +153,13 @@ def test_duplicate_converted_checkpoints_are_refused(family):
     ):
         refuse_duplicates_on_disk([Checkpoint("tiny", step) for step in STEPS])
     refuse_duplicates_on_disk([Checkpoint("tiny", step) for step in STEPS if step != 200])
+
+
+def test_only_the_first_step_may_have_the_weights_of_another_run(base_dir):
+    for step, run in ((0, None), (0, "seed2"), (5, None), (5, "seed2")):
+        folder = Checkpoint("tiny", step, run).model_folder
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_text(str(step))
+    refuse_duplicates_on_disk([Checkpoint("tiny", 0), Checkpoint("tiny", 0, "seed2"), Checkpoint("tiny", 5)])
+    with pytest.raises(UserError, match=r"tiny_seed2_tf_ckpts/checkpoint-5/model.safetensors is the same as .*tiny_tf"):
+        refuse_duplicates_on_disk([Checkpoint("tiny", 5), Checkpoint("tiny", 5, "seed2")])
