@@ -7,6 +7,7 @@ Stages and the unit of `--size`:
     tables    prediction sets, read by produce_tables.py: nothing cached, all cached, one file changed
     findings  checkpoints of Pythia, each with 45 fine-tuned models (three seeds), on 20 sets: tables, then findings.py
     plan      checkpoints of Pythia, each with 45 fine-tuned models: run_study.py --dry_run and --status
+    suites    models of DataDecide, every checkpoint of every run: listed and planned from listings on the disk
 Reads nothing; inputs are simulated in a temporary folder. Exits with 2 if a stage does other work than expected.
 
     python benchmarks/speed/scaling.py --stage predict
@@ -23,6 +24,7 @@ from typing import Literal
 
 import scaling_inputs
 
+from open_instruct.checkpoints.families import families_like
 from open_instruct.common.cli import run
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json, to_line, write_jsonl
@@ -47,9 +49,9 @@ NUM_ITEMS = 50
 
 @dataclass(frozen=True)
 class Args:
-    stage: Literal["format", "predict", "score", "tables", "findings", "plan"]
+    stage: Literal["format", "predict", "score", "tables", "findings", "plan", "suites"]
     size: int | None = None
-    """Rows, items, files, sets or checkpoints (default: the size of the recorded results)."""
+    """Rows, items, files, sets, checkpoints or models (default: the size of the recorded results)."""
 
 
 def main(args: Args) -> None:
@@ -177,6 +179,14 @@ def plan_study(folder: Path, num_checkpoints: int) -> None:
     print(measure("--status", [*command, "--status"]).output)
 
 
+def plan_suites(_folder: Path, num_models: int) -> None:
+    study_file, num_checkpoints = scaling_inputs.write_listings(num_models)
+    print(f"{num_models} models, {num_checkpoints:,} checkpoints", flush=True)
+    download = script(REPOSITORY / "open_instruct" / "download_olmo_ckpts.py", "--family", scaling_inputs.SUITE)
+    measure("--list --cached", [*download, "--list", "--cached"])
+    measure("--dry_run", [*script(REPOSITORY / "scripts" / "run_study.py", study_file), "--dry_run"])
+
+
 STAGES = {
     "format": (format_rows, 392_702),
     "predict": (predict_items, 50_000),
@@ -184,6 +194,7 @@ STAGES = {
     "tables": (make_tables, 100_000),
     "findings": (find_claims, len(scaling_inputs.PYTHIA_STEPS)),
     "plan": (plan_study, len(scaling_inputs.PYTHIA_STEPS)),
+    "suites": (plan_suites, len(families_like(scaling_inputs.SUITE))),
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from open_instruct.checkpoints.families import families_like, family_named
+from open_instruct.checkpoints.family import MAIN
+from open_instruct.checkpoints.hub_listing import ListedRevision, Listing, keep
+from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
+from open_instruct.common.hashing import digest
 from open_instruct.common.json_files import write_json, write_jsonl
 from open_instruct.common.sidecars import FIELDS, content_hash, sidecar_path
 from open_instruct.study.job import Job
@@ -27,6 +32,9 @@ FAMILY = "pythia-410m"
 PYTHIA_STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 143_001, 1000)]
 SETS = [one for name, one in EVAL_SETS.items() if name != "gsm8k"][:20]
 """Those of the recorded results, with a set of each train set's own; GSM8K was declared later, before others."""
+SUITE = "datadecide-*"
+STEPS_APART = 1250
+"""Of most of its checkpoints."""
 UNDONE_EVERY = 100
 """One job of this many is not recorded as done."""
 
@@ -144,6 +152,24 @@ def write_study(folder: Path, num_checkpoints: int) -> Path:
     path = folder / "large.yaml"
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     return path
+
+
+def write_listings(num_models: int) -> tuple[Path, int]:
+    """Made-up listings of every checkpoint of every run, and a study of them all; returns it, and their number."""
+    chosen, num_checkpoints = families_like(SUITE)[:num_models], 0
+    for name in chosen:
+        family = family_named(name)
+        last = family.last_step or 0
+        steps = (*range(0, last, STEPS_APART), last)
+        names = [MAIN, *(f"step{step}-seed-{one}" for one in family.runs for step in steps)]
+        revisions = tuple(ListedRevision(name, digest([family.name, name])) for name in names)
+        keep(Listing(str(family.hub), "2026-11-28 12:00", revisions))
+        num_checkpoints += len(names)
+    study = {"name": "suites", "families": dict.fromkeys(chosen, {"steps": "all", "runs": "all"})}
+    study |= {"evaluation": {"heldout_text": {"limit": 100}}}
+    path = paths.base_dir() / "suites.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path, num_checkpoints
 
 
 def write_outputs(jobs: Sequence[Job]) -> None:
