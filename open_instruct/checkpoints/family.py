@@ -15,6 +15,8 @@ from open_instruct.common.errors import UserError, nearest
 
 MAIN = "main"
 """Name of the released final weights, on command lines and in names; their step is None in code and JSON files."""
+ALL = "all"
+"""Every run, stage or step, on command lines and in study files."""
 PLACEHOLDERS = {"step": r"(?P<step>\d+)", "tokens": r"(?P<tokens>\d+)", "run": r"(?P<run>[A-Za-z0-9_.-]+)"}
 FINE_TUNED_PLACEHOLDERS = {
     "checkpoint": r"(?:ckpt(?P<step>\d+)|main)",

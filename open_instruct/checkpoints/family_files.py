@@ -7,13 +7,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.family import FINE_TUNED_PLACEHOLDERS, MAIN, PLACEHOLDERS, Family, placeholders
+from open_instruct.checkpoints.family import ALL, FINE_TUNED_PLACEHOLDERS, MAIN, PLACEHOLDERS, Family, placeholders
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.yaml_files import load_yaml
 from open_instruct.common.yaml_schema import parse_values
 
 EACH = "each"
+RESERVED = (MAIN, ALL)
+"""Names of no run and no stage: on command lines they choose among them."""
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 NUMBERS = ("tokens_per_step", "tokens_at_start", "main_step", "last_step", "num_parameters")
 
@@ -52,6 +54,13 @@ def expanded(name: Any, values: Any, problems: list[str]) -> Iterator[tuple[Any,
     if not is_valid or set(each) != set(placeholders(str(name))):
         problems.append(f"{name}: {EACH} needs a list or mapping of the values of every {{name}} in the family's name")
         return
+    if taken := sorted(each.keys() & PLACEHOLDERS.keys()):
+        problems.append(f"{name}: {EACH} has {', '.join(taken)}, which patterns of revisions have; choose another name")
+        return
+    mappings = [own for choices in each.values() if isinstance(choices, dict) for own in choices.values()]
+    if wrong := [own for own in mappings if own is not None and not isinstance(own, dict)]:
+        problems.append(f"{name}: {EACH} has {wrong[0]!r}, expected a mapping of what only that value has, or nothing")
+        return
     rest = {key: value for key, value in values.items() if key != EACH}
     for chosen in product(*each.values()):
         named = dict(zip(each, map(str, chosen), strict=True))
@@ -85,6 +94,8 @@ def parse_family(entry: Any, name: Any, values: Any, problems: list[str], *, fol
     stages = values.get("stages")
     stages = stages if isinstance(stages, dict) else {}
     found = [*store_problems(values, stages), *pattern_problems(values, ("revision", "urls", "path"))]
+    if stages and "revision" in values:
+        found.append("revision: with stages, each of them has its own")
     for stage, own in stages.items():
         own = own if isinstance(own, dict) else {}
         found += [f"stages.{stage}: {problem}" for problem in pattern_problems(own, ("revision",))]
@@ -104,8 +115,8 @@ def store_problems(values: Mapping[str, Any], stages: Mapping[str, Any]) -> Iter
     if run_hub is not None:
         if placeholders(str(run_hub)) != ["run"] or not REPOSITORY.fullmatch(str(run_hub).replace("{run}", "run")):
             yield f"run_hub is {run_hub!r}, expected OWNER/NAME with {{run}} in it, once"
-        if not values.get("runs"):
-            yield "run_hub needs `runs`, their names"
+        if not values.get("runs") or not values.get("hub"):
+            yield "run_hub needs `runs`, their names, and `hub`, which holds the run without a name"
     if isinstance(values.get("ckpt_csv"), str) and values.get("checkpoint_format") != "olmo":
         yield "ckpt_csv lists native checkpoints; add checkpoint_format: olmo, or leave it out"
     if fine_tuned and sorted(placeholders(str(fine_tuned.get("revision", "")))) != sorted(FINE_TUNED_PLACEHOLDERS):
@@ -141,11 +152,12 @@ def number_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def run_problems(values: Mapping[str, Any], stages: Mapping[str, Any]) -> Iterator[str]:
     """Problems of the names of runs, which become part of folder names and ids."""
-    runs = values.get("runs")
-    runs = runs if isinstance(runs, list) else []
+    runs = values.get("runs", [])
+    runs = runs if isinstance(runs, list) else [runs]
     for run in runs:
-        if not paths.is_safe(str(run)) or run == MAIN:
-            yield f"runs: expected names of letters, digits and . _ + - only, other than {MAIN}, found {run!r}"
+        if not paths.is_safe(str(run)) or run in RESERVED:
+            others = " and ".join(RESERVED)
+            yield f"runs: expected names of letters, digits and . _ + - only, other than {others}, found {run!r}"
         if any(str(run) == stage or str(run).startswith(f"{stage}_") for stage in stages):
             yield f"runs: {run} begins like a stage; the two would share a folder"
     if len(set(map(str, runs))) < len(runs):
@@ -157,8 +169,13 @@ def run_problems(values: Mapping[str, Any], stages: Mapping[str, Any]) -> Iterat
 def stage_problems(stages: Mapping[str, Any]) -> Iterator[str]:
     names = list(map(str, stages))
     for number, (stage, own) in enumerate(stages.items()):
-        if not paths.is_safe(str(stage)):
-            yield f"stages: expected names of letters, digits and . _ + - only, found {stage!r}"
+        if not paths.is_safe(str(stage)) or stage in RESERVED:
+            others = " and ".join(RESERVED)
+            yield f"stages: expected names of letters, digits and . _ + - only, other than {others}, found {stage!r}"
+        if longer := [one for one in names if one.startswith(f"{stage}_")]:
+            yield f"stages: {longer[0]} begins like {stage}; the two could share a folder"
+        if isinstance(own, dict) and "{step}" not in str(own.get("revision")):
+            yield f"stages.{stage}: expected a revision with {{step}}, found {own.get('revision', 'none')}"
         after = own.get("after") if isinstance(own, dict) else None
         if after is not None and after not in names[:number]:
             yield f"stages.{stage}: after is {after}, expected an earlier stage: {', '.join(names[:number]) or 'none'}"

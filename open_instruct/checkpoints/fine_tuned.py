@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from huggingface_hub import HfApi
 
 from open_instruct.checkpoints.families import Checkpoint, families, step_name, step_order
-from open_instruct.checkpoints.family import MAIN, Family, pattern_regex
+from open_instruct.checkpoints.family import ALL, MAIN, Family, pattern_regex
 from open_instruct.checkpoints.listing import Available
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.hub_errors import hub_errors
-
-ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)

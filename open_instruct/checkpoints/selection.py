@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from open_instruct.checkpoints.families import step_name
-from open_instruct.checkpoints.family import MAIN, Family
+from open_instruct.checkpoints.family import ALL, MAIN, Family
 from open_instruct.checkpoints.listing import Available, choose_amount, choose_steps, closest
 from open_instruct.common.errors import UserError, nearest
 
-ALL = "all"
 Course = tuple[str | None, str | None]
 """Stage and run, whose checkpoints are one line of pre-training."""
 UNITS = {"M": 10**6, "B": 10**9, "T": 10**12}
