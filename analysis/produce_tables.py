@@ -16,7 +16,8 @@ Writes   into results/{study}, results/all or results/released:
          paper_means.csv          mean change over the paper's pairs of train and evaluation set, if they were measured
          missing.csv              what the study expects and is not there
          perturbation.csv         what eval/perturb_weights.py measured, if it was run
-         weight_distances.csv     what eval/weight_distance.py measured, if it was run
+         weight_distances.csv, update_ranks.csv   what eval/weight_distance.py measured, if it was run
+         interpolation.csv        what eval/interpolate_weights.py measured, if it was run
          tables/*.tex             the same for a paper, as LaTeX with booktabs
 The same measurements give the same bytes. Files that have not changed are not read again.
 

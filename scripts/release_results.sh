@@ -14,7 +14,7 @@ to=$repository/results/analysis
 tables="all_perf_table.csv official_eval_table.csv levels.csv paired_differences.csv variation.csv change_summary.csv
   group_summary.csv missing.csv measurements.parquet findings.csv findings.json provenance.csv"
 again="make it with: python analysis/report.py --study STUDY_FILE, then python analysis/provenance.py --study STUDY_FILE"
-optional="perturbation.csv weight_distances.csv paper_means.csv"
+optional="perturbation.csv weight_distances.csv update_ranks.csv interpolation.csv paper_means.csv"
 
 refuse() {
   echo "error: $1" >&2

@@ -122,9 +122,12 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
         axes.set(xlabel=panel.x_label or X_LABELS[axis], ylabel=panel.y_label)
         return
     if panel.x_label:
-        # Points without a line: their order is not that of the axis.
         for curve in curves:
-            draw_points(axes, curve, curve.rows, curve.rows[curve.x].to_numpy(float), line="none")
+            # Points that are no path have no line: their order is not that of the axis.
+            line = curve.style.line if panel.path else "none"
+            draw_points(axes, curve, curve.rows, curve.rows[curve.x].to_numpy(float), line=line)
+            for of_one in curve.each:
+                draw_thin(axes, curve, of_one[curve.x], of_one[curve.value])
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         return
     checkpoints = order_checkpoints([*panel.checkpoints, *(c for curve in curves for c in curve.rows["checkpoint"])])
@@ -215,12 +218,17 @@ def draw_curve(axes: Axes, curve: Curve, places: Mapping[str, float], shift: flo
     draw_points(axes, curve, rows, x, line=curve.style.line)
     for of_one in curve.each:
         y = of_one.set_index("checkpoint")[curve.value].reindex(rows.index)
-        axes.plot(x, y, color=curve.style.colour, linewidth=0.6, alpha=PALE, linestyle=curve.style.line, zorder=1.5)
+        draw_thin(axes, curve, x, y)
     is_hollow = [str(name) in curve.hollow for name in rows.index]
     look: dict[str, Any] = {"color": curve.style.colour, "marker": curve.style.marker, "linestyle": "none"}
     if any(is_hollow):
         y = rows[curve.value].to_numpy(float)[is_hollow]
         axes.plot(x[is_hollow], y, markerfacecolor="white", markersize=4.5, zorder=3, **look)
+
+
+def draw_thin(axes: Axes, curve: Curve, x: Any, y: Any) -> None:
+    """The line of a single replicate."""
+    axes.plot(x, y, color=curve.style.colour, linewidth=0.6, alpha=PALE, linestyle=curve.style.line, zorder=1.5)
 
 
 def draw_points(axes: Axes, curve: Curve, rows: pd.DataFrame, x: np.ndarray, *, line: str) -> None:

@@ -37,7 +37,7 @@ def tokens_of(tables: Tables) -> dict[str, int]:
 
 def panel_data(panel: Panel, tokens: dict[str, int]) -> dict[str, Any]:
     found = [str(name) for curve in panel.curves for name in curve.rows["checkpoint"]]
-    checkpoints = list(panel.bars) or order_checkpoints([*panel.checkpoints, *found])
+    checkpoints = list(panel.bars or panel.path) or order_checkpoints([*panel.checkpoints, *found])
     steps = {name: int(name) for name in checkpoints if name.isdigit()}
     return {
         "title": panel.title,
@@ -46,6 +46,7 @@ def panel_data(panel: Panel, tokens: dict[str, int]) -> dict[str, Any]:
         "is_change": panel.is_change,
         "own_legend": panel.own_legend,
         "bars": bool(panel.bars),
+        "is_path": bool(panel.path),
         "checkpoints": checkpoints,
         "steps": places(checkpoints, steps),
         "tokens": places(checkpoints, tokens),

@@ -45,6 +45,8 @@ class Panel:
     """Of a panel whose x axis is something else than checkpoints."""
     bars: Sequence[str] = ()
     """Bars instead of curves, over these values of the column `checkpoint`, which may be names of other things."""
+    path: Sequence[str] = ()
+    """Points of the x axis that are joined in this order: values of the column `checkpoint`, as of `bars`."""
     own_legend: bool = False
     """Whether the legend is below the panel, since its curves are in no other."""
 

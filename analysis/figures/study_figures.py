@@ -21,7 +21,7 @@ from analysis.figures.grids import (
 from analysis.figures.panels import Grid, in_tokens
 from analysis.figures.paper_bars import learned_when, other_domains, transfer
 from analysis.figures.replicate_curves import completed, interval_note, models_of
-from analysis.figures.weight_grids import noise_on_weights, weight_distance
+from analysis.figures.weight_grids import interpolation, noise_on_weights, update_rank, weight_distance
 from analysis.tables.frames import Tables
 from open_instruct.common.artifacts import Artifact
 
@@ -111,6 +111,20 @@ FIGURES = {
         "Norm of the change of each layer relative to its norm before. Below, the change on the task against it, a "
         "point for each checkpoint.",
         table="distances",
+    ),
+    "fig11_update_rank": StudyFigure(
+        "Effective rank of the weight change",
+        update_rank,
+        "Effective rank of fine-tuned minus base, exp of the entropy of its singular values: mean over the matrices of "
+        "each layer, and over the layers for each kind of matrix, of those that fine-tuning changed.",
+        table="ranks",
+    ),
+    "fig12_interpolation": StudyFigure(
+        "Loss between base and fine-tuned weights",
+        interpolation,
+        "Bits per byte on the line from base to fine-tuned weights, less those of the base. The barrier is the most by "
+        "which they exceed the straight line between both ends.",
+        table="interpolation",
     ),
     "appendix_a_scores": StudyFigure(
         "Scores on every evaluation set, format and number of shots",

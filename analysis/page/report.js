@@ -54,7 +54,7 @@ function traces(panel, ink, paper) {
       connectgaps: false, line: { color: colour, dash: curve.dash, width: 1 },
     }));
     return [...thin, {
-      name: curve.label, mode: curve.x ? "markers" : "lines+markers", x, y,
+      name: curve.label, mode: curve.x && !panel.is_path ? "markers" : "lines+markers", x, y,
       visible: hidden ? "legendonly" : true, connectgaps: false,
       line: { color: colour, dash: curve.dash },
       marker: { symbol: curve.symbol, size: 7, color: curve.hollow.map(hollow => (hollow ? paper : colour)),

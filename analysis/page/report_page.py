@@ -33,6 +33,8 @@ LEVEL_COLUMNS = ("series", "checkpoint", "eval dataset", "metric", "Performance"
 LEVEL_COLUMNS += ("next_low", "next_high", "item_error", "replicate_sd", "replicates", "unit", "n", "kind")
 NOISE_COLUMNS = ("series", "checkpoint", "setting", "size", "draws", "bits_per_byte", "difference", "ci_low", "ci_high")
 DISTANCE_COLUMNS = ("series", "checkpoint", "layer", "weights", "distance", "base_norm", "relative", "source")
+RANK_COLUMNS = ("series", "checkpoint", "layer", "kind", "full_rank", "rank", "effective_rank", "stable_rank", "source")
+INTERPOLATION_COLUMNS = ("series", "checkpoint", "setting", "alpha", "bits_per_byte", "difference", "barrier", "source")
 DIFFERENCE_COLUMNS = ("comparison", "series", "reference", "checkpoint", "eval dataset", "metric")
 DIFFERENCE_COLUMNS += ("difference", "ci_low", "ci_high", "p_value", "next_low", "next_high")
 DIFFERENCE_COLUMNS += ("replicates", "unit", "n", "note", "missing")
@@ -48,6 +50,8 @@ SHOWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "levels": ("Scores, over pre-training runs or fine-tuning seeds", LEVEL_COLUMNS),
     "noise": ("Weight noise", (*NOISE_COLUMNS, "source")),
     "distances": ("Weight change by fine-tuning, by layer", DISTANCE_COLUMNS),
+    "ranks": ("Rank of the weight change, by matrix", RANK_COLUMNS),
+    "interpolation": ("Loss between base and fine-tuned weights", INTERPOLATION_COLUMNS),
     "differences": ("Differences between models on the same items", DIFFERENCE_COLUMNS),
 }
 """Field of Tables -> heading and columns (none: all)."""

@@ -16,9 +16,11 @@ FILES = {
     "missing": "missing.csv",
     "noise": "perturbation.csv",
     "distances": "weight_distances.csv",
+    "ranks": "update_ranks.csv",
+    "interpolation": "interpolation.csv",
 }
 """Field of Tables -> file in the folder of a study's results."""
-OPTIONAL = ("noise", "distances", "paper_means")
+OPTIONAL = ("noise", "distances", "ranks", "interpolation", "paper_means")
 """Tables that not every study measures: without rows there is no file."""
 
 MEASURED = ("model_id", "eval dataset", "Performance", "std")
@@ -62,6 +64,19 @@ VARIATION_COLUMNS += ("item_error", "seed_sd", "run_sd", "checkpoint_sd", "signa
 VARIATION_COLUMNS += ("gain_item_error", "gain_replicate_sd", "gain_shared_items", "gain_next_half_width")
 VARIATION_COLUMNS += ("smallest_gain", "family", "train_set", "eval_set", "role")
 DISTANCE_COLUMNS = (*MODEL_COLUMNS, "layer", "weights", "distance", "base_norm", "relative", "source")
+RANK_COLUMNS = (
+    *MODEL_COLUMNS,
+    "layer",
+    "kind",
+    "tensor",
+    "full_rank",
+    "rank",
+    "effective_rank",
+    "stable_rank",
+    "source",
+)
+INTERPOLATION_COLUMNS = (*MODEL_COLUMNS, "setting", "alpha", "n", "bits_per_byte", "difference", "barrier", "source")
+"""`difference`: from the base model, at alpha 0."""
 MEAN_CHANGES = (
     "mean raw change",
     "mean relative change",
@@ -81,12 +96,13 @@ PAPER_MEAN_COLUMNS += (
 PAPER_MEAN_COLUMNS += ("slope per 100k steps", "unit", "replicates", "missing")
 """`degenerate changes`: how many of those averaged are of a score that says nothing about its model."""
 WHOLE_NUMBERS = ("step", "tokens", "shots", "limit", "epochs", "rows", "batch_size", "seed", "n", "replicates", "items")
-WHOLE_NUMBERS += ("pairs", "degenerate changes", "parameters")
+WHOLE_NUMBERS += ("pairs", "degenerate changes", "parameters", "full_rank", "rank")
 REAL_NUMBERS = ("Performance", "std", "ci_low", "ci_high", TOP_PREDICTION, "difference", "p_value", "lr", "df")
 REAL_NUMBERS += ("log_odds", "next_low", "next_high", "item_error", "replicate_sd")
 REAL_NUMBERS += tuple(name for name in VARIATION_COLUMNS if name.endswith(("_sd", "_error", "_width", "_gain")))
 REAL_NUMBERS += ("signal", "signal_to_noise", "gain_shared_items")
 REAL_NUMBERS += ("size", "bits_per_byte", "distance", "base_norm", "relative")
+REAL_NUMBERS += ("effective_rank", "stable_rank", "alpha", "barrier")
 REAL_NUMBERS += ("mean raw change", "mean relative change", "mean relative change as published", "slope per 100k steps")
 
 

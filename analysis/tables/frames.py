@@ -15,11 +15,14 @@ from analysis.tables.columns import (
     DISTANCE_COLUMNS,
     FILES,
     GROUP_COLUMNS,
+    INTERPOLATION_COLUMNS,
     LEVEL_COLUMNS,
     NOISE_COLUMNS,
+    OPTIONAL,
     PAPER_MEAN_COLUMNS,
     PERFORMANCE_COLUMNS,
     PRIMARY_METRICS,
+    RANK_COLUMNS,
     REAL_NUMBERS,
     SUMMARY_COLUMNS,
     VARIATION_COLUMNS,
@@ -38,7 +41,8 @@ REQUIRED = ("performance", "suites", "levels", "differences", "missing")
 """Tables without which there are no results."""
 COLUMNS = {"performance": PERFORMANCE_COLUMNS, "suites": PERFORMANCE_COLUMNS, "levels": LEVEL_COLUMNS}
 COLUMNS |= {"differences": DIFFERENCE_COLUMNS, "variation": VARIATION_COLUMNS, "noise": NOISE_COLUMNS}
-COLUMNS |= {"distances": DISTANCE_COLUMNS, "paper_means": PAPER_MEAN_COLUMNS}
+COLUMNS |= {"distances": DISTANCE_COLUMNS, "ranks": RANK_COLUMNS, "interpolation": INTERPOLATION_COLUMNS}
+COLUMNS |= {"paper_means": PAPER_MEAN_COLUMNS}
 """Columns that are read from them."""
 TEXT = ("checkpoint", "missing", "figure", "stage", "run", "replicate")
 """Columns whose values may be digits, which are no numbers."""
@@ -66,6 +70,10 @@ class Tables:
     """Sensitivity to weight noise; empty where that was not measured."""
     distances: pd.DataFrame = field(default_factory=lambda: empty_table(DISTANCE_COLUMNS))
     """Weight change by fine-tuning, a row for each layer; empty where that was not measured."""
+    ranks: pd.DataFrame = field(default_factory=lambda: empty_table(RANK_COLUMNS))
+    """Rank of the weight change, a row for each matrix; empty where that was not measured."""
+    interpolation: pd.DataFrame = field(default_factory=lambda: empty_table(INTERPOLATION_COLUMNS))
+    """Loss between base and fine-tuned weights, a row for each point; empty where that was not measured."""
 
     @property
     def pooled(self) -> "Tables":
@@ -100,7 +108,7 @@ def read_tables(folder: Path) -> Tables:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """Files of the tables from which findings and figures are made, by name."""
-    names = ("performance", "suites", "levels", "differences", "noise", "distances", "paper_means")
+    names = ("performance", "suites", "levels", "differences", *OPTIONAL)
     return {FILES[name]: folder / FILES[name] for name in names if (folder / FILES[name]).is_file()}
 
 

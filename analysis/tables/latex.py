@@ -40,6 +40,8 @@ SHOWN = {
     "variation": ("series", "setting", "format", "metric", *VARIATION),
     "noise": ("series", "checkpoint", "setting", "size", "draws", "bits_per_byte", *DIFFERENCE[:3]),
     "distances": ("series", "checkpoint", "layer", "weights", "distance", "base_norm", "relative"),
+    "ranks": ("series", "checkpoint", "layer", "kind", "full_rank", "rank", "effective_rank", "stable_rank"),
+    "interpolation": ("series", "checkpoint", "setting", "alpha", "bits_per_byte", "difference", "barrier"),
 }
 """Field of Tables -> columns (none: all)."""
 

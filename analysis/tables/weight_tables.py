@@ -1,17 +1,23 @@
-"""Tables of the weights themselves: sensitivity to noise, and weight change by fine-tuning.
+"""Tables of the weights themselves: sensitivity to noise, weight change by fine-tuning, and loss between both.
 
-Records are output/perturbations/*.json (of eval/perturb_weights.py) and output/weight_distances/*.json (of
-eval/weight_distance.py), with their sidecars.
+Records are output/perturbations/*.json (of eval/perturb_weights.py), output/weight_distances/*.json (of
+eval/weight_distance.py) and output/interpolations/*.json (of eval/interpolate_weights.py), with their sidecars.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.tables.columns import DISTANCE_COLUMNS, MODEL_COLUMNS, NOISE_COLUMNS
+from analysis.tables.columns import (
+    DISTANCE_COLUMNS,
+    INTERPOLATION_COLUMNS,
+    MODEL_COLUMNS,
+    NOISE_COLUMNS,
+    RANK_COLUMNS,
+)
 from analysis.tables.frames import as_table
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
@@ -23,20 +29,23 @@ Record = Mapping[str, Any]
 
 
 def weight_tables(scores: pd.DataFrame, study: Study | None = None) -> dict[str, pd.DataFrame]:
-    """The tables `noise` and `distances` of the models in `scores`; of noise, on the evaluation sets of `study`."""
+    """The tables of OPTIONAL with records of the models in `scores`, on the evaluation sets of `study`."""
     models = {row["model_id"]: {name: row[name] for name in MODEL_COLUMNS} for row in scores.to_dict("records")}
-    noise = rows_of_records("perturbations", models, noise_rows, study)
-    distances = rows_of_records("weight_distances", models, distance_rows, study)
-    return {"noise": as_table(noise, NOISE_COLUMNS), "distances": as_table(distances, DISTANCE_COLUMNS)}
+    noise = list(records_of("perturbations", models, study))
+    distances = list(records_of("weight_distances", models, study))
+    lines = list(records_of("interpolations", models, study))
+    return {
+        "noise": as_table(rows_of(noise, noise_rows), NOISE_COLUMNS),
+        "distances": as_table(rows_of(distances, distance_rows), DISTANCE_COLUMNS),
+        "ranks": as_table(rows_of(distances, rank_rows), RANK_COLUMNS),
+        "interpolation": as_table(rows_of(lines, interpolation_rows), INTERPOLATION_COLUMNS),
+    }
 
 
-def rows_of_records(
-    folder_name: str,
-    models: Mapping[str, Mapping[str, Any]],
-    rows_of: Callable[[Record], Iterator[dict[str, Any]]],
-    study: Study | None,
-) -> Iterator[dict[str, Any]]:
-    """Rows of the finished records of known models, sorted by file name."""
+def records_of(
+    folder_name: str, models: Mapping[str, Mapping[str, Any]], study: Study | None
+) -> Iterator[tuple[dict[str, Any], Record]]:
+    """(its model and source, record) of the finished records of known models, sorted by file name."""
     for path in sorted((paths.base_dir() / "output" / folder_name).glob("*.json")):
         if path.name.endswith(".meta.json") or path.name.startswith("."):
             continue
@@ -53,11 +62,18 @@ def rows_of_records(
         if study and eval_set and eval_set not in study.evaluation:
             print(f"skipped: {paths.relative(path)} is of {eval_set}, which is not among the study's evaluation sets")
             continue
-        about = {**models[model_id], "source": paths.relative(path)}
+        yield {**models[model_id], "source": paths.relative(path)}, record
+
+
+def rows_of(
+    records: Iterable[tuple[dict[str, Any], Record]], rows_of_one: Callable[[Record], Iterator[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """Raises UserError for a record of an earlier version, which lacks something."""
+    for about, record in records:
         try:
-            yield from (about | row for row in rows_of(record))
+            yield from (about | row for row in rows_of_one(record))
         except KeyError as error:
-            raise UserError(f"{path}: no {error} in it; remove it and run its script again") from error
+            raise UserError(f"{about['source']}: no {error} in it; remove it and run its script again") from error
 
 
 def noise_rows(record: Record) -> Iterator[dict[str, Any]]:
@@ -82,3 +98,17 @@ def distance_rows(record: Record) -> Iterator[dict[str, Any]]:
         relative = found["distance"] / norm if norm else None
         about = {"layer": found["layer"], "distance": found["distance"], "base_norm": norm, "relative": relative}
         yield about | {"weights": found["num_weights"]}
+
+
+def rank_rows(record: Record) -> Iterator[dict[str, Any]]:
+    """A row for each matrix."""
+    for found in record["matrices"]:
+        yield {name: found[name] for name in RANK_COLUMNS if name in found} | {"full_rank": min(found["shape"])}
+
+
+def interpolation_rows(record: Record) -> Iterator[dict[str, Any]]:
+    """A row for each point of the line."""
+    about = {"setting": record["identity"]["eval_set"], "n": record["n"], "barrier": record["barrier"]}
+    losses = {found["alpha"]: found["bits_per_byte"] for found in record["points"]}
+    for alpha, loss in losses.items():
+        yield about | {"alpha": alpha, "bits_per_byte": loss, "difference": loss - losses[0]}

@@ -1,4 +1,4 @@
-"""One report of a small simulated study, for the tests of the page and of the browser."""
+"""One report of a small simulated study, for the tests of the page and of the browser; one study of several runs."""
 
 import os
 import subprocess
@@ -6,7 +6,9 @@ import sys
 
 import pytest
 from simulated_study import STUDY, write_study
+from weight_records import STUDY_OF_FOUR_RUNS, results_with_records
 
+from analysis.tables.frames import read_tables
 from open_instruct.common import paths
 from open_instruct.common.paths import REPOSITORY
 
@@ -35,3 +37,10 @@ def reported(tmp_path_factory, run_report):
         paths.suite_file("boolq", "checkpoint-20").unlink()
     run_report(base_dir, hash_seed="1")
     return base_dir
+
+
+@pytest.fixture(scope="session")
+def of_runs(tmp_path_factory):
+    """Tables of four pre-training runs, with records of their weights."""
+    with results_with_records(tmp_path_factory.mktemp("runs"), STUDY_OF_FOUR_RUNS) as folder:
+        return read_tables(folder)

@@ -48,7 +48,9 @@ def write_measurements(base_dir, text):
             write_with_sidecar(paths.perturbation_file(eval_set, "default", variant.model_id), record, about)
         if variant.train_set:
             layers = [{"layer": "all", "distance": 1.0, "base_norm": 4.0, "num_weights": 7}]
-            record = {"identity": variant.identity(), "layers": layers}
+            matrix = {"tensor": "lm_head.weight", "layer": "lm_head", "kind": "lm_head", "shape": [8, 4]}
+            matrix |= {"rank": 4, "effective_rank": 3.5, "stable_rank": 2.0}
+            record = {"identity": variant.identity(), "layers": layers, "matrices": [matrix]}
             write_with_sidecar(paths.weight_distance_file(variant.model_id), record, variant.identity())
     return study_file
 

@@ -1,9 +1,4 @@
-"""Tables, findings and figures of weight noise and weight change, from simulated records.
-
-Simulated, by checkpoint index i: noise of size s raises bits per byte by s * (1 + i); fine-tuning changes layers.0 by
-0.01 * (1 + i) of its norm, proportionally to the growth of the gain in the simulated study, and the embedding by 0.001.
-In run r = 0, 1, ... of several both are (1 + r / 10) times as large.
-"""
+"""Tables, findings and figures of weight noise, weight change and interpolation, from simulated records."""
 
 import json
 import re
@@ -12,82 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from simulated_study import STUDY, WITH_RUNS, write_study, write_with_sidecar
+from weight_records import SIZES, STUDY_OF_FIVE, results_with_records
 
-from analysis import findings, produce_tables
+from analysis import produce_tables
+from analysis.figures.interactive import interactive_figures
 from analysis.figures.study_figures import build_grids, caption_of, draw_figure
 from analysis.inference.findings import DESCRIBED, NOT_TESTABLE, find
 from analysis.page.report_page import build_page
-from analysis.tables.columns import DIFFERENCE_COLUMNS, DISTANCE_COLUMNS, FILES, NOISE_COLUMNS, Comparison
+from analysis.tables.columns import DIFFERENCE_COLUMNS, DISTANCE_COLUMNS, FILES, NOISE_COLUMNS
 from analysis.tables.frames import as_table, read_tables, select
 from open_instruct.common import paths
+from open_instruct.common.errors import UserError
 from open_instruct.common.sidecars import sidecar_path
-from open_instruct.study.loading import load_study
 
 NOISE, DISTANCE = "fig9_noise_on_weights", "fig10_weight_distance"
-SIZES, DRAWS = (0.1, 0.2, 0.4), (-0.01, 0.0, 0.01)
-STUDY_OF_FIVE = STUDY.replace("  rte: {}\n  mrpc: {}\n", "").replace("[default, instruct, inputoutput]", "[default]")
-STUDY_OF_FOUR_RUNS = (
-    WITH_RUNS.replace("[42, 43, 44]", "[42, 43, 44, 45]")
-    .replace("  rte: {}\n  mrpc: {}\n  sciq: {}\n", "")
-    .replace("[default, instruct, inputoutput]", "[default]")
-    .replace("  qa_chat: {epochs: 5, lr: 1e-3}\n", "")
-    .replace("suite: {tasks: [arc_easy, sciq, openbookqa, hellaswag, boolq], train_sets: [qa_chat]}\n", "")
-)
-
-
-def write_records(study_file):
-    study = load_study(study_file)
-    runs = list(dict.fromkeys(variant.checkpoint.run for variant in study.variants()))
-    for variant in study.variants():
-        index, identity = study.steps.index(variant.checkpoint.step), variant.identity()
-        of_run = 1 + runs.index(variant.checkpoint.run) / 10
-        noise = [
-            {"size": size, "draw": d, "bits_per_byte": 2.0 + of_run * size * (1 + index) + deviation}
-            for size in SIZES
-            for d, deviation in enumerate(DRAWS)
-        ]
-        about = identity | {"eval_set": "heldout_text", "format": "default"}
-        path = paths.perturbation_file("heldout_text", "default", variant.model_id)
-        write_with_sidecar(path, {"identity": about, "n": 9, "bits_per_byte": 2.0, "noise": noise}, about)
-        if variant.train_set:
-            of_layers = (
-                ("model.embed_tokens", 0.001),
-                ("model.layers.0", of_run * 0.01 * (1 + index)),
-                ("all", of_run * 0.01 * (1 + index)),
-            )
-            layers = [
-                {"layer": name, "distance": 4 * share, "base_norm": 4.0, "num_weights": 7} for name, share in of_layers
-            ]
-            path = paths.weight_distance_file(variant.model_id)
-            write_with_sidecar(path, {"identity": identity, "layers": layers}, identity)
-
-
-def results_with_records(base_dir, text):
-    """Tables and findings of a simulated study with records of its weights."""
-    study_file = write_study(base_dir, num_items=25, text=text)
-    write_records(study_file)
-    produce_tables.main(produce_tables.Args(study_file))
-    findings.main(findings.Args(study_file))
+RANK, INTERPOLATION = "fig11_update_rank", "fig12_interpolation"
 
 
 @pytest.fixture(scope="module")
 def base_dir(tmp_path_factory):
     base_dir = tmp_path_factory.mktemp("study")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("base_dir", str(base_dir))
-        results_with_records(base_dir, STUDY_OF_FIVE)
+    with results_with_records(base_dir, STUDY_OF_FIVE):
         yield base_dir
-
-
-@pytest.fixture(scope="module")
-def of_runs(tmp_path_factory):
-    """Tables of four pre-training runs."""
-    base_dir = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("base_dir", str(base_dir))
-        results_with_records(base_dir, STUDY_OF_FOUR_RUNS)
-    return read_tables(base_dir / "results" / "simulated")
 
 
 @pytest.fixture
@@ -106,6 +47,16 @@ def test_tables_have_a_row_for_every_record(folder):
     assert len(tables.distances) == 5 * 3 * 3
     (row,) = select(tables.distances, series="qa_chat", checkpoint="300", layer="model.layers.0").to_dict("records")
     assert row["relative"] == pytest.approx(0.05)
+    assert len(tables.ranks) == 5 * 3 * 3
+    of_model = select(tables.ranks, series="qa_chat", checkpoint="300")
+    assert of_model["full_rank"].tolist() == [64, 64, 64]
+    assert of_model["rank"].tolist() == [0, 64, 64]
+    assert of_model["effective_rank"].tolist() == pytest.approx([np.nan, 20, 40], nan_ok=True)
+    assert len(tables.interpolation) == 5 * 3 * 3
+    of_model = select(tables.interpolation, series="qa_chat", checkpoint="300")
+    assert of_model["alpha"].tolist() == [0, 0.5, 1]
+    assert of_model["difference"].tolist() == pytest.approx([0, 0, -1])
+    assert of_model["barrier"].tolist() == pytest.approx([0.5] * 3)
 
 
 def slope_of_noise(rows):
@@ -188,32 +139,30 @@ def test_a_gain_that_takes_part_in_no_test_is_not_correlated_with_the_weight_cha
     assert {(f.verdict, f.missing) for f in of_distance} == {(NOT_TESTABLE, "one answer for nearly all items")}
 
 
-def test_figures_of_several_runs_show_their_mean_and_each_of_them(of_runs):
-    grids = build_grids(of_runs)
-    (panel,) = [panel for row in grids[NOISE] for panel in row if panel.title.endswith("base models")]
-    curve = next(curve for curve in panel.curves if curve.label == "noise size 0.2")
-    at_300 = curve.rows.set_index("checkpoint").loc["300"]
-    each = [0.2 * 5 * (1 + run / 10) for run in range(4)]
-    assert at_300["difference"] == pytest.approx(np.mean(each))
-    half = stats.t.ppf(0.975, 3) * np.std(each, ddof=1) / 2
-    assert [at_300["ci_low"], at_300["ci_high"]] == pytest.approx([np.mean(each) - half, np.mean(each) + half])
-    assert sorted(rows.set_index("checkpoint").loc["300", "difference"] for rows in curve.each) == pytest.approx(each)
-    assert "over 4 pre-training runs, with fixed items and draws" in caption_of(NOISE, grids[NOISE])
-    # The gain is drawn against the mean weight change of the runs, a point for each checkpoint.
-    (against,) = [
-        panel
-        for row in grids[DISTANCE]
-        for panel in row
-        if panel.title.startswith("socialiqa") and "bits" in panel.y_label
-    ]
-    whole = next(curve for curve in against.curves if curve.label == "all weights")
-    assert whole.rows["relative"].tolist() == pytest.approx([0.01 * 1.15 * (1 + i) for i in range(5)])
-    gains = select(of_runs.differences, comparison=Comparison.CHANGE, series="socialiqa", setting="socialiqa")
-    gains = select(gains, metric="bits_per_byte").set_index("checkpoint")["difference"]
-    assert whole.rows.set_index("checkpoint")["difference"].to_dict() == pytest.approx(gains.to_dict())
+def test_a_path_is_drawn_as_a_line_and_has_its_points_on_the_page(folder):
+    tables = read_tables(folder)
+    figure = draw_figure(INTERPOLATION, tables, axis="tokens")
+    (axes,) = [one for one in figure.axes if one.get_title() == "heldout_text\nfine-tuned on socialiqa"]
+    lines = {tuple(line.get_xdata()) for line in axes.get_lines() if line.get_linestyle() == "-"}
+    assert (0.0, 0.5, 1.0) in lines
+    (shown,) = [f for f in interactive_figures(build_grids(tables), tables) if f["name"] == INTERPOLATION]
+    (panel,) = [panel for panel in shown["panels"] if panel["title"] == "heldout_text\nfine-tuned on socialiqa"]
+    assert (panel["is_path"], panel["checkpoints"]) == (True, ["0", "0.5", "1"])
+    assert panel["curves"][0]["x"] == [0, 0.5, 1]
+    assert panel["curves"][0]["y"] == pytest.approx([0, -0.4, -1])
 
 
-def test_both_figures_show_the_records(folder):
+def test_a_record_of_an_earlier_version_is_refused_with_what_to_do(folder):
+    (model,) = set(select(read_tables(folder).distances, series="qa_chat", checkpoint="300")["model_id"])
+    path = paths.weight_distance_file(model)
+    kept = path.read_text()
+    path.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "matrices"}))
+    with pytest.raises(UserError, match="no 'matrices' in it; remove it and run its script again"):
+        produce_tables.main(produce_tables.Args(paths.base_dir() / "simulated.yaml"))
+    path.write_text(kept)
+
+
+def test_figures_of_one_run_show_the_records(folder):
     tables = read_tables(folder)
     captions = {name: caption_of(name, grid) for name, grid in build_grids(tables).items()}
     assert captions[NOISE].endswith("95% intervals over draws of the noise: one run.")
@@ -233,11 +182,15 @@ def test_both_figures_show_the_records(folder):
 def test_page_has_figures_and_tables_of_the_weights(folder):
     tables = read_tables(folder)
     page = build_page(tables, [], build_grids(tables))
-    for part in (f"id='{NOISE}'", f"id='{DISTANCE}'", FILES["noise"], FILES["distances"]):
+    names = ("noise", "distances", "ranks", "interpolation")
+    for part in (
+        *(f"id='{name}'" for name in (NOISE, DISTANCE, RANK, INTERPOLATION)),
+        *(FILES[name] for name in names),
+    ):
         assert part in page
     # A source links to its sidecar, relative to the page.
     links = re.findall(r"<a href='(\.\./\.\./output/[^']+)'", page)
-    assert len(links) == len(tables.noise) + len(tables.distances)
+    assert len(links) == sum(len(getattr(tables, name)) for name in names)
     assert all((folder / link).is_file() for link in links)
 
 
@@ -258,10 +211,10 @@ def test_unfinished_records_and_unknown_models_are_skipped_with_a_message(folder
 
 
 def test_without_records_there_is_no_table_and_no_figure(folder):
-    for name in ("perturbations", "weight_distances"):
+    for name in ("perturbations", "weight_distances", "interpolations"):
         for path in (paths.base_dir() / "output" / name).iterdir():
             path.unlink()
     produce_tables.main(produce_tables.Args(paths.base_dir() / "simulated.yaml"))
     assert not (folder / FILES["noise"]).exists()
-    assert not sidecar_path(folder / FILES["distances"]).exists()
-    assert {NOISE, DISTANCE}.isdisjoint(build_grids(read_tables(folder)))
+    assert not any(sidecar_path(folder / FILES[name]).exists() for name in ("distances", "ranks", "interpolation"))
+    assert {NOISE, DISTANCE, RANK, INTERPOLATION}.isdisjoint(build_grids(read_tables(folder)))
