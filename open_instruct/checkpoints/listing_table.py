@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from open_instruct.checkpoints.families import step_name
 from open_instruct.checkpoints.family import Family
 from open_instruct.checkpoints.listing import Available
-from open_instruct.checkpoints.selection import contradicts_name
+from open_instruct.checkpoints.selection import contradicts_name, short
 from open_instruct.common.text_table import aligned
 
 COLUMNS = ("stage", "run", "step", "tokens", "GB", "date", "where")
@@ -35,7 +35,7 @@ def row_of(family: Family, one: Available) -> list[str]:
     checkpoint = one.checkpoint
     stage = family.stage_name(checkpoint.stage) if checkpoint.step is not None else ""
     tokens = checkpoint.num_tokens
-    amount = "" if tokens is None else f"{tokens / 1e9:.1f}B"
+    amount = "" if tokens is None else short(tokens)
     size = "" if one.num_bytes is None else f"{one.num_bytes / 1e9:.2f}"
     note = "  (its name states another number of tokens)" if contradicts_name(family, one) else ""
     where = one.location + note

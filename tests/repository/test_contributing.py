@@ -11,6 +11,7 @@ from analysis.figures import grids
 from analysis.tables.frames import read_tables
 from eval.metrics import item_metrics
 from open_instruct.checkpoints.families import family_named
+from open_instruct.checkpoints.family import Revision
 from open_instruct.common import paths
 from open_instruct.common.paths import REPOSITORY
 
@@ -30,7 +31,7 @@ def test_the_family_of_the_example_is_known_with_its_steps(base_dir):
     example = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     assert example
     (base_dir / "families.yaml").write_text(example[1])
-    assert family_named("my_llama").parse_revision("step2000") == (2000, None)
+    assert family_named("my_llama").parse_revision("step2000") == Revision(2000)
 
 
 def test_the_metric_of_the_example_is_one_value_an_item():
