@@ -1,5 +1,6 @@
 """Choose checkpoints of several runs and stages: by step, by tokens seen, a number of them, or all."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def courses(
 
 
 def choose_tokens(own: Sequence[Available], elsewhere: Sequence[Available], wanted: Wanted) -> list[Chosen]:
-    """The checkpoint closest to each number of tokens; one that another stage has is left to it.
+    """The checkpoint closest to each number of tokens; one beyond this stage is left to another that is closer to it.
 
     Raises UserError for numbers that none is close enough to.
     """
@@ -108,11 +109,14 @@ def choose_tokens(own: Sequence[Available], elsewhere: Sequence[Available], want
     others = [tokens for one in elsewhere if (tokens := one.checkpoint.num_tokens) is not None]
     found, missing = list[Chosen](), list[str]()
     for tokens in wanted.tokens:
-        best = closest(tokens, list(counted))
-        if abs(best - tokens) <= tolerance * tokens:
-            is_exact = abs(best - tokens) <= EXACT * tokens
-            found.append(Chosen(counted[best], {} if is_exact else {"tokens": tokens}))
-        elif not any(abs(one - tokens) <= tolerance * tokens for one in others):
+        best, margin = closest(tokens, list(counted)), tolerance * tokens
+        gap, gap_elsewhere = abs(best - tokens), min((abs(one - tokens) for one in others), default=math.inf)
+        is_beyond = not min(counted) <= tokens <= max(counted)
+        if gap_elsewhere <= margin and (gap > margin or (is_beyond and gap_elsewhere < gap)):
+            continue
+        if gap <= margin:
+            found.append(Chosen(counted[best], {} if gap <= EXACT * tokens else {"tokens": tokens}))
+        else:
             missing.append(f"{short(tokens)} (nearest: {short(best)})")
     if missing:
         last = max(counted)
