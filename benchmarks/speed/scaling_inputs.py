@@ -165,7 +165,7 @@ def write_listings(num_models: int) -> tuple[Path, int]:
         revisions = tuple(ListedRevision(name, digest([family.name, name])) for name in names)
         keep(Listing(str(family.hub), "2026-11-28 12:00", revisions))
         num_checkpoints += len(names)
-    study = {"name": "suites", "families": dict.fromkeys(chosen, {"steps": "all", "runs": "all"})}
+    study = {"name": "suites", "families": {name: {"steps": "all", "runs": "all"} for name in chosen}}
     study |= {"evaluation": {"heldout_text": {"limit": 100}}}
     path = paths.base_dir() / "suites.yaml"
     path.write_text(yaml.safe_dump(study, sort_keys=False))

@@ -54,8 +54,8 @@ def test_models_are_listed_by_train_set_and_step_and_other_revisions_are_counted
     assert lines[0].startswith(f"{STORE.hub}: left out 1 revision(s) of other names")
     assert lines[0].endswith("e.g. trial_2e-6")
     assert [line.split() for line in lines[2:-1]] == [
-        ["1000", "4.2B", NAMES[3]],
-        ["1000", "4.2B", NAMES[2]],
+        ["1000", "4.194B", NAMES[3]],
+        ["1000", "4.194B", NAMES[2]],
         ["18000", "75.5B", NAMES[1]],
         ["main", NAMES[0]],
     ]
