@@ -43,6 +43,7 @@ from open_instruct.checkpoints.selection import (
     as_steps,
     choose_each,
     contradictions,
+    course_of,
     courses,
     parse_tokens,
     short,
@@ -120,14 +121,14 @@ def main(args: Args) -> None:
     family = family_named(args.family)
     family = store_of(family) if args.fine_tuned else family
     check_args(args, family)
-    choices = choose(args, family, list_available(args, family).available)
+    listed = list_available(args, family)
+    choices = choose(args, family, listed.available)
+    print_notes(args, family, listed, choices)
     if args.get_wget_list:
         write_wget_script(args, family, choices)
         return
     missing = [choice for choice in choices if not choice.artifact.is_done(overwrite=args.overwrite)]
     print(f"{len(choices)} checkpoint(s) chosen, {len(choices) - len(missing)} of them done")
-    if family.caution:
-        print(f"caution: {family.caution}")
     for choice in missing:
         require_own_partial(choice)
     policy = RetryPolicy(retries=args.retries, timeout_seconds=args.timeout_seconds)
@@ -161,6 +162,16 @@ def print_list(args: Args, family: Family) -> None:
         listed.notes.append("sizes and dates are not known; add --details to ask the Hub for each")
     found = [] if args.fine_tuned else contradictions(family, available)
     print_available(family, available, listed=listed.listed, notes=[*listed.notes, *found])
+
+
+def print_notes(args: Args, family: Family, listed: Listed, choices: Sequence[Choice]) -> None:
+    """What was left out of the list, and how the chosen runs differ."""
+    chosen = {course_of(choice.available) for choice in choices}
+    own = [one for one in listed.available if course_of(one) in chosen]
+    for note in (*listed.notes, *([] if args.fine_tuned else contradictions(family, own))):
+        print(f"note: {note}")
+    if family.caution:
+        print(f"caution: {family.caution}")
 
 
 def check_args(args: Args, family: Family) -> None:

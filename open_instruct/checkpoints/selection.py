@@ -74,7 +74,7 @@ def courses(
     """The checkpoints by stage and run.  Raises UserError for a run or a stage that there is none of."""
     grouped: dict[Course, list[Available]] = {}
     for one in available:
-        grouped.setdefault((one.checkpoint.stage, one.checkpoint.run), []).append(one)
+        grouped.setdefault(course_of(one), []).append(one)
     names = [None, *(stage for stage in family.by_stage if stage)] if ALL in stages else [None]
     names = names if ALL in stages or not stages else [family.stage_named(stage) for stage in stages]
     found: dict[Course, list[Available]] = {}
@@ -144,6 +144,10 @@ def short(tokens: float) -> str:
     """`15.0B`"""
     unit = next((unit for unit in ("T", "B", "M") if tokens >= UNITS[unit]), "")
     return f"{tokens / UNITS[unit]:.4g}{unit}" if unit else f"{tokens:.0f}"
+
+
+def course_of(one: Available) -> Course:
+    return one.checkpoint.stage, one.checkpoint.run
 
 
 def course_name(family: Family, course: Course) -> str:
