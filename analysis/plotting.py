@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from analysis.figures.panels import in_tokens
 from analysis.figures.study_figures import build_grids, write_figures
+from analysis.figures.token_axis import Axis, on_axis
 from analysis.inference.result_tables import load_results
 from analysis.tables.results_folder import existing_results
 from open_instruct.common.cli import run
@@ -25,15 +25,15 @@ class Args:
     """Use the tables of this folder, e.g. results/released."""
     scale: Literal["index", "linear", "log"] = "index"
     """Checkpoints evenly spaced, by step or tokens, or by log(1 + step / smallest)."""
-    axis: Literal["step", "tokens"] = "step"
-    """Unit of the pre-training axis."""
+    axis: Axis = "auto"
+    """Unit of the pre-training axis (auto: steps, or tokens where a step is not as many tokens in all models)."""
 
 
 def main(args: Args) -> None:
     folder = existing_results(args.study, args.folder)
     tables, files, _ = load_results(folder)
-    grids = build_grids(in_tokens(tables) if args.axis == "tokens" else tables)
-    write_figures(grids, folder / "figures", files, scale=args.scale, axis=args.axis)
+    shown, axis = on_axis(tables, args.axis)
+    write_figures(build_grids(shown), folder / "figures", files, scale=args.scale, axis=axis)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from analysis.figures.panels import in_tokens
 from analysis.figures.study_figures import build_grids, write_figures
+from analysis.figures.token_axis import Axis, on_axis
 from analysis.inference.findings import find, write_findings
 from analysis.inference.result_tables import produce_tables
 from analysis.page.report_page import build_page, shown_tables
@@ -38,8 +38,8 @@ class Args:
     """Folder of the authors' released tables, to be read in place of your own measurements."""
     scale: Literal["index", "linear", "log"] = "index"
     """Of the printed figures: checkpoints evenly spaced, by step or tokens, or by log(1 + step / smallest)."""
-    axis: Literal["step", "tokens"] = "step"
-    """Unit of the pre-training axis of the printed figures."""
+    axis: Axis = "auto"
+    """Of the printed figures: steps or tokens (auto: steps, or tokens where a step is not as many in all models)."""
 
 
 def main(args: Args) -> None:
@@ -49,9 +49,10 @@ def main(args: Args) -> None:
     tables, inputs = read_tables(folder), table_files(folder)
     findings = find(tables, study.primary if study else None)
     write_findings(findings, folder, inputs)
-    grids = build_grids(tables)
-    printed = build_grids(in_tokens(tables)) if args.axis == "tokens" else grids
-    write_figures(printed, folder / "figures", inputs, scale=args.scale, axis=args.axis)
+    (on_page, page_axis), (printed, axis) = on_axis(tables), on_axis(tables, args.axis)
+    grids = build_grids(on_page)
+    of_print = grids if axis == page_axis else build_grids(printed)
+    write_figures(of_print, folder / "figures", inputs, scale=args.scale, axis=axis)
 
     used = (*shown_tables(tables), "performance", "suites", "variation", "missing")
     names = [*(FILES[name] for name in used), "findings.json", "figures"]

@@ -42,6 +42,12 @@ def short_step(name: str) -> str:
     return name
 
 
+def value_of(text: str) -> float:
+    """The number that `1.5`, `1.5k` or `3.1B` stands for."""
+    size = {unit: size for size, unit in UNITS}.get(text[-1])
+    return float(text) if size is None else float(text[:-1]) * size
+
+
 def readable_ticks(places: Mapping[str, float], width: float, *, is_rotated: bool = False) -> set[str]:
     """The ticks whose labels do not touch: the last, the first, then from the last backwards."""
     shown: list[str] = []

@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.figures.axis import positions, readable_ticks, short_step
+from analysis.figures.axis import positions, readable_ticks, short_step, value_of
 from analysis.figures.panels import Curve, Grid, Panel
 from analysis.figures.style import BASE_COLOUR
 from analysis.tables.frames import order_checkpoints
@@ -29,12 +29,17 @@ from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import atomic_write
 
 X_LABELS = {"step": "pre-training step", "tokens": "pre-training tokens"}
-DODGE = 0.07
-"""Offset between the curves of a panel, as a fraction of the distance of two checkpoints: intervals do not overlap."""
+DODGE, LOG_DODGE = 0.07, 0.03
+"""Offset between the curves of a panel, as a fraction of the distance of two checkpoints: intervals do not overlap.
+On a logarithmic axis that of all of them, as a fraction of the axis."""
 ROTATION = 40
 """Degrees by which tick labels are rotated where they would touch."""
 PANEL_INCHES, LEGEND_LINE, HORIZONTAL_LABELS, ROTATED_LABELS = 3.1, 0.18, 0.42, 0.62
 """Inches: width of a panel, height of a line of its legend, height of tick labels (horizontal, rotated)."""
+LINES_BELOW, SHARED_LINE = 3, 0.2
+"""Lines of the shared legend and the note for which a figure has room; inches of each further one."""
+TITLE_LINES, TITLE_WIDTH = 2, 46
+"""Lines of a panel's title for which there is room, and their characters."""
 NOTE_WIDTH = 42
 """Characters of a note that fit into a panel."""
 CHARACTERS_AN_INCH = 18
@@ -62,7 +67,14 @@ def draw(rows: Grid, *, title: str, note: str = "", scale: str = "index", axis: 
     num_columns = max(len(row) for row in rows)
     with rc_context(STYLE):
         legends = sum(max((legend_lines(panel) for panel in row), default=0) for row in rows)
-        size = (max(5.0, PANEL_INCHES * num_columns + 0.4), 2.7 * len(rows) + 1.1 + LEGEND_LINE * legends)
+        legends += sum(max(0, *(len(title_lines(panel)) - TITLE_LINES for panel in row)) for row in rows)
+        inches = max(5.0, PANEL_INCHES * num_columns + 0.4)
+        shared = [curve for row in rows for panel in row for curve in panel.curves if not panel.own_legend]
+        handles, labels = legend_of(shared)
+        columns = columns_for(labels, inches) if labels else 1
+        note_lines = textwrap.wrap(note, int(CHARACTERS_AN_INCH * inches))
+        lines_below = max(0, len(note_lines) + math.ceil(len(labels) / columns) - LINES_BELOW)
+        size = (inches, 2.7 * len(rows) + 1.1 + LEGEND_LINE * legends + SHARED_LINE * lines_below)
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
         grid = figure.subplots(len(rows), num_columns, squeeze=False)
         for axes_row, panels in zip(grid, rows, strict=True):
@@ -72,12 +84,8 @@ def draw(rows: Grid, *, title: str, note: str = "", scale: str = "index", axis: 
                 else:
                     draw_panel(axes, panel, scale, axis)
         figure.suptitle(title, fontsize=11, fontweight="bold")
-        shared = [curve for row in rows for panel in row for curve in panel.curves if not panel.own_legend]
-        handles, labels = legend_of(shared)
-        inches = figure.get_size_inches()[0]
-        wrapped_note = "\n".join(textwrap.wrap(note, int(CHARACTERS_AN_INCH * inches)))
+        wrapped_note = "\n".join(note_lines)
         if labels:
-            columns = columns_for(labels, inches)
             legend = figure.legend(
                 handles, labels, title=wrapped_note, loc="outside lower center", ncols=columns, frameon=False
             )
@@ -95,8 +103,8 @@ def legend_of(curves: Sequence[Curve]) -> tuple[list[Line2D], list[str]]:
     styles = {curve.label: curve.style for curve in with_points(curves)}
 
     def place(label: str) -> tuple[bool, list[float | str]]:
-        parts = re.split(r"(\d+(?:\.\d+)?)", label)
-        return styles[label].colour != BASE_COLOUR, [float(p) if i % 2 else p for i, p in enumerate(parts)]
+        parts = re.split(r"(\d+(?:\.\d+)?(?:[kMBT]\b)?)", label)
+        return styles[label].colour != BASE_COLOUR, [value_of(p) if i % 2 else p for i, p in enumerate(parts)]
 
     labels = sorted(styles, key=place)
     looks = [styles[label] for label in labels]
@@ -109,7 +117,7 @@ def columns_for(labels: Sequence[str], inches: float) -> int:
 
 
 def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
-    axes.set_title(panel.title)
+    axes.set_title("\n".join(title_lines(panel)))
     curves = with_points(panel.curves)
     if not curves:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="#555555")
@@ -122,13 +130,7 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
         axes.set(xlabel=panel.x_label or X_LABELS[axis], ylabel=panel.y_label)
         return
     if panel.x_label:
-        for curve in curves:
-            # Points that are no path have no line: their order is not that of the axis.
-            line = curve.style.line if panel.path else "none"
-            draw_points(axes, curve, curve.rows, curve.rows[curve.x].to_numpy(float), line=line)
-            for of_one in curve.each:
-                draw_thin(axes, curve, of_one[curve.x], of_one[curve.value])
-        axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+        draw_against(axes, panel, curves)
         return
     checkpoints = order_checkpoints([*panel.checkpoints, *(c for curve in curves for c in curve.rows["checkpoint"])])
     places = positions(checkpoints, scale)
@@ -139,6 +141,28 @@ def draw_panel(axes: Axes, panel: Panel, scale: str, axis: str) -> None:
     axes.set(xlabel=X_LABELS[axis] + ("" if scale == "index" else f" ({scale})"), ylabel=panel.y_label)
     if panel.own_legend:
         add_own_legend(axes, curves, ROTATED_LABELS if is_rotated else HORIZONTAL_LABELS)
+
+
+def draw_against(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
+    """Curves against another quantity than checkpoints."""
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if not panel.is_log:
+        for curve in curves:
+            # Points that are no path have no line: their order is not that of the axis.
+            line = curve.style.line if panel.path else "none"
+            draw_points(axes, curve, curve.rows, curve.rows[curve.x].to_numpy(float), line=line)
+            for of_one in curve.each:
+                draw_thin(axes, curve, of_one[curve.x], of_one[curve.value])
+        return
+    places = [np.log10(curve.rows[curve.x].to_numpy(float)) for curve in curves]
+    shift = LOG_DODGE * np.ptp(np.concatenate(places)) / len(curves)
+    for number, (curve, x) in enumerate(zip(curves, places, strict=True)):
+        moved = 10 ** (x + shift * (number - (len(curves) - 1) / 2))
+        draw_points(axes, curve, curve.rows, moved, line=curve.style.line)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: short_step(f"{value:.0f}"))
+    axes.xaxis.set_minor_formatter("")
+    add_notes(axes, panel, ())
 
 
 def draw_bars(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
@@ -204,6 +228,10 @@ def add_own_legend(axes: Axes, curves: Sequence[Curve], inches_below: float) -> 
     axes.legend(handles, labels, ncols=columns_for(labels, PANEL_INCHES), **place, **look)
 
 
+def title_lines(panel: Panel) -> list[str]:
+    return [part for line in panel.title.split("\n") for part in textwrap.wrap(line, TITLE_WIDTH)]
+
+
 def legend_lines(panel: Panel) -> int:
     """Number of lines of the panel's own legend."""
     labels = legend_of(panel.curves)[1] if panel.own_legend else []
@@ -213,17 +241,12 @@ def legend_lines(panel: Panel) -> int:
 def draw_curve(axes: Axes, curve: Curve, places: Mapping[str, float], shift: float) -> None:
     rows = curve.rows.set_index("checkpoint")
     # A missing checkpoint interrupts the line: nothing is drawn where nothing was measured.
-    rows = rows.reindex([name for name in places if name in rows.index or name != MAIN])
+    rows = rows.reindex([name for name in places if name in rows.index or (name != MAIN and curve.expects(name))])
     x = np.array([places[str(name)] for name in rows.index]) + shift
-    draw_points(axes, curve, rows, x, line=curve.style.line)
+    draw_points(axes, curve, rows.rename_axis("checkpoint").reset_index(), x, line=curve.style.line)
     for of_one in curve.each:
         y = of_one.set_index("checkpoint")[curve.value].reindex(rows.index)
         draw_thin(axes, curve, x, y)
-    is_hollow = [str(name) in curve.hollow for name in rows.index]
-    look: dict[str, Any] = {"color": curve.style.colour, "marker": curve.style.marker, "linestyle": "none"}
-    if any(is_hollow):
-        y = rows[curve.value].to_numpy(float)[is_hollow]
-        axes.plot(x[is_hollow], y, markerfacecolor="white", markersize=4.5, zorder=3, **look)
 
 
 def draw_thin(axes: Axes, curve: Curve, x: Any, y: Any) -> None:
@@ -239,6 +262,10 @@ def draw_points(axes: Axes, curve: Curve, rows: pd.DataFrame, x: np.ndarray, *, 
         errors = np.clip(np.stack([y - low, high - y]), 0, None)
     look: dict[str, Any] = {"color": curve.style.colour, "marker": curve.style.marker, "linestyle": line}
     axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, markersize=4, linewidth=1.4, **look)
+    is_hollow = [str(name) in curve.hollow for name in rows["checkpoint"]]
+    if any(is_hollow):
+        look |= {"markerfacecolor": "white", "linestyle": "none"}
+        axes.plot(x[is_hollow], y[is_hollow], markersize=4.5, zorder=3, **look)
 
 
 def panel_notes(panel: Panel, checkpoints: Sequence[str]) -> list[str]:
@@ -254,7 +281,7 @@ def panel_notes(panel: Panel, checkpoints: Sequence[str]) -> list[str]:
     for curve in panel.curves:
         measured = set(curve.rows.dropna(subset=[curve.value])["checkpoint"])
         found = [short_step(name) for name in checkpoints if name in measured]
-        absent = [short_step(name) for name in checkpoints if name not in measured]
+        absent = [short_step(name) for name in checkpoints if name not in measured and curve.expects(name)]
         # A varied recipe ("=" in its name) that was run at some checkpoints is not missing at the others.
         if not absent or "=" in curve.label:
             continue

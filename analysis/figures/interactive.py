@@ -30,7 +30,7 @@ def interactive_figures(grids: Mapping[str, Grid], tables: Tables) -> list[dict[
 
 
 def tokens_of(tables: Tables) -> dict[str, int]:
-    """Checkpoint -> tokens; where two families differ, the first one's."""
+    """Checkpoint -> tokens; where those of two families are not known to be equal, the first one's."""
     both = tables.scores[["checkpoint", "tokens"]].dropna()
     return {str(name): int(count) for name, count in reversed(list(both.itertuples(index=False, name=None)))}
 
@@ -44,6 +44,7 @@ def panel_data(panel: Panel, tokens: dict[str, int]) -> dict[str, Any]:
         "y_label": panel.y_label,
         "x_label": panel.x_label,
         "is_change": panel.is_change,
+        "is_log": panel.is_log,
         "own_legend": panel.own_legend,
         "bars": bool(panel.bars),
         "is_path": bool(panel.path),
@@ -73,6 +74,7 @@ def curve_data(curve: Curve, checkpoints: list[str]) -> dict[str, Any]:
         "colour": curve.style.colour,
         "symbol": SYMBOLS[curve.style.marker],
         "dash": "solid" if curve.style.line == "-" else "dash",
+        "expected": [curve.expects(name) for name in checkpoints],
         "x": column(curve.x) if curve.x != "checkpoint" else None,
         "y": column(curve.value),
         "low": column("ci_low"),

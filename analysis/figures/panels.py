@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -30,6 +30,11 @@ class Curve:
     """What its intervals are over, where that is not the replicates and items of its rows."""
     hollow: frozenset[str] = frozenset()
     """Checkpoints at which the model gives one answer for nearly all items."""
+    expected: frozenset[str] = frozenset()
+    """Checkpoints of its family, where its panel also has others; none: all of them."""
+
+    def expects(self, checkpoint: str) -> bool:
+        return not self.expected or checkpoint in self.expected
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,15 @@ class Panel:
     y_label: str
     curves: Sequence[Curve] = ()
     checkpoints: Sequence[str] = ()
-    """Those expected of every curve; a curve that lacks one is named in the panel."""
+    """Those expected of its curves; a curve that lacks one is named in the panel."""
     is_change: bool = False
     """Draw a line at zero."""
     x_label: str = ""
     """Of a panel whose x axis is something else than checkpoints."""
+    is_log: bool = False
+    """That axis is logarithmic, and lines join the points along it."""
+    note: str = ""
+    """Said below the figure."""
     bars: Sequence[str] = ()
     """Bars instead of curves, over these values of the column `checkpoint`, which may be names of other things."""
     path: Sequence[str] = ()
@@ -56,20 +65,6 @@ Grid = list[list[Panel]]
 
 def label_of(rows: pd.DataFrame, series: str) -> str:
     return series if len(select(rows, train_set=None)) == len(rows) else f"fine-tuned: {series}"
-
-
-def in_tokens(tables: Tables) -> Tables:
-    """The tables with the number of tokens in place of the step as name of each checkpoint."""
-    both = tables.scores.dropna(subset=["tokens", "family"])
-    keys = zip(both["family"], both["checkpoint"], strict=True)
-    tokens = {key: str(int(count)) for key, count in zip(keys, both["tokens"], strict=True)}
-
-    def renamed(frame: pd.DataFrame) -> pd.DataFrame:
-        pairs = zip(frame["family"], frame["checkpoint"], strict=True)
-        names = [tokens.get((family, name), name) for family, name in pairs]
-        return frame.assign(checkpoint=pd.Series(names, index=frame.index, dtype=object))
-
-    return replace(tables, **{name: renamed(frame) for name, frame in vars(tables).items() if "checkpoint" in frame})
 
 
 def level_panel(tables: Tables, title: str, rows: pd.DataFrame) -> Panel:

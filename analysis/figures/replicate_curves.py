@@ -14,12 +14,16 @@ import pandas as pd
 from analysis.figures.panels import Curve, Grid
 from analysis.inference.degenerate_results import ACCURACIES, one_answer
 from analysis.tables.columns import BITS, MACRO_F1, TOP_SCORE, Comparison
-from analysis.tables.frames import Tables, where
+from analysis.tables.frames import Tables, found_checkpoints, where
 from analysis.tables.replicates import SHARED
 
 Place = tuple[Any, ...]
 """Series, evaluation (setting, kind, format, metric) and checkpoint."""
 EVALUATION = ("setting", "kind", "format", "metric")
+COURSES = ("checkpoint", "tokens")
+"""Columns of the x axis along which a curve follows pre-training."""
+MOST_NAMED = 3
+"""Curves that are named in a note; of more than these, those with the most usual interval are the others."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Models:
     """Place -> replicate -> score, the mean over seeds of one run."""
     constant: frozenset[Place]
     """Where the accuracy is that of a model, in any replicate, with one answer for nearly all items."""
+    checkpoints: Mapping[str, Sequence[str]]
+    """Of each family."""
 
 
 def models_of(tables: Tables) -> Models:
@@ -42,7 +48,7 @@ def models_of(tables: Tables) -> Models:
         if one_answer(row):
             constant.add(place)
     means = {place: {name: float(np.mean(found)) for name, found in each.items()} for place, each in several.items()}
-    return Models(means, frozenset(constant))
+    return Models(means, frozenset(constant), found_checkpoints(tables.scores))
 
 
 def place_of(row: Mapping[Any, Any], series: str) -> Place:
@@ -52,14 +58,25 @@ def place_of(row: Mapping[Any, Any], series: str) -> Place:
 def completed(grid: Grid, models: Models) -> Grid:
     """The grid with thin curves, hollow points, and intervals that stay on the scale of their metric."""
     return [
-        [replace(panel, curves=[complete(curve, models) for curve in panel.curves]) for panel in row] for row in grid
+        [replace(panel, curves=[of_family(complete(curve, models), models) for curve in panel.curves]) for panel in row]
+        for row in grid
     ]
+
+
+def of_family(curve: Curve, models: Models) -> Curve:
+    """The curve, of which only the checkpoints of its own family are expected."""
+    if curve.x not in COURSES:
+        return curve
+    families = curve.rows["family"].dropna() if "family" in curve.rows else ()
+    return replace(
+        curve, expected=frozenset(name for family in families for name in models.checkpoints.get(family, ()))
+    )
 
 
 def complete(curve: Curve, models: Models) -> Curve:
     is_score = curve.value == "Performance"
     is_change = "comparison" in curve.rows and set(curve.rows["comparison"]) == {Comparison.CHANGE}
-    if curve.x != "checkpoint" or not (is_score or is_change) or not {"series", *EVALUATION} <= set(curve.rows):
+    if curve.x not in COURSES or not (is_score or is_change) or not {"series", *EVALUATION} <= set(curve.rows):
         return curve
     each: dict[str, dict[str, float]] = {}
     hollow = set()
@@ -75,7 +92,7 @@ def complete(curve: Curve, models: Models) -> Curve:
             if is_change and of_row:
                 row |= {curve.value: float(np.mean(list(of_row.values()))), "ci_low": None, "ci_high": None}
         rows.append(row | on_scale(row, is_change=is_change))
-    several = sorted(each.items()) if len(each) > 1 else []
+    several = sorted(each.items()) if len(each) > 1 and curve.x == "checkpoint" else []
     thin = [pd.DataFrame({"checkpoint": list(found), curve.value: list(found.values())}) for _, found in several]
     kept = pd.DataFrame(rows, columns=curve.rows.columns)
     kept = kept.astype(dict.fromkeys((curve.value, "ci_low", "ci_high"), float))
@@ -122,7 +139,7 @@ def interval_note(grid: Grid) -> str:
         sentences.append(f"Thin lines are single {' and '.join(f'{unit}s' for unit in units)}.")
     if any(curve.hollow for curve in curves):
         sentences.append("Hollow points are models that give one answer for nearly all items.")
-    return " ".join(sentences)
+    return " ".join([*sentences, *dict.fromkeys(panel.note for panel in panels if panel.note)])
 
 
 def intervals_of(curves: Sequence[Curve]) -> list[str]:
@@ -133,13 +150,19 @@ def intervals_of(curves: Sequence[Curve]) -> list[str]:
             continue
         measured = where(curve.rows, curve.rows[curve.value].notna() & curve.rows["ci_low"].notna())
         if curve.interval and len(measured):
-            names.setdefault(curve.interval, set())
+            names.setdefault(curve.interval, set()).update([curve.label] if curve.x == "tokens" else [])
         elif {"unit", "replicates", "series"} <= set(measured):
             of_rows = where(measured, measured["replicates"].notna())[["unit", "replicates", "series"]]
             for unit, replicates, series in of_rows.itertuples(index=False, name=None):
                 names.setdefault(over(unit, int(replicates)), set()).add(series)
     several = len(names) > 1
-    return [f"{what} ({', '.join(sorted(of))})" if several and of else what for what, of in sorted(names.items())]
+    others = max(names.values(), key=len, default=set())
+    return [
+        f"{what} ({'all others' if of is others and len(of) > MOST_NAMED else ', '.join(sorted(of))})"
+        if several and of
+        else what
+        for what, of in sorted(names.items())
+    ]
 
 
 def over(unit: Any, replicates: int) -> str:

@@ -18,9 +18,11 @@ from analysis.figures.grids import (
     own_task,
     task_format,
 )
-from analysis.figures.panels import Grid, in_tokens
+from analysis.figures.panels import Grid
 from analysis.figures.paper_bars import learned_when, other_domains, transfer
 from analysis.figures.replicate_curves import completed, interval_note, models_of
+from analysis.figures.size_grid import gain_by_size, has_several_sizes
+from analysis.figures.token_axis import Axis, on_axis
 from analysis.figures.weight_grids import interpolation, noise_on_weights, update_rank, weight_distance
 from analysis.tables.frames import Tables
 from open_instruct.common.artifacts import Artifact
@@ -33,6 +35,8 @@ class StudyFigure:
     caption: str
     table: str = ""
     """Field of Tables without whose rows there is no such figure, since few studies measure it."""
+    is_drawn: Callable[[Tables], bool] = lambda tables: True
+    """Whether the tables have what it compares."""
 
 
 FIGURES = {
@@ -126,6 +130,14 @@ FIGURES = {
         "which they exceed the straight line between both ends.",
         table="interpolation",
     ),
+    "fig13_gain_by_size": StudyFigure(
+        "Gain by fine-tuning against size and tokens",
+        gain_by_size,
+        "Fine-tuned minus base on the task itself, over the tokens seen in pre-training: a curve for each size, the "
+        "larger the lighter. Above zero is a higher score, or higher bits per byte. Step 0 and checkpoints whose "
+        "tokens are not known, such as main, are left out.",
+        is_drawn=has_several_sizes,
+    ),
     "appendix_a_scores": StudyFigure(
         "Scores on every evaluation set, format and number of shots",
         every_score,
@@ -140,12 +152,12 @@ FIGURES = {
 
 
 def build_grids(tables: Tables) -> dict[str, Grid]:
-    """Name -> panels of every figure that these tables have rows for."""
+    """Name -> panels of every figure that these tables, of one axis (on_axis), have rows for."""
     models = models_of(tables)
     return {
         name: completed(figure.grid(tables.pooled), models)
         for name, figure in FIGURES.items()
-        if not figure.table or len(getattr(tables, figure.table))
+        if (not figure.table or len(getattr(tables, figure.table))) and figure.is_drawn(tables)
     }
 
 
@@ -157,7 +169,7 @@ def caption_of(name: str, grid: Grid) -> str:
 def write_figures(
     grids: Mapping[str, Grid], folder: Path, inputs: Mapping[str, Path], *, scale: str = "index", axis: str = "step"
 ) -> None:
-    """Write every figure as PNG and PDF.  Grids of the axis `tokens` are made of `in_tokens(tables)`."""
+    """Write every figure as PNG and PDF.  The grids are made of the tables of that axis (on_axis)."""
     written = []
     with Artifact(folder, arguments={"scale": scale, "axis": axis}, inputs=inputs).making_folder() as (made, _):
         for name, grid in grids.items():
@@ -166,7 +178,7 @@ def write_figures(
     print(f"wrote {len(written)} files to {folder}")
 
 
-def draw_figure(name: str, tables: Tables, *, scale: str = "index", axis: str = "step") -> Figure:
-    chosen = in_tokens(tables) if axis == "tokens" else tables
+def draw_figure(name: str, tables: Tables, *, scale: str = "index", axis: Axis = "auto") -> Figure:
+    chosen, unit = on_axis(tables, axis)
     grid = completed(FIGURES[name].grid(chosen.pooled), models_of(chosen))
-    return draw(grid, title=FIGURES[name].title, note=interval_note(grid), scale=scale, axis=axis)
+    return draw(grid, title=FIGURES[name].title, note=interval_note(grid), scale=scale, axis=unit)

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which readers with colour vision deficiency 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from typing import Literal, NamedTuple
 
 import pandas as pd
@@ -30,8 +31,9 @@ class Style(NamedTuple):
 
 
 def style_of(names: Iterable[str], base: Iterable[str] = (), *, colours: Sequence[str] = COLOURS) -> dict[str, Style]:
-    """Black dots for base models, colours and markers in order for the others, dashed after the last colour."""
-    styles = dict.fromkeys(base, Style(BASE_COLOUR, "o", "-"))
+    """Black for base models, colours and markers in order for the others, dashed after the last colour."""
+    black = cycle(("o", *MARKERS))
+    styles = {name: Style(BASE_COLOUR, next(black), "-") for name in base}
     for number, name in enumerate(name for name in dict.fromkeys(names) if name not in styles):
         line = "-" if number < len(colours) else "--"
         styles[name] = Style(colours[number % len(colours)], MARKERS[number % len(MARKERS)], line)

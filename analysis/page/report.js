@@ -36,12 +36,14 @@ function traces(panel, ink, paper) {
   const gap = 0.012 * (Math.max(...at) - Math.min(...at));
   return panel.curves.flatMap((curve, number) => {
     const shift = gap * (number - (panel.curves.length - 1) / 2);
-    const x = curve.x ?? panel.checkpoints.map((_, i) => (position(panel, i) === null ? null : position(panel, i) + shift));
-    const placed = values => values.map((v, i) => (x[i] === null ? null : v));
-    const y = panel.bars ? curve.y : placed(curve.y), colour = visibleColour(curve.colour, ink), hidden = state.hidden.has(curve.label);
+    const places = curve.x ?? panel.checkpoints.map((_, i) => (position(panel, i) === null ? null : position(panel, i) + shift));
+    // Checkpoints of other families are no gap in this curve.
+    const placed = values => panel.bars ? values : values.filter((_, i) => places[i] !== null && curve.expected[i]);
+    const x = placed(places), high = placed(curve.high), low = placed(curve.low), hollow = placed(curve.hollow);
+    const y = placed(curve.y), colour = visibleColour(curve.colour, ink), hidden = state.hidden.has(curve.label);
     const error_y = { type: "data", symmetric: false, thickness: 1, width: 3,
-      array: y.map((v, i) => (v === null || curve.high[i] === null ? 0 : Math.max(0, curve.high[i] - v))),
-      arrayminus: y.map((v, i) => (v === null || curve.low[i] === null ? 0 : Math.max(0, v - curve.low[i]))) };
+      array: y.map((v, i) => (v === null || high[i] === null ? 0 : Math.max(0, high[i] - v))),
+      arrayminus: y.map((v, i) => (v === null || low[i] === null ? 0 : Math.max(0, v - low[i]))) };
     if (panel.bars) return [{
       type: "bar", name: curve.label, x: panel.checkpoints, y: curve.y, error_y: { ...error_y, color: ink },
       visible: hidden ? "legendonly" : true,
@@ -54,13 +56,13 @@ function traces(panel, ink, paper) {
       connectgaps: false, line: { color: colour, dash: curve.dash, width: 1 },
     }));
     return [...thin, {
-      name: curve.label, mode: curve.x && !panel.is_path ? "markers" : "lines+markers", x, y,
+      name: curve.label, mode: curve.x && !panel.is_path && !panel.is_log ? "markers" : "lines+markers", x, y,
       visible: hidden ? "legendonly" : true, connectgaps: false,
       line: { color: colour, dash: curve.dash },
-      marker: { symbol: curve.symbol, size: 7, color: curve.hollow.map(hollow => (hollow ? paper : colour)),
-        line: { color: colour, width: curve.hollow.map(hollow => (hollow ? 2 : 0)) } },
+      marker: { symbol: curve.symbol, size: 7, color: hollow.map(one => (one ? paper : colour)),
+        line: { color: colour, width: hollow.map(one => (one ? 2 : 0)) } },
       error_y,
-      text: panel.checkpoints.map((name, i) => name + (curve.hollow[i] ? "<br>one answer for nearly all items" : "")),
+      text: placed(panel.checkpoints).map((name, i) => name + (hollow[i] ? "<br>one answer for nearly all items" : "")),
       hovertemplate: "<b>%{fullData.name}</b><br>%{y:.4g} at %{text}<extra></extra>",
     }];
   });
@@ -75,9 +77,10 @@ function short(value) {
 function draw(panel, box) {
   const { ink, line, paper } = colours();
   const at = panel.checkpoints.map((_, i) => position(panel, i));
-  const label = (name, i) => name === "main" ? "main" : short(state.axis === "tokens" ? panel.tokens[i] : +name);
+  const inTokens = state.axis === "tokens" || data.unit === "tokens";
+  const label = (name, i) => name === "main" ? "main" : short(inTokens ? panel.tokens[i] ?? +name : +name);
   const overCheckpoints = { tickvals: at, ticktext: panel.checkpoints.map(label), zeroline: false,
-    title: { text: "pre-training " + (state.axis === "tokens" ? "tokens" : "step") + (state.log ? " (log)" : "") } };
+    title: { text: "pre-training " + (inTokens ? "tokens" : "step") + (state.log ? " (log)" : "") } };
   const overBars = { type: "category", tickvals: panel.checkpoints, title: { text: panel.x_label || "pre-training step" },
     ticktext: panel.checkpoints.map(name => (/^\d+$/.test(name) ? short(+name) : name)) };
   const grid = { gridcolor: line, zerolinecolor: panel.is_change ? ink : line, linecolor: ink, automargin: true };
@@ -86,7 +89,7 @@ function draw(panel, box) {
     legend: { orientation: "h", y: -0.32, font: { size: 11 } },
     margin: { l: 60, r: 10, t: 56, b: 56 }, font: { color: ink }, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    xaxis: { ...grid, ...(panel.bars ? overBars : panel.x_label ? { title: { text: panel.x_label }, zeroline: false } : overCheckpoints) },
+    xaxis: { ...grid, ...(panel.bars ? overBars : panel.x_label ? { title: { text: panel.x_label }, zeroline: false, type: panel.is_log ? "log" : "linear" } : overCheckpoints) },
     yaxis: { ...grid, title: { text: panel.y_label } },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   box.dataset.drawn = "true";

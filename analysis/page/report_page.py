@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from analysis.figures.interactive import interactive_figures, labels_of
 from analysis.figures.panels import Grid
 from analysis.figures.study_figures import FIGURES, caption_of
+from analysis.figures.token_axis import on_axis
 from analysis.inference.degenerate_results import degenerate_results
 from analysis.inference.finding import Finding
 from analysis.inference.findings import DESCRIBED, LEVEL, QUESTIONS, VERDICTS
@@ -69,15 +70,22 @@ def build_page(
     study: Study | None = None,
     paper: Path | None = None,
 ) -> str:
-    """The page as HTML without references to other servers; `paper` is the output folder of compare_paper.py."""
-    figures = interactive_figures(grids, tables)
+    """The page as HTML without references to other servers.
+
+    grids  of the tables on the axis that on_axis() chooses
+    paper  output folder of compare_paper.py
+    """
+    shown, axis = on_axis(tables)
+    figures = interactive_figures(grids, shown)
     # Inside a script element only "</" and "<!--" end or change it.
-    data = json.dumps({"figures": figures, "labels": labels_of(figures)}, allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps({"figures": figures, "labels": labels_of(figures), "unit": axis}, allow_nan=False).replace(
+        "<", "\\u003c"
+    )
     content = [
         *setup_section(tables, study),
         *findings_section(findings),
         *noise_section(tables),
-        *figures_section(grids),
+        *figures_section(grids, axis),
         *missing_section(tables.missing, study),
         *degenerate_section(tables),
         *(paper_section(paper) if paper else []),
@@ -222,11 +230,12 @@ def css_class(verdict: str) -> str:
     return verdict.replace(" ", "-")
 
 
-def figures_section(grids: Mapping[str, Grid]) -> list[str]:
+def figures_section(grids: Mapping[str, Grid], axis: str) -> list[str]:
     """An empty element for each figure, which the page's script fills, and the controls of all figures."""
+    steps = "<option value='steps'>steps</option>" if axis == "step" else ""
     parts = [
         "<h2>Figures</h2><div class='controls' role='group' aria-label='figures'>"
-        "<label>Axis <select id='axis'><option value='index'>checkpoints</option><option value='steps'>steps</option>"
+        f"<label>Axis <select id='axis'><option value='index'>checkpoints</option>{steps}"
         "<option value='tokens'>tokens</option></select></label>"
         "<label><input type='checkbox' id='log'> log</label><details><summary>Curves</summary>"
         "<div id='series'></div></details></div>"
