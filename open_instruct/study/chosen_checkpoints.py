@@ -59,6 +59,8 @@ def checkpoints_of(name: str, config: FamilyConfig) -> list[Checkpoint]:
 def of_stage(family: Family, stage: str | None, config: StageConfig) -> list[Checkpoint]:
     if not config.needs_list:
         runs = [family.run_named(run) for run in config.runs] or [family.main_run if stage is None else None]
+        if len(set(runs)) < len(runs):
+            raise UserError(f"family {family.name}: runs are {', '.join(config.runs)}, expected each once")
         return [Checkpoint(family.name, step, run, stage) for run in runs for step in numbers(config.steps)]
     wanted = Wanted(
         steps=numbers(config.steps),

@@ -11,6 +11,7 @@ from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, families_li
 from open_instruct.checkpoints.family import MAIN
 from open_instruct.common import naming, paths
 from open_instruct.common.cli import option
+from open_instruct.common.errors import UserError
 from open_instruct.common.yaml_schema import NO_KEY, Aliases
 from open_instruct.data.registry import Datasets
 from open_instruct.data.settings import DataOptions, DataSettings
@@ -229,12 +230,14 @@ class Study:
     """… and whether this study declares some."""
 
     def family_configs(self) -> dict[str, FamilyConfig]:
-        several = {
-            family: config if isinstance(config, FamilyConfig) else FamilyConfig(config)
-            for pattern, config in self.families.items()
-            for family in families_like(pattern)
-        }
-        return ({self.family: FamilyConfig(self.steps, runs=self.runs)} if self.family else {}) | several
+        """Of each family.  Raises UserError for one that two keys of `families` mean."""
+        found = {self.family: FamilyConfig(self.steps, runs=self.runs)} if self.family else {}
+        for pattern, config in self.families.items():
+            for family in families_like(pattern):
+                if family in found:
+                    raise UserError(f"{pattern} is also {family}, which another key means too; expected each once")
+                found[family] = config if isinstance(config, FamilyConfig) else FamilyConfig(config)
+        return found
 
     def checkpoints(self) -> list[Checkpoint]:
         """Those of each family, stage by stage and run by run."""
