@@ -25,6 +25,8 @@ class Finding:
     quantity: str
     """What the effect is, as a noun."""
     series: str
+    family: str | None
+    """As the tables name it."""
     train_set: str | None
     eval_set: str
     metric: str
@@ -86,7 +88,9 @@ def finding(question: str, claim: str, quantity: str, row: Row, *, expected: int
     measured = ("ci_low", "ci_high", "p_value", "df", "next_low", "next_high")
     replicates, items = number(row["replicates"]), number(row["n"])
     fields: dict[str, Any] = {name: finite(number(row[name])) for name in measured}
-    fields |= {name: row[name] for name in ("series", "train_set", "eval_set", "metric", "checkpoint", "unit")}
+    fields |= {
+        name: row[name] for name in ("series", "family", "train_set", "eval_set", "metric", "checkpoint", "unit")
+    }
     fields |= {"missing": row["missing"], "note": row["note"], "effect": number(row["difference"])}
     fields |= {"replicates": 1 if replicates is None else int(replicates), "n": None if items is None else int(items)}
     return Finding(question=question, claim=claim, quantity=quantity, expected=expected, **fields)

@@ -88,7 +88,7 @@ def with_primary(found: Sequence[Finding], primary: PrimaryClaim) -> list[Findin
         listed = "; ".join(one.claim for one in matching[:5]) or "none"
         raise UserError(
             f"primary: found {len(matching)} claims with {', '.join(f'{k} {v}' for k, v in wanted.items())} "
-            f"({listed}); expected one: narrow it by train_set, eval_set, metric, checkpoint"
+            f"({listed}); expected one: narrow it by family, train_set, eval_set, metric, checkpoint"
         )
     return [replace(one, is_primary=True) if one is matching[0] else one for one in found]
 

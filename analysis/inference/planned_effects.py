@@ -14,7 +14,8 @@ import numpy as np
 from analysis.inference.error_parts import LEVEL
 from analysis.inference.power import POWER, smallest_detectable_effect
 from analysis.tables.columns import BITS, FILES, METRIC_LABELS
-from analysis.tables.replicates import FEWEST_REPLICATES, RUN, SEED, curve_family
+from analysis.tables.replicates import FEWEST_REPLICATES, RUN, SEED
+from open_instruct.checkpoints.families import curve_family
 from open_instruct.study.config import Study
 
 ITEM_SD = {"rouge_l": 0.15, BITS: 0.3}
@@ -60,19 +61,34 @@ def planned_effects(study: Study, num_items: Callable[[str], int], results: Path
         return
     rows = earlier_rows(results / FILES["variation"])
     yield f"\nsmallest gain by fine-tuning that a test at {LEVEL:.0%} of one claim alone shows with {POWER:.0%} power:"
+    yield from by_family(tasks, lambda task: f"  {smallest_gain(task, rows)}")
+    yield from by_family(tasks, what_to_add)
+
+
+def by_family(tasks: Sequence[OwnTask], line_of: Callable[[OwnTask], str | None]) -> Iterator[str]:
+    """Each line once, with the families of which it is, where there are several."""
+    families: dict[str, dict[str, None]] = {}
     for task in tasks:
-        replicates = max(task.replicates, FEWEST_REPLICATES)
-        found = noises_of(task, rows)
-        effects = [
-            smallest_detectable_effect(one.item_error, one.replicate_sd, replicates, one.items, shared=one.shared)
-            for one in found
-        ]
-        worst = int(np.argmax(effects))
-        planned = "" if task.replicates == replicates else f", {task.replicates} planned"
-        plan = f"{replicates} {task.unit}s{planned}, {task.items} items"
-        label = METRIC_LABELS.get(task.metric, task.metric)
-        yield f"  {task.eval_set}, {label}: {effects[worst]:.3g} ({plan}; {found[worst].source})"
-    yield from what_to_add(tasks)
+        if line := line_of(task):
+            families.setdefault(line, {})[task.family] = None
+    number = len({task.family for task in tasks})
+    for line, found in families.items():
+        where = f"in each of {number} families" if len(found) == number else f"in {', '.join(found)}"
+        yield line if number == 1 else f"{line}, {where}"
+
+
+def smallest_gain(task: OwnTask, rows: Sequence[Row]) -> str:
+    replicates = max(task.replicates, FEWEST_REPLICATES)
+    found = noises_of(task, rows)
+    effects = [
+        smallest_detectable_effect(one.item_error, one.replicate_sd, replicates, one.items, shared=one.shared)
+        for one in found
+    ]
+    worst = int(np.argmax(effects))
+    planned = "" if task.replicates == replicates else f", {task.replicates} planned"
+    plan = f"{replicates} {task.unit}s{planned}, {task.items} items"
+    label = METRIC_LABELS.get(task.metric, task.metric)
+    return f"{task.eval_set}, {label}: {effects[worst]:.3g} ({plan}; {found[worst].source})"
 
 
 def own_tasks(study: Study, num_items: Callable[[str], int]) -> Iterator[OwnTask]:
@@ -128,13 +144,13 @@ def default_noise(task: OwnTask) -> Noise:
     return Noise(sd / np.sqrt(task.items), REPLICATE_SD, 1.0, task.items, source)
 
 
-def what_to_add(tasks: Sequence[OwnTask]) -> Iterator[str]:
-    """What a study with too few replicates needs before it can judge any claim."""
-    for unit, train_set, replicates in dict.fromkeys((task.unit, task.train_set, task.replicates) for task in tasks):
-        more = FEWEST_REPLICATES - replicates
-        if more > 0:
-            ways = [f"{more} more pre-training run{'s' if more > 1 else ''} (runs, or pretrain.seeds)"] * (unit == RUN)
-            if unit == SEED or replicates == 1:
-                ways += [f"{more} more in train_sets.{train_set}.seeds"]
-            planned = f"{replicates} {unit}{'s' if replicates > 1 else ''}"
-            yield f"no claim on {train_set} can be judged with {planned}: add {', or '.join(ways)}"
+def what_to_add(task: OwnTask) -> str | None:
+    """What a task with too few replicates needs before any claim on it can be judged; None where it has enough."""
+    more = FEWEST_REPLICATES - task.replicates
+    if more <= 0:
+        return None
+    ways = [f"{more} more pre-training run{'s' if more > 1 else ''} (runs, or pretrain.seeds)"] * (task.unit == RUN)
+    if task.unit == SEED or task.replicates == 1:
+        ways += [f"{more} more in train_sets.{task.train_set}.seeds"]
+    planned = f"{task.replicates} {task.unit}{'s' if task.replicates > 1 else ''}"
+    return f"no claim on {task.train_set} can be judged with {planned}: add {', or '.join(ways)}"

@@ -45,11 +45,11 @@ from analysis.tables.latex import write_latex_tables
 from analysis.tables.paper_means import paper_means
 from analysis.tables.released import fault_of
 from analysis.tables.replaced import is_replaced
-from analysis.tables.replicates import curve_family, family_of_run
+from analysis.tables.replicates import family_of_run
 from analysis.tables.scoring import score_predictions
 from analysis.tables.summaries import summarise_changes, summarise_groups, task_groups
 from analysis.tables.weight_tables import weight_tables
-from open_instruct.checkpoints.families import step_name
+from open_instruct.checkpoints.families import curve_family, step_name
 from open_instruct.common.ownership import remove_own_file
 from open_instruct.study.config import Study
 from open_instruct.study.own_results import require_own_results

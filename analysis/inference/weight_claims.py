@@ -23,7 +23,7 @@ NOTHING: dict[str, Any] = dict.fromkeys(
 
 def noise_sensitivity(tables: Tables) -> Iterator[Finding]:
     """Does the same noise cost more after longer pre-training? At the middle one of the noise sizes."""
-    for (_, series, setting), rows in groups(tables.noise, "family", "series", "setting"):
+    for (family, series, setting), rows in groups(tables.noise, "family", "series", "setting"):
         sizes = sorted(set(rows["size"]))
         size = sizes[len(sizes) // 2]
         of_size = select(rows, size=size)
@@ -34,7 +34,12 @@ def noise_sensitivity(tables: Tables) -> Iterator[Finding]:
         )
         quantity = f"change of the cost in bits per byte of weight noise of size {size:g} in {models} on {setting}"
         row = NOTHING | {"series": series, "train_set": of_size["train_set"].iloc[0], "eval_set": setting}
-        row |= {"metric": BITS, "checkpoint": in_order(of_size)["checkpoint"].iloc[-1], "replicates": 1}
+        row |= {
+            "family": family,
+            "metric": BITS,
+            "checkpoint": in_order(of_size)["checkpoint"].iloc[-1],
+            "replicates": 1,
+        }
         slopes, errors = [], []
         expected = {*of_size["checkpoint"], *select(tables.levels, series=series)["checkpoint"]} - {"0"}
         of_size = of_size.assign(replicate=of_size["replicate"].fillna(""))

@@ -23,7 +23,8 @@ from analysis.inference.power import POWER
 from analysis.page.html_tables import joined, table
 from analysis.tables.columns import FILES, OPTIONAL
 from analysis.tables.frames import Tables, groups, order_checkpoints, read_table, where
-from analysis.tables.replicates import FEWEST_REPLICATES, FIRST_RUN, curve_family
+from analysis.tables.replicates import FEWEST_REPLICATES, FIRST_RUN
+from open_instruct.checkpoints.families import curve_family
 from open_instruct.common.provenance import git_commit, package_version
 from open_instruct.study.config import Study
 

@@ -25,11 +25,12 @@ from analysis.tables.measurements import (
 from analysis.tables.parameters import Course, with_parameters
 from analysis.tables.released import RELEASED_PERFORMANCE, is_own, read_released
 from analysis.tables.replaced import own_rows
-from analysis.tables.replicates import RUN, curve_family, families_by_architecture, families_by_stage, label_replicates
+from analysis.tables.replicates import RUN, families_by_architecture, families_by_stage, label_replicates
 from eval.metrics.aggregation import TOP_PREDICTION
 from eval.metrics.bootstrap import Interval
 from eval.metrics.metrics_file import reported_value
 from olmo_eval.tasks import OTHER_NAMES
+from open_instruct.checkpoints.families import curve_family
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.json_files import read_json

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from open_instruct.checkpoints.families import curve_family
+
 RUN, SEED = "pre-training run", "fine-tuning seed"
 """Values of `unit` in the tables; empty where there are no replicates."""
 SHARED = ""
@@ -41,14 +43,6 @@ def label_replicates(
             label = {"unit": None, "replicate": SHARED}
         labelled.append(row | label)
     return labelled
-
-
-def curve_family(family: str, stage: str | None) -> str:
-    """Name in the tables of the family of a checkpoint: a later stage is a family of its own.
-
-    It counts its own steps and has its own runs, so that its step 1000 is no other model's step 1000.
-    """
-    return family if stage is None else f"{family} {stage}"
 
 
 def families_by_stage(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

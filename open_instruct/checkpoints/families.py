@@ -72,6 +72,14 @@ def step_order(step: int | None) -> float:
     return math.inf if step is None else step
 
 
+def curve_family(family: str, stage: str | None) -> str:
+    """Name in tables and claims of the family of a checkpoint: a later stage is a family of its own.
+
+    It counts its own steps and has its own runs, so that its step 1000 is no other model's step 1000.
+    """
+    return family if stage is None else f"{family} {stage}"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One point of one family's pre-training."""

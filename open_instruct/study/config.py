@@ -123,6 +123,8 @@ class PrimaryClaim:
     """The one claim that is tested at 5% alone, whatever the others are; what is None restricts it to nothing."""
 
     question: Question
+    family: str | None = None
+    """As the tables name it: a later stage is a family of its own, `olmo2_1b stage2`."""
     train_set: str | None = None
     eval_set: str | None = None
     metric: str | None = None

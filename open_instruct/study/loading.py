@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.families import EMBEDDED, family_named, step_name, step_order
+from open_instruct.checkpoints.families import EMBEDDED, curve_family, family_named, step_name, step_order
 from open_instruct.checkpoints.family import MAIN
 from open_instruct.checkpoints.selection import ALL, parse_tokens
 from open_instruct.common import paths, ranges
@@ -183,8 +183,13 @@ def check_claims(study: Study, validator: Validator) -> None:
     """The primary claim is about models and evaluations of the study, and margins are of known metrics."""
     if primary := study.primary:
         suite_tasks = study.suite.tasks if study.suite else ()
-        steps = [] if validator.errors else [step_name(one.step) for one in study.checkpoints()]
+        checkpoints = [] if validator.errors else study.checkpoints()
+        steps = [step_name(one.step) for one in checkpoints]
+        families = list(dict.fromkeys(curve_family(one.family, one.stage) for one in checkpoints))
+        if primary.family is None and len(families) > 1:
+            validator.error("primary", f"expected its family, one of {', '.join(families)}: a claim is about one")
         for key, kind, known in (
+            ("family", "family", families),
             ("train_set", "train set", study.train_sets),
             ("eval_set", "evaluation set", (*study.evaluation, *suite_tasks)),
             ("metric", "metric", METRICS),

@@ -86,6 +86,7 @@ def finding(**changes):
         "claim": "it rises",
         "quantity": "change",
         "series": "xsum",
+        "family": "tiny",
         "train_set": "xsum",
     }
     values |= {"eval_set": "text", "metric": "bits_per_byte", "checkpoint": "all", "expected": 1, "effect": 0.5}
@@ -137,6 +138,11 @@ def test_who_gains_most_is_asked_once_a_task_or_for_each_usual_number_of_shots(b
 
 def test_a_study_file_may_name_each_question():
     assert tuple(QUESTIONS) == get_args(Question)
+
+
+def test_the_primary_claim_is_that_of_its_family():
+    claims = [finding(), finding(family="tiny stage2")]
+    assert [one.is_primary for one in with_primary(claims, PrimaryClaim("forgetting", family="tiny stage2"))] == [0, 1]
 
 
 @pytest.mark.parametrize("primary", [PrimaryClaim("forgetting"), PrimaryClaim("forgetting", metric="accuracy")])

@@ -13,6 +13,8 @@ MEASURED = {"family": "tiny", "train_set": "socialiqa", "eval_set": "socialiqa",
 MEASURED |= {"format": "default", "unit": "pre-training run", "replicates": 3, "items": 100, "n": 50}
 MEASURED |= {"gain_item_error": 0.01, "gain_replicate_sd": 0.03, "gain_shared_items": 0.4}
 
+OF_ONE_FAMILY = "family: olmo1b\nsteps: [0, 20, 60, 150, 300]"
+
 
 @pytest.fixture
 def lines_of(base_dir):
@@ -82,3 +84,19 @@ def test_too_few_replicates_are_named_with_what_to_add(lines_of):
         "no claim on hellaswag_endings can be judged with 1 pre-training run: add 2 more pre-training runs (runs, or "
         "pretrain.seeds), or 2 more in train_sets.hellaswag_endings.seeds",
     ]
+
+
+def test_a_line_names_its_families_where_a_study_has_several(lines_of):
+    stages = "families: {olmo2_1b: {steps: [10], stages: {stage2: {steps: [20], runs: ['1', '2', '3']}}}}"
+    lines = lines_of(STUDY.replace(OF_ONE_FAMILY, stages))
+    gains = [line for line in lines if line.startswith("  socialiqa, ROUGE-L")]
+    # One run of stage 1, and three of stage 2.
+    assert [line.split(" (")[1].split(", 100")[0] for line in gains] == [
+        "3 pre-training runs, 1 planned",
+        "3 pre-training runs",
+    ]
+    assert [line.rsplit(", in ")[1] for line in gains] == ["olmo2_1b", "olmo2_1b stage2"]
+    assert {line.rsplit(", in ")[1] for line in lines if line.startswith("no claim")} == {"olmo2_1b"}
+    two_families = "families: {olmo1b: [1], olmo1b_hf: [1]}"
+    both = lines_of(STUDY.replace(OF_ONE_FAMILY, two_families))
+    assert all(line.endswith(", in each of 2 families") for line in both[1:])

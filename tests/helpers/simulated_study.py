@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.metrics.bootstrap import bootstrap_mean
+from open_instruct.checkpoints.families import step_order
 from open_instruct.common import paths
 from open_instruct.common.json_files import write_json
 from open_instruct.common.sidecars import sidecar_path
@@ -56,8 +57,14 @@ def write_study(base_dir: Path, *, num_items: int = 40, effect: float = 1.0, tex
     return study_file
 
 
+def index_of(study: Study, variant: Variant) -> int:
+    """Of a checkpoint among all steps of the study."""
+    steps = {one.step for one in study.checkpoints()}
+    return sorted(steps, key=step_order).index(variant.checkpoint.step)
+
+
 def true_bits_per_byte(study: Study, variant: Variant, eval_set: str, task_format: str) -> float:
-    index = study.steps.index(variant.checkpoint.step or 0)
+    index = index_of(study, variant)
     spec = EVAL_SETS[eval_set]
     bits = 3 - 0.3 * index
     if spec.role == "pre-training":
@@ -95,7 +102,7 @@ def write_metrics(
 
 
 def write_suite(study: Study, variant: Variant, task: str, *, effect: float) -> None:
-    index = study.steps.index(variant.checkpoint.step or 0)
+    index = index_of(study, variant)
     accuracy = 0.25 + effect * (0.1 * index + (0.05 if variant.train_set else 0.0)) * (task != "boolq")
     result = {"task": task, "num_instances": 1000, "task_options": {"split": "validation"}}
     result["metrics"] = {"rc_metrics": {"acc_raw": accuracy, "acc_per_token": 0.25, "acc": accuracy}}

@@ -1,9 +1,11 @@
 """The plan of a study: jobs in the order of their dependencies, equal ids for equal work."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from toy_datasets import fill_llmbar
 from toy_study import FAMILY, TOY
 
 from open_instruct.checkpoints.family_table import family_table
@@ -14,7 +16,14 @@ from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
 from open_instruct.study.stage_scripts import require_runnable
+from open_instruct.tasks.instruction import LLMBAR_ROWS
+from scripts import run_study
 
+STUDIES = sorted((paths.REPOSITORY / "scripts" / "studies").glob("*.yaml"))
+COSTS = re.compile(
+    r"^# Costs: (\d+) GPU-hours, (\d+) GB \((\d+) GB with --keep_weights none, .*: *\n# (\S+) bits per byte",
+    re.MULTILINE,
+)
 BASE = "tiny_d32-heads2-vocab512_checkpoint-4"
 
 
@@ -174,6 +183,24 @@ def test_an_input_that_no_job_makes_is_named(tmp_path, base_dir):
         jobs_of(tmp_path, family="mine", steps=[1, 2, 3, 4, 5, 6, 7], pretrain=None)
 
 
-def test_studies_in_the_repository_are_valid():
-    for path in sorted((paths.REPOSITORY / "scripts" / "studies").glob("*.yaml")):
-        assert load_study(path).name == path.stem
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_dry_run_of_every_study_prints_its_costs_and_the_smallest_gains(path, base_dir, capsys):
+    fill_llmbar(base_dir / "data" / "llmbar", LLMBAR_ROWS)
+    run_study.main(run_study.Args(path, dry_run=True))
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"study {path.stem}: ")
+    assert re.search(r"^total: (\d+) of \1 jobs left, \d+\.\d\d GPU-hours$", printed, re.MULTILINE)
+    assert "smallest gain by fine-tuning" in printed
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in STUDIES if COSTS.search(path.read_text())], ids=lambda path: path.stem
+)
+def test_the_costs_in_the_head_of_a_study_file_are_those_of_its_dry_run(path, capsys):
+    hours, disk, kept, gain = COSTS.search(path.read_text()).groups()
+    for weights, num_gb in (("full", disk), ("none", kept)):
+        run_study.main(run_study.Args(path, dry_run=True, keep_weights=weights))
+        printed = capsys.readouterr().out
+        found = re.search(r"jobs left, (\S+) GPU-hours\ndisk:  (\S+) GB", printed)
+        assert (int(hours), int(num_gb)) == (round(float(found[1])), round(float(found[2])))
+        assert f"  socialiqa, bits per byte: {gain} (" in printed

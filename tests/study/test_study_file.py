@@ -50,6 +50,22 @@ def test_a_primary_claim_and_margins_are_those_of_the_file(tmp_path):
     assert study.primary == PrimaryClaim("fine-tuning gain", checkpoint="main")
 
 
+def test_a_primary_claim_of_several_families_names_one_as_the_tables_do(tmp_path):
+    stages = {"stage2": {"steps": [23852], "runs": ["1", "2", "3"]}}
+    several = {
+        "family": None,
+        "steps": [],
+        "pretrain": None,
+        "families": {"olmo2_1b": {"steps": [10], "stages": stages}},
+    }
+    study = load_study(write(tmp_path, **several, primary=CLAIM | {"family": "olmo2_1b stage2"}))
+    assert study.primary == PrimaryClaim("fine-tuning gain", family="olmo2_1b stage2")
+    with pytest.raises(UserError, match=r"primary: expected its family, one of olmo2_1b, olmo2_1b stage2"):
+        load_study(write(tmp_path, **several, primary=CLAIM))
+    with pytest.raises(UserError, match=r"primary.family: family stage2 is not among those of this study"):
+        load_study(write(tmp_path, **several, primary=CLAIM | {"family": "stage2"}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
