@@ -20,6 +20,7 @@ from open_instruct.tasks.instruction import LLMBAR_ROWS
 from scripts import run_study
 
 STUDIES = sorted((paths.REPOSITORY / "scripts" / "studies").glob("*.yaml"))
+SUITES = paths.REPOSITORY / "docs" / "suites.md"
 COSTS = re.compile(
     r"^# Costs: (\d+) GPU-hours, (\d+) GB \((\d+) GB with --keep_weights none, .*: *\n# (\S+) bits per byte",
     re.MULTILINE,
@@ -198,6 +199,7 @@ def test_the_dry_run_of_every_study_prints_its_costs_and_the_smallest_gains(path
 )
 def test_the_costs_in_the_head_of_a_study_file_are_those_of_its_dry_run(path, capsys):
     hours, disk, kept, gain = COSTS.search(path.read_text()).groups()
+    assert re.search(rf"`{path.name}` \|.*\| {disk} \({kept}\) \| {hours} \|", SUITES.read_text())
     for weights, num_gb in (("full", disk), ("none", kept)):
         run_study.main(run_study.Args(path, dry_run=True, keep_weights=weights))
         printed = capsys.readouterr().out
