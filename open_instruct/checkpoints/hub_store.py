@@ -86,18 +86,21 @@ def list_hub(family: Family, *, runs: Sequence[str] | None = None, cached: bool 
     """The checkpoints among the branches and tags of the family's repositories, of all stages.
 
     runs: of repositories that hold one run each, only these (None: all); cached: take the listing on the disk.
-    Raises UserError where no repository can be listed, or none has a revision of a name that is known.
+    Raises UserError where that of one of `runs`, or every one, cannot be listed, or no revision has a known name.
     """
     wanted = {name: run for name, run in family.repositories.items() if runs is None or not run or run in runs}
     found, notes, dates = dict[Checkpoint, list[Available]](), list[str](), list[str]()
     with ThreadPoolExecutor(NUM_PARALLEL) as pool:
         listings = {name: pool.submit(listing_of, name, cached=cached) for name in wanted}
-    errors = [str(error) for one in listings.values() if isinstance(error := one.exception(), UserError)]
-    if len(errors) == len(listings):
-        raise UserError(errors[0])
+    errors = {name: str(error) for name, one in listings.items() if isinstance(error := one.exception(), UserError)}
+    named = [name for name, run in wanted.items() if runs is not None and (run or MAIN) in (runs or (MAIN,))]
+    if failed := [errors[name] for name in named if name in errors]:
+        raise UserError("; ".join(failed))
+    if len(errors) == len(wanted):
+        raise UserError(next(iter(errors.values())))
     for repository, run in wanted.items():
-        if str(listings[repository].exception()) in errors:
-            notes.append(f"left out: {listings[repository].exception()}")
+        if repository in errors:
+            notes.append(f"left out: {errors[repository]}")
             continue
         listing = listings[repository].result()
         dates.append(listing.listed)

@@ -86,8 +86,9 @@ def courses(
         listed = ", ".join(MAIN if run == family.main_run else str(run) for run in known)
         for run in known if ALL in runs else [family.run_named(run) for run in runs] or default:
             if run not in known:
-                nearby = nearest(str(run), [one for one in known if one])
-                raise UserError(f"family {family.name}: the store has no run {run} ({nearby}), but {listed}")
+                names = [one for one in known if one]
+                nearby = f" ({nearest(str(run), names)})" if names else ""
+                raise UserError(f"family {family.name}: the store has no run {run}{nearby}, but {listed}; see --list")
             found[stage, run] = grouped[stage, run]
         if known and not runs and not default:
             raise UserError(f"family {family.name} has runs {listed}; choose some by --runs, or --runs {ALL}")
