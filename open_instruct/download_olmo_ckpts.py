@@ -234,8 +234,10 @@ def choose(args: Args, family: Family, available: Sequence[Available]) -> list[C
             seen = one.available.checkpoint.num_tokens
             tokens = "" if what == "step" or seen is None else f", at {short(seen)}"
             print(f"{asked}; chose the nearest, {one.available.name}{tokens}")
-    if args.tokens:
-        print(f"steps: [{as_steps(chosen)}]")
+    # A later stage counts its own steps.
+    for stage in dict.fromkeys(one.available.checkpoint.stage for one in chosen) if args.tokens else ():
+        of_stage = [one for one in chosen if one.available.checkpoint.stage == stage]
+        print(f"steps{f' of {family.stage_name(stage)}' if family.stages else ''}: [{as_steps(of_stage)}]")
     return [Choice(one.available, one.asked_for, plan_artifact(args, family, one.available)) for one in chosen]
 
 

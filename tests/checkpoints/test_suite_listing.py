@@ -194,6 +194,16 @@ def test_a_repository_that_wants_its_own_code_is_refused_before_its_weights(hub)
     assert {request.path.rpartition("/")[2] for request in hub.requests_of("/resolve/")} == {"config.json"}
 
 
+def test_the_steps_of_chosen_tokens_are_printed_by_stage(hub, capsys):
+    stages = ("stage1-step100-tokens1B", "stage1-step928646-tokens3896B", "stage2-ingredient1-step11931-tokens50B")
+    add(hub, OLMO2, *stages)
+    options = {"tokens": ("3.895T,3.945T",), "runs": ("all",), "stages": ("all",)}
+    # None of them has weights.
+    with pytest.raises(UserError, match=r"has no config\.json with"):
+        download.main(download.Args(family="olmo2_7b", **options))
+    assert "steps of stage1: [928646]\nsteps of stage2: [11931]\n" in capsys.readouterr().out
+
+
 def test_runs_are_downloaded_at_equal_tokens_each_to_its_own_folder(hub, base_dir, tmp_path, capsys):
     for seed, (run, step) in enumerate([("", 256), ("", 512), ("-seed1", 512), ("-seed2", 512)]):
         place = tmp_path / "published" / f"{run}{step}"
@@ -201,7 +211,9 @@ def test_runs_are_downloaded_at_equal_tokens_each_to_its_own_folder(hub, base_di
         hub.add("model", PYTHIA + run, {path.name: path for path in place.iterdir()}, ref=f"step{step}")
     options = {"family": "pythia-14m", "tokens": ("1B",), "nearest": True, "runs": ("main,seed1",)}
     download.main(download.Args(**options))
-    assert "at 1B tokens there is none; chose the nearest, run seed1, checkpoint-512" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "at 1B tokens there is none; chose the nearest, run seed1, checkpoint-512" in printed
+    assert "\nsteps: [512]\n" in printed
     output = base_dir / "output"
     for run, folder in ((None, "pythia-14m_tf_ckpts"), ("seed1", "pythia-14m_seed1_tf_ckpts")):
         one = Checkpoint("pythia-14m", 512, run)
