@@ -153,7 +153,7 @@ def print_list(args: Args, family: Family) -> None:
     listed = list_available(args, family)
     available = listed.available
     if args.runs or args.stages:
-        chosen = courses(family, available, runs=args.runs or (ALL,), stages=args.stages or (ALL,))
+        chosen = courses(family, available, runs=split(args.runs) or (ALL,), stages=split(args.stages) or (ALL,))
         available = [one for own in chosen.values() for one in own]
     is_on_hub = not args.fine_tuned and not is_native(args, family)
     if is_on_hub and not args.cached and (args.details or len(available) <= MOST_DETAILS):

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from open_instruct import download_olmo_ckpts as download
 from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.hub_listing import ListedRevision, Listing, keep
 from open_instruct.checkpoints.listing import (
     Available,
     choose_amount,
@@ -221,3 +223,15 @@ def test_missing_steps_are_refused_unless_the_nearest_are_accepted():
         choose_steps(available, [900, 1100], nearest=True)
     with pytest.raises(UserError, match="no checkpoint of step main"):
         choose_steps(of_steps(1), [None], nearest=True)
+
+
+@pytest.mark.parametrize("runs", [("default,small-aux-2",), ("default", "small-aux-2")])
+def test_a_cached_list_is_printed_of_the_chosen_runs(runs, capsys):
+    family = family_named("datadecide-c4-150M")
+    names = [f"step{step}-seed-{run}" for run in family.runs for step in (1250, 2500)]
+    revisions = tuple(ListedRevision(name, name) for name in names)
+    keep(Listing(family.repository(None), "2026-11-28 10:00", revisions))
+    download.main(download.Args(family.name, list=True, cached=True, runs=runs))
+    printed = capsys.readouterr().out
+    assert [name for name in names if name in printed] == names[:4]
+    assert "listed 2026-11-28 10:00 UTC" in printed
