@@ -195,14 +195,14 @@ def test_the_dry_run_of_every_study_prints_its_costs_and_the_smallest_gains(path
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in STUDIES if COSTS.search(path.read_text())], ids=lambda path: path.stem
+    "path", [path for path in STUDIES if "# Costs:" in path.read_text()], ids=lambda path: path.stem
 )
 def test_the_costs_in_the_head_of_a_study_file_are_those_of_its_dry_run(path, capsys):
-    hours, disk, kept, gain = COSTS.search(path.read_text()).groups()
+    ((hours, disk, kept, gain),) = COSTS.findall(path.read_text())
     assert re.search(rf"`{path.name}` \|.*\| {disk} \({kept}\) \| {hours} \|", SUITES.read_text())
-    for weights, num_gb in (("full", disk), ("none", kept)):
-        run_study.main(run_study.Args(path, dry_run=True, keep_weights=weights))
-        printed = capsys.readouterr().out
-        found = re.search(r"jobs left, (\S+) GPU-hours\ndisk:  (\S+) GB", printed)
-        assert (int(hours), int(num_gb)) == (round(float(found[1])), round(float(found[2])))
-        assert f"  socialiqa, bits per byte: {gain} (" in printed
+    run_study.main(run_study.Args(path, dry_run=True))
+    run_study.main(run_study.Args(path, dry_run=True, keep_weights="none"))
+    printed = capsys.readouterr().out
+    found = re.findall(r"jobs left, (\S+) GPU-hours\ndisk:  (\S+) GB", printed)
+    assert [tuple(str(round(float(number))) for number in one) for one in found] == [(hours, disk), (hours, kept)]
+    assert f"  socialiqa, bits per byte: {gain} (" in printed
