@@ -62,6 +62,7 @@ REVISIONS: dict[str, list[Row]] = {
         ("stage1-step1413814", None, None, 1_413_814, 5.93 * T, 0.005 * T),
         ("stage2-step47684", "stage2", None, 47_684, 6.03 * T, 0.005 * T),
         ("stage3-step11921", "stage3", None, 11_921, 6.08 * T, 0.005 * T),
+        ("stage2-step47684-mix-gen-mc-only-from-2T-ckpt", "stage2-from-2T", "gen-mc-only", 47_684, 2.1 * T, 0.005 * T),
         ("stage2-step47684-mix-round5-from-2T-ckpt", "stage2-from-2T", "round5", 47_684, 2.1 * T, 0.005 * T),
     ],
     "olmo3_32b": [
@@ -76,6 +77,7 @@ REVISIONS: dict[str, list[Row]] = {
     # 94.4e9 tokens between two checkpoints, 11.14e12 in all; then 5e10 of long texts, twice.
     "smollm3_3b": [
         ("stage1-step-40000", None, None, 40_000, 94.4 * B, 0.05 * B),
+        ("stage1-step-3440000", None, None, 3_440_000, 8.12 * T, 0.005 * T),
         ("stage2-step-4200000", "stage2", None, 4_200_000, 9.91 * T, 0.005 * T),
         ("stage3-step-4720000", "stage3", None, 4_720_000, 11.14 * T, 0.005 * T),
         ("lc-4k-to-32k-step-20000", "lc-32k", None, 20_000, 11.19 * T, 0.01 * T),

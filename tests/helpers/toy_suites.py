@@ -67,12 +67,12 @@ def revisions() -> Iterator[tuple[str, str]]:
     for step in (*range(1000, 47_684, 1000), 47_684):
         yield "allenai/Olmo-3-1025-7B", f"stage2-step{step}"
     yield from (("allenai/Olmo-3-1025-7B", f"stage3-step{step}") for step in (*range(1000, 11_921, 1000), 11_921))
-    for mix in ("round1", "round5"):
+    for mix in ("gen-mc-only", "math-code-reasoning-web", "round5"):
         yield "allenai/Olmo-3-1025-7B", f"stage2-step47684-mix-{mix}-from-2T-ckpt"
     for number in range(1, 9):
         yield "HuggingFaceTB/SmolLM2-135M-intermediate-checkpoints", f"step-{number * 240_000}"
     for number, step in enumerate(range(40_000, 4_720_001, 40_000)):
-        stage = 1 if step <= 3_450_000 else 2 if step <= 4_200_000 else 3
+        stage = 1 if step <= 3_440_000 else 2 if step <= 4_200_000 else 3
         if number != 5:
             yield "HuggingFaceTB/SmolLM3-3B-checkpoints", f"stage{stage}-step-{step}"
     for part in ("lc-4k-to-32k", "lc-32k-to-64k"):
