@@ -29,7 +29,7 @@ from open_instruct.checkpoints.download import (
 )
 from open_instruct.checkpoints.duplicates import refuse_duplicates_in_store
 from open_instruct.checkpoints.families import Checkpoint, families_like, family_named
-from open_instruct.checkpoints.family import MAIN, Family
+from open_instruct.checkpoints.family import ALL, MAIN, Family
 from open_instruct.checkpoints.family_table import family_table
 from open_instruct.checkpoints.fine_tuned import FineTuned, choose_fine_tuned, list_fine_tuned, store_of
 from open_instruct.checkpoints.http_probe import RetryPolicy, open_client
@@ -38,7 +38,6 @@ from open_instruct.checkpoints.listing import Available, read_checkpoint_csv
 from open_instruct.checkpoints.listing_table import print_available
 from open_instruct.checkpoints.native_store import describe_native, wget_script
 from open_instruct.checkpoints.selection import (
-    ALL,
     Wanted,
     as_steps,
     choose_each,
@@ -159,7 +158,7 @@ def print_list(args: Args, family: Family) -> None:
     if is_on_hub and not args.cached and (args.details or len(available) <= MOST_DETAILS):
         available = with_details(available)
     elif is_on_hub and any(one.date is None for one in available):
-        listed.notes.append("sizes and dates are not known; add --details to ask the Hub for each")
+        listed.notes.append("sizes and dates are not known; add --details, without --cached, to ask the Hub for each")
     found = [] if args.fine_tuned else contradictions(family, available)
     print_available(family, available, listed=listed.listed, notes=[*listed.notes, *found])
 
@@ -185,6 +184,8 @@ def check_args(args: Args, family: Family) -> None:
         problems.append(f"--ckpt_csv lists native checkpoints; family {family.name} is in transformers format")
     if uses_hub and (args.with_optimizer or args.get_wget_list):
         problems.append("--with_optimizer and --get_wget_list are for native checkpoints, not for the Hub")
+    if args.cached and args.details:
+        problems.append("--details asks the Hub, and --cached does not; choose one of them")
     if args.ckpt_csv and args.from_hub:
         problems.append("choose one of --ckpt_csv and --from_hub")
     if args.fine_tuned and (args.ckpt_amount is not None or args.nearest or args.tokens or args.runs or args.stages):
@@ -207,10 +208,8 @@ def list_available(args: Args, family: Family) -> Listed:
     listed = args.ckpt_csv or family.ckpt_csv
     if listed and is_native(args, family):
         return Listed(read_checkpoint_csv(Path(listed), family))
-    runs = split(args.runs)
-    # A repository of another run is not needed, and a listing of every one is.
-    needed = None if args.list or ALL in runs else runs
-    return list_hub(family, runs=needed, cached=args.cached)
+    # What is listed may lack a run; what is downloaded may not.
+    return list_hub(family, runs=None if args.list else split(args.runs), cached=args.cached)
 
 
 def choose(args: Args, family: Family, available: Sequence[Available]) -> list[Choice]:

@@ -17,7 +17,8 @@ MAIN = "main"
 """Name of the released final weights, on command lines and in names; their step is None in code and JSON files."""
 ALL = "all"
 """Every run, stage or step, on command lines and in study files."""
-PLACEHOLDERS = {"step": r"(?P<step>\d+)", "tokens": r"(?P<tokens>\d+)", "run": r"(?P<run>[A-Za-z0-9_.-]+)"}
+NUMBER, NAME = r"[0-9]{1,12}", r"[A-Za-z0-9_.-]+"
+PLACEHOLDERS = {"step": rf"(?P<step>{NUMBER})", "tokens": rf"(?P<tokens>{NUMBER})", "run": rf"(?P<run>{NAME})"}
 FINE_TUNED_PLACEHOLDERS = {
     "checkpoint": r"(?:ckpt(?P<step>\d+)|main)",
     "train_set": r"(?P<train_set>[A-Za-z0-9_]+)",

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
@@ -77,10 +78,18 @@ def kept_listing(repository: str) -> Listing | None:
     try:
         if found["repository"] != repository:
             raise UserError(f"{path} lists {found['repository']}, expected {repository}; delete it")
-        revisions = tuple(ListedRevision(**one) for one in found["revisions"])
+        revisions = tuple(revision_of(**one) for one in found["revisions"])
         return Listing(repository, str(found["listed"]), revisions)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no listing of a repository ({error}); delete it, and list again") from error
+
+
+def revision_of(name: Any, commit: Any, num_bytes: Any = None, date: Any = None) -> ListedRevision:
+    """One entry of a listing.  Raises ValueError where it is none."""
+    are_texts = isinstance(name, str) and isinstance(commit, str) and isinstance(date, str | None)
+    if not are_texts or not isinstance(num_bytes, int | None):
+        raise ValueError(f"a revision is {[name, commit, num_bytes, date]}"[:200])
+    return ListedRevision(name, commit, num_bytes, date)
 
 
 def keep(listing: Listing) -> None:

@@ -132,7 +132,7 @@ def choose_tokens(own: Sequence[Available], elsewhere: Sequence[Available], want
 def parse_tokens(values: Sequence[str]) -> tuple[int, ...]:
     """Numbers of tokens from `1B,10B` or `500M 1.5T`.  Raises UserError for anything else."""
     parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
-    matches = [re.fullmatch(r"(\d+(?:\.\d+)?)([MBT])", part) for part in parts]
+    matches = [re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([MBT])", part) for part in parts]
     if wrong := [part for part, match in zip(parts, matches, strict=True) if match is None]:
         raise UserError(f"tokens: expected numbers like 500M, 10B or 1.5T, found {', '.join(wrong)}")
     found = tuple(round(float(match[1]) * UNITS[match[2]]) for match in matches if match)

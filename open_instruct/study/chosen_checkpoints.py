@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 from open_instruct.checkpoints.families import Checkpoint, family_named
-from open_instruct.checkpoints.family import MAIN, Family
+from open_instruct.checkpoints.family import ALL, MAIN, Family
 from open_instruct.checkpoints.hub_listing import listing_file
 from open_instruct.checkpoints.hub_store import list_hub
 from open_instruct.checkpoints.listing import Available, read_checkpoint_csv
-from open_instruct.checkpoints.selection import ALL, Wanted, choose_each, parse_tokens
+from open_instruct.checkpoints.selection import Wanted, choose_each, parse_tokens
 from open_instruct.common.errors import UserError
 from open_instruct.common.yaml_schema import Aliases
 
@@ -69,7 +69,7 @@ def of_stage(family: Family, stage: str | None, config: StageConfig) -> list[Che
         nearest=bool(config.tokens),
     )
     stages = [family.stage_name(stage)] if family.stages else []
-    chosen = choose_each(family, listed(family), wanted, runs=config.runs, stages=stages)
+    chosen = choose_each(family, listed(family, config.runs), wanted, runs=config.runs, stages=stages)
     return [one.available.checkpoint for one in chosen]
 
 
@@ -78,19 +78,22 @@ def numbers(steps: Steps) -> tuple[int | None, ...]:
     return tuple(step for step in steps if not isinstance(step, str))
 
 
-def listed(family: Family) -> Sequence[Available]:
-    """What the family's store has, from a list on this disk.  Raises UserError where there is none."""
+def listed(family: Family, runs: tuple[str, ...]) -> Sequence[Available]:
+    """What the family's store has of these runs (`all`: of every one), from a list on this disk.
+
+    Raises UserError where there is none.
+    """
     if family.ckpt_csv:
         return read_checkpoint_csv(Path(family.ckpt_csv), family)
     if not family.hub:
         raise UserError(f"family {family.name} has no store that lists its checkpoints; give their steps")
     files = [listing_file(repository) for repository in family.repositories]
-    return listed_on_hub(family, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
+    return listed_on_hub(family, runs, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
 
 
 @cache
-def listed_on_hub(family: Family, _mtimes_ns: tuple[int, ...]) -> Sequence[Available]:
-    return list_hub(family, cached=True).available
+def listed_on_hub(family: Family, runs: tuple[str, ...], _mtimes_ns: tuple[int, ...]) -> Sequence[Available]:
+    return list_hub(family, runs=runs, cached=True).available
 
 
 def has_listing(family: Family, run: str | None) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from open_instruct.checkpoints.families import EMBEDDED, curve_family, family_named, step_name, step_order
-from open_instruct.checkpoints.family import MAIN
-from open_instruct.checkpoints.selection import ALL, parse_tokens
+from open_instruct.checkpoints.family import ALL, MAIN
+from open_instruct.checkpoints.selection import parse_tokens
 from open_instruct.common import paths, ranges
 from open_instruct.common.errors import UserError, nearest
 from open_instruct.common.yaml_files import compose

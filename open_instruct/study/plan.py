@@ -6,8 +6,9 @@ from itertools import groupby
 
 from open_instruct.checkpoints.duplicates import refuse_duplicates_on_disk
 from open_instruct.checkpoints.families import Checkpoint, family_named
+from open_instruct.checkpoints.family import ALL, MAIN
 from open_instruct.checkpoints.listing import missing_steps
-from open_instruct.checkpoints.selection import ALL, course_name, courses
+from open_instruct.checkpoints.selection import course_name, courses
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.data.availability import (
@@ -88,7 +89,8 @@ def require_listed_steps(checkpoints: Sequence[Checkpoint]) -> None:
         wanted = {(stage, run): steps for (of, stage, run), steps in by_course.items() if of == name}
         if family.ckpt_csv is None:
             wanted = {course: steps for course, steps in wanted.items() if has_listing(family, course[1])}
-        by_listed = courses(family, listed(family), runs=(ALL,), stages=(ALL,)) if wanted else {}
+        available = listed(family, tuple(dict.fromkeys(run or MAIN for _, run in wanted))) if wanted else ()
+        by_listed = courses(family, available, runs=(ALL,), stages=(ALL,))
         for course, steps in wanted.items():
             if missing := missing_steps(by_listed.get(course, ()), steps):
                 where = f", {course_name(family, course)}," if any(course) else ""
