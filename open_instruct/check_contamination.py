@@ -120,6 +120,9 @@ def is_done(artifact: Artifact, version: str, overwrite: bool) -> bool:
 def scan(files: Sequence[Path], table: NgramTable, args: Args) -> tuple[Found, float]:
     started = time.monotonic()
     found = scan_files(files, table, ScanOptions(args.text_field, args.skip_bad_rows, args.num_workers))
+    if not found.num_documents:
+        some = f": {'; '.join(found.rejected.named)}" if found.rejected.named else ""
+        raise UserError(f"{args.text_dir}: no document in {len(files)} file(s){some}; expected text, see --text_field")
     return found, time.monotonic() - started
 
 

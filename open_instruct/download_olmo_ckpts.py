@@ -14,6 +14,7 @@ Writes  output/listings/{repository}.json, what the Hub listed and when;
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -114,8 +115,7 @@ def main(args: Args) -> None:
         print(family_table())
         return
     if args.list:
-        for name in families_like(args.family):
-            print_list(args, family_named(name))
+        print_lists(args, families_like(args.family))
         return
     family = family_named(args.family)
     family = store_of(family) if args.fine_tuned else family
@@ -146,7 +146,21 @@ def main(args: Args) -> None:
         make_tokenizer(family)
 
 
-def print_list(args: Args, family: Family) -> None:
+def print_lists(args: Args, names: Sequence[str]) -> None:
+    """Of each family, also after others failed.  Raises UserError with all failures."""
+    # The Hub limits the rate of requests: of many families sizes and dates are only asked for if they are wanted.
+    most_details = math.inf if args.details else MOST_DETAILS if len(names) == 1 else 0
+    failures = []
+    for name in names:
+        try:
+            print_list(args, family_named(name), most_details)
+        except UserError as error:
+            failures.append(f"{name}: {error}" if len(names) > 1 else str(error))
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+def print_list(args: Args, family: Family, most_details: float) -> None:
     family = store_of(family) if args.fine_tuned else family
     check_args(args, family)
     listed = list_available(args, family)
@@ -155,7 +169,7 @@ def print_list(args: Args, family: Family) -> None:
         chosen = courses(family, available, runs=split(args.runs) or (ALL,), stages=split(args.stages) or (ALL,))
         available = [one for own in chosen.values() for one in own]
     is_on_hub = not args.fine_tuned and not is_native(args, family)
-    if is_on_hub and not args.cached and (args.details or len(available) <= MOST_DETAILS):
+    if is_on_hub and not args.cached and len(available) <= most_details:
         available = with_details(available)
     elif is_on_hub and any(one.date is None for one in available):
         listed.notes.append("sizes and dates are not known; add --details, without --cached, to ask the Hub for each")

@@ -169,16 +169,18 @@ class Family:
 
     def parse_revision(self, name: str) -> Revision | None:
         """What the name of a revision on the Hub says; None for any other name."""
+        found = []
         for stage, one in self.by_stage.items():
             for pattern in one.revision:
                 match = pattern_regex(pattern).fullmatch(name)
-                found = match.groupdict() if match else {}
-                if "step" in found:
-                    tokens = found.get("tokens")
-                    return Revision(
-                        int(found["step"]), stage, found.get("run"), None if tokens is None else int(tokens) * 10**9
-                    )
-        return None
+                if match and "step" in match.groupdict():
+                    found.append((len(placeholders(pattern)), stage, match.groupdict()))
+        if not found:
+            return None
+        # The name of one stage may look like a run of another: the pattern that says more is right.
+        _, stage, values = min(found, key=lambda one: one[0])
+        tokens = values.get("tokens")
+        return Revision(int(values["step"]), stage, values.get("run"), None if tokens is None else int(tokens) * 10**9)
 
     def has_url(self, url: str) -> bool:
         """Whether `url` is the folder of a native checkpoint of this family, on any host."""

@@ -1,5 +1,6 @@
 """Read files of families: entries, patterns that stand for many, and every problem at once."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,7 +18,8 @@ EACH = "each"
 RESERVED = (MAIN, ALL)
 """Names of no run and no stage: on command lines they choose among them."""
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-NUMBERS = ("tokens_per_step", "tokens_at_start", "main_step", "last_step", "num_parameters")
+FROM_ZERO = ("tokens_at_start", "main_step")
+NUMBERS = (*FROM_ZERO, "tokens_per_step", "last_step", "num_parameters")
 
 
 def read_families(path: Path) -> dict[str, Family]:
@@ -138,6 +140,8 @@ def pattern_problems(values: Mapping[str, Any], keys: tuple[str, ...]) -> Iterat
         given = values.get(key, "")
         for pattern in map(str, given if isinstance(given, list) else (given,)):
             names = placeholders(pattern)
+            if {"{", "}"} & set(re.sub(r"{\w*}", "", pattern)):
+                yield f"{key} is {pattern}, which has a brace without its other one"
             if unknown := [one for one in names if one not in PLACEHOLDERS]:
                 yield f"{key} names {', '.join(unknown)}; known: {', '.join(PLACEHOLDERS)}"
             elif len(set(names)) < len(names) or (names and "step" not in names):
@@ -146,8 +150,9 @@ def pattern_problems(values: Mapping[str, Any], keys: tuple[str, ...]) -> Iterat
 
 def number_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for key in NUMBERS:
-        if isinstance(values.get(key), int | float) and values[key] < 0:
-            yield f"{key} is {values[key]}, expected 0 or more"
+        least = 0 if key in FROM_ZERO else 1
+        if isinstance(values.get(key), int | float) and not least <= values[key] < math.inf:
+            yield f"{key} is {values[key]}, expected {least} or more"
 
 
 def run_problems(values: Mapping[str, Any], stages: Mapping[str, Any]) -> Iterator[str]:
@@ -174,10 +179,20 @@ def stage_problems(stages: Mapping[str, Any]) -> Iterator[str]:
             yield f"stages: expected names of letters, digits and . _ + - only, other than {others}, found {stage!r}"
         if longer := [one for one in names if one.startswith(f"{stage}_")]:
             yield f"stages: {longer[0]} begins like {stage}; the two could share a folder"
-        if isinstance(own, dict) and "{step}" not in str(own.get("revision")):
+        own = own if isinstance(own, dict) else {}
+        if "{step}" not in str(own.get("revision")):
             yield f"stages.{stage}: expected a revision with {{step}}, found {own.get('revision', 'none')}"
-        after = own.get("after") if isinstance(own, dict) else None
+        if twin := next((one for one in names[:number] if revisions(stages[one]) & revisions(own)), None):
+            yield f"stages.{stage}: a revision is also one of {twin}; expected names of its own"
+        if {"after", "tokens_at_start"} <= own.keys():
+            yield f"stages.{stage}: choose one of after and tokens_at_start"
+        after = own.get("after")
         if after is not None and after not in names[:number]:
             yield f"stages.{stage}: after is {after}, expected an earlier stage: {', '.join(names[:number]) or 'none'}"
         elif after is not None and not (isinstance(stages[after], dict) and stages[after].get("last_step")):
             yield f"stages.{stage}: it begins after {after}, whose last_step is not given"
+
+
+def revisions(stage: Any) -> set[str]:
+    given = stage.get("revision", ()) if isinstance(stage, dict) else ()
+    return set(map(str, given if isinstance(given, list) else (given,)))

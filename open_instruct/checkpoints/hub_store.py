@@ -130,7 +130,7 @@ def list_hub(family: Family, *, runs: Sequence[str] | None = None, cached: bool 
     if not any(one.checkpoint.step is not None for one in available) and family.patterns != (MAIN,):
         raise UserError(
             f"{', '.join(wanted)} has no revision like {', '.join(family.patterns)}; correct `revision` of "
-            f"{family.name}"
+            + "; ".join([family.name, *notes])
         )
     return Listed(sorted(available, key=partial(order_of, family)), notes, min(dates))
 

@@ -55,7 +55,9 @@ def choose_each(
             elif wanted.amount is not None:
                 found += [Chosen(one, {}) for one in choose_amount(own, wanted.amount)]
             elif wanted.every:
-                found += [Chosen(one, {}) for one in own]
+                # `main` has the weights of the last step in most families.
+                points = [one for one in own if one.checkpoint.step is not None]
+                found += [Chosen(one, {}) for one in points or own]
             else:
                 chosen = choose_steps(own, wanted.steps, nearest=wanted.nearest)
                 found += [Chosen(o, {} if s == o.checkpoint.step else {"step": s}) for s, o in chosen.items()]

@@ -51,8 +51,17 @@ def find_text_files(folder: Path, pattern: str | None) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with text in {PARQUET} or {', '.join(JSON_LINES)}")
-    inner = [(path, path.relative_to(folder)) for path in folder.glob(pattern or "**/*") if path.is_file()]
-    files = sorted({path for path, name in inner if not any(part.startswith(".") for part in name.parts)})
+    try:
+        inner = [(path, path.relative_to(folder)) for path in folder.glob(pattern or "**/*")]
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(f"--text_files {pattern}: {error}; expected a pattern below {folder}: '**/*.jsonl'") from error
+    shown = sorted({path for path, name in inner if not any(part.startswith(".") for part in name.parts)})
+    # What is behind a link to a folder is not found by a pattern, and would be missed without a word.
+    if links := [path for path in shown if path.is_symlink() and path.is_dir()]:
+        raise UserError(
+            f"{links[0]} is a link to a folder; run this once for each folder of text: --text_dir {links[0]}"
+        )
+    files = [path for path in shown if path.is_file()]
     if not files:
         what = f"no file matches {pattern}" if pattern else "no file in it"
         raise UserError(f"{folder}: {what}; expected text in {PARQUET} or {', '.join(JSON_LINES)}")
@@ -148,6 +157,8 @@ def require_text_column(path: Path, schema: Any, text_field: str) -> None:
     """Raises UserError where the column is missing or has no text."""
     import pyarrow.types as types
 
+    if schema.names.count(text_field) > 1:
+        raise UserError(f"{path}: {schema.names.count(text_field)} columns {text_field}; expected one")
     if text_field not in schema.names:
         raise UserError(
             f"{path}: no column {text_field}; found {', '.join(schema.names)}: name yours with --text_field"
