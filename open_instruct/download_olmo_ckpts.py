@@ -223,7 +223,8 @@ def list_available(args: Args, family: Family) -> Listed:
     if listed and is_native(args, family):
         return Listed(read_checkpoint_csv(Path(listed), family))
     # What is listed may lack a run; what is downloaded may not.
-    return list_hub(family, runs=None if args.list else split(args.runs), cached=args.cached)
+    runs = None if args.list else split(args.runs)
+    return list_hub(family, runs=runs, cached=args.cached, replace_kept=args.list)
 
 
 def choose(args: Args, family: Family, available: Sequence[Available]) -> list[Choice]:

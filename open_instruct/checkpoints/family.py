@@ -4,19 +4,22 @@ families.yaml beside this file documents the fields; family_files.py reads them.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from open_instruct.common import paths
 from open_instruct.common.errors import UserError, nearest
 
 MAIN = "main"
 """Name of the released final weights, on command lines and in names; their step is None in code and JSON files."""
 ALL = "all"
 """Every run, stage or step, on command lines and in study files."""
+RESERVED = (MAIN, ALL)
+"""Names of no run and no stage: on command lines they choose among them."""
 NUMBER, NAME = r"[0-9]{1,12}", r"[A-Za-z0-9_.-]+"
 PLACEHOLDERS = {"step": rf"(?P<step>{NUMBER})", "tokens": rf"(?P<tokens>{NUMBER})", "run": rf"(?P<run>{NAME})"}
 FINE_TUNED_PLACEHOLDERS = {
@@ -223,6 +226,15 @@ class Family:
         if not self.run_hub and run != self.main_run:
             return f"`{MAIN}` is of run {self.main_run}; choose the last step of {run}"
         return None
+
+
+def problem_of_run(run: str, stages: Collection[str]) -> str | None:
+    """Why a run cannot have this name, which becomes part of folder names and ids; None where it can."""
+    if not paths.is_safe(run) or run in RESERVED:
+        return f"expected names of letters, digits and . _ + - only, other than {' and '.join(RESERVED)}, found {run!r}"
+    if any(run == stage or run.startswith(f"{stage}_") for stage in stages):
+        return f"{run} begins like a stage; the two would share a folder"
+    return None
 
 
 def placeholders(pattern: str) -> list[str]:

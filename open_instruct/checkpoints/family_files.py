@@ -8,15 +8,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from open_instruct.checkpoints.family import ALL, FINE_TUNED_PLACEHOLDERS, MAIN, PLACEHOLDERS, Family, placeholders
+from open_instruct.checkpoints.family import (
+    FINE_TUNED_PLACEHOLDERS,
+    PLACEHOLDERS,
+    RESERVED,
+    Family,
+    placeholders,
+    problem_of_run,
+)
 from open_instruct.common import paths
 from open_instruct.common.errors import UserError
 from open_instruct.common.yaml_files import load_yaml
 from open_instruct.common.yaml_schema import parse_values
 
 EACH = "each"
-RESERVED = (MAIN, ALL)
-"""Names of no run and no stage: on command lines they choose among them."""
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 FROM_ZERO = ("tokens_at_start", "main_step")
 NUMBERS = (*FROM_ZERO, "tokens_per_step", "last_step", "num_parameters")
@@ -160,11 +165,8 @@ def run_problems(values: Mapping[str, Any], stages: Mapping[str, Any]) -> Iterat
     runs = values.get("runs", [])
     runs = runs if isinstance(runs, list) else [runs]
     for run in runs:
-        if not paths.is_safe(str(run)) or run in RESERVED:
-            others = " and ".join(RESERVED)
-            yield f"runs: expected names of letters, digits and . _ + - only, other than {others}, found {run!r}"
-        if any(str(run) == stage or str(run).startswith(f"{stage}_") for stage in stages):
-            yield f"runs: {run} begins like a stage; the two would share a folder"
+        if problem := problem_of_run(str(run), stages):
+            yield f"runs: {problem}"
     if len(set(map(str, runs))) < len(runs):
         yield f"runs: expected each once, found {', '.join(map(str, runs))}"
     if values.get("main_run") is not None and values["main_run"] not in runs:

@@ -42,9 +42,10 @@ def listing_file(repository: str) -> Path:
     return paths.base_dir() / "output" / "listings" / f"{paths.safe_name(repository.replace('/', '--'))}.json"
 
 
-def listing_of(repository: str, *, cached: bool) -> Listing:
+def listing_of(repository: str, *, cached: bool, replace_kept: bool = False) -> Listing:
     """The revisions that the Hub lists now or, with `cached`, that it listed before.
 
+    replace_kept: the listing on the disk, which studies are planned from, becomes that of now; a first one is kept.
     Raises UserError where the Hub fails, with the date of the listing on the disk if there is one; and where one is
     required and there is none.
     """
@@ -65,7 +66,8 @@ def listing_of(repository: str, *, cached: bool) -> Listing:
     found = [ListedRevision(ref.name, ref.target_commit) for ref in (*refs.tags, *refs.branches)]
     revisions = tuple(known.get((one.name, one.commit), one) for one in found)
     listing = Listing(repository, f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}", revisions)
-    keep(listing)
+    if replace_kept or kept is None:
+        keep(listing)
     return listing
 
 

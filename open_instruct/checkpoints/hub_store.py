@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi, RepoFile, hf_hub_download, snapshot_download
 
 from open_instruct.checkpoints.families import Checkpoint, step_order
-from open_instruct.checkpoints.family import ALL, MAIN, Family, Revision
+from open_instruct.checkpoints.family import ALL, MAIN, Family, Revision, problem_of_run
 from open_instruct.checkpoints.file_content import check_content
 from open_instruct.checkpoints.http_fetch import OnBytes
 from open_instruct.checkpoints.hub_listing import NUM_PARALLEL, ListedRevision, described, listing_of
@@ -82,18 +82,20 @@ class Listed:
     """UTC, of the oldest listing."""
 
 
-def list_hub(family: Family, *, runs: Sequence[str] | None = None, cached: bool = False) -> Listed:
+def list_hub(
+    family: Family, *, runs: Sequence[str] | None = None, cached: bool = False, replace_kept: bool = False
+) -> Listed:
     """The checkpoints among the branches and tags of the family's repositories, of all stages.
 
     runs: of repositories that hold one run each, only these or `all`, every one of which is needed (None: those that
-    can be listed); cached: take the listing on the disk.
+    can be listed); cached, replace_kept: take the listing on the disk, or replace it.
     Raises UserError where that of one of `runs`, or every one, cannot be listed, or no revision has a known name.
     """
     is_every = runs is None or ALL in runs
     wanted = {name: run for name, run in family.repositories.items() if is_every or not run or run in (runs or ())}
     found, notes, dates = dict[Checkpoint, list[Available]](), list[str](), list[str]()
     with ThreadPoolExecutor(NUM_PARALLEL) as pool:
-        listings = {name: pool.submit(listing_of, name, cached=cached) for name in wanted}
+        listings = {name: pool.submit(listing_of, name, cached=cached, replace_kept=replace_kept) for name in wanted}
     errors = {name: str(error) for name, one in listings.items() if isinstance(error := one.exception(), UserError)}
     needed = () if runs is None else runs or (MAIN,)
     named = [name for name, run in wanted.items() if {run or MAIN, ALL} & set(needed)]
@@ -110,8 +112,7 @@ def list_hub(family: Family, *, runs: Sequence[str] | None = None, cached: bool 
         others = []
         for revision in listing.revisions:
             parsed = parsed_name(family, revision.name)
-            # These two choose among runs, on command lines and in study files.
-            if parsed is None or parsed.run in (MAIN, ALL):
+            if parsed is None or (parsed.run is not None and problem_of_run(parsed.run, family.stages)):
                 others.append(revision.name)
                 continue
             checkpoint = Checkpoint(family.name, parsed.step, run or parsed.run, parsed.stage)

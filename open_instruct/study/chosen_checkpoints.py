@@ -50,10 +50,14 @@ def checkpoints_of(name: str, config: FamilyConfig) -> list[Checkpoint]:
     has no such checkpoint.
     """
     family = family_named(name)
-    found = of_stage(family, None, config)
-    for stage, own in config.stages.items():
-        found += of_stage(family, family.stage_named(stage), own)
-    return found
+    by_stage = {family.stage_named(stage): own for stage, own in config.stages.items()}
+    if config.steps or config.tokens:
+        if None in by_stage:
+            raise UserError(
+                f"family {name}: {family.stage_name(None)} is given twice; its steps are those without a stage"
+            )
+        by_stage = {None: config, **by_stage}
+    return [checkpoint for stage, own in by_stage.items() for checkpoint in of_stage(family, stage, own)]
 
 
 def of_stage(family: Family, stage: str | None, config: StageConfig) -> list[Checkpoint]:

@@ -143,8 +143,10 @@ def check_models(study: Study, validator: Validator) -> None:
         is_single = family == study.family
         place = ("family", "") if is_single else (f"families.{family}",) * 2
         check(validator, place[0], family_named, family)
-        for key, own in (("", config), *((f"stages.{name}", one) for name, one in config.stages.items())):
-            check_chosen(own, join(place[1], key) if key else place[1], validator)
+        if config.steps or config.tokens or not config.stages:
+            check_chosen(config, place[1], validator)
+        for name, own in config.stages.items():
+            check_chosen(own, join(place[1], f"stages.{name}"), validator)
         if family == EMBEDDED and (config.runs or config.tokens or config.stages or {None, ALL} & set(config.steps)):
             validator.error(join(place[1], "steps"), f"{EMBEDDED} has numbers of steps only; `pretrain` sets its seeds")
     if not validator.errors:
@@ -184,7 +186,8 @@ def check_claims(study: Study, validator: Validator) -> None:
     if primary := study.primary:
         suite_tasks = study.suite.tasks if study.suite else ()
         checkpoints = [] if validator.errors else study.checkpoints()
-        steps = [step_name(one.step) for one in checkpoints]
+        of_claim = [one for one in checkpoints if primary.family in (None, curve_family(one.family, one.stage))]
+        steps = [step_name(one.step) for one in of_claim]
         families = list(dict.fromkeys(curve_family(one.family, one.stage) for one in checkpoints))
         if primary.family is None and len(families) > 1:
             validator.error("primary", f"expected its family, one of {', '.join(families)}: a claim is about one")

@@ -50,7 +50,7 @@ STAGES = "stages: {stage1: {revision: 'a{step}'%s}, stage2: {revision: 'b{step}'
         ("a: {stages: {x: {revision: main}}}", "stages.x: expected a revision with {step}, found main"),
         ("a: {stages: {x: {revision: 'b{stp}'}}}", "stages.x: revision names stp; known: step, tokens, run"),
         ("a: {revision: 's{step}', " + STAGES % ("", "") + "}", "revision: with stages, each of them has its own"),
-        ("a: {" + STAGES % (", last_step: -1", "") + "}", "stages.stage1: last_step is -1, expected 0 or more"),
+        ("a: {" + STAGES % (", last_step: -1", "") + "}", "stages.stage1: last_step is -1, expected 1 or more"),
         ("a: {" + STAGES % (", after: stage2", "") + "}", "after is stage2, expected an earlier stage: none"),
         ("a: {" + STAGES % ("", ", after: stage3") + "}", "after is stage3, expected an earlier stage: stage1"),
         ("a: {" + STAGES % ("", ", after: stage1") + "}", "it begins after stage1, whose last_step is not given"),

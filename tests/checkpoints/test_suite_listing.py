@@ -229,3 +229,28 @@ def test_runs_are_downloaded_at_equal_tokens_each_to_its_own_folder(hub, base_di
     download.main(download.Args(**options, output_dir=tmp_path / "elsewhere"))
     found = {str(path.relative_to(tmp_path / "elsewhere")) for path in (tmp_path / "elsewhere").rglob("checkpoint-*")}
     assert found == {"checkpoint-512", "pythia-14m_seed1_tf_ckpts/checkpoint-512"}
+
+
+def test_a_download_leaves_the_listing_that_a_study_is_planned_from(hub):
+    add(hub, PYTHIA, "step1000")
+    list_hub(family_named("pythia-14m"), runs=(), replace_kept=True)
+    add(hub, PYTHIA, "step2000")
+    assert (None, None, 2000) in listed("pythia-14m", runs=())
+    assert (None, None, 2000) not in listed("pythia-14m", runs=(), cached=True)
+    listed("pythia-14m", runs=(), replace_kept=True)
+    assert (None, None, 2000) in listed("pythia-14m", runs=(), cached=True)
+
+
+@pytest.mark.parametrize("run", ["main", "all", "..", "-x", "s2", "s2_1"])
+def test_a_run_of_a_name_that_is_not_possible_is_left_out(hub, base_dir, run, capsys):
+    stages = "{s1: {revision: 's1-{run}-step{step}'}, s2: {revision: 's2-{run}-step{step}'}}"
+    (base_dir / "families.yaml").write_text(f"mine: {{hub: me/mine, stages: {stages}}}\n")
+    add(hub, "me/mine", f"s1-{run}-step5", "s1-good-step5")
+    assert listed("mine", runs=("all",)) == [(None, None, None), (None, "good", 5)]
+    assert f"left out 1 revision(s) of other names, e.g. s1-{run}-step5" in list_("mine", capsys)
+
+
+def test_every_run_that_is_wanted_must_be_listed(hub):
+    add(hub, PYTHIA, "step1000")
+    with pytest.raises(UserError, match=r"pythia-14m-seed1: no such repository"):
+        list_hub(family_named("pythia-14m"), runs=("all",))

@@ -248,3 +248,18 @@ def test_an_error_in_one_process_stops_all_and_a_killed_one_is_told(text, monkey
     monkeypatch.setattr(text_scan, "scan_file", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match="a process was killed, as happens out of memory; use fewer --num_workers"):
         check(text, num_workers=2)
+
+
+def test_text_that_would_be_missed_is_refused(text, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (text / "part").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"part is a link to a folder"):
+        check(text, item_file(ITEM))
+    (text / "part").unlink()
+    with pytest.raises(UserError, match=r"expected a pattern below"):
+        check(text, item_file(ITEM), text_files="/abs/*.jsonl")
+    for path in text.iterdir():
+        path.unlink()
+    (text / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(UserError, match=r"no document in 1 file"):
+        check(text, item_file(ITEM))

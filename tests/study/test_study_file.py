@@ -231,6 +231,16 @@ def test_the_names_of_the_scripts_options_are_keys_too(tmp_path):
         ),
         ("olmo1b: [1000, main]", "pythia-160m: {tokens: [10B]}", r"grid\.yaml:2: .*no listing on this disk"),
         ("olmo1b: [1000, main]", "olmo2_1b: {stages: {stage3: {steps: [1]}}, steps: [1]}", r"has no stage stage3"),
+        (
+            "olmo1b: [1000, main]",
+            "olmo2_1b: {steps: [1], stages: {stage1: {steps: [2]}}}",
+            r"stage1 is given twice",
+        ),
+        (
+            "shots: [0, 4]",
+            "primary: {question: fine-tuning gain, family: tiny, checkpoint: 1000}",
+            r"grid\.yaml:13: .*checkpoint 1000 is not among those of this study",
+        ),
         ("tiny: [0]", "tiny: [all]", r"grid\.yaml:4: .*tiny has numbers of steps only"),
         ("shots: [0, 4]", "shots: [0, 4", r"grid\.yaml:14: not YAML .*"),
         (GRID, "", r"grid\.yaml: it is empty"),
@@ -241,3 +251,10 @@ def test_a_problem_is_reported_with_its_line(tmp_path, old, new, message):
     assert old in GRID
     with pytest.raises(UserError, match=message):
         load_study(write_text(tmp_path, GRID.replace(old, new)))
+
+
+def test_a_later_stage_may_be_the_only_one(tmp_path):
+    text = GRID.replace("olmo1b: [1000, main]", "olmo2_1b: {stages: {stage2: {steps: [1000], runs: ['1', '2']}}}")
+    study = load_study(write_text(tmp_path, text))
+    later = [one for one in study.checkpoints() if one.family == "olmo2_1b"]
+    assert [(one.stage, one.run, one.step) for one in later] == [("stage2", "1", 1000), ("stage2", "2", 1000)]
