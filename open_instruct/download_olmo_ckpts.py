@@ -198,6 +198,8 @@ def check_args(args: Args, family: Family) -> None:
         problems.append(f"--ckpt_csv lists native checkpoints; family {family.name} is in transformers format")
     if uses_hub and (args.with_optimizer or args.get_wget_list):
         problems.append("--with_optimizer and --get_wget_list are for native checkpoints, not for the Hub")
+    if args.cached and args.fine_tuned:
+        problems.append("published fine-tuned models are listed by the Hub alone; leave out --cached")
     if args.cached and args.details:
         problems.append("--details asks the Hub, and --cached does not; choose one of them")
     if args.ckpt_csv and args.from_hub:
@@ -248,10 +250,9 @@ def choose(args: Args, family: Family, available: Sequence[Available]) -> list[C
             seen = one.available.checkpoint.num_tokens
             tokens = "" if what == "step" or seen is None else f", at {short(seen)}"
             print(f"{asked}; chose the nearest, {one.available.name}{tokens}")
-    # A later stage counts its own steps.
-    for stage in dict.fromkeys(one.available.checkpoint.stage for one in chosen) if args.tokens else ():
-        of_stage = [one for one in chosen if one.available.checkpoint.stage == stage]
-        print(f"steps{f' of {family.stage_name(stage)}' if family.stages else ''}: [{as_steps(of_stage)}]")
+    if args.tokens:
+        for steps, names in as_steps(family, chosen).items():
+            print(f"steps: [{steps}]  # {'; '.join(names)}")
     return [Choice(one.available, one.asked_for, plan_artifact(args, family, one.available)) for one in chosen]
 
 

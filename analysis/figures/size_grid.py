@@ -30,7 +30,7 @@ def has_several_sizes(tables: Tables) -> bool:
 
 def sizes_of(tables: Tables) -> dict[str, int]:
     """Family -> number of parameters, where it is known."""
-    known = tables.scores[["family", "parameters"]].dropna().drop_duplicates("family")
+    known = tables.scores[["family", "parameters"]].dropna()
     return {family: int(size) for family, size in known.itertuples(index=False, name=None)}
 
 
@@ -63,7 +63,7 @@ def gain_by_size(tables: Tables) -> Grid:
 
 def with_tokens(tables: Tables, changes: pd.DataFrame) -> pd.DataFrame:
     """The changes at checkpoints whose tokens are known and more than none, by tokens."""
-    known = tables.scores[["family", "checkpoint", "tokens"]].dropna().drop_duplicates(["family", "checkpoint"])
+    known = tables.scores[["family", "checkpoint", "tokens"]].dropna().drop_duplicates()
     both = changes.merge(known, on=["family", "checkpoint"])
     return where(both, both["tokens"] > 0).sort_values("tokens", kind="stable")
 

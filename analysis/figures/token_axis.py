@@ -1,6 +1,6 @@
 """Checkpoints of several families on one axis: by step where it is as many tokens in all of them, else by tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ def on_axis(tables: Tables, axis: Axis = "auto") -> tuple[Tables, Literal["step"
     """The tables with checkpoints named by their place on the axis, and what the axis is.
 
     `auto`  steps, or tokens where a step is not as many in all models, as of other batch sizes and later stages
+    (models whose tokens are not known are then left out, and named)
     Raises UserError for steps where these are different, and for tokens where some are not known.
     """
     tokens = tokens_of(tables)
@@ -29,13 +30,21 @@ def on_axis(tables: Tables, axis: Axis = "auto") -> tuple[Tables, Literal["step"
     if axis == "tokens" and unknown and len({family for family, _ in steps}) > 1:
         raise UserError(
             f"the tokens of {', '.join(unknown)} are not known: add tokens_per_step to families.yaml and make the "
-            "tables again, or draw by --axis step"
+            "tables again"
         )
-    if axis == "step" and differ and not unknown:
+    if axis == "step" and differ:
         raise UserError(f"{differ}: models are compared by tokens, never by step; draw by --axis tokens")
-    if axis == "tokens" or (axis == "auto" and differ and not unknown):
+    if axis == "auto" and differ and unknown:
+        print(f"figures are by tokens, without {', '.join(unknown)}: families.yaml has no tokens_per_step of these")
+        tables = without(tables, unknown)
+    if axis == "tokens" or (axis == "auto" and differ):
         return in_tokens(tables, tokens), "tokens"
     return tables, "step"
+
+
+def without(tables: Tables, families: Collection[str]) -> Tables:
+    frames = {name: frame for name, frame in vars(tables).items() if "family" in frame}
+    return replace(tables, **{name: frame[~frame["family"].isin(list(families))] for name, frame in frames.items()})
 
 
 def tokens_of(tables: Tables) -> dict[Place, int]:

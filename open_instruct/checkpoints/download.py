@@ -56,7 +56,7 @@ def describe_all(describe: Callable[[Available], Described], choices: Sequence[C
     with ThreadPoolExecutor(NUM_PARALLEL) as pool:
         futures = [pool.submit(describe, choice.available) for choice in choices]
     if errors := [str(error) for future in futures if isinstance(error := future.exception(), UserError)]:
-        raise UserError("; ".join(errors))
+        raise UserError("; ".join(dict.fromkeys(errors)))
     return [future.result() for future in futures]
 
 

@@ -213,7 +213,8 @@ class Family:
         names_runs = bool(self.run_hub) or any("run" in placeholders(one) for one in self.by_stage[stage].revision)
         if run is not None and not names_runs:
             return "its store has one run, without a name"
-        if run is not None and stage is None and self.runs and run not in self.runs:
+        # Of other families the list has the last word: families.yaml may lack a run.
+        if run is not None and self.run_hub and run not in self.runs:
             return f"it has no run {run} ({nearest(run, self.runs)})"
         if run is None and names_runs and not self.run_hub and step is not None:
             return f"its checkpoints are of runs; name them: {', '.join(self.runs) or 'see --list'}"

@@ -49,7 +49,12 @@ def listing_of(repository: str, *, cached: bool, replace_kept: bool = False) -> 
     Raises UserError where the Hub fails, with the date of the listing on the disk if there is one; and where one is
     required and there is none.
     """
-    kept = kept_listing(repository)
+    try:
+        kept = kept_listing(repository)
+    except UserError:
+        if cached or not replace_kept:
+            raise
+        kept = None  # damaged, and to be replaced
     if cached:
         if kept is None:
             raise UserError(
@@ -96,6 +101,8 @@ def revision_of(name: Any, commit: Any, num_bytes: Any = None, date: Any = None)
 
 def keep(listing: Listing) -> None:
     path = listing_file(listing.repository)
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"{path.parent} is a file, expected a folder; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(listing))
 

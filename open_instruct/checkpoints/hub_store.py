@@ -133,6 +133,11 @@ def list_hub(
             f"{', '.join(wanted)} has no revision like {', '.join(family.patterns)}; correct `revision` of "
             + "; ".join([family.name, *notes])
         )
+    if runs is None and family.runs:
+        known = {one.checkpoint.run for one in available if one.checkpoint.run}
+        notes += [f"run {run} is not in families.yaml" for run in sorted(known - set(family.runs))]
+        absent = [run for run in family.runs if run not in known and family.repository(run) not in errors]
+        notes += [f"run {run} of families.yaml is not in the list" for run in absent]
     return Listed(sorted(available, key=partial(order_of, family)), notes, min(dates))
 
 
@@ -191,16 +196,16 @@ def require_own_architecture(repository: str, revision: str, commit: str) -> Non
     """Raises UserError where the model is computed by code of the repository, which is never downloaded nor run."""
     with hub_errors(f"{repository} {revision}", next_step=NEXT_STEP):
         config = read_json(Path(hf_hub_download(repository, "config.json", revision=commit)))
-    code = config.get("auto_map", {})
-    if not code:
+    if not isinstance(config, dict):
+        raise UserError(f"{repository} {revision}: config.json is a {type(config).__name__}, expected an object")
+    if not (code := config.get("auto_map")):
         return
     from transformers import CONFIG_MAPPING  # takes seconds to import
 
-    if config.get("model_type") not in CONFIG_MAPPING:
+    if str(config.get("model_type")) not in CONFIG_MAPPING:
         raise UserError(
-            f"{repository} {revision} needs code of its own repository ({', '.join(map(str, code.values()))}): "
-            f"transformers has no model type {config.get('model_type')!r}, and code from the Hub is never run; choose "
-            "another family"
+            f"{repository} {revision} needs code of its own repository ({str(code)[:200]}): transformers has no model "
+            f"type {config.get('model_type')!r}, and code from the Hub is never run; choose another family"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from open_instruct.checkpoints.families import step_name
+from open_instruct.checkpoints.families import step_name, step_order
 from open_instruct.checkpoints.family import ALL, MAIN, Family
 from open_instruct.checkpoints.listing import Available, choose_amount, choose_steps, closest
 from open_instruct.common.errors import UserError, nearest
@@ -192,7 +192,13 @@ def contradicts_name(family: Family, one: Available) -> bool:
     return tokens is not None and abs(one.tokens_in_name - tokens) > 10**9 + tokens / 200
 
 
-def as_steps(chosen: Sequence[Chosen]) -> str:
-    """The steps of a choice, as --steps and study files take them; each once."""
-    steps = dict.fromkeys(one.available.checkpoint.step for one in chosen)
-    return ", ".join(step_name(step) for step in sorted(steps, key=lambda step: (step is None, step or 0))) or MAIN
+def as_steps(family: Family, chosen: Sequence[Chosen]) -> dict[str, list[str]]:
+    """Steps, as --steps and study files take them -> the runs and stages of which they were chosen."""
+    by_course: dict[Course, list[int | None]] = {}
+    for one in chosen:
+        by_course.setdefault(course_of(one.available), []).append(one.available.checkpoint.step)
+    found: dict[str, list[str]] = {}
+    for course, steps in by_course.items():
+        listed = ", ".join(map(step_name, sorted(steps, key=step_order)))
+        found.setdefault(listed, []).append(course_name(family, course))
+    return found

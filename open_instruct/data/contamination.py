@@ -33,19 +33,23 @@ class Items:
     """Of all items, in the form of `normalise_words`."""
     slots: NDArray[np.int64]
     """(texts,) what each text is of: twice the item's number, for its completion one more."""
+    has_template: NDArray[np.bool_]
+    """(texts,) whether the words of the set's template may still be in the text."""
 
 
 def read_items(path: Path, sources: SourceTexts) -> Items:
     """Raises UserError for a file without records, and with file:line for a malformed one."""
-    records, texts, slots = [], list[bytes](), list[int]()
+    records, texts, slots, has_template = [], list[bytes](), list[int](), list[bool]()
     for number, record in enumerate(checked_records(path, required=("id",))):
         records.append({name: record[name] for name in ("dataset", "id") if name in record})
         for side, of_side in enumerate(sources.of_record(record).values()):
-            texts += map(normalise_words, of_side)
-            slots += [2 * number + side] * len(of_side)
+            for fields, is_apart in of_side:
+                texts += map(normalise_words, fields)
+                slots += [2 * number + side] * len(fields)
+                has_template += [not is_apart] * len(fields)
     if not records:
         raise UserError(f"{path}: no records; expected a train or evaluation file")
-    return Items(path, records, texts, np.array(slots, np.int64))
+    return Items(path, records, texts, np.array(slots, np.int64), np.array(has_template, bool))
 
 
 def overlaps(
@@ -54,13 +58,14 @@ def overlaps(
     """A record of each item: for its prompt and its completion, the n-grams that occur in the text.
 
     first_text: number in the table of the first text of these items; files: names; shared_by: n-grams of more than this
-    share of the items are left out.
+    share of the items are left out of texts that may have words of a template.
     """
     texts = slice(first_text, first_text + len(items.texts))
     ngrams = slice(*np.searchsorted(table.texts, (texts.start, texts.stop)))
     numbers, num_slots = table.numbers[ngrams], 2 * len(items.records)
-    slots = items.slots[table.texts[ngrams] - first_text]
-    is_shared = common_ngrams(slots // 2, numbers, len(items.records), shared_by)
+    of_text = table.texts[ngrams] - first_text
+    slots = items.slots[of_text]
+    is_shared = common_ngrams(slots // 2, numbers, len(items.records), shared_by) & items.has_template[of_text]
     is_found = (found.files[numbers] >= 0) & ~is_shared
     num_words = np.bincount(items.slots, table.words.counts()[texts], num_slots).astype(int)
     num_left_out = np.bincount(slots[is_shared], minlength=num_slots)

@@ -7,6 +7,8 @@ from typing import Any
 from open_instruct.data.registry import Datasets
 
 SIDES = ("prompt", "completion")
+Fields = tuple[Sequence[str], bool]
+"""Texts, and whether the words of a template were taken away."""
 Literals = Sequence[str]
 """What a template has before, between and after its fields."""
 
@@ -18,12 +20,12 @@ class SourceTexts:
         self.datasets = datasets
         self.known: dict[str, dict[str, list[Literals]]] = {}
 
-    def of_record(self, record: Mapping[str, Any]) -> dict[str, list[str]]:
+    def of_record(self, record: Mapping[str, Any]) -> dict[str, list[Fields]]:
         """Side -> its texts. The prompt of a chat is all turns but the assistant's; others are whole."""
         literals = self.literals(str(record.get("dataset")))
-        texts: dict[str, list[str]] = {side: [] for side in SIDES}
+        texts: dict[str, list[Fields]] = {side: [] for side in SIDES}
         for side, text in texts_by_side(record):
-            texts[side] += fields_of(text.strip(), literals[side])
+            texts[side].append(fields_of(text.strip(), literals[side]))
         return texts
 
     def literals(self, dataset: str) -> dict[str, list[Literals]]:
@@ -61,13 +63,13 @@ def literals_of(template: str) -> Literals:
     return literals
 
 
-def fields_of(text: str, templates: Iterable[Literals]) -> list[str]:
+def fields_of(text: str, templates: Iterable[Literals]) -> Fields:
     """The texts of the fields by the first template that a text has; the whole text where it has none of them."""
     for literals in templates:
         fields = fields_between(text, literals)
         if fields is not None:
-            return fields
-    return [text]
+            return fields, True
+    return [text], False
 
 
 def fields_between(text: str, literals: Literals) -> list[str] | None:

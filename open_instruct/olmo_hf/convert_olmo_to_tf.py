@@ -47,7 +47,7 @@ class Args:
     """Pre-training step of the checkpoint; `main` (or -1): the released final weights
     (default: as recorded in input_dir's meta.json, where its name says the same)."""
     run: str | None = None
-    """Pre-training run of the checkpoint, of a family that has several."""
+    """Pre-training run of the checkpoint, of a family that has several (default: the one whose end `main` is)."""
     stage: str | None = None
     """Stage of pre-training, other than the first, of a family that has several."""
     input_dir: Path | None = None
@@ -112,7 +112,8 @@ def checkpoint_of(args: Args) -> Checkpoint:
         raise UserError(f"step is {step}, expected a pre-training step, or `main`")
     family = family_named(args.family)
     stage = None if args.stage is None else family.stage_named(args.stage)
-    return Checkpoint(family.name, None if step in (MAIN, -1) else step, args.run, stage)
+    run = args.run or (family.main_run if stage is None else None)
+    return Checkpoint(family.name, None if step in (MAIN, -1) else step, run, stage)
 
 
 def recorded_step(input_dir: Path | None) -> int | Literal["main"]:

@@ -24,7 +24,7 @@ from open_instruct.study.chosen_checkpoints import has_listing, listed
 from open_instruct.study.config import Study
 from open_instruct.study.job import Job
 from open_instruct.study.own_results import require_own_results
-from open_instruct.study.variants import identify
+from open_instruct.study.variants import Variant, identify
 
 MOST_SHOWN = 5
 """Missing inputs that are named."""
@@ -53,11 +53,14 @@ def require_identities(checkpoints: Sequence[Checkpoint]) -> None:
     """Raises UserError where the stages would take a model on the disk for another one than the study does."""
     for checkpoint in checkpoints:
         folder = checkpoint.model_folder
-        found = identify(folder)["model_id"] if folder.is_dir() else checkpoint.model_id
-        if found != checkpoint.model_id:
+        if not folder.is_dir():
+            continue
+        found, expected = identify(folder), Variant(checkpoint).identity()
+        if any(found[name] != expected[name] for name in ("model_id", "family", "stage", "run")):
+            of = "" if found["family"] == checkpoint.family else f" of family {found['family']}"
             raise UserError(
-                f"{folder} is {found}, and not {checkpoint.model_id} as this study has it: see meta.json there, and "
-                "the families' paths in families.yaml"
+                f"{folder} is {found['model_id']}{of}, and not {checkpoint.model_id} as this study has it: see "
+                "meta.json there, and the families' paths in families.yaml"
             )
 
 

@@ -201,7 +201,7 @@ def test_the_steps_of_chosen_tokens_are_printed_by_stage(hub, capsys):
     # None of them has weights.
     with pytest.raises(UserError, match=r"has no config\.json with"):
         download.main(download.Args(family="olmo2_7b", **options))
-    assert "steps of stage1: [928646]\nsteps of stage2: [11931]\n" in capsys.readouterr().out
+    assert "steps: [928646]  # stage1\nsteps: [11931]  # stage2" in capsys.readouterr().out
 
 
 def test_runs_are_downloaded_at_equal_tokens_each_to_its_own_folder(hub, base_dir, tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_runs_are_downloaded_at_equal_tokens_each_to_its_own_folder(hub, base_di
     download.main(download.Args(**options))
     printed = capsys.readouterr().out
     assert "at 1B tokens there is none; chose the nearest, run seed1, checkpoint-512" in printed
-    assert "\nsteps: [512]\n" in printed
+    assert "\nsteps: [512]  # " in printed
     output = base_dir / "output"
     for run, folder in ((None, "pythia-14m_tf_ckpts"), ("seed1", "pythia-14m_seed1_tf_ckpts")):
         one = Checkpoint("pythia-14m", 512, run)
@@ -254,3 +254,11 @@ def test_every_run_that_is_wanted_must_be_listed(hub):
     add(hub, PYTHIA, "step1000")
     with pytest.raises(UserError, match=r"pythia-14m-seed1: no such repository"):
         list_hub(family_named("pythia-14m"), runs=("all",))
+
+
+def test_runs_that_families_yaml_and_the_list_do_not_share_are_named(hub, capsys):
+    add(hub, DATADECIDE, "step1250-seed-default", "step1250-seed-small-aux-2", "step1250-seed-large-aux-2")
+    text = list_("datadecide-c4-4M", capsys)
+    assert "note: run large-aux-2 is not in families.yaml" in text
+    assert "note: run small-aux-3 of families.yaml is not in the list" in text
+    assert "run small-aux-2 of" not in text

@@ -263,3 +263,12 @@ def test_text_that_would_be_missed_is_refused(text, tmp_path):
     (text / "empty.jsonl").write_text("\n\n")
     with pytest.raises(UserError, match=r"no document in 1 file"):
         check(text, item_file(ITEM))
+
+
+def test_fields_that_many_items_share_are_not_taken_for_a_template(text):
+    """Of a set whose template is known, as of questions on one text, all of which is in the text."""
+    items = [ITEM | {"id": f"socialiqa-{number}"} for number in range(30)]
+    write_lines(text / "a.jsonl", CONTEXT)
+    check(text, item_file(*items))
+    assert {one["prompt"]["status"] for one in results()} == {"checked"}
+    assert all(one["prompt"]["found"] for one in results())

@@ -58,8 +58,8 @@ def write_study(base_dir: Path, *, num_items: int = 40, effect: float = 1.0, tex
 
 
 def index_of(study: Study, variant: Variant) -> int:
-    """Of a checkpoint among all steps of the study."""
-    steps = {one.step for one in study.checkpoints()}
+    """Of a checkpoint among all steps of its family in the study."""
+    steps = {one.step for one in study.checkpoints() if one.family == variant.checkpoint.family}
     return sorted(steps, key=step_order).index(variant.checkpoint.step)
 
 
