@@ -57,7 +57,7 @@ def require_identities(checkpoints: Sequence[Checkpoint]) -> None:
             continue
         found, expected = identify(folder), Variant(checkpoint).identity()
         if any(found[name] != expected[name] for name in ("model_id", "family", "stage", "run")):
-            of = "" if found["family"] == checkpoint.family else f" of family {found['family']}"
+            of = f" of family {found['family']}" if found["model_id"] == checkpoint.model_id else ""
             raise UserError(
                 f"{folder} is {found['model_id']}{of}, and not {checkpoint.model_id} as this study has it: see "
                 "meta.json there, and the families' paths in families.yaml"

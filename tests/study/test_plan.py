@@ -8,14 +8,17 @@ import yaml
 from toy_datasets import fill_llmbar
 from toy_study import FAMILY, TOY
 
+from open_instruct.checkpoints.families import Checkpoint
 from open_instruct.checkpoints.family_table import family_table
 from open_instruct.common import paths
+from open_instruct.common.artifacts import Artifact
 from open_instruct.common.errors import UserError
 from open_instruct.study.job import Job
 from open_instruct.study.job_cache import JobCache
 from open_instruct.study.loading import load_study
 from open_instruct.study.plan import plan
 from open_instruct.study.stage_scripts import require_runnable
+from open_instruct.study.variants import Variant
 from open_instruct.tasks.instruction import LLMBAR_ROWS
 from scripts import run_study
 
@@ -206,3 +209,15 @@ def test_the_costs_in_the_head_of_a_study_file_are_those_of_its_dry_run(path, ca
     found = re.findall(r"jobs left, (\S+) GPU-hours\ndisk:  (\S+) GB", printed)
     assert [tuple(str(round(float(number))) for number in one) for one in found] == [(hours, disk), (hours, kept)]
     assert f"  socialiqa, bits per byte: {gain} (" in printed
+
+
+def test_a_folder_that_another_family_made_is_refused(tmp_path, base_dir):
+    """Family `a` with a run `b_c`, and family `a_b` with a run `c`, have one folder."""
+    (base_dir / "families.yaml").write_text("a: {about: mine}\na_b: {about: mine}\n")
+    checkpoint = Checkpoint("a", 5, "b_c")
+    artifact = Artifact(checkpoint.model_folder, {}, identity=Variant(checkpoint).identity())
+    with artifact.making_folder() as (folder, _):
+        (folder / "config.json").write_text("{}")
+    changes = {"family": "a_b", "steps": [5], "runs": ["c"], "pretrain": None}
+    with pytest.raises(UserError, match=r"is a_b_c_checkpoint-5 of family a, and not a_b_c_checkpoint-5"):
+        jobs_of(tmp_path, **changes)
