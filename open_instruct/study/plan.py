@@ -24,7 +24,7 @@ from open_instruct.study.chosen_checkpoints import has_listing, listed
 from open_instruct.study.config import Study
 from open_instruct.study.job import Job
 from open_instruct.study.own_results import require_own_results
-from open_instruct.study.variants import Variant, identify
+from open_instruct.study.variants import identify
 
 MOST_SHOWN = 5
 """Missing inputs that are named."""
@@ -55,8 +55,8 @@ def require_identities(checkpoints: Sequence[Checkpoint]) -> None:
         folder = checkpoint.model_folder
         if not folder.is_dir():
             continue
-        found, expected = identify(folder), Variant(checkpoint).identity()
-        if any(found[name] != expected[name] for name in ("model_id", "family", "stage", "run")):
+        found = identify(folder)
+        if found["model_id"] != checkpoint.model_id or found["family"] not in (None, checkpoint.family):
             of = f" of family {found['family']}" if found["model_id"] == checkpoint.model_id else ""
             raise UserError(
                 f"{folder} is {found['model_id']}{of}, and not {checkpoint.model_id} as this study has it: see "

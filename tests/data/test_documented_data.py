@@ -18,7 +18,7 @@ from open_instruct.format_generalization import Args
 
 PAGE = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
 YAML = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-TRAIN, EVALUATION, PREDICTIONS = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+TRAIN, EVALUATION, PREDICTIONS, _CONTAMINATION = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
 
 
 def one_record_each(folder: Path, lines: str) -> list[Path]:
