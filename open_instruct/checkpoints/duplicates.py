@@ -65,7 +65,7 @@ def present(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     # Each folder of checkpoints is read once: a suite has tens of thousands of them, most not downloaded.
     parents = {folder.parent for one in checkpoints for folder in (one.folder, one.model_folder)}
     there = {parent / name for parent in parents if parent.is_dir() for name in os.listdir(parent)}
-    return [one for one in checkpoints if {one.folder, one.model_folder} & there]
+    return [one for one in checkpoints if one.folder in there or one.model_folder in there]
 
 
 def weights_of(checkpoint: Checkpoint) -> Iterator[tuple[Path, str]]:

@@ -92,7 +92,8 @@ def listed(family: Family, runs: tuple[str, ...]) -> Sequence[Available]:
     if not family.hub:
         raise UserError(f"family {family.name} has no store that lists its checkpoints; give their steps")
     files = [listing_file(repository) for repository in family.repositories]
-    return listed_on_hub(family, runs, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
+    needed = runs if family.run_hub else (ALL,)  # one list has all of them
+    return listed_on_hub(family, needed, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
 
 
 @cache
