@@ -47,6 +47,7 @@ from open_instruct.checkpoints.selection import (
     courses,
     parse_tokens,
     short,
+    split,
 )
 from open_instruct.common import paths
 from open_instruct.common.artifacts import Artifact
@@ -254,11 +255,6 @@ def choose(args: Args, family: Family, available: Sequence[Available]) -> list[C
         for steps, names in as_steps(family, chosen).items():
             print(f"steps: [{steps}]  # {'; '.join(names)}")
     return [Choice(one.available, one.asked_for, plan_artifact(args, family, one.available)) for one in chosen]
-
-
-def split(values: Sequence[str]) -> tuple[str, ...]:
-    """Values from `a,b` or `a b`."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
 def parse_steps(values: Sequence[str]) -> list[int | None]:

@@ -116,10 +116,10 @@ def list_hub(
                 others.append(revision.name)
                 continue
             checkpoint = Checkpoint(family.name, parsed.step, run or parsed.run, parsed.stage)
-            one = Available(checkpoint, revision.name, parsed.tokens, repository, revision.num_bytes, revision.date)
+            about = {"num_bytes": revision.num_bytes, "date": revision.date, "commit": revision.commit}
             same = found.setdefault(checkpoint, [])
             if revision.commit not in [other.commit for other in same]:
-                same.append(replace(one, commit=revision.commit))
+                same.append(Available(checkpoint, revision.name, parsed.tokens, repository, **about))
         if others:
             notes.append(f"{repository}: left out {len(others)} revision(s) of other names, e.g. {others[0]}")
     for checkpoint, twice in list(found.items()):

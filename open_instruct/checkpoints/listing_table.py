@@ -1,6 +1,5 @@
 """Print what the stores of families have: run, stage, step, tokens, size and date of every checkpoint."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from open_instruct.checkpoints.families import step_name
@@ -20,8 +19,7 @@ def print_available(
     # Columns without a value are left out: a family without stages has none.
     used = [n for n in range(len(COLUMNS)) if any(row[n] for row in rows) or COLUMNS[n] == "step"]
     print(aligned([[row[n] for n in used] for row in (COLUMNS, *rows)]))
-    wrong = Counter(contradicts_name(family, one) for one in available)[True]
-    if wrong:
+    if wrong := sum(contradicts_name(family, one) for one in available):
         print(f"note: {wrong} name(s) state another number of tokens than their step gives")
     for note in notes:
         print(f"note: {note}")

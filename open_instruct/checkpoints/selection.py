@@ -88,8 +88,8 @@ def courses(
         listed = ", ".join(MAIN if run == family.main_run else str(run) for run in known)
         for run in known if ALL in runs else [family.run_named(run) for run in runs] or default:
             if run not in known:
-                names = [one for one in known if one]
-                nearby = f" ({nearest(str(run), names)})" if names else ""
+                named = [one for one in known if one]
+                nearby = f" ({nearest(str(run), named)})" if named else ""
                 raise UserError(f"family {family.name}: the store has no run {run}{nearby}, but {listed}; see --list")
             found[stage, run] = grouped[stage, run]
         if known and not runs and not default:
@@ -131,9 +131,14 @@ def choose_tokens(own: Sequence[Available], elsewhere: Sequence[Available], want
     return found
 
 
+def split(values: Sequence[str]) -> tuple[str, ...]:
+    """Values from `a,b` or `a b`."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
 def parse_tokens(values: Sequence[str]) -> tuple[int, ...]:
     """Numbers of tokens from `1B,10B` or `500M 1.5T`.  Raises UserError for anything else."""
-    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    parts = split(values)
     matches = [re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([MBT])", part) for part in parts]
     if wrong := [part for part, match in zip(parts, matches, strict=True) if match is None]:
         raise UserError(f"tokens: expected numbers like 500M, 10B or 1.5T, found {', '.join(wrong)}")

@@ -82,16 +82,15 @@ def require_runs(checkpoints: Sequence[Checkpoint]) -> None:
 
 def require_listed_steps(checkpoints: Sequence[Checkpoint]) -> None:
     """Raises UserError for steps that the list of their family, a file here, does not have. Asks no store."""
-    by_course: dict[tuple[str, str | None, str | None], list[int | None]] = {}
-    for one in checkpoints:
-        if stages.is_to_be_downloaded(one) and not one.folder.is_dir():
-            by_course.setdefault((one.family, one.stage, one.run), []).append(one.step)
+    missing_here = [one for one in checkpoints if not one.folder.is_dir()]
     problems: dict[str, str] = {}
-    for name in dict.fromkeys(family for family, _, _ in by_course):
+    for name, by_course in stages.to_be_downloaded(missing_here).items():
         family = family_named(name)
-        wanted = {(stage, run): steps for (of, stage, run), steps in by_course.items() if of == name}
-        if family.ckpt_csv is None:
-            wanted = {course: steps for course, steps in wanted.items() if has_listing(family, course[1])}
+        wanted = {
+            course: [one.step for one in own]
+            for course, own in by_course.items()
+            if family.ckpt_csv or has_listing(family, course[1])
+        }
         available = listed(family, tuple(dict.fromkeys(run or MAIN for _, run in wanted))) if wanted else ()
         by_listed = courses(family, available, runs=(ALL,), stages=(ALL,))
         for course, steps in wanted.items():

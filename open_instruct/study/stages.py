@@ -6,6 +6,7 @@ from typing import Any
 
 from open_instruct.checkpoints.families import EMBEDDED, Checkpoint, family_named, step_name
 from open_instruct.checkpoints.family import MAIN
+from open_instruct.checkpoints.selection import Course
 from open_instruct.common import paths
 from open_instruct.common.sidecars import has_sidecar
 from open_instruct.data.settings import DataOptions
@@ -59,11 +60,7 @@ def downloads(study: Study) -> Iterator[Job]:
 
     Before its first byte it checks that all checkpoints exist and fit on the disk.
     """
-    by_family: dict[str, dict[tuple[str | None, str | None], list[Checkpoint]]] = {}
-    for one in study.checkpoints():
-        if is_to_be_downloaded(one):
-            by_family.setdefault(one.family, {}).setdefault((one.stage, one.run), []).append(one)
-    for name, by_course in by_family.items():
+    for name, by_course in to_be_downloaded(study.checkpoints()).items():
         family = family_named(name)
         together: dict[tuple[str | None, tuple[str, ...]], list[list[Checkpoint]]] = {}
         for (stage, _), own in by_course.items():
@@ -86,6 +83,15 @@ def downloads(study: Study) -> Iterator[Job]:
                 arguments=arguments,
             )
             tokenizer = ()  # the first makes it
+
+
+def to_be_downloaded(checkpoints: Sequence[Checkpoint]) -> dict[str, dict[Course, list[Checkpoint]]]:
+    """Those that their family's store has and no user put there, by family, and by stage and run."""
+    found: dict[str, dict[Course, list[Checkpoint]]] = {}
+    for one in checkpoints:
+        if is_to_be_downloaded(one):
+            found.setdefault(one.family, {}).setdefault((one.stage, one.run), []).append(one)
+    return found
 
 
 def is_to_be_downloaded(checkpoint: Checkpoint) -> bool:
